@@ -1,0 +1,118 @@
+"""The card of a model bundle: everything a worker, a query or a reader must know about a network."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from nightread.preparing import InputSpec
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,64}$")]
+
+#: The decision between a label's two thresholds.
+UNCERTAIN = "uncertain"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Threshold(_Part):
+    """The operating point of a label: from `high` on it is present, below `low` absent, between them `uncertain`."""
+
+    low: Annotated[float, Field(gt=0, lt=1)]
+    high: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.low > self.high:
+            msg = f"low ({self.low}) is above high ({self.high})"
+            raise ValueError(msg)
+        return self
+
+
+class Metric(_Part):
+    """One figure with its 95 % confidence interval, in the unit of the figure."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Training(_Part):
+    """Where the network comes from."""
+
+    data_source: str
+    license: str
+    attribution: str
+    split: str
+    scans: dict[str, int]
+    patients: dict[str, int]
+    seed: int
+    hyperparameters: dict[str, str | int | float]
+    packages: dict[str, str]
+
+
+class Card(_Part):
+    """A model bundle's card, `card.json`.
+
+    `digest` is the bundle's: see `nightread.bundle`. Unknown fields are refused, since a misspelt threshold must not
+    pass for a missing one; what is added later raises `schema_version`.
+    """
+
+    schema_version: Literal[1] = 1
+    digest: Sha256
+    name: Name
+    version: Name
+    description: str
+    created_at: AwareDatetime
+    architecture: str
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    activation: Literal["sigmoid", "softmax"]
+    negative_decision: Label = "normal"
+    thresholds: dict[str, Threshold]
+    calibration: str
+    input: InputSpec
+    preprocessing_version: str
+    files: dict[Literal["model.onnx", "parity.npz"], Sha256]
+    parity_tolerance: Annotated[float, Field(gt=0, le=0.1)]
+    training: Training
+    metrics: dict[str, dict[str, Metric]]
+    intended_use: str
+    limitations: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            msg = "labels repeat"
+            raise ValueError(msg)
+        if self.activation == "sigmoid" and set(self.thresholds) != set(self.labels):
+            msg = f"thresholds are for {sorted(self.thresholds)}, labels are {sorted(self.labels)}"
+            raise ValueError(msg)
+        if self.activation == "softmax" and (self.thresholds or len(self.labels) < 2):
+            msg = "softmax needs at least two labels and takes no thresholds: the highest score decides"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.version}"
+
+    def decide(self, scores: tuple[float, ...]) -> tuple[str, ...]:
+        """Return the decision for each label, in label order.
+
+        Args:
+            scores: one score a label, in label order, each in [0, 1].
+        """
+        if self.activation == "softmax":
+            best = self.labels[max(range(len(scores)), key=scores.__getitem__)]
+            return (best,) * len(scores)
+        return tuple(self._decide_one(label, score) for label, score in zip(self.labels, scores, strict=True))
+
+    def _decide_one(self, label: str, score: float) -> str:
+        threshold = self.thresholds[label]
+        if score >= threshold.high:
+            return label
+        return self.negative_decision if score < threshold.low else UNCERTAIN

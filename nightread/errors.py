@@ -1,0 +1,73 @@
+"""The errors of Nightread, by who must act.
+
+    NightreadError
+      ScanError            the file is at fault: it is recorded as `rejected` with its code, and the job goes on
+        UnreadableScan       not an image, damaged, truncated, too large
+        UnsupportedScan      readable, but not one single-frame radiograph
+      StorageError         the storage is at fault, perhaps for a moment: the scan is tried again
+      ModelError           the model is at fault: a worker stops before it takes a job
+        CardMismatch         bundle, card and graph do not fit together, or a byte of them has changed
+        ParityMismatch       this machine does not reproduce the scores that the model was exported with
+      DeviceError          the device that was asked for is not really there
+      SettingsError        the operator is at fault: stop at start-up, naming every fault at once
+
+A message says what was found, what is allowed and what to do about it.
+"""
+
+from nightread.reasons import Reason
+
+
+class NightreadError(Exception):
+    """Base of every error that Nightread understands; shown to people in one line, never as a traceback."""
+
+
+class ScanError(NightreadError):
+    """A scan that cannot be scored because of what its file holds.
+
+    Attributes:
+        reason: the code that is stored with the scan.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnreadableScan(ScanError):
+    """Not an image, damaged, truncated, or a decompression bomb."""
+
+
+class UnsupportedScan(ScanError):
+    """Readable, but not one single-frame radiograph."""
+
+
+class StorageError(NightreadError):
+    """A file could not be read for a reason that may pass: gone with its share, an I/O error, a stale handle.
+
+    Attributes:
+        reason: the code that is stored with the scan once all attempts are used up.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ModelError(NightreadError):
+    """A model bundle that must not be served."""
+
+
+class CardMismatch(ModelError):
+    """Bundle, card and graph do not fit together, or a byte of them has changed."""
+
+
+class ParityMismatch(ModelError):
+    """The scores computed here are not those that the bundle was exported with."""
+
+
+class DeviceError(NightreadError):
+    """The device that was asked for is not active."""
+
+
+class SettingsError(NightreadError):
+    """One or more settings are wrong; the message names all of them."""

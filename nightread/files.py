@@ -1,0 +1,106 @@
+"""File names as text, and opening a scan's file without being led out of the folders that may be read."""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from nightread.errors import StorageError, UnreadableScan, UnsupportedScan
+from nightread.reasons import Reason
+
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
+
+
+def encode_path(path: str | os.PathLike[str]) -> str:
+    r"""Write a path as text that every database can hold.
+
+    A file name is bytes on POSIX. Bytes that are no UTF-8 become `\xNN`, and a backslash becomes two, so that
+    `decode_path` restores the very name.
+    """
+    return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
+
+
+def decode_path(text: str) -> str:
+    """Restore the path that `encode_path` wrote."""
+    return os.fsdecode(_ESCAPE.sub(_unescape, text.encode("utf-8")))
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    code = match[1]
+    return code if code == b"\\" else bytes([int(code[1:], 16)])
+
+
+def find_root(path: str, roots: Sequence[Path]) -> Path | None:
+    """Return the root that `path` lies below; both must be resolved already. None where there is none."""
+    return next((root for root in roots if Path(path).is_relative_to(root)), None)
+
+
+def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
+    """Read a whole file once; what is hashed and what is decoded are these same bytes.
+
+    The path is resolved, must lie below one of `roots`, and is then opened component by component with O_NOFOLLOW, so
+    that a symbolic link put there in between is not followed. Nothing but a regular file is read: a FIFO does not
+    hang, a device is not touched.
+
+    Args:
+        path: absolute path.
+        roots: resolved folders below which reading is allowed.
+        max_bytes: the largest file that is read.
+
+    Raises:
+        UnreadableScan: empty, too large, no permission, or not a regular file.
+        UnsupportedScan: outside the roots.
+        StorageError: missing, or an I/O error: both may pass.
+    """
+    resolved = os.path.realpath(path)
+    root = find_root(resolved, roots)
+    if root is None:
+        raise UnsupportedScan(Reason.OUTSIDE_ROOTS, "the file lies outside the folders that may be read")
+    try:
+        descriptor = _open_below(root, Path(resolved).relative_to(root).parts)
+    except OSError as error:
+        raise _explain(error) from None
+    try:
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
+            if status.st_size == 0:
+                raise UnreadableScan(Reason.EMPTY_FILE, "the file is empty")
+            if status.st_size > max_bytes:
+                raise UnreadableScan(
+                    Reason.TOO_LARGE, f"{status.st_size:,} bytes; at most {max_bytes:,} are read (NIGHTREAD_MAX_FILE_BYTES)"
+                )
+            return file.readall()
+    except OSError as error:
+        raise _explain(error) from None
+
+
+def _open_below(root: Path, parts: tuple[str, ...]) -> int:
+    if not parts:  # the root itself is the file
+        return os.open(root, _OPEN_FLAGS | os.O_NONBLOCK)
+    folder = os.open(root, _OPEN_FLAGS | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            deeper = os.open(part, _OPEN_FLAGS | os.O_DIRECTORY, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        return os.open(parts[-1], _OPEN_FLAGS | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _explain(error: OSError) -> UnreadableScan | UnsupportedScan | StorageError:
+    """Say who must act on an operating system error; the path stays out of the message."""
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return UnreadableScan(Reason.PERMISSION_DENIED, "no permission to read the file")
+    if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+        return UnsupportedScan(Reason.OUTSIDE_ROOTS, "the path changed into a link while it was opened")
+    if error.errno in {errno.EISDIR, errno.ENXIO}:
+        return UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
+    if error.errno == errno.ENOENT:
+        return StorageError(Reason.MISSING_FILE, "the file is no longer there")
+    return StorageError(Reason.STORAGE_ERROR, f"reading failed: {os.strerror(error.errno or errno.EIO)}")

@@ -1,0 +1,170 @@
+"""From the bytes of one file to the pixels of one radiograph."""
+
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from nightread.errors import UnreadableScan, UnsupportedScan
+from nightread.formats import SNIFF_BYTES, Format, NoScan, sniff
+from nightread.reasons import Reason
+
+#: Pixels of one scan: (H, W), gray, uint8, uint16 or another real dtype, as read.
+Pixels = npt.NDArray[Any]
+
+#: Below this side a file is an icon, not a radiograph; the smallest network input in use is 75 pixels.
+MIN_SIDE_PX = 32
+
+# Every image is checked against `max_pixels` right after its header is read; Pillow's own warning, which comes from
+# 89 million pixels on, would only add a line to the log.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+#: What Pillow's decoders raise on damaged bytes, gathered from their sources and from its own corpus of crashes.
+DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error, zlib.error,
+)  # fmt: skip
+
+_TIFF_PHOTOMETRIC = 262
+_TIFF_WHITE_IS_ZERO = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DicomUids:
+    """The identifiers of DICOM's three levels, which are no patient data; None where the file has none."""
+
+    study: str | None
+    series: str | None
+    instance: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One scan as read.
+
+    Attributes:
+        pixels: (H, W), gray, any real dtype; H and W may be smaller than stored where scaled decoding was allowed.
+        black: the pixel value that is shown black.
+        white: the pixel value that is shown white; lower than `black` where the gray levels are inverted.
+        format: what the file is.
+        width_px: width as stored.
+        height_px: height as stored.
+        uids: of a DICOM instance, else None.
+    """
+
+    pixels: Pixels
+    black: float
+    white: float
+    format: Format
+    width_px: int
+    height_px: int
+    uids: DicomUids | None = None
+
+
+def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0) -> Scan:
+    """Decode one file to the pixels of one radiograph.
+
+    Args:
+        data: the whole file.
+        max_pixels: largest width times height that is decoded; told from the header, before anything is decoded.
+        at_least_px: where not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as neither side falls below
+            this many pixels; the decoder then does only the inverse transform that is needed.
+
+    Raises:
+        UnreadableScan: not an image, damaged, truncated, blank, too large or too small.
+        UnsupportedScan: an image that is not one single-frame radiograph in a format that is read here.
+    """
+    kind = sniff(data[:SNIFF_BYTES])
+    if isinstance(kind, NoScan):
+        raise _explain_kind(kind)
+    if kind is Format.DICOM:
+        from nightread.dicom import read_dicom  # pydicom takes 0.2 s to import, and most folders hold none
+
+        scan = read_dicom(data, max_pixels=max_pixels)
+    else:
+        scan = _read_raster(data, kind, max_pixels, at_least_px)
+    if scan.pixels.min() == scan.pixels.max():
+        raise UnreadableScan(Reason.BLANK, "every pixel has the same value")
+    return scan
+
+
+def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
+    """Refuse a size that no radiograph has, or that would take too much memory to decode.
+
+    Raises:
+        UnreadableScan: too large or too small.
+    """
+    if width_px * height_px > max_pixels:
+        raise UnreadableScan(
+            Reason.TOO_LARGE, f"{width_px} x {height_px} pixels; at most {max_pixels:,} are decoded (NIGHTREAD_MAX_PIXELS)"
+        )
+    if min(width_px, height_px) < MIN_SIDE_PX:
+        raise UnreadableScan(Reason.TOO_SMALL, f"{width_px} x {height_px} pixels; each side needs {MIN_SIDE_PX}")
+
+
+def _explain_kind(kind: NoScan) -> UnreadableScan | UnsupportedScan:
+    if kind is NoScan.OTHER_IMAGE:
+        return UnsupportedScan(Reason.UNSUPPORTED_FORMAT, "an image in another format; JPEG, PNG, TIFF and DICOM are read")
+    return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is neither JPEG, PNG, TIFF nor DICOM")
+
+
+def _read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int) -> Scan:
+    try:
+        # The allow-list keeps Pillow's forty other parsers, some of which run programs, away from the bytes.
+        with Image.open(BytesIO(data), formats=(kind.name,)) as image:
+            width_px, height_px = image.size
+            check_size(width_px, height_px, max_pixels)
+            if getattr(image, "n_frames", 1) != 1:
+                raise UnsupportedScan(Reason.MULTI_FRAME, "more than one frame or page; a scan has one")
+            if kind is Format.JPEG and at_least_px:
+                image.draft("L", _scaled_size(width_px, height_px, at_least_px))
+            image.load()
+            pixels, black, white = _to_gray(image)
+    except Image.DecompressionBombError:
+        raise UnreadableScan(Reason.TOO_LARGE, f"far more than {max_pixels:,} pixels (NIGHTREAD_MAX_PIXELS)") from None
+    except DECODER_ERRORS:
+        raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
+    return Scan(pixels, black, white, kind, width_px, height_px)
+
+
+def _scaled_size(width_px: int, height_px: int, at_least_px: int) -> tuple[int, int]:
+    """Return the smallest size of the same shape whose shorter side is `at_least_px`; `draft` never goes below it."""
+    scale = at_least_px / min(width_px, height_px)
+    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
+
+
+def _to_gray(image: Image.Image) -> tuple[Pixels, float, float]:
+    """Return (pixels, black, white) of a loaded image; 16-bit data keeps its range, which `convert("L")` would clip."""
+    image = ImageOps.exif_transpose(image)
+    mode = image.mode
+    if mode in {"L", "1", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}:
+        # Alpha says nothing about exposure: it is dropped. Colors become luma (ITU-R BT.601).
+        gray = image.convert("RGB").convert("L") if mode in {"P", "PA"} else image.convert("L")
+        return np.asarray(gray), 0.0, 255.0
+    if mode.startswith("I;16"):
+        pixels = np.asarray(image).astype(np.uint16, copy=False)
+        white = float(2 ** _bit_depth(int(pixels.max())) - 1)
+        return (pixels, white, 0.0) if _is_white_zero(image) else (pixels, 0.0, white)
+    if mode in {"I", "F"}:  # 32 bits have no common white: the scan's own extremes are taken
+        pixels = np.asarray(image)
+        if not np.isfinite(pixels).all():
+            raise UnreadableScan(Reason.DAMAGED, "pixels that are not finite")
+        black, white = float(pixels.min()), float(pixels.max())
+        return (pixels, white, black) if _is_white_zero(image) else (pixels, black, white)
+    raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"color mode {mode}; gray, RGB, RGBA and palette images are read")
+
+
+def _bit_depth(brightest: int) -> int:
+    """Guess how many of 16 bits are in use: detectors deliver 10, 12 or 14, and writers seldom scale them up."""
+    return next(depth for depth in (8, 10, 12, 14, 16) if brightest < 2**depth)
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether a TIFF stores white as 0. Pillow inverts such files itself at 8 bits, but not at 16."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO

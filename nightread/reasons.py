@@ -1,0 +1,55 @@
+"""The closed list of reasons why a scan is `rejected` (the file is at fault) or `failed` (the system is).
+
+Codes are stored and exported: they are only ever added. A reason's text never holds a path or a value read from
+the file, so that no patient data reaches a log or a table through it.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a scan has no prediction; the value is what the results table holds."""
+
+    # rejected: sending the same file again changes nothing
+    EMPTY_FILE = "empty-file"
+    NOT_AN_IMAGE = "not-an-image"
+    UNSUPPORTED_FORMAT = "unsupported-format"
+    DAMAGED = "damaged"
+    TOO_LARGE = "too-large"
+    TOO_SMALL = "too-small"
+    BLANK = "blank"
+    MULTI_FRAME = "multi-frame"
+    NOT_A_RADIOGRAPH = "not-a-radiograph"
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"
+    OUTSIDE_ROOTS = "outside-roots"
+    PERMISSION_DENIED = "permission-denied"
+    NOT_A_FILE = "not-a-file"
+
+    # failed: `nightread retry` queues these again
+    MISSING_FILE = "missing-file"
+    STORAGE_ERROR = "storage-error"
+    OUT_OF_MEMORY = "out-of-memory"
+    WORKER_CRASH = "worker-crash"
+    MODEL_UNAVAILABLE = "model-unavailable"
+    INVALID_SCORE = "invalid-score"
+    CANCELLED = "cancelled"
+    INTERNAL_ERROR = "internal-error"
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether the file is at fault (`rejected`) rather than the system (`failed`)."""
+        return self not in _FAILURES
+
+
+_FAILURES = frozenset(
+    {
+        Reason.MISSING_FILE,
+        Reason.STORAGE_ERROR,
+        Reason.OUT_OF_MEMORY,
+        Reason.WORKER_CRASH,
+        Reason.MODEL_UNAVAILABLE,
+        Reason.INVALID_SCORE,
+        Reason.CANCELLED,
+        Reason.INTERNAL_ERROR,
+    },
+)

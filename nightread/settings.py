@@ -1,0 +1,137 @@
+"""Settings: environment variables `NIGHTREAD_*` and a `.env` file, read once where a process starts."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from nightread.errors import SettingsError
+
+#: The broker that lives inside one process; what `nightread score` uses.
+IN_PROCESS_BROKER = "memory://"
+
+
+class Device(StrEnum):
+    """Where inference runs."""
+
+    AUTO = "auto"  # CUDA where it is really active, else the CPU, and the log says which
+    CPU = "cpu"
+    CUDA = "cuda"  # refuses to start where CUDA is not really active
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _default_database_url() -> str:
+    return f"sqlite:///{platformdirs.user_data_path('nightread') / 'nightread.db'}"
+
+
+class Settings(BaseSettings):
+    """Everything that differs between a laptop and a cluster.
+
+    Raises:
+        SettingsError: through `read_settings`, naming every wrong setting at once.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="NIGHTREAD_", env_file=".env", extra="ignore", frozen=True)
+
+    database_url: SecretStr = Field(
+        default_factory=lambda: SecretStr(_default_database_url()),
+        description="SQLAlchemy URL of the results database; SQLite or PostgreSQL",
+    )
+    broker_url: SecretStr = Field(
+        SecretStr(IN_PROCESS_BROKER), description="Celery broker: redis://, rediss://, or memory:// (this process only)"
+    )
+    model: str = Field("", description="NAME[@VERSION] of the model bundle; empty: the bundle that ships")
+    models_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("nightread") / "models",
+        description="folder of model bundles, <name>/<version>/",
+    )
+    scan_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="folders below which jobs may read, separated by ':'; empty: whatever paths the run itself names",
+    )
+    device: Device = Field(Device.AUTO, description="auto, cpu or cuda")
+    batch_size: int = Field(32, ge=1, le=1024, description="prepared scans in one session.run()")
+    job_size: int = Field(64, ge=1, le=10_000, description="scans in one job, one transaction and one message")
+    lease_s: float = Field(
+        120.0, ge=1.0, le=86_400.0, description="how long a silent worker keeps its job, in seconds; renewed at a quarter"
+    )
+    sweep_s: float = Field(60.0, ge=0.1, le=3600.0, description="how often lost jobs are published again, in seconds")
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="worker deaths, or transient faults, that one job may cost before it is split or failed"
+    )
+    queue_high_water: int = Field(64, ge=1, description="messages in the broker above which no more are published")
+    max_pixels: int = Field(40_000_000, ge=1, description="largest width times height that is decoded")
+    max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
+    threads: int = Field(0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core")
+    log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
+
+    @field_validator("scan_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        return [part for part in value.split(":") if part] if isinstance(value, str) else value
+
+    @field_validator("scan_roots")
+    @classmethod
+    def _resolve_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(root.expanduser().resolve() for root in roots)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr) -> SecretStr:
+        scheme = url.get_secret_value().partition(":")[0]
+        if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
+            msg = f"the scheme is {scheme!r}; allowed are sqlite:///FILE and postgresql://USER@HOST/DATABASE"
+            raise ValueError(msg)
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker_url(cls, url: SecretStr) -> SecretStr:
+        scheme = url.get_secret_value().partition(":")[0]
+        if scheme not in {"redis", "rediss", "redis+socket", "memory"}:
+            msg = f"the scheme is {scheme!r}; allowed are redis://HOST:PORT/0, rediss:// (TLS), redis+socket:///FILE, memory://"
+            raise ValueError(msg)
+        return url
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.sweep_s > self.lease_s * 10:
+            msg = f"sweep_s ({self.sweep_s:g}) is more than ten times lease_s ({self.lease_s:g}): lost jobs would lie for long"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def has_shared_broker(self) -> bool:
+        """Whether the broker outlives this process, so that other processes may take its jobs."""
+        return not self.broker_url.get_secret_value().startswith("memory:")
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Read the environment and `.env`, with values from the command line before both.
+
+    Args:
+        overrides: settings by field name; None means not given.
+
+    Raises:
+        SettingsError: one message that names every wrong setting, its variable and what is allowed.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # validated by pydantic, which is the point
+    except ValidationError as error:
+        faults = [
+            f"NIGHTREAD_{'_'.join(str(part) for part in fault['loc'][:1]).upper() or 'SETTINGS'}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("wrong settings: " + "; ".join(faults)) from None
