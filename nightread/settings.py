@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from nightread.errors import SettingsError
 
 #: The broker that lives inside one process; what `nightread score` uses.
-IN_PROCESS_BROKER = "memory://"
+IN_PROCESS_BROKER = "memory://localhost//"
 
 
 class Device(StrEnum):
