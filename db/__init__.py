@@ -1,0 +1,1 @@
+"""The results database: tables, sessions, queries and migrations. SQLite embedded, PostgreSQL in production."""

@@ -1,0 +1,146 @@
+"""Connections and transactions, one code path for SQLite and PostgreSQL."""
+
+import logging
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+
+from db.errors import DatabaseUnavailable
+
+_log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+_READ_ONLY = "nightread_read_only"
+_SQLITE_BUSY_S = 30.0
+_WRITE_TRIES = 6
+
+# Deadlock, serialization failure, lock not available, too many connections, server starting or stopping.
+_TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
+_CONNECTION_SQLSTATE = "08"
+
+_POSTGRESQL_TIMEOUTS = (
+    "-c statement_timeout=120s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+)
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine; nothing is connected yet.
+
+    Raises:
+        DatabaseUnavailable: the URL cannot be read, or the folder of an SQLite file cannot be made.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise DatabaseUnavailable("the database URL cannot be read; write sqlite:///FILE or "
+                                  "postgresql://USER:PASSWORD@HOST/DATABASE (NIGHTREAD_DATABASE_URL)") from None  # fmt: skip
+    if parsed.get_backend_name() == "sqlite":
+        return _make_sqlite_engine(parsed.database)
+    # The first connection after a restart of the server must not fail a job: every checkout is tried first.
+    return sqlalchemy.create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 5, "options": _POSTGRESQL_TIMEOUTS, "application_name": "nightread"},
+    )
+
+
+def _make_sqlite_engine(database: str | None) -> Engine:
+    if not database or database == ":memory:":
+        raise DatabaseUnavailable("SQLite needs a file, since several threads and commands share it: sqlite:///FILE")
+    try:
+        Path(database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseUnavailable(f"the folder of the database cannot be made: {error.strerror}; set "
+                                  "NIGHTREAD_DATABASE_URL to a place that can be written") from None  # fmt: skip
+    engine = sqlalchemy.create_engine(
+        f"sqlite:///{Path(database).expanduser()}", connect_args={"timeout": _SQLITE_BUSY_S}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own: `_begin_sqlite` does
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred BEGIN that reads first and writes later fails with SQLITE_BUSY_SNAPSHOT, which no timeout helps.
+    mode = "DEFERRED" if connection.get_execution_options().get(_READ_ONLY) else "IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a read-only transaction: one consistent view, and no writer waits for it.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer.
+    """
+    try:
+        with engine.connect() as connection:
+            options: dict[str, Any] = {_READ_ONLY: True}
+            if engine.dialect.name == "postgresql":
+                options["postgresql_readonly"] = True
+            with connection.execution_options(**options).begin():
+                yield connection
+    except (OperationalError, InterfaceError) as error:
+        raise explain_unavailable(error, engine) from error
+
+
+def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
+    """Run `work` in one transaction, and the whole of it again after a fault that passes.
+
+    `work` may run several times, also after a commit whose outcome is not known: it must be idempotent.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer, is full or cannot be written.
+    """
+    for attempt in range(1, _WRITE_TRIES + 1):
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            # A server that has just dropped a connection may refuse the next ones while it restarts.
+            if not (_is_transient(error) or (attempt > 1 and _is_refused(error))):
+                if isinstance(error, OperationalError | InterfaceError):
+                    raise explain_unavailable(error, engine) from error
+                raise
+            if attempt == _WRITE_TRIES:
+                raise explain_unavailable(error, engine) from error
+            _log.warning("database transaction is tried again: %s", type(error.orig).__name__)
+            time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)  # noqa: S311  # jitter, no secret
+    raise AssertionError("unreachable")
+
+
+def _is_transient(error: DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    return sqlstate in _TRANSIENT_SQLSTATES or sqlstate.startswith(_CONNECTION_SQLSTATE)
+
+
+def _is_refused(error: DBAPIError) -> bool:
+    return isinstance(error, OperationalError) and not getattr(error.orig, "sqlstate", None)
+
+
+def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailable:
+    """Tell a driver's error in one line, without the password and without the statement."""
+    url = engine.url.render_as_string(hide_password=True)
+    lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
+    said = lines[-1] if lines else type(error.orig).__name__
+    return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")

@@ -1,0 +1,23 @@
+"""The errors of the database layer, each told in one line with its remedy.
+
+    DatabaseError
+      DatabaseUnavailable    no connection, no disk space, no permission: try again later, or mend the URL
+      SchemaOutdated         the tables are not those that this release needs
+      UnknownRun             no run, or more than one, goes by that id, prefix or name
+"""
+
+
+class DatabaseError(Exception):
+    """Base of what the database layer raises on purpose."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database does not answer, or cannot store."""
+
+
+class SchemaOutdated(DatabaseError):
+    """The tables are not those that this release needs."""
+
+
+class UnknownRun(DatabaseError):
+    """No run, or more than one, goes by that id, prefix or name."""
