@@ -71,8 +71,9 @@ def load_bundle(folder: Path) -> Bundle:
             "export or import it again"
         ) from None
     card = _parse_card(card_bytes, folder)
+    digests = {str(name): digest for name, digest in card.files.items()}
     for name, content in ((MODEL_FILE, model), (PARITY_FILE, parity)):
-        if hashlib.sha256(content).hexdigest() != card.files.get(name):
+        if hashlib.sha256(content).hexdigest() != digests.get(name):
             raise CardMismatch(f"{name} of the model bundle {_shown(folder)} is not the file that its card describes; "
                                "it was changed or damaged: export or import the bundle again")  # fmt: skip
     if compute_digest(model, card_bytes) != card.digest:
@@ -103,7 +104,9 @@ def write_bundle(
         CardMismatch: the card is malformed or does not fit, or a bundle is there already: bundles are immutable.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise CardMismatch(f"there is a model bundle in {_shown(folder)} already; bundles never change: use another version")
+        raise CardMismatch(
+            f"there is a model bundle in {_shown(folder)} already; bundles never change: use another version"
+        )
     buffer = BytesIO()
     np.savez_compressed(buffer, inputs=parity_inputs, scores=parity_scores)
     parity = buffer.getvalue()
@@ -154,11 +157,15 @@ def list_bundles(models_dir: Path) -> list[Path]:
 
 def _parse_card(card_bytes: bytes, folder: Path) -> Card:
     if not _DIGEST_FIELD.search(card_bytes):
-        raise CardMismatch(f"the card of the model bundle {_shown(folder)} holds no digest: import it, or export it again")
+        raise CardMismatch(
+            f"the card of the model bundle {_shown(folder)} holds no digest: import it, or export it again"
+        )
     try:
         return Card.model_validate_json(card_bytes)
     except ValidationError as error:
-        raise CardMismatch(f"the card of the model bundle {_shown(folder)} does not hold: {_list_faults(error)}") from None
+        raise CardMismatch(
+            f"the card of the model bundle {_shown(folder)} does not hold: {_list_faults(error)}"
+        ) from None
 
 
 def _read_parity(parity: bytes, card: Card, folder: Path) -> tuple[Tensor, npt.NDArray[np.float32]]:

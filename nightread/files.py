@@ -72,7 +72,8 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
                 raise UnreadableScan(Reason.EMPTY_FILE, "the file is empty")
             if status.st_size > max_bytes:
                 raise UnreadableScan(
-                    Reason.TOO_LARGE, f"{status.st_size:,} bytes; at most {max_bytes:,} are read (NIGHTREAD_MAX_FILE_BYTES)"
+                    Reason.TOO_LARGE,
+                    f"{status.st_size:,} bytes; at most {max_bytes:,} are read (NIGHTREAD_MAX_FILE_BYTES)",
                 )
             return file.readall()
     except OSError as error:

@@ -50,7 +50,9 @@ class Walk:
 
 
 # Names by which somebody says "this is a scan": such a file gets a row, and a reason, whatever it holds.
-_SCAN_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"})
+_SCAN_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
+)
 
 
 def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> Iterator[FoundScan]:
@@ -73,9 +75,7 @@ def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> I
                 yield found
 
 
-def _find_in(
-    start: str, walk: Walk, roots: Sequence[Path], seen_folders: set[tuple[int, int]]
-) -> Iterator[FoundScan]:
+def _find_in(start: str, walk: Walk, roots: Sequence[Path], seen_folders: set[tuple[int, int]]) -> Iterator[FoundScan]:
     pending = [start]
     while pending:
         path = pending.pop()

@@ -62,16 +62,24 @@ class Settings(BaseSettings):
     batch_size: int = Field(32, ge=1, le=1024, description="prepared scans in one session.run()")
     job_size: int = Field(64, ge=1, le=10_000, description="scans in one job, one transaction and one message")
     lease_s: float = Field(
-        120.0, ge=1.0, le=86_400.0, description="how long a silent worker keeps its job, in seconds; renewed at a quarter"
+        120.0,
+        ge=1.0,
+        le=86_400.0,
+        description="how long a silent worker keeps its job, in seconds; renewed at a quarter",
     )
     sweep_s: float = Field(60.0, ge=0.1, le=3600.0, description="how often lost jobs are published again, in seconds")
     max_attempts: int = Field(
-        3, ge=1, le=100, description="worker deaths, or transient faults, that one job may cost before it is split or failed"
+        3,
+        ge=1,
+        le=100,
+        description="worker deaths, or transient faults, that one job may cost before it is split or failed",
     )
     queue_high_water: int = Field(64, ge=1, description="messages in the broker above which no more are published")
     max_pixels: int = Field(40_000_000, ge=1, description="largest width times height that is decoded")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
-    threads: int = Field(0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core")
+    threads: int = Field(
+        0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core"
+    )
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
@@ -106,7 +114,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_times(self) -> Self:
         if self.sweep_s > self.lease_s * 10:
-            msg = f"sweep_s ({self.sweep_s:g}) is more than ten times lease_s ({self.lease_s:g}): lost jobs would lie for long"
+            msg = (
+                f"sweep_s ({self.sweep_s:g}) is over ten times lease_s ({self.lease_s:g}): lost jobs would lie for long"
+            )
             raise ValueError(msg)
         return self
 
