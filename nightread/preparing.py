@@ -58,7 +58,8 @@ def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     gray = np.subtract(scan.pixels, scan.black, dtype=exact)
     gray *= 1.0 / ((scan.white - scan.black) or 1.0)
     gray = np.clip(gray, 0.0, 1.0, out=gray).astype(np.float32, copy=False)
-    resized = Image.fromarray(gray).resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR)
+    box = None if scan.scale == 1 else (0.0, 0.0, scan.width_px / scan.scale, scan.height_px / scan.scale)
+    resized = Image.fromarray(gray).resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR, box=box)
     low, high = spec.value_range
     prepared = np.asarray(resized, dtype=np.float32) * np.float32(high - low) + np.float32(low)
     np.clip(prepared, low, high, out=prepared)  # the filter's rounding may leave the range by its last bit

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, _imaging
+from PIL.ExifTags import Base
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.formats import SNIFF_BYTES, Format, NoScan, sniff
@@ -88,6 +89,8 @@ class Scan:
         width_px: width as stored.
         height_px: height as stored.
         uids: of a DICOM instance, else None.
+        scale: 1, or where scaled decoding was allowed 2, 4 or 8: each pixel then stands for this many squared, and the
+            last of a row or column for fewer where `scale` does not divide the size as stored.
     """
 
     pixels: Pixels
@@ -97,6 +100,7 @@ class Scan:
     width_px: int
     height_px: int
     uids: DicomUids | None = None
+    scale: int = 1
 
 
 def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0) -> Scan:
@@ -168,9 +172,10 @@ def _read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int) -
             check_size(width_px, height_px, max_pixels)
             if getattr(image, "is_animated", False):  # unlike n_frames, this does not walk through every page
                 raise UnsupportedScan(Reason.MULTI_FRAME, "more than one frame or page; a scan has one")
-            if kind is Format.JPEG and at_least_px:
+            if kind is Format.JPEG and at_least_px and image.getexif().get(Base.Orientation, 1) == 1:
                 image.draft("L", _scaled_size(width_px, height_px, at_least_px))
             image.load()
+            scale = round(width_px / image.width)
             if kind is Format.JPEG:
                 check_jpeg_end(image, height_px)
             pixels, black, white = _to_gray(image, bits=_sample_bits(image, data, kind))
@@ -178,7 +183,7 @@ def _read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int) -
         raise UnreadableScan(Reason.TOO_LARGE, f"far more than {max_pixels:,} pixels (NIGHTREAD_MAX_PIXELS)") from None
     except DECODER_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
-    return Scan(pixels, black, white, kind, width_px, height_px)
+    return Scan(pixels, black, white, kind, width_px, height_px, scale=scale)
 
 
 def _scaled_size(width_px: int, height_px: int, at_least_px: int) -> tuple[int, int]:
