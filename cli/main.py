@@ -6,7 +6,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli import models, operating, runs, scoring, working
-
 from cli.exits import Exit, explain
 
 app = typer.Typer(
