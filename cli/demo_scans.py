@@ -5,6 +5,7 @@ The chests are drawn from ellipses, ribs and noise. They belong to nobody, and n
 
 import hashlib
 import io
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ _SCANS_PER_WARD: Final = 12
 _OPACITY_EVERY: Final = 3
 #: Drawn at this (height, width), then stretched.
 _CANVAS_PX: Final = (360, 432)
+#: (height, width) of the night's scans.
+_DEMO_PX: Final = (640, 768)
 _DICOM_WHITE: Final = 4095  # 12 bits, as most detectors deliver
 #: The root that pydicom and others use for identifiers which name nothing real.
 _UID_ROOT: Final = "1.2.826.0.1.3680043.8.498."
@@ -76,7 +79,7 @@ def write_demo_night(folder: Path, *, seed: int = 0) -> None:
         (folder / ward).mkdir(parents=True, exist_ok=True)
         for _ in range(_SCANS_PER_WARD):
             stem = folder / ward / f"demo-{number:03d}"
-            chest = draw_chest(seed * 1000 + number, has_opacity=number % _OPACITY_EVERY == 0)
+            chest = draw_chest(seed * 1000 + number, *_DEMO_PX, has_opacity=number % _OPACITY_EVERY == 0)
             if number % 4 == 3:
                 stem.with_suffix(".dcm").write_bytes(encode_dicom(chest, seed=seed, number=number))
             elif number % 4 == 2:
@@ -139,7 +142,7 @@ def _encode_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 def _encode_png16(pixels: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint16) * 257).save(buffer, "PNG")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -153,7 +156,7 @@ def _soft_ellipse(  # noqa: PLR0917  (a drawing program's own order)
     x: Gray, y: Gray, center: tuple[float, float], radii: tuple[float, float], softness: float, tilt: float = 0.0
 ) -> Gray:
     u, v = x - center[0], y - center[1]
-    u, v = u * np.cos(tilt) + v * np.sin(tilt), v * np.cos(tilt) - u * np.sin(tilt)
+    u, v = u * math.cos(tilt) + v * math.sin(tilt), v * math.cos(tilt) - u * math.sin(tilt)
     return _step(np.hypot(u / radii[0], v / radii[1]) - 1.0, softness)
 
 
@@ -218,24 +221,24 @@ def _draw_vessels(x: Gray, y: Gray, random: np.random.Generator) -> Gray:
     """Draw the branches that run from each hilum outwards, thinner and fainter with the distance."""
     vessels = np.zeros_like(x)
     for side in (-1.0, 1.0):
-        for angle in random.uniform(-1.4, 1.4, 12):
+        for angle in random.uniform(-1.4, 1.4, 12).tolist():
             bend, length = random.uniform(-0.9, 0.9), random.uniform(0.25, 0.6)
             u, v = side * x - 0.15 - random.uniform(0, 0.06), y - 0.02 - random.uniform(-0.12, 0.12)
-            along = u * np.cos(angle) + v * np.sin(angle)
-            across = v * np.cos(angle) - u * np.sin(angle) - bend * along**2
+            along = u * math.cos(angle) + v * math.sin(angle)
+            across = v * math.cos(angle) - u * math.sin(angle) - bend * along**2
             fade = np.clip(1.0 - along / length, 0.0, 1.0) * _step(0.01 - along, 0.02)
             vessels += 0.7 * fade * _bump(across, 0.006 + 0.016 * fade)
     return vessels + 0.9 * _soft_ellipse(np.abs(x), y, (0.20, 0.02), (0.09, 0.17), 0.4)
 
 
 def _draw_opacity(x: Gray, y: Gray, random: np.random.Generator) -> Gray:
-    side = random.choice([-1.0, 1.0])
+    side = float(random.choice([-1.0, 1.0]))
     center = side * random.uniform(0.36, 0.50), random.uniform(-0.05, 0.38)
     radii = random.uniform(0.15, 0.23), random.uniform(0.15, 0.27)
     shadow = _soft_ellipse(x, y, center, radii, 0.26)
     texture = np.zeros_like(x)
-    for turn in random.uniform(0, np.pi, 6):
-        texture += np.sin(random.uniform(8, 26) * (x * np.cos(turn) + y * np.sin(turn)) + random.uniform(0, 6))
+    for turn in random.uniform(0, np.pi, 6).tolist():
+        texture += np.sin(random.uniform(8, 26) * (x * math.cos(turn) + y * math.sin(turn)) + random.uniform(0, 6))
     return 0.30 * shadow * (1.0 + 0.10 * texture)
 
 
