@@ -7,8 +7,12 @@ files is found by reading the bundle alone. Nothing is ever unpickled.
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import zipfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -64,27 +68,14 @@ def load_bundle(folder: Path) -> Bundle:
             preprocessing version that the network was trained with.
     """
     try:
-        card_bytes, model, parity = ((folder / name).read_bytes() for name in (CARD_FILE, MODEL_FILE, PARITY_FILE))
+        card, model, parity = ((folder / name).read_bytes() for name in (CARD_FILE, MODEL_FILE, PARITY_FILE))
     except OSError as error:
+        name = Path(error.filename).name if error.filename else "a file"
         raise CardMismatch(
-            f"the model bundle {_shown(folder)} is incomplete: {Path(str(error.filename)).name} cannot be read; "
+            f"the model bundle {_shown(folder)} is incomplete: {name} cannot be read ({error.strerror}); "
             "export or import it again"
         ) from None
-    card = _parse_card(card_bytes, folder)
-    for name, content in ((MODEL_FILE, model), (PARITY_FILE, parity)):
-        if hashlib.sha256(content).hexdigest() != card.files.get(name):
-            raise CardMismatch(f"{name} of the model bundle {_shown(folder)} is not the file that its card describes; "
-                               "it was changed or damaged: export or import the bundle again")  # fmt: skip
-    if compute_digest(model, card_bytes) != card.digest:
-        raise CardMismatch(f"the card of the model bundle {_shown(folder)} has changed since it was written; "
-                           "export or import the bundle again")  # fmt: skip
-    if card.preprocessing_version != PREPROCESSING_VERSION:
-        raise CardMismatch(
-            f"{card.reference} was trained with preprocessing version {card.preprocessing_version}; "
-            f"this program has version {PREPROCESSING_VERSION}: use the release of Nightread that the bundle names"
-        )
-    inputs, scores = _read_parity(parity, card, folder)
-    return Bundle(card, model, inputs, scores)
+    return _check_parts(card, model, parity, folder)
 
 
 def write_bundle(
@@ -93,7 +84,7 @@ def write_bundle(
     """Write a new bundle and read it back.
 
     Args:
-        folder: `<models>/<name>/<version>`; must not exist or be empty.
+        folder: `<models>/<name>/<version>`; must not exist or be empty. It appears whole or not at all.
         model: the ONNX file.
         parity_inputs: (N, H, W, C) float32.
         parity_scores: (N, labels) float32.
@@ -103,7 +94,9 @@ def write_bundle(
         CardMismatch: the card is malformed or does not fit, or a bundle is there already: bundles are immutable.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise CardMismatch(f"there is a model bundle in {_shown(folder)} already; bundles never change: use another version")
+        raise CardMismatch(
+            f"there is a model bundle in {_shown(folder)} already; bundles never change: use another version"
+        )
     buffer = BytesIO()
     np.savez_compressed(buffer, inputs=parity_inputs, scores=parity_scores)
     parity = buffer.getvalue()
@@ -114,9 +107,16 @@ def write_bundle(
         raise CardMismatch(f"the card does not hold: {_list_faults(error)}") from None
     blank = (checked.model_dump_json(indent=2) + "\n").encode()
     card_bytes = _DIGEST_FIELD.sub(rb"\g<1>" + compute_digest(model, blank).encode() + rb"\g<2>", blank, count=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ((MODEL_FILE, model), (PARITY_FILE, parity), (CARD_FILE, card_bytes)):
-        (folder / name).write_bytes(content)
+    _check_parts(card_bytes, model, parity, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")  # hidden: `list_bundles` passes over it
+    try:
+        unfinished.mkdir()
+        for name, content in ((MODEL_FILE, model), (PARITY_FILE, parity), (CARD_FILE, card_bytes)):
+            (unfinished / name).write_bytes(content)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return load_bundle(folder)
 
 
@@ -149,35 +149,73 @@ def find_bundle(reference: str, models_dir: Path) -> Path:
 
 def list_bundles(models_dir: Path) -> list[Path]:
     """Return the folders of all bundles, the operator's before those that ship, sorted by name and version."""
-    return [card.parent for base in (models_dir, SHIPPED_DIR) for card in sorted(base.glob(f"*/*/{CARD_FILE}"))]
+    cards = (card for base in (models_dir, SHIPPED_DIR) for card in sorted(base.glob(f"*/*/{CARD_FILE}")))
+    return [card.parent for card in cards if not card.parent.name.startswith(".")]
+
+
+def _check_parts(card_bytes: bytes, model: bytes, parity: bytes, folder: Path) -> Bundle:
+    card = _parse_card(card_bytes, folder)
+    digests = {str(name): digest for name, digest in card.files.items()}
+    for name, content in ((MODEL_FILE, model), (PARITY_FILE, parity)):
+        if hashlib.sha256(content).hexdigest() != digests.get(name):
+            raise CardMismatch(
+                f"{name} of the model bundle {_shown(folder)} is not the file that its card describes; "
+                "it was changed or damaged: export or import the bundle again"
+            )
+    if compute_digest(model, card_bytes) != card.digest:
+        raise CardMismatch(
+            f"the card of the model bundle {_shown(folder)} has changed since it was written; "
+            "export or import the bundle again"
+        )
+    if card.preprocessing_version != PREPROCESSING_VERSION:
+        raise CardMismatch(
+            f"{card.reference} was trained with preprocessing version {card.preprocessing_version}; "
+            f"this program has version {PREPROCESSING_VERSION}: use the release of Nightread that the bundle names"
+        )
+    inputs, scores = _read_parity(parity, card, folder)
+    return Bundle(card, model, inputs, scores)
 
 
 def _parse_card(card_bytes: bytes, folder: Path) -> Card:
     if not _DIGEST_FIELD.search(card_bytes):
-        raise CardMismatch(f"the card of the model bundle {_shown(folder)} holds no digest: import it, or export it again")
+        raise CardMismatch(
+            f"the card of the model bundle {_shown(folder)} holds no digest: import it, or export it again"
+        )
     try:
         return Card.model_validate_json(card_bytes)
     except ValidationError as error:
-        raise CardMismatch(f"the card of the model bundle {_shown(folder)} does not hold: {_list_faults(error)}") from None
+        raise CardMismatch(
+            f"the card of the model bundle {_shown(folder)} does not hold: {_list_faults(error)}"
+        ) from None
 
 
 def _read_parity(parity: bytes, card: Card, folder: Path) -> tuple[Tensor, npt.NDArray[np.float32]]:
-    with np.load(BytesIO(parity), allow_pickle=False) as arrays:
-        inputs, scores = arrays["inputs"], arrays["scores"]
+    try:
+        with np.load(BytesIO(parity), allow_pickle=False) as arrays:
+            inputs, scores = arrays["inputs"], arrays["scores"]
+    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+        raise CardMismatch(f"{PARITY_FILE} of {_shown(folder)} holds no arrays `inputs` and `scores`") from None
     expected_scores = (len(inputs), len(card.labels))
-    if inputs.shape[1:] != card.input.shape or inputs.dtype != np.float32 or scores.shape != expected_scores:
+    if inputs.shape[1:] != card.input.shape or scores.shape != expected_scores or not len(inputs):
         raise CardMismatch(
             f"{PARITY_FILE} of {_shown(folder)} holds inputs {inputs.shape} and scores {scores.shape}; "
-            f"the card asks for (N, {', '.join(map(str, card.input.shape))}) and (N, {len(card.labels)})"
+            f"the card asks for (N, {', '.join(map(str, card.input.shape))}) and (N, {len(card.labels)}), N from 1 on"
         )
+    if inputs.dtype != np.float32 or scores.dtype != np.float32:
+        raise CardMismatch(
+            f"{PARITY_FILE} of {_shown(folder)} holds {inputs.dtype} and {scores.dtype}; both must be float32"
+        )
+    if not (np.isfinite(inputs).all() and np.isfinite(scores).all()):
+        raise CardMismatch(f"{PARITY_FILE} of {_shown(folder)} holds values that are not finite")
     return inputs, scores
 
 
-def _read_created_at(folder: Path) -> str:
+def _read_created_at(folder: Path) -> datetime:
     try:
-        return str(json.loads((folder / CARD_FILE).read_bytes())["created_at"])
+        created_at = datetime.fromisoformat(json.loads((folder / CARD_FILE).read_bytes())["created_at"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""  # loading this bundle will say what is wrong with it
+        return datetime.min.replace(tzinfo=UTC)  # loading this bundle will say what is wrong with it
+    return created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
 
 
 def _list_faults(error: ValidationError) -> str:

@@ -15,7 +15,7 @@ UNCERTAIN = "uncertain"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Threshold(_Part):
@@ -87,6 +87,9 @@ class Card(_Part):
         if len(set(self.labels)) != len(self.labels):
             msg = "labels repeat"
             raise ValueError(msg)
+        if UNCERTAIN in self.labels or (self.activation == "sigmoid" and self.negative_decision in self.labels):
+            msg = f"a label is called {UNCERTAIN} or {self.negative_decision}, which are decisions"
+            raise ValueError(msg)
         if self.activation == "sigmoid" and set(self.thresholds) != set(self.labels):
             msg = f"thresholds are for {sorted(self.thresholds)}, labels are {sorted(self.labels)}"
             raise ValueError(msg)
@@ -105,7 +108,12 @@ class Card(_Part):
 
         Args:
             scores: one score a label, in label order, each in [0, 1].
+
+        Raises:
+            ValueError: there are fewer or more scores than labels.
         """
+        if len(scores) != len(self.labels):
+            raise ValueError(f"{len(scores)} scores for {len(self.labels)} labels")
         if self.activation == "softmax":
             best = self.labels[max(range(len(scores)), key=scores.__getitem__)]
             return (best,) * len(scores)

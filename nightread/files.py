@@ -1,6 +1,7 @@
 """File names as text, and opening a scan's file without being led out of the folders that may be read."""
 
 import errno
+import io
 import os
 import re
 import stat
@@ -10,7 +11,9 @@ from pathlib import Path
 from nightread.errors import StorageError, UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# To pass through a folder takes the right to search it, not to list it; O_PATH (Linux) asks for no more.
+_FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
 
@@ -53,8 +56,10 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
     Raises:
         UnreadableScan: empty, too large, no permission, or not a regular file.
         UnsupportedScan: outside the roots.
-        StorageError: missing, or an I/O error: both may pass.
+        StorageError: missing, changing, or an I/O error: all may pass.
     """
+    if "\0" in path:
+        raise UnreadableScan(Reason.NOT_A_FILE, "no file has such a name")
     resolved = os.path.realpath(path)
     root = find_root(resolved, roots)
     if root is None:
@@ -65,32 +70,56 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
         raise _explain(error) from None
     try:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
-            if status.st_size == 0:
-                raise UnreadableScan(Reason.EMPTY_FILE, "the file is empty")
-            if status.st_size > max_bytes:
-                raise UnreadableScan(
-                    Reason.TOO_LARGE, f"{status.st_size:,} bytes; at most {max_bytes:,} are read (NIGHTREAD_MAX_FILE_BYTES)"
-                )
-            return file.readall()
+            _check_file(status := os.fstat(descriptor), max_bytes)
+            data = _read_at_most(file, status.st_size + 1)
     except OSError as error:
         raise _explain(error) from None
+    if len(data) != status.st_size:
+        raise StorageError(
+            Reason.STORAGE_ERROR, "the file grew or shrank while it was read: is it still being written?"
+        )
+    return data
+
+
+def _check_file(status: os.stat_result, max_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
+    if status.st_size == 0:
+        raise UnreadableScan(Reason.EMPTY_FILE, "the file is empty")
+    if status.st_size > max_bytes:
+        raise UnreadableScan(
+            Reason.TOO_LARGE, f"{status.st_size:,} bytes; at most {max_bytes:,} are read (NIGHTREAD_MAX_FILE_BYTES)"
+        )
+
+
+def _read_at_most(file: io.FileIO, max_bytes: int) -> bytes:
+    """Read until the end or `max_bytes`; one read() may return less than asked for."""
+    data = file.read(max_bytes)
+    while len(data) < max_bytes and (more := file.read(max_bytes - len(data))):
+        data += more
+    return data
 
 
 def _open_below(root: Path, parts: tuple[str, ...]) -> int:
     if not parts:  # the root itself is the file
-        return os.open(root, _OPEN_FLAGS | os.O_NONBLOCK)
-    folder = os.open(root, _OPEN_FLAGS | os.O_DIRECTORY)
+        return _open_file(root, None)
+    folder = os.open(root, _FOLDER_FLAGS)
     try:
         for part in parts[:-1]:
-            deeper = os.open(part, _OPEN_FLAGS | os.O_DIRECTORY, dir_fd=folder)
+            deeper = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
             os.close(folder)
             folder = deeper
-        return os.open(parts[-1], _OPEN_FLAGS | os.O_NONBLOCK, dir_fd=folder)
+        return _open_file(parts[-1], folder)
     finally:
         os.close(folder)
+
+
+def _open_file(name: str | Path, folder: int | None) -> int:
+    # Looked at first, since opening a device may do something; what was opened is looked at again.
+    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):  # a link makes open() fail
+        raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
+    return os.open(name, _FILE_FLAGS, dir_fd=folder)
 
 
 def _explain(error: OSError) -> UnreadableScan | UnsupportedScan | StorageError:

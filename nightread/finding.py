@@ -4,6 +4,7 @@ Every entry that a walk comes across is accounted for: it is found (a scan to be
 cannot even be looked into), or skipped and counted, for what is plainly no scan.
 """
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -50,81 +51,105 @@ class Walk:
 
 
 # Names by which somebody says "this is a scan": such a file gets a row, and a reason, whatever it holds.
-_SCAN_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"})
+_SCAN_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
+)
 
 
 def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> Iterator[FoundScan]:
     """Yield every scan below `paths`, each once, folders in the order of their names.
 
     Told by the first bytes, not by the name. Hidden entries below a folder are skipped, unlike a hidden path that was
-    named itself. Links are followed as long as they stay within `roots`.
+    named itself. Links are followed as long as they stay within `roots`. What several of `paths` lead to is found, or
+    skipped and counted, once.
 
     Args:
         paths: files and folders that exist.
         walk: is filled with the counts of what was skipped.
         roots: resolved folders below which reading is allowed.
     """
-    seen_paths: set[str] = set()
-    seen_folders: set[tuple[int, int]] = set()
+    search = _Search(walk, roots)
     for path in paths:
-        for found in _find_in(os.path.abspath(path), walk, roots, seen_folders):
-            if found.path not in seen_paths:  # `score night night/ward-1` names some scans twice
-                seen_paths.add(found.path)
+        yield from search.look_below(os.path.abspath(path))
+
+
+class _Search:
+    """One walk over all the paths of a run, and what it has come across so far."""
+
+    def __init__(self, walk: Walk, roots: Sequence[Path]) -> None:
+        self._skipped = walk.skipped
+        self._roots = roots
+        self._seen_paths: set[str] = set()  # `score night night/ward-1` names some scans twice
+        self._seen_folders: set[tuple[int, int]] = set()
+
+    def look_below(self, start: str) -> Iterator[FoundScan]:
+        if find_root(os.path.realpath(start), self._roots) is None:
+            yield FoundScan(start, 0, Reason.OUTSIDE_ROOTS)
+            return
+        pending = [start]
+        while pending:
+            path = pending.pop()
+            if path in self._seen_paths:
+                continue
+            self._seen_paths.add(path)
+            try:
+                found, is_folder = self._look_at(path)
+                if is_folder:
+                    pending.extend(self._list_folder(path))
+            except OSError as error:
+                found = FoundScan(path, 0, _explain(error))
+            if found is not None:
                 yield found
 
-
-def _find_in(
-    start: str, walk: Walk, roots: Sequence[Path], seen_folders: set[tuple[int, int]]
-) -> Iterator[FoundScan]:
-    pending = [start]
-    while pending:
-        path = pending.pop()
-        found, is_folder = _look_at(path, walk, roots)
-        if found is not None:
-            yield found
-        elif is_folder:
-            try:
-                status = os.stat(path)
-                names = sorted(os.listdir(path), reverse=True)
-            except OSError:
-                yield FoundScan(path, 0, Reason.PERMISSION_DENIED)
-                continue
-            if (status.st_dev, status.st_ino) in seen_folders:
-                walk.skipped[Skip.LINK_LOOP] += 1
-                continue
-            seen_folders.add((status.st_dev, status.st_ino))
-            hidden = sum(name.startswith(".") for name in names)
-            if hidden:
-                walk.skipped[Skip.HIDDEN] += hidden
-            pending.extend(os.path.join(path, name) for name in names if not name.startswith("."))
-
-
-def _look_at(path: str, walk: Walk, roots: Sequence[Path]) -> tuple[FoundScan | None, bool]:
-    """Return (a row, or None where the entry is a folder or was skipped; whether it is a folder)."""
-    try:
+    def _look_at(self, path: str) -> tuple[FoundScan | None, bool]:
+        """Return (a row, or None where the entry is a folder or was skipped; whether it is a folder)."""
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
-            if find_root(os.path.realpath(path), roots) is None:
+            if find_root(os.path.realpath(path), self._roots) is None:
                 return FoundScan(path, 0, Reason.OUTSIDE_ROOTS), False
             status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             return None, True
         if not stat.S_ISREG(status.st_mode):
-            walk.skipped[Skip.SPECIAL] += 1
+            self._skipped[Skip.SPECIAL] += 1
             return None, False
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(SNIFF_BYTES)
-    except PermissionError:
-        return FoundScan(path, 0, Reason.PERMISSION_DENIED), False
-    except FileNotFoundError:  # gone since it was listed, or a link to nothing
-        return FoundScan(path, 0, Reason.MISSING_FILE), False
-    except OSError:
-        return FoundScan(path, 0, Reason.STORAGE_ERROR), False
-    skip = _tell_skip(path, head)
-    if skip is not None:
-        walk.skipped[skip] += 1
-        return None, False
-    return FoundScan(path, status.st_size), False
+        skip = _tell_skip(path, _read_head(path))
+        if skip is not None:
+            self._skipped[skip] += 1
+            return None, False
+        return FoundScan(path, status.st_size), False
+
+    def _list_folder(self, path: str) -> Iterator[str]:
+        """Yield what a folder holds, last name first; nothing where the walk has been in it by another path."""
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) in self._seen_folders:
+            self._skipped[Skip.LINK_LOOP] += 1
+            return
+        names = sorted(os.listdir(path), reverse=True)
+        self._seen_folders.add((status.st_dev, status.st_ino))
+        for name in names:
+            if name.startswith("."):
+                self._skipped[Skip.HIDDEN] += 1
+            else:
+                yield os.path.join(path, name)
+
+
+def _read_head(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO put there by now does not hang
+    try:
+        return os.read(descriptor, SNIFF_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError) -> Reason:
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return Reason.PERMISSION_DENIED
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:  # gone since it was listed, or a link to nothing
+        return Reason.MISSING_FILE
+    if error.errno == errno.ELOOP:  # a link to itself
+        return Reason.NOT_A_FILE
+    return Reason.STORAGE_ERROR
 
 
 def _tell_skip(path: str, head: bytes) -> Skip | None:
@@ -132,7 +157,9 @@ def _tell_skip(path: str, head: bytes) -> Skip | None:
     kind = sniff(head)
     name = PurePath(path).name
     if isinstance(kind, Format):
-        return Skip.NOT_A_SCAN if name == "DICOMDIR" else None  # an index of other files; what it names is not followed
+        return (
+            Skip.NOT_A_SCAN if name.upper() == "DICOMDIR" else None
+        )  # an index of other files; what it names is not followed
     if kind is NoScan.OTHER_IMAGE or PurePath(name).suffix.lower() in _SCAN_SUFFIXES:
         return None
     return Skip.ARCHIVE if kind is NoScan.ARCHIVE else Skip.NOT_A_SCAN

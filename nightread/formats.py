@@ -32,23 +32,26 @@ _SCANS: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"II+\x00", Format.TIFF),  # BigTIFF
     (0, b"MM\x00+", Format.TIFF),
 )
-_OTHERS: tuple[tuple[int, bytes, NoScan], ...] = (
-    (0, b"GIF8", NoScan.OTHER_IMAGE),
-    (0, b"BM", NoScan.OTHER_IMAGE),
-    (0, b"8BPS", NoScan.OTHER_IMAGE),  # Photoshop
-    (8, b"WEBP", NoScan.OTHER_IMAGE),
-    (4, b"ftypheic", NoScan.OTHER_IMAGE),
-    (4, b"ftypavif", NoScan.OTHER_IMAGE),
-    (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", NoScan.OTHER_IMAGE),  # JPEG 2000
-    (0, b"\xff\x4f\xff\x51", NoScan.OTHER_IMAGE),  # JPEG 2000 code stream
-    (0, b"PK\x03\x04", NoScan.ARCHIVE),
-    (0, b"\x1f\x8b", NoScan.ARCHIVE),
-    (0, b"BZh", NoScan.ARCHIVE),
-    (0, b"\xfd7zXZ\x00", NoScan.ARCHIVE),
-    (0, b"7z\xbc\xaf\x27\x1c", NoScan.ARCHIVE),
-    (0, b"Rar!", NoScan.ARCHIVE),
-    (0, b"\x28\xb5\x2f\xfd", NoScan.ARCHIVE),  # Zstandard
-    (257, b"ustar", NoScan.ARCHIVE),
+# All of them must agree: two letters alone would make a bitmap of a text that begins with "BM".
+_OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan], ...] = (
+    (((0, b"GIF87a"),), NoScan.OTHER_IMAGE),
+    (((0, b"GIF89a"),), NoScan.OTHER_IMAGE),
+    (((0, b"BM"), (6, b"\0\0\0\0"), (15, b"\0\0\0")), NoScan.OTHER_IMAGE),
+    (((0, b"8BPS\0"),), NoScan.OTHER_IMAGE),  # Photoshop
+    (((0, b"RIFF"), (8, b"WEBP")), NoScan.OTHER_IMAGE),
+    *((((4, b"ftyp" + brand),), NoScan.OTHER_IMAGE) for brand in (b"heic", b"heix", b"mif1", b"msf1", b"avif")),
+    (((0, b"\0\0\0\x0cjP  \r\n\x87\n"),), NoScan.OTHER_IMAGE),  # JPEG 2000
+    (((0, b"\xff\x4f\xff\x51"),), NoScan.OTHER_IMAGE),  # JPEG 2000 code stream
+    (((0, b"\0\0\0\x0cJXL \r\n\x87\n"),), NoScan.OTHER_IMAGE),  # JPEG XL
+    (((0, b"PK\x03\x04"),), NoScan.ARCHIVE),
+    (((0, b"PK\x05\x06"),), NoScan.ARCHIVE),  # an empty one
+    (((0, b"\x1f\x8b"),), NoScan.ARCHIVE),
+    (((0, b"BZh"),), NoScan.ARCHIVE),
+    (((0, b"\xfd7zXZ\0"),), NoScan.ARCHIVE),
+    (((0, b"7z\xbc\xaf\x27\x1c"),), NoScan.ARCHIVE),
+    (((0, b"Rar!\x1a\x07"),), NoScan.ARCHIVE),
+    (((0, b"\x28\xb5\x2f\xfd"),), NoScan.ARCHIVE),  # Zstandard
+    (((257, b"ustar"),), NoScan.ARCHIVE),
 )
 
 
@@ -57,7 +60,7 @@ def sniff(head: bytes) -> Format | NoScan:
     for offset, magic, scan_format in _SCANS:
         if head.startswith(magic, offset):
             return scan_format
-    for offset, magic, kind in _OTHERS:
-        if head.startswith(magic, offset):
+    for magics, kind in _OTHERS:
+        if all(head.startswith(magic, offset) for offset, magic in magics):
             return kind
     return NoScan.UNKNOWN

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from nightread.reading import Scan, read_scan
 
@@ -29,7 +29,7 @@ class InputSpec(BaseModel):
     height_px: Annotated[int, Field(ge=8, le=4096)]
     width_px: Annotated[int, Field(ge=8, le=4096)]
     channels: Literal[1, 3]
-    value_range: tuple[float, float] = (0.0, 1.0)
+    value_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -54,12 +54,15 @@ def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     Returns:
         (H, W, C) float32 within `spec.value_range`.
     """
-    gray = np.subtract(scan.pixels, scan.black, dtype=np.float32)
-    gray *= np.float32(1.0 / ((scan.white - scan.black) or 1.0))
-    np.clip(gray, 0.0, 1.0, out=gray)
-    resized = Image.fromarray(gray, mode="F").resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR)
+    exact = np.float32 if scan.pixels.dtype.itemsize <= 2 else np.float64  # 24 bits hold a difference of 16-bit values
+    gray = np.subtract(scan.pixels, scan.black, dtype=exact)
+    gray *= 1.0 / ((scan.white - scan.black) or 1.0)
+    gray = np.clip(gray, 0.0, 1.0, out=gray).astype(np.float32, copy=False)
+    box = None if scan.scale == 1 else (0.0, 0.0, scan.width_px / scan.scale, scan.height_px / scan.scale)
+    resized = Image.fromarray(gray).resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR, box=box)
     low, high = spec.value_range
     prepared = np.asarray(resized, dtype=np.float32) * np.float32(high - low) + np.float32(low)
+    np.clip(prepared, low, high, out=prepared)  # the filter's rounding may leave the range by its last bit
     return np.repeat(prepared[:, :, np.newaxis], spec.channels, axis=2)
 
 

@@ -1,5 +1,8 @@
 """From the bytes of one file to the pixels of one radiograph."""
 
+import ctypes
+import logging
+import math
 import struct
 import warnings
 import zlib
@@ -9,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, _imaging
+from PIL.ExifTags import Base
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.formats import SNIFF_BYTES, Format, NoScan, sniff
@@ -21,17 +25,47 @@ Pixels = npt.NDArray[Any]
 #: Below this side a file is an icon, not a radiograph; the smallest network input in use is 75 pixels.
 MIN_SIDE_PX = 32
 
-# Every image is checked against `max_pixels` right after its header is read; Pillow's own warning, which comes from
-# 89 million pixels on, would only add a line to the log.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
 #: What Pillow's decoders raise on damaged bytes, gathered from their sources and from its own corpus of crashes.
 DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error, zlib.error,
+    OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, ArithmeticError, AttributeError,
+    AssertionError, NotImplementedError, struct.error, zlib.error,
 )  # fmt: skip
 
+_TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
+_PNG_BIT_DEPTH_AT = 24
+
+#: A JPEG decoder that runs out of data fills what is left with this gray; that many rows of it are no radiograph.
+_JPEG_FILL = 128
+_JPEG_FILL_ROWS = 16
+
+#: Of 16-bit colors Pillow keeps the upper 8 bits. Below this brightest value those were the wrong bits to keep.
+_LEAST_BRIGHTEST = 64
+
+#: Gray levels beyond this are damage, and would overflow the float32 of a prepared scan.
+_LARGEST_GRAY = 1e30
+
+
+def silence_decoders() -> None:
+    """Keep what decoders say of damaged files off stderr and out of the log: it may quote the file, and so a patient.
+
+    A file's own row and reason say what is wrong with it. Pillow's warnings and debug lines quote tags; libtiff prints
+    from C, past Python, a line for each damaged strip.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    try:
+        library = ctypes.CDLL(_imaging.__file__)  # finds libtiff among what Pillow's own module is linked to
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(library, name)
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
+    except (OSError, AttributeError):  # a Pillow without libtiff, or linked in another way
+        return
+
+
+silence_decoders()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +89,8 @@ class Scan:
         width_px: width as stored.
         height_px: height as stored.
         uids: of a DICOM instance, else None.
+        scale: 1, or where scaled decoding was allowed 2, 4 or 8: each pixel then stands for this many squared, and the
+            last of a row or column for fewer where `scale` does not divide the size as stored.
     """
 
     pixels: Pixels
@@ -64,6 +100,7 @@ class Scan:
     width_px: int
     height_px: int
     uids: DicomUids | None = None
+    scale: int = 1
 
 
 def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0) -> Scan:
@@ -88,9 +125,20 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0) -> Scan:
         scan = read_dicom(data, max_pixels=max_pixels)
     else:
         scan = _read_raster(data, kind, max_pixels, at_least_px)
-    if scan.pixels.min() == scan.pixels.max():
-        raise UnreadableScan(Reason.BLANK, "every pixel has the same value")
+    _check_content(scan)
     return scan
+
+
+def _check_content(scan: Scan) -> None:
+    """Refuse a scan that shows nothing, or whose gray levels are no numbers to reckon with."""
+    low, high = sorted((scan.black, scan.white))
+    darkest, brightest = float(scan.pixels.min()), float(scan.pixels.max())
+    if not all(math.isfinite(level) and abs(level) < _LARGEST_GRAY for level in (low, high, darkest, brightest)):
+        raise UnreadableScan(Reason.DAMAGED, "gray levels that are not finite, or far beyond any detector's")
+    if max(low, darkest) >= min(high, brightest):
+        raise UnreadableScan(Reason.BLANK, "every pixel is shown in the same gray")
+    if high - low < 1 / _LARGEST_GRAY:
+        raise UnreadableScan(Reason.DAMAGED, "black and white are too close to each other")
 
 
 def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
@@ -101,7 +149,8 @@ def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
     """
     if width_px * height_px > max_pixels:
         raise UnreadableScan(
-            Reason.TOO_LARGE, f"{width_px} x {height_px} pixels; at most {max_pixels:,} are decoded (NIGHTREAD_MAX_PIXELS)"
+            Reason.TOO_LARGE,
+            f"{width_px} x {height_px} pixels; at most {max_pixels:,} are decoded (NIGHTREAD_MAX_PIXELS)",
         )
     if min(width_px, height_px) < MIN_SIDE_PX:
         raise UnreadableScan(Reason.TOO_SMALL, f"{width_px} x {height_px} pixels; each side needs {MIN_SIDE_PX}")
@@ -109,7 +158,9 @@ def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
 
 def _explain_kind(kind: NoScan) -> UnreadableScan | UnsupportedScan:
     if kind is NoScan.OTHER_IMAGE:
-        return UnsupportedScan(Reason.UNSUPPORTED_FORMAT, "an image in another format; JPEG, PNG, TIFF and DICOM are read")
+        return UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT, "an image in another format; JPEG, PNG, TIFF and DICOM are read"
+        )
     return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is neither JPEG, PNG, TIFF nor DICOM")
 
 
@@ -119,17 +170,20 @@ def _read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int) -
         with Image.open(BytesIO(data), formats=(kind.name,)) as image:
             width_px, height_px = image.size
             check_size(width_px, height_px, max_pixels)
-            if getattr(image, "n_frames", 1) != 1:
+            if getattr(image, "is_animated", False):  # unlike n_frames, this does not walk through every page
                 raise UnsupportedScan(Reason.MULTI_FRAME, "more than one frame or page; a scan has one")
-            if kind is Format.JPEG and at_least_px:
+            if kind is Format.JPEG and at_least_px and image.getexif().get(Base.Orientation, 1) == 1:
                 image.draft("L", _scaled_size(width_px, height_px, at_least_px))
             image.load()
-            pixels, black, white = _to_gray(image)
+            scale = round(width_px / image.width)
+            if kind is Format.JPEG:
+                check_jpeg_end(image, height_px)
+            pixels, black, white = _to_gray(image, bits=_sample_bits(image, data, kind))
     except Image.DecompressionBombError:
         raise UnreadableScan(Reason.TOO_LARGE, f"far more than {max_pixels:,} pixels (NIGHTREAD_MAX_PIXELS)") from None
     except DECODER_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
-    return Scan(pixels, black, white, kind, width_px, height_px)
+    return Scan(pixels, black, white, kind, width_px, height_px, scale=scale)
 
 
 def _scaled_size(width_px: int, height_px: int, at_least_px: int) -> tuple[int, int]:
@@ -138,24 +192,55 @@ def _scaled_size(width_px: int, height_px: int, at_least_px: int) -> tuple[int, 
     return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 
 
-def _to_gray(image: Image.Image) -> tuple[Pixels, float, float]:
+def check_jpeg_end(image: Image.Image, height_px: int) -> None:
+    """Refuse a JPEG whose coded data ended early: its decoder fills the rest with mid-gray and reports nothing.
+
+    Args:
+        image: as decoded, not yet turned upright, perhaps at a smaller scale.
+        height_px: height as stored.
+
+    Raises:
+        UnreadableScan: the lowest rows are all that gray.
+    """
+    rows = max(1, _JPEG_FILL_ROWS * image.height // height_px)
+    lowest = image.crop((0, image.height - rows, image.width, image.height)).convert("L")
+    if lowest.getextrema() == (_JPEG_FILL, _JPEG_FILL):
+        raise UnreadableScan(
+            Reason.DAMAGED, "the JPEG data is cut short: the lowest rows of the picture were never stored"
+        )
+
+
+def _sample_bits(image: Image.Image, data: bytes, kind: Format) -> int:
+    """Return how many bits the file has for one sample, before Pillow reduces those of colors to 8."""
+    if kind is Format.PNG:
+        return data[_PNG_BIT_DEPTH_AT]
+    if kind is Format.TIFF:
+        return int(max(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))))  # type: ignore[attr-defined]
+    return 8
+
+
+def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
     """Return (pixels, black, white) of a loaded image; 16-bit data keeps its range, which `convert("L")` would clip."""
-    image = ImageOps.exif_transpose(image)
+    white_is_zero = _is_white_zero(image)
+    ImageOps.exif_transpose(image, in_place=True)
     mode = image.mode
     if mode in {"L", "1", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}:
         # Alpha says nothing about exposure: it is dropped. Colors become luma (ITU-R BT.601).
-        gray = image.convert("RGB").convert("L") if mode in {"P", "PA"} else image.convert("L")
-        return np.asarray(gray), 0.0, 255.0
+        gray = np.asarray(image.convert("RGB").convert("L") if mode in {"P", "PA"} else image.convert("L"))
+        if bits > 8 and gray.max() < _LEAST_BRIGHTEST:
+            raise UnsupportedScan(
+                Reason.UNSUPPORTED_FORMAT,
+                f"{bits}-bit colors that leave their upper bits unused; save the scan as gray",
+            )
+        return gray, 0.0, 255.0
     if mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16, copy=False)
         white = float(2 ** _bit_depth(int(pixels.max())) - 1)
-        return (pixels, white, 0.0) if _is_white_zero(image) else (pixels, 0.0, white)
+        return (pixels, white, 0.0) if white_is_zero else (pixels, 0.0, white)
     if mode in {"I", "F"}:  # 32 bits have no common white: the scan's own extremes are taken
         pixels = np.asarray(image)
-        if not np.isfinite(pixels).all():
-            raise UnreadableScan(Reason.DAMAGED, "pixels that are not finite")
         black, white = float(pixels.min()), float(pixels.max())
-        return (pixels, white, black) if _is_white_zero(image) else (pixels, black, white)
+        return (pixels, white, black) if white_is_zero else (pixels, black, white)
     raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"color mode {mode}; gray, RGB, RGBA and palette images are read")
 
 

@@ -1,5 +1,6 @@
 """Settings: environment variables `NIGHTREAD_*` and a `.env` file, read once where a process starts."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
@@ -10,8 +11,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nightread.errors import SettingsError
 
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
+
 #: The broker that lives inside one process; what `nightread score` uses.
-IN_PROCESS_BROKER = "memory://"
+IN_PROCESS_BROKER = "memory://localhost//"
 
 
 class Device(StrEnum):
@@ -40,7 +43,10 @@ class Settings(BaseSettings):
         SettingsError: through `read_settings`, naming every wrong setting at once.
     """
 
-    model_config = SettingsConfigDict(env_prefix="NIGHTREAD_", env_file=".env", extra="ignore", frozen=True)
+    # An empty variable is one that is not set: docker-compose passes `${NIGHTREAD_X:-}` on as such.
+    model_config = SettingsConfigDict(
+        env_prefix="NIGHTREAD_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     database_url: SecretStr = Field(
         default_factory=lambda: SecretStr(_default_database_url()),
@@ -62,16 +68,24 @@ class Settings(BaseSettings):
     batch_size: int = Field(32, ge=1, le=1024, description="prepared scans in one session.run()")
     job_size: int = Field(64, ge=1, le=10_000, description="scans in one job, one transaction and one message")
     lease_s: float = Field(
-        120.0, ge=1.0, le=86_400.0, description="how long a silent worker keeps its job, in seconds; renewed at a quarter"
+        120.0,
+        ge=1.0,
+        le=86_400.0,
+        description="how long a silent worker keeps its job, in seconds; renewed at a quarter",
     )
     sweep_s: float = Field(60.0, ge=0.1, le=3600.0, description="how often lost jobs are published again, in seconds")
     max_attempts: int = Field(
-        3, ge=1, le=100, description="worker deaths, or transient faults, that one job may cost before it is split or failed"
+        3,
+        ge=1,
+        le=100,
+        description="worker deaths, or transient faults, that one job may cost before it is split or failed",
     )
     queue_high_water: int = Field(64, ge=1, description="messages in the broker above which no more are published")
     max_pixels: int = Field(40_000_000, ge=1, description="largest width times height that is decoded")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
-    threads: int = Field(0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core")
+    threads: int = Field(
+        0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core"
+    )
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
@@ -83,30 +97,40 @@ class Settings(BaseSettings):
     @field_validator("scan_roots")
     @classmethod
     def _resolve_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(root.expanduser().resolve() for root in roots)
+        return tuple(_expand_home(root).resolve() for root in roots)
+
+    @field_validator("models_dir")
+    @classmethod
+    def _expand_models_dir(cls, folder: Path) -> Path:
+        return _expand_home(folder)
 
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, url: SecretStr) -> SecretStr:
-        scheme = url.get_secret_value().partition(":")[0]
+        scheme = _read_scheme(url)
         if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
-            msg = f"the scheme is {scheme!r}; allowed are sqlite:///FILE and postgresql://USER@HOST/DATABASE"
+            msg = f"the scheme is {scheme or 'missing'}; allowed are sqlite:///FILE and postgresql://USER@HOST/DATABASE"
             raise ValueError(msg)
         return url
 
     @field_validator("broker_url")
     @classmethod
     def _check_broker_url(cls, url: SecretStr) -> SecretStr:
-        scheme = url.get_secret_value().partition(":")[0]
+        scheme = _read_scheme(url)
         if scheme not in {"redis", "rediss", "redis+socket", "memory"}:
-            msg = f"the scheme is {scheme!r}; allowed are redis://HOST:PORT/0, rediss:// (TLS), redis+socket:///FILE, memory://"
+            msg = (
+                f"the scheme is {scheme or 'missing'}; allowed are redis://HOST:PORT/0, rediss:// (TLS), "
+                "redis+socket:///FILE, memory://"
+            )
             raise ValueError(msg)
         return url
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
         if self.sweep_s > self.lease_s * 10:
-            msg = f"sweep_s ({self.sweep_s:g}) is more than ten times lease_s ({self.lease_s:g}): lost jobs would lie for long"
+            msg = (
+                f"sweep_s ({self.sweep_s:g}) is over ten times lease_s ({self.lease_s:g}): lost jobs would lie for long"
+            )
             raise ValueError(msg)
         return self
 
@@ -114,6 +138,19 @@ class Settings(BaseSettings):
     def has_shared_broker(self) -> bool:
         """Whether the broker outlives this process, so that other processes may take its jobs."""
         return not self.broker_url.get_secret_value().startswith("memory:")
+
+
+def _read_scheme(url: SecretStr) -> str:
+    """Return what stands before "://"; "" where that is no scheme, which may then be a password."""
+    match = _SCHEME.match(url.get_secret_value())
+    return match[1] if match else ""
+
+
+def _expand_home(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise ValueError("the home folder of that user is not known; write the path in full") from None
 
 
 def read_settings(**overrides: object) -> Settings:
@@ -124,7 +161,10 @@ def read_settings(**overrides: object) -> Settings:
 
     Raises:
         SettingsError: one message that names every wrong setting, its variable and what is allowed.
+        TypeError: there is no setting of that name.
     """
+    if unknown := overrides.keys() - Settings.model_fields.keys():
+        raise TypeError(f"there are no settings {', '.join(sorted(unknown))}")
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]  # validated by pydantic, which is the point
@@ -135,3 +175,6 @@ def read_settings(**overrides: object) -> Settings:
             for fault in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("wrong settings: " + "; ".join(faults)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"the file .env in this folder cannot be read: {cause}") from None

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from db.engine import make_engine
 from db.runs import RunInfo
-from nightread.bundle import find_bundle, load_bundle
+from nightread.bundle import Bundle, find_bundle, load_bundle
 from nightread.errors import CardMismatch
 from nightread.files import decode_path
 from nightread.settings import Settings
@@ -58,16 +58,33 @@ class WorkerProcess:
                     f"{run.model} on this worker is not the bundle that the run was made with: copy the right one to "
                     "NIGHTREAD_MODELS_DIR"
                 )
-            scorer = Scorer(bundle, self.settings.device, self.threads)
-            self._scorers[run.model_digest] = scorer
-            _log.info(
-                "model %s ready on %s (%s), parity %.1e", run.model, scorer.provider, scorer.runtime, scorer.parity
-            )
+            scorer = self._open(bundle)
         return scorer
 
-    def adopt_scorer(self, scorer: Scorer) -> None:
-        """Use a model that this process has opened and checked already."""
+    def open_default(self) -> Bundle:
+        """Open and check the model that the settings name, and return its bundle.
+
+        Raises:
+            ModelError: the bundle is missing, damaged or not reproduced here.
+            DeviceError: the device that was asked for is not active.
+        """
+        bundle = load_bundle(find_bundle(self.settings.model, self.settings.models_dir))
+        self._open(bundle)
+        return bundle
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that this process has opened its models on; empty before the first."""
+        return next((scorer.provider for scorer in self._scorers.values()), "")
+
+    def _open(self, bundle: Bundle) -> Scorer:
+        scorer = Scorer(bundle, self.settings.device, self.threads)
         self._scorers[scorer.digest] = scorer
+        _log.info(
+            "model %s ready on %s (%s), parity %.1e",
+            scorer.card.reference, scorer.provider, scorer.runtime, scorer.parity,
+        )  # fmt: skip
+        return scorer
 
     def make_limits(self, run: RunInfo) -> Limits:
         """Return what bounds the jobs of a run: the operator's roots, or where there are none the run's own paths."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from celery import Celery
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
 from db.dialects import try_advisory_lock
@@ -32,6 +31,8 @@ class Publisher:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        connection = app.connection_for_read()  # connects to nothing: it is asked for its transport's errors
+        self._errors = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
 
     def publish(self, job_ids: Sequence[str]) -> None:
         """Send one message a job.
@@ -43,7 +44,7 @@ class Publisher:
             with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
                 for job_id in job_ids:
                     self._app.send_task(SCORE_TASK, args=[job_id], queue=QUEUE, producer=producer, ignore_result=True)
-        except (OperationalError, RedisError, OSError) as error:
+        except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
     def count_waiting(self) -> int:
@@ -58,7 +59,7 @@ class Publisher:
                 channel = connection.default_channel
                 channel.queue_declare(queue=QUEUE, durable=True)
                 return int(channel._size(QUEUE))  # noqa: SLF001  # LLEN; kombu has no public name for it
-        except (OperationalError, RedisError, OSError) as error:
+        except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
     def publish_due(self, engine: Engine, *, run_id: str | None = None, only_leader: bool = False) -> int:

@@ -8,6 +8,7 @@ processes wins.
 from typing import Any
 
 from celery import Celery
+from celery.signals import setup_logging, worker_init
 from kombu import Queue
 
 from nightread.settings import Device, Settings
@@ -33,7 +34,20 @@ def make_app(settings: Settings) -> NightreadApp:
     app = NightreadApp("nightread", broker=settings.broker_url.get_secret_value(), include=["worker.tasks"])
     app.nightread = settings
     app.conf.update(_configure(settings))
+    setup_logging.connect(_configure_logging, weak=False)
+    if settings.has_shared_broker:
+        worker_init.connect(_check_before_start, weak=False)
     return app
+
+
+def _configure_logging(**_: Any) -> None:
+    """Keep Celery's own log set-up away: its receivers being connected is what switches that off."""
+
+
+def _check_before_start(sender: Any, **_: Any) -> None:
+    from worker.preflight import refuse_or_start  # needs ONNX Runtime, which a mere publisher does not
+
+    refuse_or_start(sender)
 
 
 def _configure(settings: Settings) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class Scorer:
         provider: execution provider really used.
         device: cpu or cuda.
         runtime: inference runtime and version.
-        parity: largest absolute difference to the scores that the bundle was exported with.
+        allowed_parity: largest difference at which this machine may serve the model.
+        parity: largest absolute difference found to the scores that the bundle was exported with.
     """
 
     def __init__(self, bundle: Bundle, device: Device, threads: int) -> None:
@@ -44,6 +45,7 @@ class Scorer:
         self.device = opened.device
         self.runtime = opened.runtime
         self._input_name = self._check_graph()
+        self.allowed_parity = self.card.parity_tolerance + _MACHINE_TOLERANCE[self.device]
         self.parity = self._check_parity(bundle)
 
     def score_batch(self, batch: Tensor) -> Scores:
@@ -75,13 +77,12 @@ class Scorer:
         return name
 
     def _check_parity(self, bundle: Bundle) -> float:
-        allowed = self.card.parity_tolerance + _MACHINE_TOLERANCE[self.device]
         whole = self.score_batch(bundle.parity_inputs)
         one = self.score_batch(bundle.parity_inputs[:1])  # a score must not depend on the batch around it
         worst = float(max(np.abs(whole - bundle.parity_scores).max(), np.abs(one - bundle.parity_scores[:1]).max()))
-        if not worst <= allowed:  # also where it is not a number
+        if not worst <= self.allowed_parity:  # also where it is not a number
             raise ParityMismatch(
                 f"{self.card.reference} on {self.provider} differs by {worst:.2g} from the scores that it was exported "
-                f"with; allowed is {allowed:.2g}: set NIGHTREAD_DEVICE=cpu, or export the bundle again"
+                f"with; allowed is {self.allowed_parity:.2g}: set NIGHTREAD_DEVICE=cpu, or export the bundle again"
             )
         return worst

@@ -52,6 +52,8 @@ def _find_process(task: Any) -> WorkerProcess:
 
 def _top_up(task: Any, process: WorkerProcess) -> None:
     """Refill the queue at once where it runs low, so that no worker idles until the next sweep."""
+    if not process.settings.has_shared_broker:
+        return  # an embedded run publishes its own jobs, and must not take those of a cluster
     publisher = Publisher(task.app, process.settings)
     try:
         if publisher.count_waiting() < process.settings.queue_high_water * _LOW_WATER:
