@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
-onnx = pytest.importorskip("onnx", reason="needs the extra `train`: uv sync --extra train")
 
+import onnx
 import typer
 from typer.testing import CliRunner
 
