@@ -5,8 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import models, operating, runs, scoring, working
-
+from cli import models, operating, runs, scoring, training, working
 from cli.exits import Exit, explain
 
 app = typer.Typer(
@@ -18,9 +17,10 @@ app = typer.Typer(
 )
 
 _COMMANDS = {
-    "Score": (scoring.score, scoring.enqueue, scoring.retry, scoring.cancel),
+    "Score": (scoring.score, scoring.enqueue, scoring.retry, scoring.cancel, scoring.demo),
     "Look": (runs.runs, runs.status, runs.results),
     "Work": (working.worker, working.beat, working.sweep),
+    "Models": (training.train, training.export),
     "Operate": (operating.doctor,),
 }
 for _panel, _functions in _COMMANDS.items():

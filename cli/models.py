@@ -72,7 +72,7 @@ def show(model: Reference = "", as_json: Json = False) -> None:
 
 @app.command()
 def check(model: Reference = "", as_json: Json = False) -> None:
-    """Check a bundle on this machine: every byte, the graph against the card, the scores against those it was exported with.
+    """Check a bundle on this machine: every byte, the graph against the card, the scores against the exported ones.
 
     Example: nightread models check
     """
@@ -119,9 +119,15 @@ def _print_card(card: "Card") -> None:
         ("intended use", card.intended_use),
         ("limitations", "\n".join(card.limitations)),
         ("labels", ", ".join(card.labels)),
-        ("thresholds", ", ".join(_show_threshold(label, limits.low, limits.high) for label, limits in card.thresholds.items())),
+        (
+            "thresholds",
+            ", ".join(_show_threshold(label, limits.low, limits.high) for label, limits in card.thresholds.items()),
+        ),
         ("score", card.calibration),
-        ("input", f"{height} x {width} x {channels}, {card.input.value_range}, preprocessing {card.preprocessing_version}"),
+        (
+            "input",
+            f"{height} x {width} x {channels}, {card.input.value_range}, preprocessing {card.preprocessing_version}",
+        ),
         ("architecture", card.architecture),
         ("trained on", f"{card.training.data_source} ({card.training.license}): {card.training.attribution}"),
         ("split", f"{card.training.split}; scans {card.training.scans}, patients {card.training.patients}"),
@@ -138,5 +144,3 @@ def _print_card(card: "Card") -> None:
 
 def _show_threshold(label: str, low: float, high: float) -> str:
     return f"{label} from {high:.4g}" + (f", uncertain from {low:.4g}" if low < high else "")
-
-

@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders; folders are searched to the bottom.")]
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="Files and folders; folders are searched to the bottom.")
+]
 RunReference = Annotated[
-    str | None, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or its name; the newest run if left out.")
+    str | None,
+    typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or its name; the newest run if left out."),
 ]
 NamedRun = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or its name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]

@@ -60,11 +60,15 @@ def _open(path: Path | None, mode: str) -> Iterator[IO[Any]]:
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        with _open_binary_or_text(partial, mode) as file:
             yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _open_binary_or_text(path: Path, mode: str) -> IO[Any]:
+    return path.open(mode) if "b" in mode else path.open(mode, encoding="utf-8", newline="")
 
 
 def _print_table(connection: Connection, wanted: ResultFilter) -> None:

@@ -32,7 +32,8 @@ class Status(StrEnum):
 
 
 def runs(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Show so many of the newest.")] = 20, as_json: Json = False
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show so many of the newest.")] = 20,
+    as_json: Json = False,
 ) -> None:
     """List the runs, newest first.
 
@@ -67,7 +68,9 @@ def runs(
 
 def status(
     run: RunReference = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Stay until the run has ended, and exit as `score` does.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Stay until the run has ended, and exit as `score` does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show where a run stands: counts, rate and workers.
@@ -100,10 +103,16 @@ def status(
 
 def results(
     run: RunReference = None,
-    status: Annotated[list[Status] | None, typer.Option("--status", help="Only scans with this status; may be repeated.")] = None,
+    status: Annotated[
+        list[Status] | None, typer.Option("--status", help="Only scans with this status; may be repeated.")
+    ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Only rows of this label.")] = None,
-    min_score: Annotated[float | None, typer.Option("--min-score", min=0, max=1, help="Only scores from here on.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first so many rows; a table shows 100 if left out.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", min=0, max=1, help="Only scores from here on.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="The first so many rows; a table shows 100 if left out.")
+    ] = None,
     format: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.TABLE,  # noqa: A002  # the option's name
     out: Annotated[Path | None, typer.Option("--out", help="Write to this file; parquet needs one.")] = None,
 ) -> None:

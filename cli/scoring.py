@@ -33,7 +33,8 @@ def score(paths: Paths, name: Name = None, model: Model = None, device: Device =
 
 def demo(
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where to draw the night's scans; a new temporary folder if left out.")
+        Path | None,
+        typer.Option("--folder", help="Where to draw the night's scans; a new temporary folder if left out."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +59,9 @@ def enqueue(
     paths: Paths,
     name: Name = None,
     model: Model = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the run has ended, and exit as `score` does.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the run has ended, and exit as `score` does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a run for workers to score, publish its jobs and print its id.

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def worker(
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Processes that score side by side.")] = 1,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, help="Processes that score side by side.")
+    ] = 1,
     model: Model = None,
     device: Device = None,
     beat: Annotated[bool, typer.Option("--beat/--no-beat", help="Sweep for lost jobs every minute, too.")] = True,

@@ -42,8 +42,10 @@ def make_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise DatabaseUnavailable("the database URL cannot be read; write sqlite:///FILE or "
-                                  "postgresql://USER:PASSWORD@HOST/DATABASE (NIGHTREAD_DATABASE_URL)") from None  # fmt: skip
+        raise DatabaseUnavailable(
+            "the database URL cannot be read; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE "
+            "(NIGHTREAD_DATABASE_URL)"
+        ) from None
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed.database)
     # The first connection after a restart of the server must not fail a job: every checkout is tried first.

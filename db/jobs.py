@@ -293,9 +293,7 @@ def _is_due() -> ColumnElement[bool]:
 
 
 def _is_ours(claim: Claim) -> ColumnElement[bool]:
-    return and_(
-        jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token, jobs.c.status == JobStatus.LEASED
-    )
+    return and_(jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token, jobs.c.status == JobStatus.LEASED)
 
 
 def _prediction_key(row: dict[str, Any]) -> tuple[str, str, str, str]:

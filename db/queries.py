@@ -76,7 +76,7 @@ def count_reasons(connection: Connection, run_id: str) -> dict[str, dict[str, in
 
 def find_providers(connection: Connection, run_id: str) -> list[str]:
     """Return the execution providers that the predictions of a run were computed on."""
-    query = select(results.c.provider.distinct()).where(results.c.run_id == run_id, results.c.provider.is_not(None))
+    query = select(results.c.provider).distinct().where(results.c.run_id == run_id, results.c.provider.is_not(None))
     return sorted(connection.execute(query).scalars())
 
 

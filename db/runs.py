@@ -13,6 +13,7 @@ from db.errors import DatabaseError, UnknownRun
 from db.tables import jobs, models, runs, scans
 from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, database_now
 
+
 @dataclass(frozen=True, slots=True)
 class NewModel:
     """The model bundle of a run, as the table `models` keeps it."""
@@ -207,9 +208,7 @@ def cancel_run(connection: Connection, run_id: str, reason_code: str, reason_tex
     ended = connection.execute(
         update(scans)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED)
-        .values(
-            status=ScanStatus.FAILED, reason_code=reason_code, reason_text=reason_text, finished_at=database_now()
-        )
+        .values(status=ScanStatus.FAILED, reason_code=reason_code, reason_text=reason_text, finished_at=database_now())
     ).rowcount
     connection.execute(
         update(runs)

@@ -41,7 +41,9 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     """
     before = read_revision(engine)
     if before is not None and before > REVISION:
-        raise SchemaOutdated(f"the database has schema {before}, newer than this release's {REVISION}: upgrade Nightread")
+        raise SchemaOutdated(
+            f"the database has schema {before}, newer than this release's {REVISION}: upgrade Nightread"
+        )
     if before != REVISION:
         with engine.begin() as connection:
             _run_migrations(connection)

@@ -124,9 +124,7 @@ def _open_checkpoint(trained: TrainingFolder) -> _KerasScorer:
 def _check(score_keras: _KerasScorer, converted: Converted, trained: TrainingFolder) -> Parity:
     """Check parity at the upper threshold of each label, where a decision would turn."""
     thresholds = [threshold.high for threshold in trained.thresholds]
-    return check_parity(
-        score_keras, open_session(converted.model), trained.scans, thresholds, batch_sizes=BATCH_SIZES
-    )
+    return check_parity(score_keras, open_session(converted.model), trained.scans, thresholds, batch_sizes=BATCH_SIZES)
 
 
 def _choose_parity_scans(scores: npt.NDArray[Any], scans: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     for architecture in (
         Architecture(
             "cnn75",
-            "Three 2x2 convolutions of 75 filters with max pooling, a dense layer of 75 and one sigmoid output, on 75 x 75 pixels",
+            "Three 2x2 convolutions of 75 filters with max pooling, a dense layer of 75 and one sigmoid output, "
+            "on 75 x 75 pixels",
             CNN75_INPUT,
             build_cnn75,
         ),
@@ -69,4 +70,6 @@ def find_architecture(name: str) -> Architecture:
     try:
         return ARCHITECTURES[name]
     except KeyError:
-        raise TrainingError(f"there is no architecture {name!r}; there are: {', '.join(sorted(ARCHITECTURES))}") from None
+        raise TrainingError(
+            f"there is no architecture {name!r}; there are: {', '.join(sorted(ARCHITECTURES))}"
+        ) from None

@@ -29,10 +29,12 @@ class Listing:
     Attributes:
         scans: sorted by path.
         left_alone: how many files were passed over, by reason.
+        without_patient: scans whose names tell no patient; each counts as a patient of its own.
     """
 
     scans: tuple[LabelledScan, ...]
     left_alone: Mapping[str, int]
+    without_patient: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -147,7 +146,9 @@ def _claim_folder(folder: Path, architecture: Architecture, data: FitData, setti
     path = folder / _SETTINGS_FILE
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
-            raise TrainingError(f"{folder} is not empty and holds no training; --out names a new folder, or one to resume")
+            raise TrainingError(
+                f"{folder} is not empty and holds no training; --out names a new folder, or one to resume"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asked, indent=2) + "\n")
         return
@@ -167,10 +168,10 @@ def _open_or_build(
     architecture: Architecture, data: FitData, settings: FitSettings, folder: Path
 ) -> tuple[Any, list[EpochRow]]:
     import keras
-    import tensorflow
+    import tensorflow as tf
 
     # The same order of additions on every run; without it two trainings differ from the first step on.
-    tensorflow.config.experimental.enable_op_determinism()
+    tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
     if (folder / _LAST_FILE).exists():
         model = keras.models.load_model(folder / _LAST_FILE, safe_mode=True)
@@ -187,7 +188,9 @@ def _open_or_build(
 
 def _end_epoch(model: Any, data: FitData, epoch: int, logs: dict[str, float], started_at: float) -> EpochRow:
     if not np.isfinite(logs["loss"]):
-        raise TrainingError(f"the loss is {logs['loss']} in epoch {epoch}: the training diverged; lower --learning-rate")
+        raise TrainingError(
+            f"the loss is {logs['loss']} in epoch {epoch}: the training diverged; lower --learning-rate"
+        )
     val = model.evaluate(
         data.inputs[data.validation], data.targets[data.validation], batch_size=256, verbose=0, return_dict=True
     )
@@ -204,7 +207,7 @@ def _end_epoch(model: Any, data: FitData, epoch: int, logs: dict[str, float], st
 def _save(model: Any, path: Path) -> None:
     partial = path.with_name(f"partial-{path.name}")  # Keras tells the format by the suffix
     model.save(partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _write_history(folder: Path, history: list[EpochRow]) -> None:
@@ -213,7 +216,7 @@ def _write_history(folder: Path, history: list[EpochRow]) -> None:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(EpochRow)])
         writer.writerows(asdict(row).values() for row in history)
-    os.replace(partial, folder / HISTORY_FILE)
+    partial.replace(folder / HISTORY_FILE)
 
 
 def read_history(folder: Path) -> list[EpochRow]:

@@ -91,7 +91,9 @@ def prepare_scans(
             sha256.append(outcome[1])
         report(done, len(scans))
     if not kept:
-        raise DatasetError(f"none of the {len(scans)} scans in {folder} can be read; the first is {unreadable[0].reason}")
+        raise DatasetError(
+            f"none of the {len(scans)} scans in {folder} can be read; the first is {unreadable[0].reason}"
+        )
     targets = np.array([scan.is_positive for scan in kept], np.float32)
     return PreparedScans(tuple(kept), inputs[: len(kept)], targets, tuple(sha256), tuple(unreadable))
 

@@ -61,6 +61,7 @@ class Record(BaseModel):
         scans: scans by part.
         patients: patients by part.
         left_alone: files that were passed over, by reason.
+        without_patient: scans whose names tell no patient; each counts as a patient of its own.
         unreadable: scans that could not be read, by path, with the reason.
         sha256: of the checkpoint and of the prepared scans.
         card: fields of the card.
@@ -75,6 +76,7 @@ class Record(BaseModel):
     scans: dict[str, int]
     patients: dict[str, int]
     left_alone: dict[str, int]
+    without_patient: int
     unreadable: dict[str, str]
     sha256: dict[str, str]
     card: dict[str, Any]
@@ -87,9 +89,7 @@ def write_record(
     kept = _spread(split[Part.HOLD_OUT], _KEPT_SCANS)
     np.savez_compressed(folder / PREPARED_FILE, inputs=scans.inputs[kept])
     scan_counts = {part.value: len(split[part]) for part in Part}
-    patient_counts = {
-        part.value: len({scans.scans[index].patient for index in split[part].tolist()}) for part in Part
-    }
+    patient_counts = {part.value: len({scans.scans[index].patient for index in split[part].tolist()}) for part in Part}
     record = Record(
         epochs_done=len(outcome.history),
         best_epoch=fitting.find_best(outcome.history).epoch,
@@ -97,6 +97,7 @@ def write_record(
         scans=scan_counts,
         patients=patient_counts,
         left_alone=dict(listing.left_alone),
+        without_patient=listing.without_patient,
         unreadable={Path(scan.path).name: scan.reason.value for scan in scans.unreadable},
         sha256={
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()

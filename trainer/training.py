@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from nightread.card import Metric
 from nightread.preparing import Tensor
 from trainer import evaluation, fitting
-from trainer.architectures import Architecture, find_architecture
-from trainer.datasets import Dataset, Listing
+from trainer.architectures import find_architecture
+from trainer.datasets import Dataset
 from trainer.errors import TrainingError
 from trainer.pediatric import PEDIATRIC
 from trainer.preparation import PreparedScans, prepare_scans
@@ -79,14 +80,17 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> Record:
     )
     groups = group_scans([scan.kin for scan in scans.scans], scans.sha256)
     split = split_scans(groups, scans.targets, request.shares, seed=request.settings.seed)
+    digest = _compute_digest(scans, split)
     history = fitting.fit(
         architecture,
-        fitting.FitData(scans.inputs, scans.targets, split[Part.TRAIN], split[Part.VALIDATION], _digest(scans, split)),
+        fitting.FitData(scans.inputs, scans.targets, split[Part.TRAIN], split[Part.VALIDATION], digest),
         request.settings,
         request.out,
         report=lambda done, total, row: report(Progress("fit", done, total, row)),
     )
-    return _finish(request, dataset, architecture, listing, scans, groups, split, history)
+    threshold, metrics = _evaluate(request, scans, groups, split)
+    outcome = Outcome(dataset, architecture, request.settings, request.shares, threshold, metrics, history)
+    return write_record(request.out, outcome, listing, scans, split)
 
 
 def find_dataset(name: str) -> Dataset:
@@ -101,17 +105,10 @@ def find_dataset(name: str) -> Dataset:
         raise TrainingError(f"there is no data set {name!r}; there are: {', '.join(sorted(DATASETS))}") from None
 
 
-def _finish(
-    request: Request,
-    dataset: Dataset,
-    architecture: Architecture,
-    listing: Listing,
-    scans: PreparedScans,
-    groups: Indices,
-    split: Mapping[Part, Indices],
-    history: list[fitting.EpochRow],
-) -> Record:
-    """Evaluate the best checkpoint and write down everything that an exporter needs."""
+def _evaluate(
+    request: Request, scans: PreparedScans, groups: Indices, split: Mapping[Part, Indices]
+) -> tuple[float, dict[Part, Mapping[str, Metric]]]:
+    """Return the threshold that validation chose, and the best checkpoint's figures on validation and hold-out."""
     model = _load_checkpoint(request.out)
     scores = {part: _score(model, scans.inputs[split[part]]) for part in (Part.VALIDATION, Part.HOLD_OUT)}
     targets = scans.targets > 0.5
@@ -127,13 +124,14 @@ def _finish(
         )
         for part, part_scores in scores.items()
     }
-    outcome = Outcome(dataset, architecture, request.settings, request.shares, threshold, metrics, history)
-    return write_record(request.out, outcome, listing, scans, split)
+    return threshold, metrics
 
 
-def _digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:
+def _compute_digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:
     """Return the SHA-256 over the contents of all scans, part by part in the order they are trained in."""
-    lines = [f"{part} {scans.sha256[index]} {scans.targets[index]:g}" for part in Part for index in split[part].tolist()]
+    lines = [
+        f"{part} {scans.sha256[index]} {scans.targets[index]:g}" for part in Part for index in split[part].tolist()
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -149,5 +147,7 @@ def _score(model: Any, inputs: Tensor) -> evaluation.Scores:
         [np.asarray(model(inputs[start : start + 256], training=False)) for start in range(0, len(inputs), 256)]
     )
     if scores.shape != (len(inputs), 1) or not np.isfinite(scores).all():
-        raise TrainingError(f"the network gives scores of shape {scores.shape} for {len(inputs)} scans, or not finite ones")
+        raise TrainingError(
+            f"the network gives scores of shape {scores.shape} for {len(inputs)} scans, or not finite ones"
+        )
     return scores[:, 0].astype(np.float64)

@@ -18,7 +18,7 @@ from db.engine import reading, write
 from db.runs import RunCounts, RunInfo, cancel_run, count_scans, find_open_embedded_runs, find_run
 from db.types import RunStatus
 from nightread.reasons import Reason
-from nightread.settings import IN_PROCESS_BROKER, Settings
+from nightread.settings import IN_PROCESS_BROKER
 from worker.process import WorkerProcess, use_process
 from worker.publisher import QUEUE, Publisher
 from worker.queue import make_app

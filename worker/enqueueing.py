@@ -113,7 +113,9 @@ def check_roots(settings: Settings) -> None:
     """
     missing = [str(root) for root in settings.scan_roots if not root.is_dir()]
     if missing:
-        raise SettingsError(f"NIGHTREAD_SCAN_ROOTS: no such folder: {', '.join(missing)}; mount it, or mend the setting")
+        raise SettingsError(
+            f"NIGHTREAD_SCAN_ROOTS: no such folder: {', '.join(missing)}; mount it, or mend the setting"
+        )
 
 
 def _to_new_scan(scan: FoundScan) -> NewScan:

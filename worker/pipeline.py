@@ -270,6 +270,6 @@ def prepare_bytes(data: bytes, spec: InputSpec, max_pixels: int) -> _Prepared:
     except MemoryError:  # would end Celery's main process, then that of the next worker to take the job
         return _Prepared(None, None, Reason.OUT_OF_MEMORY, "not enough memory to decode the scan")
     except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; recorded, and logged without them
-        _log.error("decoding failed with %s", type(error).__name__)  # noqa: TRY400  # its text may hold patient data
+        _log.error("decoding failed with %s", type(error).__name__)  # its text may hold patient data
         return _Prepared(None, None, Reason.INTERNAL_ERROR, f"decoding failed with {type(error).__name__}")
     return _Prepared(tensor, scan.uids)

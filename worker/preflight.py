@@ -42,8 +42,12 @@ def check_worker(settings: Settings) -> dict[str, Any]:
     finally:
         engine.dispose()
     try:
-        tried = subprocess.run(  # noqa: S603  # this very program
-            [sys.executable, "-m", "worker.preflight"], capture_output=True, text=True, timeout=_TRY_LIMIT_S, check=False
+        tried = subprocess.run(  # this very program
+            [sys.executable, "-m", "worker.preflight"],
+            capture_output=True,
+            text=True,
+            timeout=_TRY_LIMIT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ModelError(f"the model did not open within {_TRY_LIMIT_S} s on this machine") from None
@@ -62,9 +66,7 @@ def refuse_or_start(sender: Any, **_: Any) -> None:
     except (NightreadError, DatabaseError) as error:
         _log.critical("not started: %s", error)
         raise SystemExit(1) from None
-    _log.info(
-        "model %s on %s, parity %.1e, %s", found["model"], found["provider"], found["parity"], found["runtime"]
-    )
+    _log.info("model %s on %s, parity %.1e, %s", found["model"], found["provider"], found["parity"], found["runtime"])
     if not settings.scan_roots:
         _log.warning("NIGHTREAD_SCAN_ROOTS is not set: jobs may read whatever folders their run names")
 

@@ -16,7 +16,17 @@ _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 #: One of these exists where a driver has found a GPU: Linux, and Windows' Linux subsystem.
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
+_state = ort.capi.onnxruntime_pybind11_state
+_LOAD_ERRORS: tuple[type[Exception], ...] = (
+    ValueError,
+    RuntimeError,
+    _state.Fail,
+    _state.InvalidArgument,
+    _state.InvalidGraph,
+    _state.InvalidProtobuf,
+    _state.NotImplemented,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +86,9 @@ def _load(model: bytes, providers: list[str], threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY if _CUDA not in providers else 4
+    options.log_severity_level = _FATAL_ONLY if _CUDA in providers else _ERRORS_ONLY
     options.use_deterministic_compute = True  # the same scan, the same score
     try:
         return ort.InferenceSession(model, options, providers=providers)
-    except (ValueError, RuntimeError, *_load_errors()) as error:
+    except _LOAD_ERRORS as error:
         raise CardMismatch(f"the model cannot be loaded by ONNX Runtime: {type(error).__name__}") from None
-
-
-def _load_errors() -> tuple[type[Exception], ...]:
-    state = ort.capi.onnxruntime_pybind11_state
-    return state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.NotImplemented, state.InvalidArgument

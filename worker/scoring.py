@@ -28,7 +28,7 @@ from worker.process import WorkerProcess
 _log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_S = 300.0
-#: Claims after which a job ends `model-unavailable`: with the back-off, over an hour in which a bundle can be put right.
+#: Claims after which a job ends `model-unavailable`: over an hour, with the back-off, to put the bundle right.
 _MODEL_TRIES = 20
 
 
@@ -74,7 +74,7 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
         _log.warning("%s", lost)
         return JobReport()
     except (ModelError, DeviceError) as error:
-        _log.error("%s", error)  # noqa: TRY400  # the message says it all
+        _log.error("%s", error)  # the message says it all
         return _await_model(process, claim, open_scans, str(error))
     return _store(process, claim, result)
 
@@ -93,9 +93,7 @@ def _store(process: WorkerProcess, claim: Claim, result: JobResult) -> JobReport
     retry_in_s = backoff_s(claim.attempts) if result.put_off and not is_last else None
     ours = write(
         process.engine,
-        lambda connection: store_results(
-            connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s
-        ),
+        lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
     )
     if not ours:
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)

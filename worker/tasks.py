@@ -26,8 +26,8 @@ def score_job_task(task: Any, job_id: str) -> None:
     try:
         report = score_job(process, job_id)
     except (NightreadError, DatabaseError) as error:
-        _log.error("job %s: %s", job_id, error)  # noqa: TRY400  # understood; its lease brings it back
-    except Exception:  # the process boundary: a job is never lost, the lease brings it back
+        _log.error("job %s: %s", job_id, error)  # understood; its lease brings it back
+    except Exception:  # noqa: BLE001  # the process boundary: a job is never lost, the lease brings it back
         _log.exception("job %s failed", job_id)
     else:
         if report is not None:
@@ -42,7 +42,7 @@ def sweep_task(task: Any) -> None:
     try:
         Publisher(task.app, process.settings).sweep(process.engine)
     except (NightreadError, DatabaseError) as error:
-        _log.error("sweep: %s", error)  # noqa: TRY400
+        _log.error("sweep: %s", error)
 
 
 def _find_process(task: Any) -> WorkerProcess:
