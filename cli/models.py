@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The model bundles: list, show and check them.", no_args_is_help=True)
 
+#: Prose is wrapped, on a wide terminal and in a file too.
+_CARD_WIDTH = 110
+
 Reference = Annotated[
     str, typer.Argument(metavar="[NAME[@VERSION]]", help="A model bundle; the one that is in use if left out.")
 ]
@@ -134,7 +137,7 @@ def _print_card(card: "Card") -> None:
         ("created", card.created_at.isoformat(timespec="seconds")),
     ):
         table.add_row(name, value)
-    out.print(table)
+    out.print(table, width=min(out.width, _CARD_WIDTH))
     metrics = make_table("part", "figure", "value", "95 % interval", right=("value",))
     for part, figures in card.metrics.items():
         for name, metric in figures.items():

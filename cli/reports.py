@@ -68,16 +68,21 @@ def print_summary(engine: "Engine", run: "RunInfo", summary: dict[str, Any]) -> 
     for status in ("rejected", "failed"):
         table.add_row(f"{summary[status]:,}", status, _detail(reasons[status]))
     out.print(table)
-    sign = "=" if is_reconciled(summary) else "IS NOT"
     skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
-    out.print(
-        f"{summary['found']:,} found {sign} {summary['scored']:,} scored + {summary['rejected']:,} rejected + "
-        f"{summary['failed']:,} failed{skipped}",
-        markup=False,
-    )
+    out.print(_reconcile(summary) + skipped, markup=False)
     if summary["seconds"]:
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s", markup=False)
     out.print(f"query them: nightread results {run.id[:8]}", markup=False, style="dim")
+
+
+def _reconcile(summary: dict[str, Any]) -> str:
+    """Say how the files found and the statuses add up."""
+    parts = f"{summary['scored']:,} scored + {summary['rejected']:,} rejected + {summary['failed']:,} failed"
+    if is_reconciled(summary):
+        return f"{summary['found']:,} found = {parts}"
+    if summary["queued"]:
+        return f"{summary['found']:,} found = {parts} + {summary['queued']:,} still to be scored"
+    return f"{summary['found']:,} found IS NOT {parts}: this is an error in Nightread, please report it"
 
 
 def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:

@@ -144,5 +144,5 @@ def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailabl
     """Tell a driver's error in one line, without the password and without the statement."""
     url = engine.url.render_as_string(hide_password=True)
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(error.orig).__name__
+    said = lines[0] if lines else type(error.orig).__name__
     return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")

@@ -1,5 +1,7 @@
 """ONNX Runtime sessions, and the rule that the device which was asked for is the device that is used."""
 
+import contextlib
+import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +65,7 @@ def open_session(model: bytes, device: Device, threads: int) -> OpenSession:
     """
     wanted = device is Device.CUDA or (device is Device.AUTO and _may_have_gpu())
     if wanted and _CUDA in ort.get_available_providers():
-        ort.preload_dlls()  # finds the CUDA libraries of the extra `cuda`
-        session = _load(model, [_CUDA, _CPU], threads)
+        session = _load_on_cuda(model, threads)
     else:
         session = _load(model, [_CPU], threads)
     provider = session.get_providers()[0]
@@ -80,6 +81,17 @@ def open_session(model: bytes, device: Device, threads: int) -> OpenSession:
 
 def _may_have_gpu() -> bool:
     return any(node.exists() for node in _GPU_NODES)
+
+
+def _load_on_cuda(model: bytes, threads: int) -> Any:
+    """Try CUDA without ONNX Runtime's own pages of errors: the session tells whether it worked."""
+    with contextlib.redirect_stdout(io.StringIO()):  # where it prints each library that it does not find
+        ort.preload_dlls()  # those of the extra `cuda`
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    try:
+        return _load(model, [_CUDA, _CPU], threads)
+    finally:
+        ort.set_default_logger_severity(_ERRORS_ONLY)
 
 
 def _load(model: bytes, providers: list[str], threads: int) -> Any:
