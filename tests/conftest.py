@@ -37,8 +37,8 @@ def redis_url(redis_server):
 
 
 @pytest.fixture(scope="session")
-def _postgres_url(tmp_path_factory):
-    with run_postgres(tmp_path_factory.mktemp("postgres")) as url:
+def _postgres_url():
+    with run_postgres() as url:
         yield url
 
 
