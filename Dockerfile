@@ -51,5 +51,5 @@ WORKDIR /
 STOPSIGNAL SIGTERM
 # Says whether this container reaches database and broker and can serve its model. That the worker itself lives is the
 # business of the restart policy: it is the container's first process.
-HEALTHCHECK --interval=60s --timeout=30s --start-period=60s --retries=3 CMD ["nightread", "doctor"]
+HEALTHCHECK --interval=120s --timeout=30s --start-period=60s --retries=3 CMD ["nightread", "doctor"]
 CMD ["nightread", "worker", "--no-beat"]

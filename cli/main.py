@@ -57,11 +57,6 @@ def run() -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("nightread: interrupted\n")
         sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:  # `nightread results | head`
-        from cli.console import silence_stdout
-
-        silence_stdout()
-        sys.exit(Exit.OK)
     except Exception as error:
         understood = explain(error)
         if understood is None:

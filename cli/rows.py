@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from sqlalchemy import Connection
 
-from cli.console import make_table, say, show_text, show_time
+from cli.console import make_table, say, show_text, show_time, silence_stdout
 from cli.console import out as stdout
 from db.queries import ResultFilter, stream_results
 from nightread.errors import NightreadError
@@ -45,8 +45,8 @@ def write_rows(connection: Connection, wanted: ResultFilter, form: str, path: Pa
         else:
             with _open(path, "w") as file:
                 (_write_json if form == "json" else _write_csv)(rows, file)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # `nightread results | head` has read enough
+        silence_stdout()
     except OSError as error:
         raise NightreadError(f"{path or 'stdout'} cannot be written: {error.strerror}") from None
 

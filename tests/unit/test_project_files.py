@@ -6,18 +6,30 @@ import stat
 import tomllib
 
 import pytest
+import typer
 import yaml
+from typer.core import TyperGroup
 
 import nightread
+from cli.main import app
 from nightread.errors import NightreadError
 from nightread.reasons import Reason
 from nightread.settings import Settings
 from tests.compose import ROOT, MissingVariableError, list_variables, load_compose
 
-COMMANDS = {
-    "beat", "cancel", "db upgrade", "demo", "doctor", "enqueue", "export", "models check", "models list", "models show",
-    "results", "retry", "runs", "score", "status", "sweep", "train", "worker",
-}  # fmt: skip
+
+def find_commands(command, name=""):
+    """Return every command of the program with its options, by name."""
+    if isinstance(command, TyperGroup):
+        found = {}
+        for child, deeper in command.commands.items():
+            found |= find_commands(deeper, f"{name} {child}".strip())
+        return found
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return {name: options}
+
+
+COMMANDS = find_commands(typer.main.get_command(app))
 
 ENVIRONMENT = {"REDIS_PASSWORD": "r3dis", "POSTGRES_PASSWORD": "p0stgres", "SCANS_DIR": "/srv/scans"}
 OF_NIGHTREAD = {"migrate", "worker", "beat", "cli"}
@@ -67,7 +79,8 @@ class TestCompose:
         for name in OF_NIGHTREAD - {"cli"}:
             program, *words = services[name]["command"]
             assert program == "nightread"
-            assert " ".join(word for word in words if not word.startswith("-")) in COMMANDS
+            options = {word for word in words if word.startswith("-")}
+            assert options <= COMMANDS[" ".join(word for word in words if word not in options)]
 
     def test_every_service_is_hardened(self, services):
         for name, service in services.items():
@@ -214,7 +227,30 @@ class TestPages:
     def test_readme_names_every_command_and_no_other(self):
         rows = [cell for cell in find_table_cells(read("README.md")) if cell.startswith("nightread ")]
         named = {" ".join(re.findall(r"[a-z]+", re.sub(r"\[?[A-Z]+\]?[.]*", "", row))[1:]) for row in rows}
-        assert named == COMMANDS
+        assert named == set(COMMANDS)
+
+    def test_every_command_line_on_a_page_is_one_of_the_program(self):
+        lines = []
+        for page in ("README.md", "docs/operations.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/design.md"):
+            blocks = "".join(re.findall(r"```sh\n(.*?)```", read(page), re.DOTALL))
+            lines += re.findall(
+                r"^(?:uv run (?:--extra train )?|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
+            )
+            lines += re.findall(r"`nightread ([a-z][^`\n]*)`", read(page))
+        assert len(lines) > 30
+        for line in lines:
+            words = line.split("#")[0].replace("COMMAND", "score").split()
+            name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+            assert name is not None, line
+            assert {word for word in words if word.startswith("--")} <= COMMANDS[name], line
+
+    def test_readme_names_options_that_exist(self):
+        for row in read("README.md").splitlines():
+            if row.startswith("| `nightread "):
+                command, text = row.split("|", 2)[1:]
+                words = re.findall(r"[a-z]+", command)[1:]
+                name = next(name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS)
+                assert set(re.findall(r"`(--[a-z-]+)", text)) <= COMMANDS[name], row
 
     def test_readme_starts_with_two_commands(self):
         block = re.search(r"## Two commands.*?```sh\n(.*?)```", read("README.md"), re.DOTALL)[1]
