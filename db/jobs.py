@@ -26,7 +26,7 @@ class Claim:
     Attributes:
         token: whoever writes must show it; a worker that was given up for dead has an old one.
         attempts: how often the job was claimed, this time included.
-        crashes: how many of its leases ran out.
+        crashes: how many of its leases ran out, or ended in an error that nobody foresaw.
     """
 
     job_id: str
@@ -99,9 +99,13 @@ def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float) 
     ).first()
     if row is None:
         return None
-    connection.execute(
-        update(runs).where(runs.c.id == row.run_id, runs.c.status == RunStatus.QUEUED).values(status=RunStatus.RUNNING)
+    # Passes over a run that is being cancelled or retried: those wait for this job while they hold the run's row.
+    untouched = (
+        select(runs.c.id)
+        .where(runs.c.id == row.run_id, runs.c.status == RunStatus.QUEUED)
+        .with_for_update(skip_locked=True, key_share=True)
     )
+    connection.execute(update(runs).where(runs.c.id.in_(untouched)).values(status=RunStatus.RUNNING))
     return Claim(job_id, row.run_id, row.lease_token, row.attempts, row.crashes)
 
 
@@ -111,6 +115,15 @@ def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
         connection.execute(update(jobs).where(_is_ours(claim)).values(lease_expires_at=database_now(lease_s))).rowcount
         == 1
     )
+
+
+def give_back_job(connection: Connection, claim: Claim, retry_in_s: float) -> bool:
+    """Queue a job again at once that ended in an error nobody foresaw; counts as a crash, so that it does not loop."""
+    values = {
+        "status": JobStatus.QUEUED, "crashes": jobs.c.crashes + 1, "lease_holder": None, "lease_expires_at": None,
+        "not_before": database_now(retry_in_s), "published_at": None,
+    }  # fmt: skip
+    return connection.execute(update(jobs).where(_is_ours(claim)).values(values)).rowcount == 1
 
 
 def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, func, select, text
 
 from db.tables import results, scans
 from db.types import ScanStatus, database_now
@@ -46,6 +46,9 @@ def select_results(wanted: ResultFilter) -> Select[Any]:
 
 def stream_results(connection: Connection, wanted: ResultFilter) -> Iterator[dict[str, Any]]:
     """Yield rows as dictionaries, with memory for a few thousand."""
+    if connection.dialect.name == "postgresql":
+        # Whoever reads the rows may take their time, and holds no lock that another waits for.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
     query = select_results(wanted).execution_options(yield_per=_ROWS_PER_FETCH)
     for row in connection.execute(query).mappings():
         yield {**row, "status": row["status"].value}

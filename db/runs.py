@@ -2,15 +2,15 @@
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 
 from db.dialects import insert_ignoring, insert_many
 from db.errors import DatabaseError, UnknownRun
-from db.tables import jobs, models, runs, scans
+from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, database_now
 
 
@@ -46,7 +46,11 @@ class NewScan:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A request as it is written down."""
+    """A request as it is written down.
+
+    Attributes:
+        id: made with the request, so that writing it down twice after a lost connection makes one run.
+    """
 
     name: str
     model: NewModel
@@ -55,6 +59,7 @@ class NewRun:
     embedded: bool
     skipped: dict[str, int]
     job_size: int
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +111,13 @@ def create_run(connection: Connection, run: NewRun, found: Sequence[NewScan]) ->
     Raises:
         DatabaseError: the model's name and version are stored with another digest.
     """
+    if connection.execute(select(runs.c.id).where(runs.c.id == run.id)).scalar() is not None:
+        return run.id  # a commit before this one did succeed, though its answer was lost
     _register_model(connection, run.model)
-    run_id = uuid.uuid4().hex
     queued = [scan for scan in found if scan.status is ScanStatus.QUEUED]
     connection.execute(
         insert(runs).values(
-            id=run_id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
+            id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
             embedded=run.embedded, skipped=run.skipped, found=len(found), created_at=database_now(),
             status=RunStatus.QUEUED if queued else RunStatus.FINISHED,
             finished_at=None if queued else database_now(),
@@ -119,9 +125,9 @@ def create_run(connection: Connection, run: NewRun, found: Sequence[NewScan]) ->
     )  # fmt: skip
     now: datetime = connection.execute(select(database_now())).scalar_one()
     job_ids = [uuid.uuid4().hex for _ in range(0, len(queued), run.job_size)]
-    insert_many(connection, jobs, (new_job(job_id, run_id, now) for job_id in job_ids))
-    insert_many(connection, scans, _make_scan_rows(found, run_id, job_ids, run.job_size, now))
-    return run_id
+    insert_many(connection, jobs, (new_job(job_id, run.id, now) for job_id in job_ids))
+    insert_many(connection, scans, _make_scan_rows(found, run.id, job_ids, run.job_size, now))
+    return run.id
 
 
 def new_job(job_id: str, run_id: str, now: datetime, *, crashes: int = 0) -> dict[str, Any]:
@@ -144,10 +150,12 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
         if not rows:
             raise UnknownRun("there is no run yet: start one with `nightread score FOLDER`")
         return _to_info(rows[0])
-    named = connection.execute(query.where(runs.c.name == reference)).first()
-    if named is not None:
-        return _to_info(named)
-    rows = connection.execute(query.where(runs.c.id.startswith(reference, autoescape=True))).all()
+    # The whole id comes first: workers look their run up by it, whatever somebody has named another run.
+    for is_it in (runs.c.id == reference, runs.c.name == reference[:RUN_NAME_LENGTH]):
+        row = connection.execute(query.where(is_it)).first()
+        if row is not None:
+            return _to_info(row)
+    rows = connection.execute(query.where(runs.c.id.startswith(reference.lower(), autoescape=True))).all()
     if len(rows) == 1:
         return _to_info(rows[0])
     if rows:
@@ -184,9 +192,16 @@ def close_finished_runs(connection: Connection) -> int:
     whoever looks after both commits does.
     """
     open_job = select(jobs.c.id).where(jobs.c.run_id == runs.c.id, jobs.c.status != JobStatus.DONE).exists()
+    ended = and_(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~open_job)
+    candidates = connection.execute(
+        select(runs.c.id).where(ended).order_by(runs.c.id).with_for_update(key_share=True)
+    ).scalars().all()  # fmt: skip
+    if not candidates:
+        return 0
+    # Looked at again under the lock: a retry may have added jobs since, which a statement that waited does not see.
     return connection.execute(
         update(runs)
-        .where(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~open_job)
+        .where(runs.c.id.in_(candidates), ended)
         .values(status=RunStatus.FINISHED, finished_at=database_now())
     ).rowcount
 
@@ -197,6 +212,7 @@ def cancel_run(connection: Connection, run_id: str, reason_code: str, reason_tex
     Returns:
         How many scans were still open; `retry_run` queues them again.
     """
+    _lock_run(connection, run_id)
     connection.execute(
         update(jobs)
         .where(jobs.c.run_id == run_id, jobs.c.status != JobStatus.DONE)
@@ -223,6 +239,7 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
 
     Safe while the run is still going on: scans that are not `failed` are left alone.
     """
+    _lock_run(connection, run_id)
     failed = connection.execute(
         select(scans.c.id)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.FAILED)
@@ -246,6 +263,11 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
         .values(status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings)
     )
     return len(failed)
+
+
+def _lock_run(connection: Connection, run_id: str) -> None:
+    """Let closing, cancelling and retrying a run wait for each other until the transaction ends."""
+    connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(key_share=True))
 
 
 def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:

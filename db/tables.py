@@ -27,6 +27,10 @@ from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, UtcDateTime, 
 
 _DIGEST = String(64)
 _ID = String(32)
+#: Characters that a reason's text may have.
+REASON_TEXT_LENGTH = 300
+#: Characters that a run's name may have.
+RUN_NAME_LENGTH = 200
 
 
 class Base(DeclarativeBase):
@@ -76,7 +80,7 @@ class Run(Base):
     __table_args__ = (Index(None, "created_at"),)
 
     id: Mapped[str] = mapped_column(_ID, primary_key=True, comment="random, 32 hexadecimal digits")
-    name: Mapped[str] = mapped_column(String(200), index=True, comment="for people; need not be unique")
+    name: Mapped[str] = mapped_column(String(RUN_NAME_LENGTH), index=True, comment="for people; need not be unique")
     model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"), comment="the model of the whole run")
     sources: Mapped[list[str]] = mapped_column(comment="the paths that were asked for, resolved")
     settings: Mapped[dict[str, Any]] = mapped_column(comment="what the run was started with")
@@ -150,7 +154,7 @@ class Scan(Base):
     status: Mapped[ScanStatus] = mapped_column(comment="queued, scored, rejected or failed")
     reason_code: Mapped[str | None] = mapped_column(String(32), comment="from a closed list")
     reason_text: Mapped[str | None] = mapped_column(
-        String(300), comment="for people; holds no path and no patient data"
+        String(REASON_TEXT_LENGTH), comment="for people; holds no path and no patient data"
     )
     attempts: Mapped[int] = mapped_column(Integer, comment="how often its job was claimed while it was open")
     study_uid: Mapped[str | None] = mapped_column(String(64), comment="DICOM (0020,000D)")

@@ -15,7 +15,15 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from db.engine import reading, write
-from db.runs import RunCounts, RunInfo, cancel_run, count_scans, find_open_embedded_runs, find_run
+from db.runs import (
+    RunCounts,
+    RunInfo,
+    cancel_run,
+    close_finished_runs,
+    count_scans,
+    find_open_embedded_runs,
+    find_run,
+)
 from db.types import RunStatus
 from nightread.reasons import Reason
 from nightread.settings import IN_PROCESS_BROKER
@@ -90,6 +98,8 @@ def _follow(
     while True:
         publisher.publish_due(engine, run_id=run_id)
         counts, status = _look(engine, run_id)
+        if not counts.queued and status in {RunStatus.QUEUED, RunStatus.RUNNING}:
+            write(engine, close_finished_runs)  # nobody sweeps here, should the worker have failed to close its run
         on_progress(counts)
         if status in {RunStatus.FINISHED, RunStatus.CANCELLED}:
             return

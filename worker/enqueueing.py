@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from db.engine import write
 from db.runs import NewModel, NewRun, NewScan, create_run
+from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
 from nightread.bundle import Bundle
 from nightread.errors import SettingsError
@@ -67,7 +68,7 @@ def enqueue(
     card = bundle.card
     model = NewModel(bundle.digest, card.name, card.version, card.preprocessing_version, card.model_dump(mode="json"))
     run = NewRun(
-        name=name or encode_path(sources[0].name) or "/",
+        name=(name or encode_path(sources[0].name) or "/")[:RUN_NAME_LENGTH],
         model=model,
         sources=[encode_path(source) for source in sources],
         settings=describe_settings(settings),

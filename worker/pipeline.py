@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
+from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
 from nightread.errors import ScanError, StorageError
 from nightread.files import decode_path, read_file
@@ -135,6 +136,7 @@ class _Pipeline:
         self._find_predicted = find_predicted
         self._worker = worker
         self._contents: dict[str, _Prepared] = {}  # of this job, without their tensors
+        self._started: set[str] = set()  # contents that are, or have been, decoded by this job
         self.result = JobResult()
 
     def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[_File]]:
@@ -150,15 +152,14 @@ class _Pipeline:
 
     def start_decoding(self, files: list[_File]) -> _Window:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
-        digests = sorted({file.sha256 for file in files if file.error is None})
-        known = self._find_predicted(digests)
+        contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
+        known = self._find_predicted(sorted(contents)) if contents else set()
         decoding = {
-            file.sha256: self._executor.submit(
-                prepare_bytes, file.data, self._scorer.card.input, self._limits.max_pixels
-            )
-            for file in {file.sha256: file for file in files if file.error is None}.values()
-            if file.sha256 not in known and file.sha256 not in self._contents
+            sha256: self._executor.submit(prepare_bytes, data, self._scorer.card.input, self._limits.max_pixels)
+            for sha256, data in contents.items()
+            if sha256 not in known
         }
+        self._started.update(decoding)
         return _Window(files, known, decoding)
 
     def score(self, window: _Window) -> None:
@@ -228,7 +229,11 @@ def _find_uids(data: bytes) -> DicomUids | None:
         return None
     from nightread.dicom import read_uids  # pydicom takes 0.2 s to import, and most folders hold none
 
-    return read_uids(data)
+    try:
+        return read_uids(data)
+    except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; the score is there all the same
+        _log.error("reading UIDs failed with %s", type(error).__name__)
+        return None
 
 
 def split_windows(open_scans: Sequence[OpenScan], batch_size: int, max_bytes: int) -> Iterator[list[OpenScan]]:
@@ -248,7 +253,7 @@ def split_windows(open_scans: Sequence[OpenScan], batch_size: int, max_bytes: in
 def end_without_score(scan: OpenScan, reason: Reason, text: str, sha256: str | None = None) -> ScanOutcome:
     """Return the terminal status that a reason stands for."""
     status = ScanStatus.REJECTED if reason.is_rejection else ScanStatus.FAILED
-    return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text)
+    return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text[:REASON_TEXT_LENGTH])
 
 
 def _read(scan: OpenScan, limits: Limits) -> _File:
@@ -258,6 +263,9 @@ def _read(scan: OpenScan, limits: Limits) -> _File:
         return _File(scan, error=error)
     except MemoryError:
         return _File(scan, error=StorageError(Reason.OUT_OF_MEMORY, "not enough memory to read the file"))
+    except Exception as error:  # noqa: BLE001  # one file must not end the job of 63 others
+        _log.error("reading failed with %s", type(error).__name__)  # its text may hold the path
+        return _File(scan, error=StorageError(Reason.INTERNAL_ERROR, f"reading failed with {type(error).__name__}"))
     return _File(scan, data, hashlib.sha256(data).hexdigest())
 
 

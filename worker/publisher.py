@@ -83,6 +83,8 @@ class Publisher:
             return take_due_jobs(connection, room, republish_s, run_id=run_id)
 
         job_ids = write(engine, take)
+        if not job_ids:
+            return 0
         try:
             self.publish(job_ids)
         except BrokerUnavailable:

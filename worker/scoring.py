@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from db.engine import reading, write
+from db.errors import DatabaseError
 from db.jobs import (
     Claim,
     OpenScan,
     ScanOutcome,
     claim_job,
     find_predicted,
+    give_back_job,
     load_open_scans,
     split_job,
     store_results,
@@ -48,15 +50,31 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
 
     Raises:
         DatabaseUnavailable: nothing is stored; the lease runs out and the sweeper publishes the job again.
+        Exception: what nobody foresaw; the job was given back, to be tried again and in the end split.
     """
-    settings = process.settings
-    claim = write(process.engine, lambda connection: claim_job(connection, job_id, process.name, settings.lease_s))
+    lease_s = process.settings.lease_s
+    claim = write(process.engine, lambda connection: claim_job(connection, job_id, process.name, lease_s))
     if claim is None:
         return None
+    try:
+        return _score_claimed(process, claim)
+    except DatabaseError:
+        raise
+    except Exception:
+        # Without this the job would lie until its lease has run out, and count as a crash all the same.
+        retry_in_s = backoff_s(claim.attempts)
+        write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s))
+        raise
+
+
+def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
+    settings = process.settings
     with reading(process.engine) as connection:
         run = find_run(connection, claim.run_id)
-        open_scans = load_open_scans(connection, job_id)
-    if claim.crashes >= settings.max_attempts and open_scans:
+        open_scans = load_open_scans(connection, claim.job_id)
+    if not open_scans:
+        return _store(process, claim, JobResult())
+    if claim.crashes >= settings.max_attempts:
         return _isolate(process, claim, open_scans)
     try:
         with Heartbeat(process.engine, claim, settings.lease_s) as heartbeat:
@@ -95,10 +113,10 @@ def _store(process: WorkerProcess, claim: Claim, result: JobResult) -> JobReport
         process.engine,
         lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
     )
+    write(process.engine, close_finished_runs)
     if not ours:
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
         return JobReport()
-    write(process.engine, close_finished_runs)
     return JobReport(ended=len(outcomes), put_off=0 if is_last else len(result.put_off))
 
 
@@ -110,7 +128,7 @@ def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan
         _log.warning("job %s has killed %d workers: split in two", claim.job_id, claim.crashes)
         return JobReport(split=True)
     outcome = end_without_score(
-        open_scans[0], Reason.WORKER_CRASH, f"its worker died or hung {claim.crashes} times while scoring it"
+        open_scans[0], Reason.WORKER_CRASH, f"its worker died, hung or failed {claim.crashes} times while scoring it"
     )
     return _store(process, claim, JobResult(outcomes=[outcome]))
 
