@@ -62,7 +62,7 @@ def test_the_digest_is_that_of_model_and_card(folder, tmp_path):
     assert digest == hashlib.sha256(hashlib.sha256(MODEL).digest() + zeros).hexdigest()
 
 
-@pytest.mark.parametrize("bits", [0x01, 0x20, 0xFF])
+@pytest.mark.parametrize("bits", [0x01, 0x20])
 def test_any_flipped_byte_of_the_card_is_found(folder, bits):
     whole = (folder / CARD_FILE).read_bytes()
 
