@@ -1,6 +1,8 @@
 """Services and databases for every test that wants real ones; a service that cannot start fails the tests."""
 
+import contextlib
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from sqlalchemy.engine import make_url
 from db.engine import make_engine
 from db.schema import upgrade
 from tests.services import run_postgres, run_redis
+
+_TEMPLATE = "with_tables"
 
 
 @pytest.fixture(autouse=True)
@@ -37,24 +41,50 @@ def redis_url(redis_server):
 
 
 @pytest.fixture(scope="session")
-def _postgres_url():
+def _postgres_server():
+    """Connections to a server without a database of its own, with a template database that has the tables."""
     with run_postgres() as url:
-        yield url
+        server = sqlalchemy.create_engine(
+            make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+        )
+        with server.connect() as connection:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no test pulls the plug
+                connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+            connection.exec_driver_sql("SELECT pg_reload_conf()")
+            connection.exec_driver_sql(f"CREATE DATABASE {_TEMPLATE}")
+        template = make_engine(make_url(url).set(database=_TEMPLATE).render_as_string(hide_password=False))
+        upgrade(template)
+        template.dispose()
+        yield server
+        server.dispose()
+
+
+@contextlib.contextmanager
+def _make_postgres_database(server, template="template1"):
+    name = f"test_{uuid.uuid4().hex}"
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    url = server.url.set(database=name, drivername="postgresql")
+    yield url.render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def postgres_url(_postgres_url):
+def postgres_url(_postgres_server):
     """A PostgreSQL database of the test's own, without tables."""
-    name = f"test_{uuid.uuid4().hex}"
-    server = sqlalchemy.create_engine(
-        make_url(_postgres_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
-    )
-    with server.connect() as connection:
-        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
-    yield make_url(_postgres_url).set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+    with _make_postgres_database(_postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory):
+    """A file with the tables."""
+    file = tmp_path_factory.mktemp("sqlite") / "template.db"
+    engine = make_engine(f"sqlite:///{file}")
+    upgrade(engine)
+    engine.dispose()  # the last connection to close writes everything into the one file
+    return file
 
 
 @pytest.fixture
@@ -69,12 +99,27 @@ def database_url(request):
 
 
 @pytest.fixture
-def engine(database_url):
-    """Each kind of database in turn, with tables."""
-    engine = make_engine(database_url)
-    upgrade(engine)
+def postgres_engine(_postgres_server):
+    """PostgreSQL, with tables."""
+    with _make_postgres_database(_postgres_server, _TEMPLATE) as url:
+        engine = make_engine(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def sqlite_engine(sqlite_url, _sqlite_template):
+    """SQLite, with tables."""
+    engine = make_engine(sqlite_url)
+    shutil.copyfile(_sqlite_template, engine.url.database)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request):
+    """Each kind of database in turn, with tables."""
+    return request.getfixturevalue("sqlite_engine" if request.param == "sqlite" else "postgres_engine")
 
 
 @pytest.fixture(scope="session")
