@@ -152,7 +152,7 @@ def _step(distance: Gray, softness: float) -> Gray:
     return inside
 
 
-def _soft_ellipse(  # noqa: PLR0917  (a drawing program's own order)
+def _soft_ellipse(
     x: Gray, y: Gray, center: tuple[float, float], radii: tuple[float, float], softness: float, tilt: float = 0.0
 ) -> Gray:
     u, v = x - center[0], y - center[1]

@@ -27,6 +27,9 @@ _WRITE_TRIES = 6
 # Deadlock, serialization failure, lock not available, too many connections, server starting or stopping.
 _TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
 _CONNECTION_SQLSTATE = "08"
+# No permission, a standby that only reads: for the operator to mend, though the driver takes them for our mistake.
+_REFUSING_SQLSTATES = frozenset({"42501", "25006"})
+_SECRET_PARAMETERS = ("password", "sslpassword")
 
 _POSTGRESQL_TIMEOUTS = (
     "-c statement_timeout=120s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
@@ -42,8 +45,10 @@ def make_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise DatabaseUnavailable("the database URL cannot be read; write sqlite:///FILE or "
-                                  "postgresql://USER:PASSWORD@HOST/DATABASE (NIGHTREAD_DATABASE_URL)") from None  # fmt: skip
+        raise DatabaseUnavailable(
+            "the database URL cannot be read; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE "
+            "(NIGHTREAD_DATABASE_URL)"
+        ) from None
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed.database)
     # The first connection after a restart of the server must not fail a job: every checkout is tried first.
@@ -93,11 +98,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             options: dict[str, Any] = {_READ_ONLY: True}
             if engine.dialect.name == "postgresql":
-                options["postgresql_readonly"] = True
+                # Its default, READ COMMITTED, shows each statement what was committed before that statement.
+                options |= {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
             with connection.execution_options(**options).begin():
                 yield connection
-    except (OperationalError, InterfaceError) as error:
-        raise explain_unavailable(error, engine) from error
+    except DBAPIError as error:
+        if _is_unavailable(error):
+            raise explain_unavailable(error, engine) from error
+        raise
 
 
 def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
@@ -115,7 +123,7 @@ def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
         except DBAPIError as error:
             # A server that has just dropped a connection may refuse the next ones while it restarts.
             if not (_is_transient(error) or (attempt > 1 and _is_refused(error))):
-                if isinstance(error, OperationalError | InterfaceError):
+                if _is_unavailable(error):
                     raise explain_unavailable(error, engine) from error
                 raise
             if attempt == _WRITE_TRIES:
@@ -134,13 +142,21 @@ def _is_transient(error: DBAPIError) -> bool:
     return sqlstate in _TRANSIENT_SQLSTATES or sqlstate.startswith(_CONNECTION_SQLSTATE)
 
 
+def _is_unavailable(error: DBAPIError) -> bool:
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        return type(error.orig) is sqlite3.DatabaseError  # the file is no database, or a damaged one
+    return getattr(error.orig, "sqlstate", None) in _REFUSING_SQLSTATES
+
+
 def _is_refused(error: DBAPIError) -> bool:
     return isinstance(error, OperationalError) and not getattr(error.orig, "sqlstate", None)
 
 
 def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailable:
     """Tell a driver's error in one line, without the password and without the statement."""
-    url = engine.url.render_as_string(hide_password=True)
+    url = engine.url.difference_update_query(_SECRET_PARAMETERS).render_as_string(hide_password=True)
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(error.orig).__name__
+    said = lines[0] if lines else type(error.orig).__name__
     return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")

@@ -1,9 +1,9 @@
 """The errors of the database layer, each told in one line with its remedy.
 
-    DatabaseError
-      DatabaseUnavailable    no connection, no disk space, no permission: try again later, or mend the URL
-      SchemaOutdated         the tables are not those that this release needs
-      UnknownRun             no run, or more than one, goes by that id, prefix or name
+DatabaseError
+  DatabaseUnavailable    no connection, no disk space, no permission: try again later, or mend the URL
+  SchemaOutdated         the tables are not those that this release needs
+  UnknownRun             no run, or more than one, goes by that id, prefix or name
 """
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from db.engine import reading
+from db.engine import reading, write
 from db.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
@@ -41,10 +41,11 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     """
     before = read_revision(engine)
     if before is not None and before > REVISION:
-        raise SchemaOutdated(f"the database has schema {before}, newer than this release's {REVISION}: upgrade Nightread")
+        raise SchemaOutdated(
+            f"the database has schema {before}, newer than this release's {REVISION}: upgrade Nightread"
+        )
     if before != REVISION:
-        with engine.begin() as connection:
-            _run_migrations(connection)
+        write(engine, _run_migrations)
     return before, REVISION
 
 

@@ -27,6 +27,10 @@ from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, UtcDateTime, 
 
 _DIGEST = String(64)
 _ID = String(32)
+#: Characters that a reason's text may have.
+REASON_TEXT_LENGTH = 300
+#: Characters that a run's name may have.
+RUN_NAME_LENGTH = 200
 
 
 class Base(DeclarativeBase):
@@ -60,7 +64,9 @@ class Model(Base):
 
     digest: Mapped[str] = mapped_column(_DIGEST, primary_key=True, comment="SHA-256 over model and card")
     name: Mapped[str] = mapped_column(String(64), comment="bundle name")
-    version: Mapped[str] = mapped_column(String(64), comment="bundle version; with its name it never changes its digest")
+    version: Mapped[str] = mapped_column(
+        String(64), comment="bundle version; with its name it never changes its digest"
+    )
     preprocessing: Mapped[str] = mapped_column(String(16), comment="preprocessing version that it was trained with")
     card: Mapped[dict[str, Any]] = mapped_column(comment="the bundle's card")
     stage: Mapped[ModelStage] = mapped_column(comment="candidate, production or retired")
@@ -74,7 +80,7 @@ class Run(Base):
     __table_args__ = (Index(None, "created_at"),)
 
     id: Mapped[str] = mapped_column(_ID, primary_key=True, comment="random, 32 hexadecimal digits")
-    name: Mapped[str] = mapped_column(String(200), index=True, comment="for people; need not be unique")
+    name: Mapped[str] = mapped_column(String(RUN_NAME_LENGTH), index=True, comment="for people; need not be unique")
     model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"), comment="the model of the whole run")
     sources: Mapped[list[str]] = mapped_column(comment="the paths that were asked for, resolved")
     settings: Mapped[dict[str, Any]] = mapped_column(comment="what the run was started with")
@@ -92,7 +98,8 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint(
-            "(status = 'leased') = (lease_holder IS NOT NULL AND lease_expires_at IS NOT NULL)", name="lease_when_leased"
+            "(status = 'leased') = (lease_holder IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            name="lease_when_leased",
         ),
         # What the sweeper looks at: open jobs alone, of which there are few among the many that are done.
         Index(
@@ -102,13 +109,17 @@ class Job(Base):
         Index(None, "run_id", "status"),
     )  # fmt: skip
 
-    id: Mapped[str] = mapped_column(_ID, primary_key=True, comment="random, 32 hexadecimal digits; all that a message carries")
+    id: Mapped[str] = mapped_column(
+        _ID, primary_key=True, comment="random, 32 hexadecimal digits; all that a message carries"
+    )
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
     status: Mapped[JobStatus] = mapped_column(comment="queued, leased or done")
     attempts: Mapped[int] = mapped_column(Integer, comment="how often it was claimed")
     crashes: Mapped[int] = mapped_column(Integer, comment="how often a lease ran out, that is, a worker died or hung")
     lease_holder: Mapped[str | None] = mapped_column(String(200), comment="the worker that holds it")
-    lease_token: Mapped[int] = mapped_column(BigInteger, comment="fencing token: one more at each claim or cancellation")
+    lease_token: Mapped[int] = mapped_column(
+        BigInteger, comment="fencing token: one more at each claim or cancellation"
+    )
     lease_expires_at: Mapped[datetime | None] = mapped_column(comment="by the database's clock, UTC")
     not_before: Mapped[datetime | None] = mapped_column(comment="back-off after a transient fault, UTC")
     published_at: Mapped[datetime | None] = mapped_column(comment="last time a message was sent for it, UTC")
@@ -142,7 +153,9 @@ class Scan(Base):
     sha256: Mapped[str | None] = mapped_column(_DIGEST, comment="of the bytes that were decoded")
     status: Mapped[ScanStatus] = mapped_column(comment="queued, scored, rejected or failed")
     reason_code: Mapped[str | None] = mapped_column(String(32), comment="from a closed list")
-    reason_text: Mapped[str | None] = mapped_column(String(300), comment="for people; holds no path and no patient data")
+    reason_text: Mapped[str | None] = mapped_column(
+        String(REASON_TEXT_LENGTH), comment="for people; holds no path and no patient data"
+    )
     attempts: Mapped[int] = mapped_column(Integer, comment="how often its job was claimed while it was open")
     study_uid: Mapped[str | None] = mapped_column(String(64), comment="DICOM (0020,000D)")
     series_uid: Mapped[str | None] = mapped_column(String(64), comment="DICOM (0020,000E)")

@@ -32,9 +32,10 @@ TRANSFER_SYNTAXES = frozenset(
 #: Projection radiographs: computed, digital, screen-film digitised, and "other", which secondary captures carry.
 MODALITIES = frozenset({"CR", "DX", "RG", "OT"})
 
+_UID_TAGS: list[Any] = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
 # Only what the pixels need and the three UIDs: no patient's name is ever in memory as a value.
 _TAGS: list[Any] = [
-    "Modality", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
+    *_UID_TAGS, "Modality",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence",
@@ -73,12 +74,22 @@ def read_dicom(data: bytes, *, max_pixels: int) -> Scan:
         with np.errstate(all="ignore"):  # what overflows is told by the gray levels that come out
             pixels, black, white = _apply_gray_levels(_decode(dataset), dataset)
         size_px = int(dataset.Columns), int(dataset.Rows)
-        uids = DicomUids(*(_clean_uid(dataset.get(f"{level}InstanceUID")) for level in ("Study", "Series", "SOP")))
+        uids = _get_uids(dataset)
     except RecursionError:
         raise UnreadableScan(Reason.DAMAGED, "sequences are nested too deeply for a radiograph") from None
     except _DICOM_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, "the DICOM data is damaged or cut short") from None
     return Scan(pixels, black, white, Format.DICOM, *size_px, uids)
+
+
+def read_uids(data: bytes) -> DicomUids:
+    """Return the three UIDs of an instance that `read_dicom` has decoded before, without decoding it again."""
+    dataset = pydicom.dcmread(BytesIO(data), specific_tags=_UID_TAGS, stop_before_pixels=True)
+    return _get_uids(dataset)
+
+
+def _get_uids(dataset: pydicom.Dataset) -> DicomUids:
+    return DicomUids(*(_clean_uid(dataset.get(keyword)) for keyword in _UID_TAGS))
 
 
 def _read_transfer_syntax(data: bytes) -> str:

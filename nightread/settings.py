@@ -14,7 +14,7 @@ from nightread.errors import SettingsError
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 
 #: The broker that lives inside one process; what `nightread score` uses.
-IN_PROCESS_BROKER = "memory://"
+IN_PROCESS_BROKER = "memory://localhost//"
 
 
 class Device(StrEnum):

@@ -1,0 +1,40 @@
+"""Following a run that workers score, until it has ended."""
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+_POLL_S = 0.5
+
+
+def follow_run(engine: "Engine", run_id: str, *, as_json: bool) -> int:
+    """Show a run's progress until it has ended, then its summary; returns the exit code."""
+    from cli.console import print_json, progress_bar
+    from cli.reports import exit_code, print_summary, summarise
+    from db.engine import reading
+    from db.jobs import count_leases
+    from db.queries import find_providers
+    from db.runs import count_scans, find_run
+
+    with progress_bar("waiting for a worker", None) as bar:
+        while True:
+            with reading(engine) as connection:
+                run = find_run(connection, run_id)
+                counts = count_scans(connection, [run_id])[run_id]
+                workers = count_leases(connection, run_id)
+            said = f"scoring, {workers} worker{'s' * (workers != 1)}" if workers else "waiting for a worker"
+            bar.set(counts.terminal, counts.found, said)
+            if run.finished_at is not None:
+                break
+            time.sleep(_POLL_S)
+    with reading(engine) as connection:
+        providers = ", ".join(find_providers(connection, run_id))
+    seconds = (run.finished_at - run.created_at).total_seconds()
+    summary = summarise(engine, run, seconds=seconds, provider=providers)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(engine, run, summary)
+    return exit_code(summary)

@@ -1,0 +1,23 @@
+"""Arguments and options that several commands take, said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="Files and folders; folders are searched to the bottom.")
+]
+RunReference = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or its name; the newest run if left out."),
+]
+NamedRun = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, or its name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+Name = Annotated[str | None, typer.Option("--name", help="A name for the run; the folder's own if left out.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="NAME[@VERSION]", help="The model bundle. Or NIGHTREAD_MODEL.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu or cuda; cuda refuses to fall back. Or NIGHTREAD_DEVICE.")
+]

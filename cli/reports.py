@@ -1,0 +1,92 @@
+"""What a run came to: the reconciliation, for people and for programs, and the exit code that it stands for."""
+
+from typing import TYPE_CHECKING, Any
+
+from cli.exits import Exit
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from db.runs import RunCounts, RunInfo
+
+
+def count_run(engine: "Engine", run_id: str) -> "RunCounts":
+    """Return a run's counts."""
+    from db.engine import reading
+    from db.runs import count_scans
+
+    with reading(engine) as connection:
+        return count_scans(connection, [run_id])[run_id]
+
+
+def summarise(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str) -> dict[str, Any]:
+    """Return the object that `score --json` ends with; fields are only ever added."""
+    counts = count_run(engine, run.id)
+    return {
+        "run": run.id,
+        "name": run.name,
+        "status": run.status.value,
+        "found": run.found,
+        "skipped": sum(run.skipped.values()),
+        "scored": counts.scored,
+        "rejected": counts.rejected,
+        "failed": counts.failed,
+        "queued": counts.queued,
+        "reused": counts.reused,
+        "seconds": round(seconds, 3),
+        "scans_per_second": round(counts.terminal / seconds, 1) if seconds > 0 else 0.0,
+        "model": run.model,
+        "provider": provider,
+    }
+
+
+def is_reconciled(summary: dict[str, Any]) -> bool:
+    """Whether every file found is accounted for: found = scored + rejected + failed."""
+    return bool(summary["found"] == summary["scored"] + summary["rejected"] + summary["failed"])
+
+
+def exit_code(summary: dict[str, Any]) -> int:
+    """Return the exit code that a finished run stands for."""
+    if not is_reconciled(summary):
+        return Exit.ERROR
+    return Exit.SOME_FAILED if summary["failed"] else Exit.OK
+
+
+def print_summary(engine: "Engine", run: "RunInfo", summary: dict[str, Any]) -> None:
+    """Print a run's reconciliation, decisions and reasons for people."""
+    from cli.console import make_table, out, show_duration, show_text
+    from db.engine import reading
+    from db.queries import count_decisions, count_reasons
+
+    with reading(engine) as connection:
+        decisions = count_decisions(connection, run.id)
+        reasons = count_reasons(connection, run.id)
+    provider = f" on {summary['provider']}" if summary["provider"] else ""
+    out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}", markup=False)
+    table = make_table("scans", "status", "", right=("scans",))
+    table.add_row(f"{summary['scored']:,}", "scored", _detail(decisions, "reused", summary["reused"]))
+    for status in ("rejected", "failed"):
+        table.add_row(f"{summary[status]:,}", status, _detail(reasons[status]))
+    out.print(table)
+    skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
+    out.print(_reconcile(summary) + skipped, markup=False)
+    if summary["seconds"]:
+        out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s", markup=False)
+    out.print(f"query them: nightread results {run.id[:8]}", markup=False, style="dim")
+
+
+def _reconcile(summary: dict[str, Any]) -> str:
+    """Say how the files found and the statuses add up."""
+    parts = f"{summary['scored']:,} scored + {summary['rejected']:,} rejected + {summary['failed']:,} failed"
+    if is_reconciled(summary):
+        return f"{summary['found']:,} found = {parts}"
+    if summary["queued"]:
+        return f"{summary['found']:,} found = {parts} + {summary['queued']:,} still to be scored"
+    return f"{summary['found']:,} found IS NOT {parts}: this is an error in Nightread, please report it"
+
+
+def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:
+    parts = [f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1])]
+    if extra_count:
+        parts.append(f"{extra_count:,} {extra}")
+    return ", ".join(parts)

@@ -1,0 +1,127 @@
+"""Writing result rows as table, CSV, JSON or Parquet, streamed: a million rows take no more memory than a thousand."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from sqlalchemy import Connection
+
+from cli.console import make_table, say, show_text, show_time, silence_stdout
+from cli.console import out as stdout
+from db.queries import ResultFilter, stream_results
+from nightread.errors import NightreadError
+
+_TABLE_ROWS = 100
+_PARQUET_ROWS = 50_000
+
+#: The columns of every format but the table, in this order; only ever added to.
+COLUMNS = (
+    "run_id", "run", "path", "study", "label", "score", "decision", "status", "reason", "reason_text", "model",
+    "sha256", "reused", "provider", "time",
+)  # fmt: skip
+
+
+def write_rows(connection: Connection, wanted: ResultFilter, form: str, path: Path | None) -> None:
+    """Write the rows of `wanted` in a format to a file, or to stdout where `path` is None.
+
+    Raises:
+        NightreadError: the file cannot be written.
+    """
+    if form == "table" and path is None:
+        _print_table(connection, wanted)
+        return
+    rows = stream_results(connection, wanted)
+    try:
+        if form == "parquet":
+            with _open(path, "wb") as file:
+                _write_parquet(rows, file)
+        else:
+            with _open(path, "w") as file:
+                (_write_json if form == "json" else _write_csv)(rows, file)
+    except BrokenPipeError:  # `nightread results | head` has read enough
+        silence_stdout()
+    except OSError as error:
+        raise NightreadError(f"{path or 'stdout'} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _open(path: Path | None, mode: str) -> Iterator[IO[Any]]:
+    """Open stdout, or a file that appears under its name only once it is whole."""
+    if path is None:
+        yield sys.stdout.buffer if "b" in mode else sys.stdout
+        sys.stdout.flush()
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with _open_binary_or_text(partial, mode) as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open_binary_or_text(path: Path, mode: str) -> IO[Any]:
+    return path.open(mode) if "b" in mode else path.open(mode, encoding="utf-8", newline="")
+
+
+def _print_table(connection: Connection, wanted: ResultFilter) -> None:
+    limit = wanted.limit or _TABLE_ROWS
+    rows = list(stream_results(connection, replace(wanted, limit=limit + 1)))
+    if not rows:
+        say("no rows")
+        return
+    table = make_table("scan", "label", "score", "decision", "status", "reason", "time", right=("score",))
+    for row in rows[:limit]:
+        score = "" if row["score"] is None else f"{row['score']:.4f}"
+        table.add_row(
+            show_text(row["path"]), row["label"] or "", score, row["decision"] or "", row["status"],
+            row["reason"] or "", show_time(row["time"]),
+        )  # fmt: skip
+    stdout.print(table)
+    if len(rows) > limit:
+        say(f"only the first {limit} rows are shown: --limit shows more, --format csv all of them", style="dim")
+
+
+def _write_csv(rows: Iterator[dict[str, Any]], file: IO[str]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_to_text(row[column]) for column in COLUMNS] for row in rows)
+
+
+def _write_json(rows: Iterator[dict[str, Any]], file: IO[str]) -> None:
+    """Write one JSON array, an object a line."""
+    file.write("[")
+    for index, row in enumerate(rows):
+        line = {column: row[column] for column in COLUMNS} | {"time": _to_text(row["time"]) or None}
+        file.write((",\n" if index else "\n") + json.dumps(line, ensure_ascii=False))
+    file.write("\n]\n")
+
+
+def _write_parquet(rows: Iterator[dict[str, Any]], file: IO[bytes]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = {"score": pa.float64(), "reused": pa.bool_(), "time": pa.timestamp("us", tz="UTC")}
+    schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
+    with parquet.ParquetWriter(file, schema) as writer:
+        while part := list(islice(rows, _PARQUET_ROWS)):
+            columns = {column: [row[column] for row in part] for column in COLUMNS}
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def _to_text(value: Any) -> str:
+    """Write a value so that it reads back as the same one: scores are never rounded, times are ISO 8601."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

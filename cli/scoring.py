@@ -1,0 +1,233 @@
+"""`score`, `enqueue`, `retry`, `cancel` and `demo`: making runs and seeing them through."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.exits import Exit
+from cli.options import Device, Json, Model, Name, NamedRun, Paths
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from db.runs import RunInfo
+    from nightread.settings import Settings
+    from worker.process import WorkerProcess
+
+
+def score(paths: Paths, name: Name = None, model: Model = None, device: Device = None, as_json: Json = False) -> None:
+    """Score scans now, here, with no server.
+
+    Results go to the database (SQLite under the user's data folder unless NIGHTREAD_DATABASE_URL says otherwise).
+    What was scored before is not scored again.
+
+    Example: nightread score ~/scans/tonight
+    """
+    from nightread.settings import read_settings
+
+    raise typer.Exit(_score_here(read_settings(model=model, device=device), paths, name, as_json))
+
+
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Where to draw the night's scans; a new temporary folder if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a small night of synthetic scans, faulty files included, and score it.
+
+    The chests are drawn, so their scores mean nothing: this shows the way, not the network.
+
+    Example: nightread demo
+    """
+    from cli.console import say
+    from cli.demo_scans import write_demo_night
+    from nightread.settings import read_settings
+
+    settings = read_settings()
+    night = folder or Path(tempfile.mkdtemp(prefix="nightread-demo-"))
+    write_demo_night(night)
+    say(f"drew a night of synthetic scans in {night}")
+    raise typer.Exit(_score_here(settings, [night], "demo", as_json))
+
+
+def enqueue(
+    paths: Paths,
+    name: Name = None,
+    model: Model = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the run has ended, and exit as `score` does.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a run for workers to score, publish its jobs and print its id.
+
+    Example: nightread enqueue /scans/2026-11-22 --name ward-a --wait
+    """
+    from cli.console import print_json, say, waiting
+    from cli.following import follow_run
+    from db.engine import make_engine
+    from db.schema import ensure_schema
+    from nightread.bundle import find_bundle, load_bundle
+    from nightread.settings import read_settings
+    from worker.enqueueing import enqueue as write_run
+    from worker.publisher import Publisher
+    from worker.queue import make_app
+
+    settings = read_settings(model=model)
+    need_shared_broker(settings, "enqueue")
+    engine = make_engine(settings.database_url.get_secret_value())
+    with waiting("listing scans"):
+        ensure_schema(engine)
+        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
+        enqueued = write_run(engine, settings, bundle, paths, name=name, embedded=False)
+    if as_json:
+        print_json({"run": enqueued.run_id, "found": enqueued.found, "skipped": enqueued.skipped})
+    else:
+        say(f"{enqueued.found:,} scans enqueued{_in_words(enqueued.skipped)}; run:")
+        typer.echo(enqueued.run_id)
+    Publisher(make_app(settings), settings).publish_due(engine)
+    if wait:
+        raise typer.Exit(follow_run(engine, enqueued.run_id, as_json=as_json))
+
+
+def retry(run: NamedRun, as_json: Json = False) -> None:
+    """Queue the failed scans of a run again; a run of `score` is gone on with here.
+
+    Example: nightread retry ward-a
+    """
+    from cli.console import print_json, say
+    from db.engine import reading, write
+    from db.runs import find_run, retry_run
+    from db.schema import ensure_schema
+    from nightread.logs import configure_logging
+    from nightread.settings import read_settings
+    from worker.enqueueing import describe_settings
+    from worker.process import WorkerProcess
+    from worker.publisher import Publisher
+    from worker.queue import make_app
+
+    settings = read_settings()
+    configure_logging(settings, level="WARNING")
+    process = WorkerProcess(settings)
+    engine = process.engine
+    ensure_schema(engine)
+    with reading(engine) as connection:
+        found = find_run(connection, run)
+    here = found.embedded or not settings.has_shared_broker
+    if here:
+        process.find_scorer(found)  # before anything is queued that this machine then cannot score
+    queued = write(
+        engine,
+        lambda connection: retry_run(
+            connection, found.id, settings.job_size, embedded=here, settings=describe_settings(settings)
+        ),
+    )
+    if not queued:
+        say(f"run {found.id[:8]} has no failed scans")
+        return
+    if here:
+        raise typer.Exit(_work_here(process, found.id, as_json))
+    Publisher(make_app(settings), settings).publish_due(engine)
+    if as_json:
+        print_json({"run": found.id, "queued": queued})
+    else:
+        say(f"{queued:,} scans of run {found.id[:8]} queued again")
+
+
+def cancel(run: NamedRun, as_json: Json = False) -> None:
+    """End a run: what is scored stays, what is not becomes `failed` with the reason `cancelled`.
+
+    Example: nightread cancel ward-a
+    """
+    from cli.console import print_json, say
+    from db.engine import make_engine, reading, write
+    from db.runs import cancel_run, find_run
+    from db.schema import ensure_schema
+    from nightread.reasons import Reason
+    from nightread.settings import read_settings
+
+    settings = read_settings()
+    engine = make_engine(settings.database_url.get_secret_value())
+    ensure_schema(engine)
+    with reading(engine) as connection:
+        found = find_run(connection, run)
+    text = "the run was cancelled before this scan"
+    ended = write(engine, lambda connection: cancel_run(connection, found.id, Reason.CANCELLED.value, text))
+    if as_json:
+        print_json({"run": found.id, "cancelled": ended})
+    else:
+        say(f"run {found.id[:8]}: {ended:,} open scans cancelled (`nightread retry {found.id[:8]}` queues them again)")
+
+
+def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_json: bool) -> int:
+    from cli.console import waiting
+    from db.schema import ensure_schema
+    from nightread.logs import configure_logging
+    from worker.embedded import close_orphans
+    from worker.enqueueing import enqueue as write_run
+    from worker.process import WorkerProcess
+
+    configure_logging(settings, level="WARNING")
+    process = WorkerProcess(settings)
+    with waiting("listing scans"):
+        ensure_schema(process.engine)
+        close_orphans(process.engine)
+        bundle = process.open_default()
+        enqueued = write_run(process.engine, settings, bundle, paths, name=name, embedded=True)
+    return _work_here(process, enqueued.run_id, as_json)
+
+
+def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
+    """Score a run in this process and report it; returns the exit code."""
+    from cli.console import progress_bar, say
+    from cli.reports import count_run
+    from worker.embedded import run_embedded
+
+    started = time.monotonic()
+    try:
+        with progress_bar("scoring", None) as bar:
+            run = run_embedded(process, run_id, lambda counts: bar.set(counts.terminal, counts.found))
+    except KeyboardInterrupt:
+        done = count_run(process.engine, run_id)
+        say(
+            f"interrupted: {done.scored + done.rejected:,} of {done.found:,} scans are done and stay so; "
+            "repeat the command to go on"
+        )
+        return Exit.INTERRUPTED
+    return _report(process.engine, run, time.monotonic() - started, process.provider, as_json)
+
+
+def _report(engine: "Engine", run: "RunInfo", seconds: float, provider: str, as_json: bool) -> int:
+    from cli.console import print_json
+    from cli.reports import exit_code, print_summary, summarise
+
+    summary = summarise(engine, run, seconds=seconds, provider=provider)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(engine, run, summary)
+    return exit_code(summary)
+
+
+def need_shared_broker(settings: "Settings", command: str) -> None:
+    """Refuse a command that makes no sense with the broker that lives in one process.
+
+    Raises:
+        SettingsError: naming the setting.
+    """
+    from nightread.errors import SettingsError
+
+    if not settings.has_shared_broker:
+        raise SettingsError(
+            f"`{command}` needs a broker that workers share: set NIGHTREAD_BROKER_URL=redis://HOST:6379/0, "
+            "or score here and now with `nightread score`"
+        )
+
+
+def _in_words(skipped: dict[str, Any]) -> str:
+    return f" ({', '.join(f'{count} {reason}' for reason, count in skipped.items())} skipped)" if skipped else ""

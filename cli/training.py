@@ -1,0 +1,166 @@
+"""`nightread train` and `nightread export`: from a folder of labelled scans to a model bundle."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nightread.errors import NightreadError
+
+if TYPE_CHECKING:
+    from exporter.export import Exported
+    from trainer.record import Record
+    from trainer.training import Progress as TrainingProgress
+
+_TRAIN_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx")
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The data set: pediatric.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set: holds train/, or NORMAL/ and PNEUMONIA/.")],
+    out: Annotated[Path, typer.Option(help="Training folder to write; one of the same training is resumed.")],
+    arch: Annotated[str, typer.Option(help="The network: cnn75.")] = "cnn75",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 50,
+    batch_size: Annotated[int, typer.Option(min=1, help="Scans in one step.")] = 100,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of stochastic gradient descent.")] = 0.01,
+    momentum: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the same.")] = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, the first weights and the batches.")] = 2018,
+    split: Annotated[str, typer.Option(help="Percent of scans for train/validation/hold-out.")] = "70/15/15",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what training.json holds as one JSON object.")] = False,
+) -> None:
+    """Train a network on labelled scans, split by patient.
+
+    The training folder holds checkpoint.keras (the best validation accuracy), history.csv and training.json. A
+    training that was killed goes on where it was when the same command is repeated.
+
+    Example: nightread train pediatric --data chest_xray --arch cnn75 --out trainings/cnn75
+    """
+    _prepare_tensorflow()
+    from trainer.fitting import FitSettings
+    from trainer.splitting import parse_shares
+    from trainer.training import Request
+    from trainer.training import train as train_network
+
+    settings = FitSettings(
+        epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=learning_rate, momentum=momentum
+    )
+    request = Request(dataset, data, arch, out, parse_shares(split), settings)
+    with _show_training() as report:
+        record = train_network(request, report=report)
+    if as_json:
+        typer.echo(json.dumps(record.model_dump(mode="json")))
+    else:
+        _print_training(record, out)
+
+
+def export(
+    checkpoint_folder: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT_FOLDER", help="The folder that `nightread train --out` wrote.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the bundle.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle; a bundle never changes.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of bundles; default: NIGHTREAD_MODELS_DIR.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
+) -> None:
+    """Turn a trained network into a model bundle that workers serve.
+
+    The network is converted to ONNX and refused where its scores are not those of the checkpoint.
+
+    Example: nightread export trainings/cnn75 --name pneumonia-cnn75 --version 2
+    """
+    _prepare_tensorflow()
+    from rich.console import Console
+
+    from exporter.export import export as export_bundle
+    from nightread.settings import read_settings
+
+    models_dir = out or read_settings().models_dir
+    console = Console(stderr=True)
+    with console.status("open the checkpoint") as status:
+        exported = export_bundle(checkpoint_folder, models_dir, name, version, report=status.update)
+    if as_json:
+        typer.echo(json.dumps(_describe_export(exported)))
+    else:
+        typer.echo(
+            f"{exported.bundle.card.reference} in {exported.folder}\n"
+            f"digest   {exported.bundle.digest}\n"
+            f"parity   {exported.parity.largest_difference:.2g} at batch sizes "
+            f"{', '.join(map(str, exported.parity.batch_sizes))}, on {exported.parity.scans} scans\n"
+            f"left     {exported.transposes} Transpose nodes"
+        )
+
+
+def _prepare_tensorflow() -> None:
+    """Check that the extra is installed, and keep TensorFlow's start-up talk off the terminal.
+
+    Raises:
+        NightreadError: it is not; the message names the remedy.
+    """
+    missing = [package for package in _TRAIN_PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise NightreadError(
+            f"training and export need {', '.join(missing)}, which the extra `train` brings: "
+            "uv sync --extra train, or uv run --extra train nightread ..."
+        )
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@contextmanager
+def _show_training() -> Iterator[Any]:
+    """Show a bar for the scans and one for the steps, on stderr; yield what is told of progress."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(progress: "TrainingProgress") -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(progress.stage, note="")
+            row = progress.last_epoch
+            note = f"epoch {row.epoch}: loss {row.loss:.4f}, validation accuracy {row.val_accuracy:.4f}" if row else ""
+            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+
+        yield report
+
+
+def _print_training(record: "Record", out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("part", "figure", "value", "95 % interval")
+    for part, metrics in record.card["metrics"].items():
+        for name, metric in metrics.items():
+            interval = f"{metric['low']:.4f} to {metric['high']:.4f}"
+            table.add_row(part, name.replace("_", " "), f"{metric['value']:.4f}", interval)
+    console = Console()
+    console.print(table)
+    counts = ", ".join(f"{part} {count} ({record.patients[part]})" for part, count in record.scans.items())
+    typer.echo(f"scans (patients): {counts}")
+    typer.echo(f"epochs: {record.epochs_done}, best {record.best_epoch}, {record.seconds:.0f} s")
+    for reason, count in record.left_alone.items():
+        typer.echo(f"left alone: {count} {reason}")
+    if record.without_patient:
+        typer.echo(f"names without a patient: {record.without_patient} scans, each split as a patient of its own")
+    if record.unreadable:
+        shown = ", ".join(f"{name} ({reason})" for name, reason in list(record.unreadable.items())[:10])
+        typer.echo(f"unreadable: {len(record.unreadable)}: {shown}{' ...' if len(record.unreadable) > 10 else ''}")
+    typer.echo(f"training folder: {out}")
+
+
+def _describe_export(exported: "Exported") -> dict[str, Any]:
+    return {
+        "model": exported.bundle.card.reference,
+        "digest": exported.bundle.digest,
+        "folder": str(exported.folder),
+        "parity": exported.parity.largest_difference,
+        "batch_sizes": list(exported.parity.batch_sizes),
+        "transposes": exported.transposes,
+    }

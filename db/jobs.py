@@ -1,0 +1,313 @@
+"""The life of a job: due, claimed, renewed, then finished, put off or split. Every step is one short transaction.
+
+The order of commits is what nothing gets lost by: a claim is committed before a file is opened, so that the count of
+attempts survives whatever the file does to the process; predictions, scans and the job's end are one transaction; the
+broker's message is acknowledged after that.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, insert, or_, select, update
+
+from db.dialects import insert_ignoring
+from db.runs import new_job
+from db.tables import jobs, predictions, runs, scans
+from db.types import JobStatus, RunStatus, ScanStatus, UtcDateTime, database_now
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's time-limited hold on a job.
+
+    Attributes:
+        token: whoever writes must show it; a worker that was given up for dead has an old one.
+        attempts: how often the job was claimed, this time included.
+        crashes: how many of its leases ran out, or ended in an error that nobody foresaw.
+    """
+
+    job_id: str
+    run_id: str
+    token: int
+    attempts: int
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenScan:
+    """A scan that a claimed job still has to score."""
+
+    id: int
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOutcome:
+    """The terminal status of one scan."""
+
+    scan_id: int
+    status: ScanStatus
+    sha256: str | None = None
+    reason_code: str | None = None
+    reason_text: str | None = None
+    reused: bool = False
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewPrediction:
+    """One score of one label; see the table's comments."""
+
+    sha256: str
+    model_digest: str
+    preprocessing: str
+    label: str
+    score: float
+    decision: str
+    runtime: str
+    provider: str
+    device: str
+    batch_size: int
+    worker: str
+
+
+def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float) -> Claim | None:
+    """Claim a job that is due or whose lease has run out; None where another holds it, it is done or put off.
+
+    The caller commits before it opens a file.
+    """
+    ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
+    row = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, or_(_is_due(), ran_out))
+        .values(
+            status=JobStatus.LEASED,
+            attempts=jobs.c.attempts + 1,
+            crashes=jobs.c.crashes + case((jobs.c.status == JobStatus.LEASED, 1), else_=0),
+            lease_holder=holder,
+            lease_token=jobs.c.lease_token + 1,
+            lease_expires_at=database_now(lease_s),
+            not_before=None,
+        )
+        .returning(jobs.c.run_id, jobs.c.lease_token, jobs.c.attempts, jobs.c.crashes)
+    ).first()
+    if row is None:
+        return None
+    # Passes over a run that is being cancelled or retried: those wait for this job while they hold the run's row.
+    untouched = (
+        select(runs.c.id)
+        .where(runs.c.id == row.run_id, runs.c.status == RunStatus.QUEUED)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    connection.execute(update(runs).where(runs.c.id.in_(untouched)).values(status=RunStatus.RUNNING))
+    return Claim(job_id, row.run_id, row.lease_token, row.attempts, row.crashes)
+
+
+def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
+    """Extend a lease; False where it is no longer ours, and the work on it is to stop."""
+    return (
+        connection.execute(update(jobs).where(_is_ours(claim)).values(lease_expires_at=database_now(lease_s))).rowcount
+        == 1
+    )
+
+
+def give_back_job(connection: Connection, claim: Claim, retry_in_s: float) -> bool:
+    """Queue a job again at once that ended in an error nobody foresaw; counts as a crash, so that it does not loop."""
+    values = {
+        "status": JobStatus.QUEUED, "crashes": jobs.c.crashes + 1, "lease_holder": None, "lease_expires_at": None,
+        "not_before": database_now(retry_in_s), "published_at": None,
+    }  # fmt: skip
+    return connection.execute(update(jobs).where(_is_ours(claim)).values(values)).rowcount == 1
+
+
+def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:
+    """Return the scans that a job still has to score, in the order they were found."""
+    query = (
+        select(scans.c.id, scans.c.path, scans.c.size_bytes)
+        .where(scans.c.job_id == job_id, scans.c.status == ScanStatus.QUEUED)
+        .order_by(scans.c.id)
+    )
+    return [OpenScan(*row) for row in connection.execute(query)]
+
+
+def find_predicted(
+    connection: Connection, digests: Sequence[str], model_digest: str, preprocessing: str, label_count: int
+) -> set[str]:
+    """Return those of `digests` (SHA-256 of scans) that have a prediction for every label of the model."""
+    if not digests:
+        return set()
+    query = (
+        select(predictions.c.sha256)
+        .where(
+            predictions.c.sha256.in_(digests),
+            predictions.c.model_digest == model_digest,
+            predictions.c.preprocessing == preprocessing,
+        )
+        .group_by(predictions.c.sha256)
+        .having(func.count() == label_count)
+    )
+    return set(connection.execute(query).scalars())
+
+
+def store_results(
+    connection: Connection,
+    claim: Claim,
+    outcomes: Sequence[ScanOutcome],
+    new_predictions: Sequence[NewPrediction],
+    *,
+    retry_in_s: float | None = None,
+) -> bool:
+    """Store what a job came to and end it, or put it off, all in the caller's transaction.
+
+    Rows are sorted by key, since two writers that meet in opposite order deadlock. A prediction that is there already
+    stays. Where the claim is no longer ours only the predictions are kept, which are true whoever computed them.
+
+    Args:
+        connection: in a transaction.
+        claim: the claim that the results were computed under.
+        outcomes: terminal statuses; scans of the job that are missing stay queued.
+        new_predictions: any order.
+        retry_in_s: where not None, the job goes back to the queue for its remaining scans, due after that time.
+
+    Returns:
+        Whether the claim was still ours.
+    """
+    if new_predictions:
+        rows = sorted((asdict(prediction) for prediction in new_predictions), key=_prediction_key)
+        connection.execute(insert_ignoring(connection, predictions).values(created_at=database_now()), rows)
+    end: dict[str, Any] = {"lease_holder": None, "lease_expires_at": None}
+    if retry_in_s is None:
+        end |= {"status": JobStatus.DONE, "finished_at": database_now()}
+    else:
+        end |= {"status": JobStatus.QUEUED, "not_before": database_now(retry_in_s), "published_at": None}
+    if connection.execute(update(jobs).where(_is_ours(claim)).values(end)).rowcount != 1:
+        return False
+    if outcomes:
+        _end_scans(connection, claim, outcomes)
+    return True
+
+
+def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutcome]) -> None:
+    now: datetime = connection.execute(select(database_now())).scalar_one()
+    statement = (
+        update(scans)
+        # A terminal status is never overwritten.
+        .where(scans.c.id == bindparam("scan_id"), scans.c.status == ScanStatus.QUEUED)
+        .values(
+            status=bindparam("new_status", type_=scans.c.status.type),
+            sha256=bindparam("new_sha256"),
+            reason_code=bindparam("new_reason_code"),
+            reason_text=bindparam("new_reason_text"),
+            reused=bindparam("new_reused"),
+            study_uid=bindparam("new_study_uid"),
+            series_uid=bindparam("new_series_uid"),
+            instance_uid=bindparam("new_instance_uid"),
+            attempts=scans.c.attempts + claim.attempts,
+            finished_at=bindparam("now", type_=UtcDateTime()),
+        )
+    )
+    connection.execute(
+        statement,
+        [
+            {
+                "scan_id": outcome.scan_id, "new_status": outcome.status, "new_sha256": outcome.sha256,
+                "new_reason_code": outcome.reason_code, "new_reason_text": outcome.reason_text,
+                "new_reused": outcome.reused, "new_study_uid": outcome.study_uid,
+                "new_series_uid": outcome.series_uid, "new_instance_uid": outcome.instance_uid, "now": now,
+            }
+            for outcome in sorted(outcomes, key=lambda outcome: outcome.scan_id)
+        ],
+    )  # fmt: skip
+
+
+def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenScan], crashes: int) -> list[str]:
+    """Replace a job that keeps killing its workers by two of half its scans each.
+
+    Args:
+        connection: in a transaction.
+        claim: the job's claim.
+        open_scans: what it still has to score; at least two.
+        crashes: what the halves begin with, so that each is split again at its next death and not only after many.
+
+    Returns:
+        The ids of the two jobs; none where the claim is no longer ours.
+    """
+    ended = {"status": JobStatus.DONE, "lease_holder": None, "lease_expires_at": None, "finished_at": database_now()}
+    if connection.execute(update(jobs).where(_is_ours(claim)).values(ended)).rowcount != 1:
+        return []
+    now: datetime = connection.execute(select(database_now())).scalar_one()
+    middle = len(open_scans) // 2
+    halves = {uuid.uuid4().hex: open_scans[:middle], uuid.uuid4().hex: open_scans[middle:]}
+    connection.execute(insert(jobs), [new_job(half, claim.run_id, now, crashes=crashes) for half in halves])
+    for half, part in halves.items():
+        connection.execute(
+            update(scans)
+            .where(scans.c.id.in_([scan.id for scan in part]))
+            .values(job_id=half, attempts=scans.c.attempts + claim.attempts)
+        )
+    return list(halves)
+
+
+def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run_id: str | None = None) -> list[str]:
+    """Mark up to `limit` jobs as published, oldest first, and return their ids; the caller commits, then publishes.
+
+    A job is due where nobody holds it, its back-off is over, and no message was sent for it in the last `republish_s`
+    seconds: a message that nobody took in that time is taken for lost.
+
+    Args:
+        connection: in a transaction.
+        limit: the most jobs to take.
+        republish_s: see above.
+        run_id: where given, jobs of this run alone; else those of all runs but embedded ones, whose own process
+            publishes them.
+    """
+    if limit <= 0:
+        return []
+    ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
+    unsent = or_(jobs.c.published_at.is_(None), jobs.c.published_at < database_now(-republish_s))
+    query = (
+        select(jobs.c.id)
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(jobs.c.status != JobStatus.DONE, or_(_is_due(), ran_out), unsent)
+        .where(jobs.c.run_id == run_id if run_id else ~runs.c.embedded)
+        .order_by(jobs.c.created_at, jobs.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=jobs)
+    )
+    ids = list(connection.execute(query).scalars())
+    if ids:
+        connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(published_at=database_now()))
+    return ids
+
+
+def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
+    """Take back `take_due_jobs` for jobs whose message could not be sent."""
+    connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=None))
+
+
+def count_leases(connection: Connection, run_id: str | None = None) -> int:
+    """Return how many workers hold a live lease now, on any run or on one."""
+    query = select(func.count(jobs.c.lease_holder.distinct())).where(
+        jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at >= database_now()
+    )
+    return int(connection.execute(query.where(jobs.c.run_id == run_id) if run_id else query).scalar_one())
+
+
+def _is_due() -> ColumnElement[bool]:
+    return and_(
+        jobs.c.status == JobStatus.QUEUED, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= database_now())
+    )
+
+
+def _is_ours(claim: Claim) -> ColumnElement[bool]:
+    return and_(jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token, jobs.c.status == JobStatus.LEASED)
+
+
+def _prediction_key(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    return row["sha256"], row["model_digest"], row["preprocessing"], row["label"]

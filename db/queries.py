@@ -1,0 +1,89 @@
+"""What users ask the results: filtered rows, streamed, and a few counts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select, text
+
+from db.tables import results, scans
+from db.types import ScanStatus, database_now
+
+_ROWS_PER_FETCH = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFilter:
+    """Which rows of the view `results` are wanted; None is no restriction.
+
+    Attributes:
+        run_id: of this run.
+        statuses: with one of these statuses.
+        label: of this label.
+        min_score: with at least this score.
+        limit: the first so many.
+    """
+
+    run_id: str
+    statuses: Sequence[ScanStatus] = ()
+    label: str | None = None
+    min_score: float | None = None
+    limit: int | None = None
+
+
+def select_results(wanted: ResultFilter) -> Select[Any]:
+    """Return the query for `wanted`, in the order in which the scans were found."""
+    query = select(results).where(results.c.run_id == wanted.run_id).order_by(results.c.scan_id, results.c.label)
+    if wanted.statuses:
+        query = query.where(results.c.status.in_(wanted.statuses))
+    if wanted.label is not None:
+        query = query.where(results.c.label == wanted.label)
+    if wanted.min_score is not None:
+        query = query.where(results.c.score >= wanted.min_score)
+    return query.limit(wanted.limit) if wanted.limit is not None else query
+
+
+def stream_results(connection: Connection, wanted: ResultFilter) -> Iterator[dict[str, Any]]:
+    """Yield rows as dictionaries, with memory for a few thousand."""
+    if connection.dialect.name == "postgresql":
+        # Whoever reads the rows may take their time, and holds no lock that another waits for.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
+    query = select_results(wanted).execution_options(yield_per=_ROWS_PER_FETCH)
+    for row in connection.execute(query).mappings():
+        yield {**row, "status": row["status"].value}
+
+
+def count_decisions(connection: Connection, run_id: str) -> dict[str, int]:
+    """Return how often each decision was taken in a run, over all labels."""
+    query = (
+        select(results.c.decision, func.count())
+        .where(results.c.run_id == run_id, results.c.decision.is_not(None))
+        .group_by(results.c.decision)
+    )
+    return dict(connection.execute(query).tuples().all())
+
+
+def count_reasons(connection: Connection, run_id: str) -> dict[str, dict[str, int]]:
+    """Return how often each reason stands for `rejected` and for `failed` scans of a run."""
+    counts: dict[str, dict[str, int]] = {ScanStatus.REJECTED.value: {}, ScanStatus.FAILED.value: {}}
+    query = (
+        select(scans.c.status, scans.c.reason_code, func.count())
+        .where(scans.c.run_id == run_id, scans.c.reason_code.is_not(None))
+        .group_by(scans.c.status, scans.c.reason_code)
+    )
+    for status, reason, count in connection.execute(query):
+        counts[status.value][reason] = count
+    return counts
+
+
+def find_providers(connection: Connection, run_id: str) -> list[str]:
+    """Return the execution providers that the predictions of a run were computed on."""
+    query = select(results.c.provider).distinct().where(results.c.run_id == run_id, results.c.provider.is_not(None))
+    return sorted(connection.execute(query).scalars())
+
+
+def read_clock(connection: Connection) -> datetime:
+    """Return the database's time, the one by which runs and leases are dated."""
+    now: datetime = connection.execute(select(database_now())).scalar_one()
+    return now

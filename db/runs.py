@@ -1,0 +1,322 @@
+"""Runs: writing a new one down, finding it again, counting it, closing, cancelling and retrying it."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
+
+from db.dialects import insert_ignoring, insert_many
+from db.errors import DatabaseError, UnknownRun
+from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
+from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, database_now
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """The model bundle of a run, as the table `models` keeps it."""
+
+    digest: str
+    name: str
+    version: str
+    preprocessing: str
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NewScan:
+    """One file of a new run; with a reason where it is terminal from the start.
+
+    Attributes:
+        path: absolute, as text that every database holds.
+        size_bytes: as listed.
+        status: `queued`, or `rejected` or `failed` where listing already told why it cannot be scored.
+        reason_code: of a terminal scan.
+        reason_text: of a terminal scan.
+    """
+
+    path: str
+    size_bytes: int
+    status: ScanStatus = ScanStatus.QUEUED
+    reason_code: str | None = None
+    reason_text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A request as it is written down.
+
+    Attributes:
+        id: made with the request, so that writing it down twice after a lost connection makes one run.
+    """
+
+    name: str
+    model: NewModel
+    sources: list[str]
+    settings: dict[str, Any]
+    embedded: bool
+    skipped: dict[str, int]
+    job_size: int
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """How many scans of a run are in which status; `reused` counts the scored ones that cost no inference."""
+
+    queued: int = 0
+    scored: int = 0
+    rejected: int = 0
+    failed: int = 0
+    reused: int = 0
+
+    @property
+    def found(self) -> int:
+        """All scans of the run: found = queued + scored + rejected + failed."""
+        return self.queued + self.terminal
+
+    @property
+    def terminal(self) -> int:
+        """Scans that are accounted for."""
+        return self.scored + self.rejected + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run as it is shown."""
+
+    id: str
+    name: str
+    model: str
+    model_digest: str
+    preprocessing: str
+    sources: list[str]
+    settings: dict[str, Any]
+    embedded: bool
+    skipped: dict[str, int]
+    found: int
+    status: RunStatus
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def create_run(connection: Connection, run: NewRun, found: Sequence[NewScan]) -> str:
+    """Write a run, its scans and its jobs; the caller commits, then publishes.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        DatabaseError: the model's name and version are stored with another digest.
+    """
+    if connection.execute(select(runs.c.id).where(runs.c.id == run.id)).scalar() is not None:
+        return run.id  # a commit before this one did succeed, though its answer was lost
+    _register_model(connection, run.model)
+    queued = [scan for scan in found if scan.status is ScanStatus.QUEUED]
+    connection.execute(
+        insert(runs).values(
+            id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
+            embedded=run.embedded, skipped=run.skipped, found=len(found), created_at=database_now(),
+            status=RunStatus.QUEUED if queued else RunStatus.FINISHED,
+            finished_at=None if queued else database_now(),
+        )
+    )  # fmt: skip
+    now: datetime = connection.execute(select(database_now())).scalar_one()
+    job_ids = [uuid.uuid4().hex for _ in range(0, len(queued), run.job_size)]
+    insert_many(connection, jobs, (new_job(job_id, run.id, now) for job_id in job_ids))
+    insert_many(connection, scans, _make_scan_rows(found, run.id, job_ids, run.job_size, now))
+    return run.id
+
+
+def new_job(job_id: str, run_id: str, now: datetime, *, crashes: int = 0) -> dict[str, Any]:
+    """Return the row of a job that no worker has seen yet."""
+    return {
+        "id": job_id, "run_id": run_id, "status": JobStatus.QUEUED, "attempts": 0, "crashes": crashes,
+        "lease_token": 0, "created_at": now,
+    }  # fmt: skip
+
+
+def find_run(connection: Connection, reference: str | None) -> RunInfo:
+    """Return the run of an id, of a unique prefix of it, or of a name (the newest of that name); None: the newest run.
+
+    Raises:
+        UnknownRun: there is none, or the prefix fits several.
+    """
+    query = _select_runs().limit(2)
+    if not reference:
+        rows = connection.execute(query).all()
+        if not rows:
+            raise UnknownRun("there is no run yet: start one with `nightread score FOLDER`")
+        return _to_info(rows[0])
+    # The whole id comes first: workers look their run up by it, whatever somebody has named another run.
+    for is_it in (runs.c.id == reference, runs.c.name == reference[:RUN_NAME_LENGTH]):
+        row = connection.execute(query.where(is_it)).first()
+        if row is not None:
+            return _to_info(row)
+    rows = connection.execute(query.where(runs.c.id.startswith(reference.lower(), autoescape=True))).all()
+    if len(rows) == 1:
+        return _to_info(rows[0])
+    if rows:
+        raise UnknownRun(f"several runs begin with {reference!r}: give more of the id (`nightread runs` lists them)")
+    raise UnknownRun(f"there is no run {reference!r}: `nightread runs` lists them")
+
+
+def list_runs(connection: Connection, limit: int) -> list[RunInfo]:
+    """Return the newest runs first."""
+    return [_to_info(row) for row in connection.execute(_select_runs().limit(limit))]
+
+
+def count_scans(connection: Connection, run_ids: Iterable[str]) -> dict[str, RunCounts]:
+    """Return the counts of several runs by run id, from the scans themselves."""
+    ids = list(run_ids)
+    counts: dict[str, dict[str, int]] = {run_id: {} for run_id in ids}
+    query = (
+        select(scans.c.run_id, scans.c.status, scans.c.reused, func.count())
+        .where(scans.c.run_id.in_(ids))
+        .group_by(scans.c.run_id, scans.c.status, scans.c.reused)
+    )
+    for run_id, status, reused, count in connection.execute(query):
+        of_run = counts[run_id]
+        of_run[status.value] = of_run.get(status.value, 0) + count
+        if reused:
+            of_run["reused"] = of_run.get("reused", 0) + count
+    return {run_id: RunCounts(**of_run) for run_id, of_run in counts.items()}
+
+
+def close_finished_runs(connection: Connection) -> int:
+    """Close every run that has no open job left; returns how many.
+
+    Runs in a transaction of its own after a job's commit: two jobs that end at once do not see each other's end, but
+    whoever looks after both commits does.
+    """
+    open_job = select(jobs.c.id).where(jobs.c.run_id == runs.c.id, jobs.c.status != JobStatus.DONE).exists()
+    ended = and_(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~open_job)
+    candidates = connection.execute(
+        select(runs.c.id).where(ended).order_by(runs.c.id).with_for_update(key_share=True)
+    ).scalars().all()  # fmt: skip
+    if not candidates:
+        return 0
+    # Looked at again under the lock: a retry may have added jobs since, which a statement that waited does not see.
+    return connection.execute(
+        update(runs)
+        .where(runs.c.id.in_(candidates), ended)
+        .values(status=RunStatus.FINISHED, finished_at=database_now())
+    ).rowcount
+
+
+def cancel_run(connection: Connection, run_id: str, reason_code: str, reason_text: str) -> int:
+    """End a run at once: its open scans become `failed`, and whoever holds one of its jobs is fenced off.
+
+    Returns:
+        How many scans were still open; `retry_run` queues them again.
+    """
+    _lock_run(connection, run_id)
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.run_id == run_id, jobs.c.status != JobStatus.DONE)
+        .values(
+            status=JobStatus.DONE, lease_holder=None, lease_expires_at=None, lease_token=jobs.c.lease_token + 1,
+            finished_at=database_now(),
+        )
+    )  # fmt: skip
+    ended = connection.execute(
+        update(scans)
+        .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED)
+        .values(status=ScanStatus.FAILED, reason_code=reason_code, reason_text=reason_text, finished_at=database_now())
+    ).rowcount
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))
+        .values(status=RunStatus.CANCELLED, finished_at=database_now())
+    )
+    return ended
+
+
+def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: bool, settings: dict[str, Any]) -> int:
+    """Queue a run's failed scans again, as new jobs; returns how many.
+
+    Safe while the run is still going on: scans that are not `failed` are left alone.
+    """
+    _lock_run(connection, run_id)
+    failed = connection.execute(
+        select(scans.c.id)
+        .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.FAILED)
+        .order_by(scans.c.id)
+        .with_for_update()
+    ).scalars().all()  # fmt: skip
+    if not failed:
+        return 0
+    now: datetime = connection.execute(select(database_now())).scalar_one()
+    for start in range(0, len(failed), job_size):
+        job_id = uuid.uuid4().hex
+        connection.execute(insert(jobs), [new_job(job_id, run_id, now)])
+        connection.execute(
+            update(scans)
+            .where(scans.c.id.in_(failed[start : start + job_size]))
+            .values(status=ScanStatus.QUEUED, reason_code=None, reason_text=None, finished_at=None, job_id=job_id)
+        )
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings)
+    )
+    return len(failed)
+
+
+def _lock_run(connection: Connection, run_id: str) -> None:
+    """Let closing, cancelling and retrying a run wait for each other until the transaction ends."""
+    connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(key_share=True))
+
+
+def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
+    """Return the runs of `nightread score` that have not ended, whether or not their process still lives."""
+    query = _select_runs().where(runs.c.embedded, runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))
+    return [_to_info(row) for row in connection.execute(query)]
+
+
+def _make_scan_rows(
+    found: Sequence[NewScan], run_id: str, job_ids: list[str], job_size: int, now: datetime
+) -> Iterator[dict[str, Any]]:
+    queued = 0
+    for scan in found:
+        is_queued = scan.status is ScanStatus.QUEUED
+        yield {
+            "run_id": run_id, "job_id": job_ids[queued // job_size] if is_queued else None, "path": scan.path,
+            "size_bytes": scan.size_bytes, "status": scan.status, "reason_code": scan.reason_code,
+            "reason_text": scan.reason_text, "attempts": 0, "reused": False, "created_at": now,
+            "finished_at": None if is_queued else now,
+        }  # fmt: skip
+        queued += is_queued
+
+
+def _register_model(connection: Connection, model: NewModel) -> None:
+    row = {
+        "digest": model.digest, "name": model.name, "version": model.version, "preprocessing": model.preprocessing,
+        "card": model.card, "stage": ModelStage.CANDIDATE, "created_at": database_now(),
+    }  # fmt: skip
+    connection.execute(insert_ignoring(connection, models).values(row))
+    stored = connection.execute(select(models.c.digest).where(models.c.digest == model.digest)).scalar()
+    if stored is None:  # the name and version are taken, so the insert was ignored
+        raise DatabaseError(
+            f"the database knows {model.name}@{model.version} with another digest; bundles never change: "
+            "give the new one another version"
+        )
+
+
+def _select_runs() -> Select[Any]:
+    return (
+        select(runs, models.c.name.label("model_name"), models.c.version, models.c.preprocessing)
+        .join(models, models.c.digest == runs.c.model_digest)
+        .order_by(runs.c.created_at.desc(), runs.c.id)
+    )
+
+
+def _to_info(row: Row[Any]) -> RunInfo:
+    return RunInfo(
+        id=row.id, name=row.name, model=f"{row.model_name}@{row.version}", model_digest=row.model_digest,
+        preprocessing=row.preprocessing, sources=row.sources, settings=row.settings, embedded=row.embedded,
+        skipped=row.skipped, found=row.found, status=row.status, created_at=row.created_at,
+        finished_at=row.finished_at,
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""Whether a converted model is the model that was trained: Keras against ONNX Runtime, on real prepared scans."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from nightread.errors import ParityMismatch
+from nightread.preparing import Tensor
+
+#: Largest absolute difference between two scores; float32 sums in another order differ by about 1e-7.
+TOLERANCE: Final = 1e-5
+
+#: One scan, a pair, a batch that divides nothing, the default batch and a large one: converters have been wrong for
+#: all sizes but the one that they were tried with.
+BATCH_SIZES: Final = (1, 2, 7, 32, 256)
+
+#: (N, H, W, C) float32 to (N, labels).
+Scorer = Callable[[Tensor], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The outcome of a comparison that held.
+
+    Attributes:
+        largest_difference: over all batch sizes, scans and labels.
+        batch_sizes: that were compared.
+        scans: different scans that were scored.
+    """
+
+    largest_difference: float
+    batch_sizes: tuple[int, ...]
+    scans: int
+
+
+def open_session(model: bytes) -> Scorer:
+    """Open an ONNX model on the CPU, the provider that every worker has.
+
+    Raises:
+        ParityMismatch: ONNX Runtime refuses the model, or it has not one input and one output.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  # its exceptions have no common base, and all mean the same here
+        raise ParityMismatch(f"ONNX Runtime cannot open the converted model: {_first_line(error)}") from None
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ParityMismatch(
+            f"the converted model has {len(inputs)} inputs and {len(outputs)} outputs; a bundle's model has one of each"
+        )
+
+    def score(scans: Tensor) -> npt.NDArray[Any]:
+        scores: npt.NDArray[Any] = session.run([outputs[0].name], {inputs[0].name: scans})[0]
+        return scores
+
+    return score
+
+
+def check_parity(
+    expect: Scorer,
+    compute: Scorer,
+    scans: Tensor,
+    thresholds: Sequence[float],
+    *,
+    tolerance: float = TOLERANCE,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> Parity:
+    """Compare two models' scores: shape, dtype, values and decisions, at every batch size.
+
+    Args:
+        expect: the model as trained.
+        compute: the model as converted.
+        scans: (N, H, W, C) float32, prepared; repeated where N is below a batch size.
+        thresholds: of each label, in output order; none for a model whose highest score decides.
+        tolerance: largest absolute difference allowed.
+        batch_sizes: to be compared.
+
+    Raises:
+        ParityMismatch: they differ; the message says in what and at which batch size.
+    """
+    largest = 0.0
+    for size in batch_sizes:
+        batch = np.resize(scans, (size, *scans.shape[1:]))
+        largest = max(largest, _compare(expect(batch), compute(batch), thresholds, tolerance, size))
+    return Parity(largest, tuple(batch_sizes), min(len(scans), max(batch_sizes)))
+
+
+def _compare(
+    expected: npt.NDArray[Any],
+    computed: npt.NDArray[Any],
+    thresholds: Sequence[float],
+    tolerance: float,
+    size: int,
+) -> float:
+    """Return the largest absolute difference of (N, labels) scores."""
+    where = f"at batch size {size}"
+    if computed.shape != expected.shape:
+        raise ParityMismatch(
+            f"the converted model gives scores of shape {computed.shape}, Keras {expected.shape}, {where}"
+        )
+    if computed.dtype != expected.dtype:
+        raise ParityMismatch(f"the converted model gives {computed.dtype} scores, Keras {expected.dtype}, {where}")
+    if not np.isfinite(computed).all():
+        raise ParityMismatch(f"the converted model gives scores that are not finite {where}")
+    difference = float(np.abs(expected.astype(np.float64) - computed).max())
+    if not difference <= tolerance:
+        raise ParityMismatch(
+            f"the converted model's scores differ from Keras' by up to {difference:.2g} {where}; "
+            f"at most {tolerance:g} is allowed: export again, or train again where that does not help"
+        )
+    differing = int((_decide(expected, thresholds) != _decide(computed, thresholds)).sum())
+    if differing:
+        raise ParityMismatch(f"{differing} decisions of the converted model differ from Keras' {where}")
+    return difference
+
+
+def _decide(scores: npt.NDArray[Any], thresholds: Sequence[float]) -> npt.NDArray[Any]:
+    """Return (N, labels) bool, or (N,) indices of the highest score."""
+    return scores >= np.asarray(thresholds, scores.dtype) if thresholds else scores.argmax(axis=1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,102 @@
+"""Reading what a trainer left: `training.json`, the checkpoint that it names, and the prepared hold-out scans."""
+
+import hashlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from exporter.errors import ExportError
+from nightread.card import Label, Threshold
+from nightread.preparing import PREPROCESSING_VERSION, InputSpec, Tensor
+
+_RECORD_FILE: Final = "training.json"
+_CHECKPOINT_FILE: Final = "checkpoint.keras"
+_PREPARED_FILE: Final = "prepared.npz"
+
+
+class _CardFields(BaseModel):
+    """The fields of a card that an export itself looks at; the card as a whole is checked when it is written."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    labels: tuple[Label, ...]
+    thresholds: dict[str, Threshold]
+    input: InputSpec
+    preprocessing_version: str
+
+
+class _Record(BaseModel):
+    """What is read of `training.json`; the rest is for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = Field(ge=1, le=1)
+    sha256: dict[str, str]
+    card: _CardFields
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFolder:
+    """A finished training whose files are those that it ended with.
+
+    Attributes:
+        checkpoint: the Keras file.
+        input: the network's input.
+        labels: in output order.
+        thresholds: of the labels, in output order; empty where the highest score decides.
+        scans: (N, H, W, C) float32, prepared hold-out scans.
+        card: the fields of the card that training knows.
+    """
+
+    checkpoint: Path
+    input: InputSpec
+    labels: tuple[str, ...]
+    thresholds: tuple[Threshold, ...]
+    scans: Tensor
+    card: dict[str, Any]
+
+
+def read_training_folder(folder: Path) -> TrainingFolder:
+    """Read a training folder.
+
+    Raises:
+        ExportError: not a finished training, a file has changed since, or another preprocessing version.
+    """
+    try:
+        record = _Record.model_validate_json((folder / _RECORD_FILE).read_bytes())
+        contents = {name: (folder / name).read_bytes() for name in (_CHECKPOINT_FILE, _PREPARED_FILE)}
+    except OSError as error:
+        raise ExportError(
+            f"{folder} holds no finished training: {Path(str(error.filename)).name} cannot be read; "
+            "name the folder that `nightread train --out` wrote, or repeat that command to end the training"
+        ) from None
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        raise ExportError(
+            f"{folder / _RECORD_FILE} does not hold: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; train again"
+        ) from None
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != record.sha256.get(name):
+            raise ExportError(
+                f"{folder / name} has changed since the training ended; repeat `nightread train` on the folder"
+            )
+    card = record.card
+    if card.preprocessing_version != PREPROCESSING_VERSION:
+        raise ExportError(
+            f"{folder} was trained with preprocessing version {card.preprocessing_version}; this program has version "
+            f"{PREPROCESSING_VERSION}: train again"
+        )
+    with np.load(BytesIO(contents[_PREPARED_FILE]), allow_pickle=False) as arrays:
+        scans: Tensor = arrays["inputs"]
+    if scans.shape[1:] != card.input.shape or scans.dtype != np.float32 or not len(scans):
+        raise ExportError(
+            f"{folder / _PREPARED_FILE} holds {scans.dtype} {scans.shape}, which is no input of the network"
+        )
+    thresholds = tuple(card.thresholds[label] for label in card.labels if label in card.thresholds)
+    return TrainingFolder(
+        folder / _CHECKPOINT_FILE, card.input, card.labels, thresholds, scans, card.model_dump(mode="json")
+    )

@@ -1,0 +1,33 @@
+"""How log lines are written: for people, or as one JSON object a line. To stderr: stdout is for data."""
+
+import logging
+import sys
+import time
+
+from pythonjsonlogger.json import JsonFormatter
+
+from nightread.settings import LogFormat, Settings
+
+_TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_FIELDS = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
+
+
+def configure_logging(settings: Settings, *, level: str | None = None) -> None:
+    """Send all log lines of this process to stderr in the chosen format, times in UTC.
+
+    Args:
+        settings: format and level.
+        level: instead of the settings' level.
+    """
+    formatter: logging.Formatter
+    if settings.log_format is LogFormat.JSON:
+        formatter = JsonFormatter(_FIELDS, rename_fields={"asctime": "time", "levelname": "level", "name": "logger"})
+    else:
+        formatter = logging.Formatter(_TEXT)
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level or settings.log_level, handlers=[handler], force=True)
+    # Celery tells of every message that it receives and every task that succeeds: two lines a job, with ids alone.
+    for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

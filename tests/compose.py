@@ -1,0 +1,39 @@
+"""Reads docker-compose.yml as Compose does: anchors merged, variables put in."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<kind>:-|:\?)(?P<text>[^}]*))?\}")
+
+
+class MissingVariableError(Exception):
+    """Compose would refuse to start."""
+
+
+def load_compose(environment: dict[str, str], file: str = "docker-compose.yml") -> dict[str, Any]:
+    """Return a compose file with `environment` put in.
+
+    Raises:
+        MissingVariableError: a variable without a default is missing or empty.
+    """
+
+    def fill_in(match: re.Match[str]) -> str:
+        value = environment.get(match["name"], "")
+        if not value and match["kind"] != ":-":
+            raise MissingVariableError(match["name"])
+        return value or match["text"]
+
+    return yaml.safe_load(_VARIABLE.sub(fill_in, (ROOT / file).read_text()))
+
+
+def list_variables(file: str = "docker-compose.yml") -> dict[str, str | None]:
+    """Return every variable of a compose file and its default, None where it must be given."""
+    variables = {}
+    for match in _VARIABLE.finditer((ROOT / file).read_text()):
+        variables[match["name"]] = match["text"] if match["kind"] == ":-" else None
+    return variables

@@ -1,0 +1,198 @@
+"""Runs over real Redis and real PostgreSQL with real worker processes, some of which are killed."""
+
+import csv
+import io
+import os
+import shutil
+import signal
+
+import pytest
+import sqlalchemy as sa
+
+from db.engine import make_engine
+from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until, worker
+
+
+@pytest.fixture
+def env(tmp_path, postgres_url, redis_url):
+    # Short times, so that a lost worker is noticed within a test: all of them are settings.
+    environment = make_environment(
+        tmp_path, database_url=postgres_url, broker_url=redis_url, lease_s=4, sweep_s=1, job_size=8, threads=1
+    )
+    run("db", "upgrade", env=environment, cwd=tmp_path)
+    return environment
+
+
+@pytest.fixture
+def database(env):
+    engine = make_engine(env["NIGHTREAD_DATABASE_URL"])
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def night(real_data, tmp_path):
+    """Sixty full-resolution scans, one of them twice, one cut short."""
+    folder = tmp_path / "night"
+    shutil.copytree(real_data / "nightly" / "ward-1", folder)
+    scans = sorted(folder.iterdir())
+    shutil.copy(scans[0], folder / "copy.jpeg")
+    (folder / "cut.jpeg").write_bytes(scans[1].read_bytes()[:20_000])
+    return folder
+
+
+def read_scores(env, tmp_path, reference):
+    text = run("results", reference, "--format", "csv", env=env, cwd=tmp_path).stdout
+    return {row["path"]: (row["status"], row["reason"], row["score"]) for row in csv.DictReader(io.StringIO(text))}
+
+
+def query(database, statement):
+    with database.connect() as connection:
+        return connection.execute(sa.text(statement)).scalar()
+
+
+def test_two_workers_score_what_the_embedded_way_scores(env, database, night, tmp_path):
+    log = tmp_path / "workers.log"
+    with worker(env, tmp_path, log), worker(env, tmp_path, log):
+        run_id = run("enqueue", night, "--name", "ward-a", env=env, cwd=tmp_path).stdout.strip()
+        followed = last_json(run("status", "ward-a", "--follow", "--json", env=env, cwd=tmp_path))
+    apart = make_environment(tmp_path)
+    embedded = last_json(run("score", night, "--json", env=apart, cwd=tmp_path))
+
+    assert (followed["run"], followed["status"]) == (run_id, "finished")
+    for summary in (followed, embedded):
+        assert (summary["found"], summary["scored"], summary["rejected"], summary["failed"]) == (62, 61, 1, 0)
+    in_cluster, here = read_scores(env, tmp_path, run_id), read_scores(apart, tmp_path, embedded["run"])
+    assert len(in_cluster) == 62
+    assert in_cluster.keys() == here.keys()
+    for path, (status, reason, score) in in_cluster.items():
+        assert (status, reason) == here[path][:2]
+        assert float(score or 0) == pytest.approx(float(here[path][2] or 0), abs=1e-6)
+    assert query(database, "SELECT count(*) FROM predictions") == 60  # one content stands there twice
+    assert "Traceback" not in log.read_text()
+
+
+def test_enqueue_waits_and_says_what_was_reused(env, night, tmp_path):
+    with worker(env, tmp_path, tmp_path / "worker.log"):
+        first = run("enqueue", night, "--wait", "--json", env=env, cwd=tmp_path)
+        again = last_json(run("enqueue", night, "--wait", "--json", env=env, cwd=tmp_path))
+    assert last_json(first)["scored"] == 61
+    assert (again["scored"], again["reused"], again["rejected"]) == (61, 61, 1)
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(env, database, night, tmp_path):
+    # Small jobs, so that the kill hits the middle of the run.
+    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"}
+    scored = "SELECT count(*) FROM scans WHERE status = 'scored'"
+    with worker(env, tmp_path, tmp_path / "first.log") as first:
+        run_id = run("enqueue", night, env=env, cwd=tmp_path).stdout.strip()
+        leased = "SELECT count(*) FROM jobs WHERE status = 'leased'"
+        wait_until(lambda: query(database, scored) >= 4 and query(database, leased), "the first scored scans")
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert query(database, scored) < 61
+    with worker(env, tmp_path, tmp_path / "second.log"):
+        followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))
+
+    assert (followed["run"], followed["found"], followed["scored"], followed["rejected"]) == (run_id, 62, 61, 1)
+    assert len(read_scores(env, tmp_path, run_id)) == 62
+    assert query(database, "SELECT count(*) FROM predictions") == 60
+    assert query(database, "SELECT count(*) FROM jobs WHERE status <> 'done'") == 0
+
+
+def test_an_emptied_redis_loses_no_work(env, database, night, tmp_path, redis_server):
+    run("enqueue", night, env=env, cwd=tmp_path)
+    assert redis_server.connect().llen("nightread:nightread") > 0
+    redis_server.connect().flushall()
+
+    with worker(env, tmp_path, tmp_path / "worker.log"):
+        # Nobody publishes but the beat inside the worker: a message that is not taken within the lease is lost.
+        followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))
+
+    assert (followed["scored"], followed["rejected"], followed["queued"]) == (61, 1, 0)
+
+
+def test_a_scan_that_kills_its_worker_fails_alone(env, database, night, tmp_path):
+    """The decoder dies on one file; the job is split until that file stands alone."""
+    env |= {
+        "NIGHTREAD_JOB_SIZE": "4",
+        "NIGHTREAD_LEASE_S": "1",
+        "NIGHTREAD_MAX_ATTEMPTS": "1",
+        "NIGHTREAD_SWEEP_S": "0.5",
+    }
+    for path in sorted(night.iterdir())[8:]:
+        path.unlink()
+    poison = sorted(night.iterdir())[5]
+    (tmp_path / "poison").mkdir()
+    (tmp_path / "poison" / "sitecustomize.py").write_text(
+        "import os, nightread.files as files\n"
+        "read = files.read_file\n"
+        "def read_file(path, **limits):\n"
+        f"    if path.endswith({poison.name!r}):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return read(path, **limits)\n"
+        "files.read_file = read_file\n"
+    )
+    env |= {"PYTHONPATH": str(tmp_path / "poison")}
+    with worker(env, tmp_path, tmp_path / "worker.log"):
+        run("enqueue", night, env=env, cwd=tmp_path)
+        followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path, expect=3))
+    assert (followed["found"], followed["scored"], followed["failed"]) == (8, 7, 1)
+    assert read_scores(env, tmp_path, followed["run"])[str(poison)][:2] == ("failed", "worker-crash")
+
+
+def test_cancel_ends_a_run_and_retry_takes_it_up_again(env, database, night, tmp_path):
+    run_id = run("enqueue", night, env=env, cwd=tmp_path).stdout.strip()
+    run("cancel", run_id, env=env, cwd=tmp_path)
+    cancelled = last_json(run("status", run_id, "--json", env=env, cwd=tmp_path))
+    assert (cancelled["status"], cancelled["failed"], cancelled["queued"]) == ("cancelled", 62, 0)
+    with worker(env, tmp_path, tmp_path / "worker.log"):
+        run("retry", run_id, env=env, cwd=tmp_path)
+        followed = last_json(run("status", run_id, "--follow", "--json", env=env, cwd=tmp_path))
+    assert (followed["status"], followed["scored"], followed["rejected"]) == ("finished", 61, 1)
+
+
+def test_a_run_enqueued_while_redis_is_away_is_scored_when_it_is_back(env, night, tmp_path):
+    away = env | {"NIGHTREAD_BROKER_URL": "redis://127.0.0.1:1/0"}
+    done = run("enqueue", night, env=away, cwd=tmp_path, expect=5)
+    assert "does not answer" in done.stderr
+    run_id = done.stdout.strip()
+    with worker(env, tmp_path, tmp_path / "worker.log"):
+        followed = last_json(run("status", run_id, "--follow", "--json", env=env, cwd=tmp_path))
+    assert followed["scored"] == 61
+
+
+def test_a_worker_refuses_to_start_without_tables_model_or_roots(env, tmp_path, sqlite_url):
+    def start(**settings):
+        given = env | {f"NIGHTREAD_{name.upper()}": value for name, value in settings.items()}
+        return run("worker", env=given, cwd=tmp_path, expect=1).stderr
+
+    assert "no such folder: /not/here" in start(scan_roots="/not/here")
+    assert "no model bundle none" in start(model="none")
+    assert "NIGHTREAD_DEVICE=cpu" in start(device="cuda")
+
+
+def test_celery_s_own_command_starts_the_same_worker(env, night, tmp_path):
+    command = [PROGRAM.with_name("celery"), "-A", "worker.app", "worker", "--concurrency=1", "-n", "own@%h"]
+    with started(command, env, tmp_path, tmp_path / "celery.log"):
+        followed = last_json(run("enqueue", night, "--wait", "--json", env=env, cwd=tmp_path))
+    assert followed["scored"] == 61
+
+
+def test_no_path_and_no_patient_reaches_the_log_or_redis(env, tmp_path, redis_server):
+    from tests.factories import write_dicom
+
+    night = tmp_path / "CANARY-FOLDER"
+    night.mkdir()
+    write_dicom(night / "CANARY-FILE.dcm")
+    (night / "CANARY-CUT.jpg").write_bytes(b"\xff\xd8\xff\xe0CANARY-BYTES")
+    log = tmp_path / "worker.log"
+    run("enqueue", night, env=env, cwd=tmp_path)
+    redis = redis_server.connect()
+    messages = b"".join(b"".join(redis.lrange(key, 0, -1)) for key in redis.keys("*") if redis.type(key) == b"list")
+    with worker(env | {"NIGHTREAD_LOG_LEVEL": "DEBUG"}, tmp_path, log):
+        followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))
+    assert (followed["scored"], followed["rejected"]) == (1, 1)
+    assert messages
+    assert b"CANARY" not in messages
+    assert "CANARY" not in log.read_text()

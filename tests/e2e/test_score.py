@@ -1,0 +1,223 @@
+"""`nightread score` and the commands around it, as a user with no server runs them."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from nightread.files import encode_path
+from tests.factories import make_nasty_folder
+from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
+
+FIELDS = {
+    "run", "found", "skipped", "scored", "rejected", "failed", "reused", "seconds", "scans_per_second", "model",
+    "provider",
+}  # fmt: skip
+
+
+@pytest.fixture
+def env(tmp_path):
+    return make_environment(tmp_path)
+
+
+def read_csv(env, tmp_path, *arguments):
+    return list(
+        csv.DictReader(io.StringIO(run("results", *arguments, "--format", "csv", env=env, cwd=tmp_path).stdout))
+    )
+
+
+def test_a_night_of_real_scans_is_scored_and_the_second_time_reused(env, tmp_path, real_data):
+    first = last_json(run("score", real_data / "nightly", "--json", env=env, cwd=tmp_path))
+    second = last_json(run("score", real_data / "nightly", "--json", env=env, cwd=tmp_path))
+
+    assert first.keys() >= FIELDS
+    assert (first["found"], first["scored"], first["reused"], first["failed"]) == (240, 240, first["reused"], 0)
+    assert (second["scored"], second["reused"]) == (240, 240)
+    rows = [read_csv(env, tmp_path, summary["run"]) for summary in (first, second)]
+    assert [row["score"] for row in rows[0]] == [row["score"] for row in rows[1]]
+    assert len({row["path"] for row in rows[0]}) == 240
+
+
+def test_every_file_of_a_nasty_folder_is_accounted_for(env, tmp_path):
+    folder = tmp_path / "nasty"
+    folder.mkdir()
+    expected = make_nasty_folder(folder, can_read_locked=False)
+    # Root passes every permission; without these two capabilities it does not.
+    drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+    done = subprocess.run(
+        [*drop, PROGRAM, "score", folder, "--json"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads(done.stdout)
+    rows = json.loads(run("results", "--format", "json", env=env, cwd=tmp_path).stdout)
+    got = {row["path"].removeprefix(f"{folder}/"): (row["status"], row["reason"]) for row in rows}
+    assert got == {encode_path(name): (outcome.status, outcome.reason) for name, outcome in expected.items()}
+    assert summary["found"] == len(rows) == summary["scored"] + summary["rejected"] + summary["failed"]
+
+
+def test_the_demo_shows_scored_rejected_and_reused_scans(env, tmp_path):
+    summary = last_json(run("demo", "--folder", tmp_path / "night", "--json", env=env, cwd=tmp_path))
+
+    assert summary["scored"] > 20
+    assert (summary["rejected"], summary["failed"], summary["reused"]) == (2, 0, 1)
+    assert {row["reason"] for row in read_csv(env, tmp_path, "demo", "--status", "rejected")} == {
+        "damaged", "not-an-image",
+    }  # fmt: skip
+    studies = [row["study"] for row in read_csv(env, tmp_path) if row["path"].endswith(".dcm")]
+    assert studies
+    assert all(studies)
+
+
+def test_results_come_in_every_format(env, tmp_path):
+    from pyarrow import parquet
+
+    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    as_csv = read_csv(env, tmp_path)
+    as_json = json.loads(run("results", "--format", "json", env=env, cwd=tmp_path).stdout)
+    run("results", "--format", "parquet", "--out", tmp_path / "rows.parquet", env=env, cwd=tmp_path)
+    as_parquet = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    as_table = run("results", env=env, cwd=tmp_path).stdout
+
+    assert [row["path"] for row in as_csv] == [row["path"] for row in as_json] == [row["path"] for row in as_parquet]
+    assert [float(row["score"]) for row in as_csv if row["score"]] == [
+        row["score"] for row in as_parquet if row["score"] is not None
+    ]
+    assert as_csv[0]["path"] in as_table
+
+
+def test_results_are_filtered(env, tmp_path):
+    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    scores = sorted(float(row["score"]) for row in read_csv(env, tmp_path, "--status", "scored"))
+    middle = scores[len(scores) // 2]
+
+    above = read_csv(env, tmp_path, "--min-score", str(middle))
+
+    assert [float(row["score"]) >= middle for row in above] == [True] * sum(score >= middle for score in scores)
+    assert read_csv(env, tmp_path, "--label", "no-such-label") == []
+    assert len(read_csv(env, tmp_path, "--limit", "3")) == 3
+
+
+def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, real_data):
+    # One batch a job and one thread, so that there is a middle to interrupt.
+    env |= {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"}
+    database = tmp_path / "data" / "nightread" / "nightread.db"
+    log = tmp_path / "score.log"
+    with started([PROGRAM, "score", real_data / "nightly"], env, tmp_path, log) as process:
+        wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert b"Traceback" not in log.read_bytes()
+    assert b"repeat the command" in log.read_bytes()
+
+    stopped = last_json(run("status", "--json", env=env, cwd=tmp_path))
+    assert stopped["status"] == "cancelled"
+    assert stopped["queued"] == 0
+    assert 0 < stopped["scored"] < 240
+    assert stopped["scored"] + stopped["failed"] == 240
+    again = last_json(run("score", real_data / "nightly", "--json", env=env, cwd=tmp_path))
+    assert again["scored"] == 240
+    assert again["reused"] >= stopped["scored"]
+
+
+def test_a_killed_run_is_accounted_for_by_the_next_and_can_be_retried(env, tmp_path, real_data):
+    env |= {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"}
+    database = tmp_path / "data" / "nightread" / "nightread.db"
+    with started([PROGRAM, "score", real_data / "nightly", "--name", "killed"], env, tmp_path, tmp_path / "log"):
+        wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
+    # Leaving the block kills it.
+    run("score", real_data / "nightly" / "ward-1", env=env, cwd=tmp_path)
+
+    killed = last_json(run("status", "killed", "--json", env=env, cwd=tmp_path))
+    assert (killed["status"], killed["queued"]) == ("cancelled", 0)
+    retried = last_json(run("retry", "killed", "--json", env=env, cwd=tmp_path))
+    assert (retried["status"], retried["scored"], retried["failed"]) == ("finished", 240, 0)
+
+
+def _count_scored(database):
+    import sqlite3
+
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return connection.execute("SELECT count(*) FROM scans WHERE status = 'scored'").fetchone()[0]
+    except sqlite3.OperationalError:  # no tables yet
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "words"),
+    [
+        (["score", "no-such-folder"], {}, 2, ["no-such-folder", "exists"]),
+        (["score", "empty"], {}, 1, ["no scans in empty", "JPEG"]),
+        (["score", "empty"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, 5, ["NIGHTREAD_DATABASE_URL"]),
+        (["score", "empty"], {"DATABASE_URL": "sqlite:////proc/none/x.db"}, 5, ["NIGHTREAD_DATABASE_URL"]),
+        (["score", "empty"], {"DATABASE_URL": "mysql://x", "DEVICE": "tpu", "BATCH_SIZE": "0"}, 1,
+         ["NIGHTREAD_DATABASE_URL", "NIGHTREAD_DEVICE", "NIGHTREAD_BATCH_SIZE"]),
+        (["score", "empty", "--device", "cuda"], {}, 1, ["cuda", "NIGHTREAD_DEVICE=cpu"]),
+        (["score", "empty", "--model", "none"], {}, 1, ["no model bundle none", "NIGHTREAD_MODELS_DIR"]),
+        (["score", "empty"], {"SCAN_ROOTS": "/nowhere-at-all"}, 2, ["outside", "NIGHTREAD_SCAN_ROOTS"]),
+        (["enqueue", "empty"], {}, 1, ["NIGHTREAD_BROKER_URL", "nightread score"]),
+        (["worker"], {}, 1, ["NIGHTREAD_BROKER_URL"]),
+        (["worker"], {"BROKER_URL": "redis://:hunter2@127.0.0.1:1/0"}, 5, ["127.0.0.1:1", "NIGHTREAD_BROKER_URL"]),
+        (["status"], {}, 2, ["no run yet", "nightread score"]),
+        (["results", "no-such-run"], {}, 2, ["no-such-run", "nightread runs"]),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line_with_its_remedy(env, tmp_path, arguments, settings, code, words):
+    (tmp_path / "empty").mkdir()
+    env |= {f"NIGHTREAD_{name}": value for name, value in settings.items()}
+
+    done = run(*arguments, env=env, cwd=tmp_path, expect=code)
+
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words)
+    assert "hunter2" not in done.stderr
+
+
+def test_a_damaged_bundle_is_refused_before_anything_is_written(env, tmp_path):
+    from nightread.bundle import SHIPPED_DIR
+
+    shipped = next(SHIPPED_DIR.glob("*/*/model.onnx")).parent
+    copy = tmp_path / "models" / "copy" / "1"
+    shutil.copytree(shipped, copy)
+    model = bytearray((copy / "model.onnx").read_bytes())
+    model[len(model) // 2] ^= 1
+    (copy / "model.onnx").write_bytes(model)
+    env |= {"NIGHTREAD_MODELS_DIR": str(tmp_path / "models"), "NIGHTREAD_MODEL": "copy"}
+
+    done = run("score", copy, env=env, cwd=tmp_path, expect=1)
+
+    assert "model.onnx of the model bundle copy/1 is not the file that its card describes" in done.stderr
+    assert last_json(run("runs", "--json", env=env, cwd=tmp_path)) == []
+
+
+def test_output_into_a_closed_pipe_is_no_error(env, tmp_path):
+    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{PROGRAM} results --format csv | head -1"],
+        env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_doctor_finds_nothing_wrong_on_a_fresh_machine(env, tmp_path):
+    findings = last_json(run("doctor", "--json", env=env, cwd=tmp_path))
+    assert [finding["check"] for finding in findings if not finding["ok"]] == []
+
+
+def test_the_program_starts_without_its_heavy_imports():
+    loaded = subprocess.run(
+        [PROGRAM.with_name("python"), "-X", "importtime", "-c",
+         "import sys; sys.argv=['nightread','--help']\nfrom cli.main import run\nrun()"],
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in loaded.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"numpy", "sqlalchemy", "celery", "onnxruntime", "PIL", "pydicom", "pydantic", "tensorflow"}

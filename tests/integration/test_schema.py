@@ -1,0 +1,183 @@
+"""The migrations make the schema that the code has in mind, once, whoever runs them and how often."""
+
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+import db.schema
+from db.engine import make_engine, reading, write
+from db.errors import SchemaOutdated
+from db.schema import REVISION, ensure_schema, read_revision, upgrade
+from db.tables import Base, results
+from tests.compose import ROOT
+from tests.db_factories import add_run, at_once
+
+TABLES = {"models", "runs", "jobs", "scans", "predictions"}
+
+
+@pytest.fixture
+def empty_engine(database_url):
+    """Each kind of database in turn, without tables."""
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def run_alembic(engine, run):
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "db/migrations"))
+
+    def work(connection):
+        config.attributes["connection"] = connection
+        run(config)
+
+    write(engine, work)
+
+
+def set_revision(engine, revision):
+    write(engine, lambda connection: connection.execute(
+        text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
+    ))  # fmt: skip
+
+
+def test_the_migrations_make_what_the_tables_declare(engine):
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_checks_and_their_names_are_those_of_the_tables(engine):
+    inspector = inspect(engine)
+    for table in Base.metadata.sorted_tables:
+        declared = {
+            str(constraint.name)
+            for constraint in table.constraints
+            if isinstance(constraint, sqlalchemy.CheckConstraint)
+        }
+        assert {check["name"] for check in inspector.get_check_constraints(table.name)} == declared
+
+
+def test_the_revision_in_the_code_is_the_newest_migration():
+    assert ScriptDirectory(str(ROOT / "db/migrations")).get_heads() == [REVISION]
+
+
+def test_upgrading_tells_the_revision_before_and_now_and_a_second_time_does_nothing(empty_engine):
+    assert read_revision(empty_engine) is None
+    assert upgrade(empty_engine) == (None, REVISION)
+    assert upgrade(empty_engine) == (REVISION, REVISION)
+    assert set(inspect(empty_engine).get_table_names()) == TABLES | {"alembic_version"}
+
+
+def test_threads_that_upgrade_an_empty_database_at_once_all_succeed(database_url):
+    engines = [make_engine(database_url) for _ in range(4)]
+    befores = at_once([lambda engine=engine: upgrade(engine)[1] for engine in engines])
+    assert befores == [REVISION] * 4
+    assert read_revision(engines[0]) == REVISION
+    for engine in engines:
+        engine.dispose()
+
+
+def test_processes_that_upgrade_an_empty_database_at_once_all_succeed(database_url):
+    program = "import sys; from db.engine import make_engine; from db.schema import upgrade; upgrade(make_engine(sys.argv[1]))"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, database_url], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [(process.communicate(timeout=60)[1], process.returncode) for process in processes] == [("", 0)] * 3
+
+
+def test_an_upgrade_that_fails_leaves_the_database_as_it_was(empty_engine, monkeypatch):
+    def fail_at_the_end(connection):
+        run(connection)
+        raise RuntimeError
+
+    run = db.schema._run_migrations
+    monkeypatch.setattr(db.schema, "_run_migrations", fail_at_the_end)
+    with pytest.raises(RuntimeError):
+        upgrade(empty_engine)
+    assert inspect(empty_engine).get_table_names() == []
+
+
+def test_downgrading_leaves_nothing_and_upgrading_again_works(engine):
+    add_run(engine, 3)
+    run_alembic(engine, lambda config: command.downgrade(config, "base"))
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    assert inspect(engine).get_view_names() == []
+    assert read_revision(engine) is None
+    upgrade(engine)
+    add_run(engine, 3)
+
+
+def test_a_newer_database_is_refused_with_the_remedy(engine):
+    set_revision(engine, "9999")
+    for check in (upgrade, ensure_schema):
+        with pytest.raises(SchemaOutdated, match="9999.*upgrade Nightread") as refused:
+            check(engine)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_server_without_tables_is_refused_with_the_command_that_makes_them(postgres_url):
+    engine = make_engine(postgres_url)
+    with pytest.raises(SchemaOutdated, match="holds no tables yet: run `nightread db upgrade`"):
+        ensure_schema(engine)
+    assert inspect(engine).get_table_names() == []
+
+
+def test_an_older_server_is_refused_with_the_command_that_upgrades_it(postgres_url):
+    engine = make_engine(postgres_url)
+    upgrade(engine)
+    set_revision(engine, "0000")
+    with pytest.raises(SchemaOutdated, match=f"has schema 0000, this release needs {REVISION}: run `nightread db"):
+        ensure_schema(engine)
+
+
+def test_a_file_is_made_and_upgraded_by_itself(sqlite_url):
+    engine = make_engine(sqlite_url)
+    ensure_schema(engine)
+    assert read_revision(engine) == REVISION
+
+
+def test_every_column_that_needs_a_word_has_its_comment_in_the_database(postgres_url):
+    engine = make_engine(postgres_url)
+    upgrade(engine)
+    for table in Base.metadata.sorted_tables:
+        stored = {column["name"]: column["comment"] for column in inspect(engine).get_columns(table.name)}
+        assert stored == {column.name: column.comment for column in table.columns}
+        uncommented = {name for name, comment in stored.items() if not comment}
+        assert uncommented <= {"id", "run_id", "model_digest"}
+
+
+def test_enums_are_stored_by_their_value(engine):
+    add_run(engine, 1)
+    with reading(engine) as connection:
+        for table in ("runs", "jobs", "scans"):
+            assert connection.execute(text(f"SELECT DISTINCT status FROM {table}")).scalars().all() == ["queued"]
+        assert connection.execute(text("SELECT stage FROM models")).scalar() == "candidate"
+
+
+def test_the_view_has_the_columns_that_queries_name(engine):
+    assert [column["name"] for column in inspect(engine).get_columns("results")] == [
+        column.name for column in results.columns
+    ]
+
+
+def test_times_are_stored_in_utc_to_the_microsecond_and_compare_with_the_databases_clock(engine):
+    run_id = add_run(engine, 1)
+    with reading(engine) as connection:
+        stored = connection.execute(text("SELECT CAST(created_at AS TEXT) FROM jobs")).scalar()
+        is_past = connection.execute(
+            text("SELECT created_at FROM jobs WHERE run_id = :id"), {"id": run_id}
+        ).scalar()  # fmt: skip
+    assert is_past is not None
+    if engine.dialect.name == "sqlite":
+        assert len(stored) == len("2026-11-22 00:00:00.000000")
+    else:
+        assert stored.endswith("+00")

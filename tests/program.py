@@ -1,0 +1,65 @@
+"""The real program as a subprocess, the way a user or a container starts it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = Path(sys.executable).with_name("nightread")
+
+
+def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
+    """Return an environment in which only `settings` say anything to Nightread; all files go below `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
+    given = {f"NIGHTREAD_{name.upper()}": str(value) for name, value in settings.items()}
+    return kept | {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data"), "COLUMNS": "200"} | given
+
+
+def run(*arguments: Any, env: dict[str, str], cwd: Path, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run `nightread` to its end, and check its exit code and that it shows no traceback."""
+    done = subprocess.run(
+        [PROGRAM, *map(str, arguments)], env=env, cwd=cwd, capture_output=True, text=True, timeout=100, check=False
+    )
+    said = f"nightread {arguments}\nexit {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
+    assert "Traceback" not in done.stderr, said
+    assert expect is None or done.returncode == expect, said
+    return done
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def started(arguments: list[Any], env: dict[str, str], cwd: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a long-running command in a process group of its own; whatever is left of it at the end is killed."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            list(map(str, arguments)), env=env, cwd=cwd, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def worker(env: dict[str, str], cwd: Path, log: Path, *options: str) -> Any:
+    return started([PROGRAM, "worker", *options], env, cwd, log)
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+    """Return the first true value of `condition`, looked at a few times a second."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
+        time.sleep(0.1)
+    return value

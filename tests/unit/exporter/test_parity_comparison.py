@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from exporter.parity import BATCH_SIZES, check_parity
+from nightread.errors import ParityMismatch
+
+SCANS = np.linspace(0, 1, 10, dtype=np.float32).reshape(10, 1, 1, 1)
+
+
+def score(scans):
+    """Score a scan with its only pixel."""
+    return scans[:, 0, 0, :]
+
+
+def check(compute, thresholds=(0.5,)):
+    return check_parity(score, compute, SCANS, thresholds)
+
+
+def test_equal_models_pass_at_every_batch_size():
+    seen = []
+    parity = check(lambda scans: (seen.append(len(scans)), score(scans))[1])
+    assert seen == list(BATCH_SIZES) == [1, 2, 7, 32, 256]
+    assert parity.largest_difference == 0
+    assert parity.scans == 10
+
+
+def test_the_largest_difference_is_told():
+    assert check(lambda scans: score(scans) + np.float32(5e-6)).largest_difference == pytest.approx(5e-6, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (lambda scans: score(scans) + np.float32(1e-3), "differ from Keras' by up to 0.001 at batch size 1"),
+        (lambda scans: score(scans)[:, 0], r"shape \(1,\), Keras \(1, 1\)"),
+        (lambda scans: score(scans).astype(np.float64), "float64 scores, Keras float32"),
+        (lambda scans: score(scans) * np.float32(np.nan), "not finite"),
+        (lambda scans: score(scans) + np.float32(0.1 * (len(scans) == 7)), "at batch size 7"),
+        (lambda scans: score(scans[::-1]), "at batch size 2"),
+    ],
+)
+def test_each_difference_has_its_own_message(compute, message):
+    with pytest.raises(ParityMismatch, match=message):
+        check(compute)
+
+
+def test_a_decision_that_turns_within_the_tolerance_is_refused():
+    threshold = float(SCANS[4, 0, 0, 0])
+    with pytest.raises(ParityMismatch, match="1 decisions of the converted model differ"):
+        check(lambda scans: score(scans) - np.float32(1e-6), (threshold,))
+
+
+def test_without_thresholds_the_highest_score_decides():
+    def pair(scans):
+        return np.concatenate([score(scans), 1 - score(scans)], axis=1)
+
+    assert check_parity(pair, pair, SCANS, ()).largest_difference == 0

@@ -1,0 +1,69 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from exporter.errors import ExportError
+from exporter.training_folder import read_training_folder
+
+
+def write_folder(folder, shape=(4, 16, 16, 3), **card):
+    (folder / "checkpoint.keras").write_bytes(b"keras")
+    np.savez_compressed(folder / "prepared.npz", inputs=np.zeros(shape, np.float32))
+    fields = {
+        "labels": ["pneumonia"],
+        "thresholds": {"pneumonia": {"low": 0.4, "high": 0.6}},
+        "input": {"height_px": 16, "width_px": 16, "channels": 3},
+        "preprocessing_version": "1",
+        "intended_use": "tests",
+    }
+    record = {
+        "schema_version": 1,
+        "sha256": {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in ("checkpoint.keras", "prepared.npz")
+        },
+        "epochs_done": 3,
+        "card": {**fields, **card},
+    }
+    (folder / "training.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_what_training_knows_is_read(tmp_path):
+    trained = read_training_folder(write_folder(tmp_path))
+    assert trained.labels == ("pneumonia",)
+    assert [threshold.high for threshold in trained.thresholds] == [0.6]
+    assert trained.scans.shape == (4, 16, 16, 3)
+    assert trained.card["intended_use"] == "tests"
+
+
+@pytest.mark.parametrize("name", ["training.json", "checkpoint.keras", "prepared.npz"])
+def test_an_unfinished_training_is_named_with_the_remedy(tmp_path, name):
+    (write_folder(tmp_path) / name).unlink()
+    with pytest.raises(ExportError, match=rf"no finished training: {name} cannot be read; .*nightread train"):
+        read_training_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.keras", "prepared.npz"])
+def test_a_file_that_has_changed_since_is_refused(tmp_path, name):
+    (write_folder(tmp_path) / name).write_bytes(b"another")
+    with pytest.raises(ExportError, match=rf"{name} has changed since the training ended"):
+        read_training_folder(tmp_path)
+
+
+def test_a_damaged_record_is_refused_in_one_line(tmp_path):
+    (write_folder(tmp_path) / "training.json").write_text("{")
+    with pytest.raises(ExportError, match=r"training.json does not hold: .*train again"):
+        read_training_folder(tmp_path)
+
+
+def test_another_preprocessing_version_is_refused(tmp_path):
+    with pytest.raises(ExportError, match=r"preprocessing version 0; this program has version 1: train again"):
+        read_training_folder(write_folder(tmp_path, preprocessing_version="0"))
+
+
+def test_prepared_scans_of_another_shape_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="which is no input of the network"):
+        read_training_folder(write_folder(tmp_path, shape=(4, 8, 8, 3)))

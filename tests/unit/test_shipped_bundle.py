@@ -1,0 +1,34 @@
+"""The bundle that travels with the package. Its scores on a real runtime are checked where the worker is tested."""
+
+from nightread.bundle import DEFAULT_MODEL, SHIPPED_DIR, find_bundle, load_bundle
+
+BUNDLE = load_bundle(find_bundle("", SHIPPED_DIR))
+
+
+def test_it_is_whole_and_is_the_default():
+    assert BUNDLE.card.reference == DEFAULT_MODEL
+
+
+def test_its_card_tells_hold_out_figures_with_intervals():
+    metrics = BUNDLE.card.metrics["hold-out"]
+    assert {"auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity"} <= set(metrics)
+    assert all(metric.low <= metric.value <= metric.high for metric in metrics.values())
+
+
+def test_it_beats_the_majority_baseline():
+    metrics = BUNDLE.card.metrics["hold-out"]
+    assert metrics["accuracy"].low > metrics["majority_baseline_accuracy"].high
+
+
+def test_its_card_tells_what_it_is_not_for():
+    card = BUNDLE.card
+    assert "no diagnosis" in card.intended_use
+    assert any("official test part" in limitation for limitation in card.limitations)
+    assert card.calibration.startswith("Not calibrated")
+    assert card.training.license == "CC BY 4.0"
+    assert "10.17632/rscbjbr9sj" in card.training.attribution
+
+
+def test_its_parity_scans_take_both_decisions():
+    decisions = {BUNDLE.card.decide((float(score),))[0] for score in BUNDLE.parity_scores[:, 0]}
+    assert decisions == {"pneumonia", "normal"}

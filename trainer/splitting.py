@@ -1,0 +1,126 @@
+"""The split into train, validation and hold-out: by patient, stratified by label, the same for the same seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import DatasetError, TrainingError
+
+Indices = npt.NDArray[np.int64]
+
+
+class Part(StrEnum):
+    """The sides of a split."""
+
+    TRAIN = "train"  # weights are fitted on it
+    VALIDATION = "validation"  # the checkpoint and the threshold are chosen on it
+    HOLD_OUT = "hold-out"  # nothing is chosen on it: its figures go on the card
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How much of the scans each part gets, each above 0, 1 in sum."""
+
+    train: float
+    validation: float
+    hold_out: float
+
+    def __str__(self) -> str:
+        return "/".join(f"{100 * share:g}" for share in (self.train, self.validation, self.hold_out))
+
+
+def parse_shares(text: str) -> Shares:
+    """Read shares such as `70/15/15`.
+
+    Raises:
+        TrainingError: not three positive numbers that make 100.
+    """
+    try:
+        percents = [float(field) for field in text.split("/")]
+    except ValueError:
+        percents = []
+    if len(percents) != 3 or not all(percent > 0 for percent in percents) or abs(sum(percents) - 100) > 1e-6:
+        raise TrainingError(
+            f"the split {text!r} is not three positive percentages that make 100; "
+            "for example 70/15/15 for train, validation and hold-out"
+        )
+    return Shares(*(percent / 100 for percent in percents))
+
+
+def group_scans(kin: Sequence[str], sha256: Sequence[str]) -> Indices:
+    """Put scans that must stay together into one group: those of one kin, and those whose files are identical.
+
+    Args:
+        kin: of each of N scans.
+        sha256: of each of N scans.
+
+    Returns:
+        (N,) int64, the group of each scan; groups count from 0 in the order of their smallest content hash, so that
+        the names and places of the files do not matter.
+    """
+    leader_of_key: dict[str, int] = {}
+    parents = list(range(len(kin)))
+
+    def find(scan: int) -> int:
+        while parents[scan] != scan:
+            parents[scan] = parents[parents[scan]]
+            scan = parents[scan]
+        return scan
+
+    for scan, keys in enumerate(zip(kin, sha256, strict=True)):
+        for key in (f"kin {keys[0]}", f"sha256 {keys[1]}"):
+            parents[find(scan)] = find(leader_of_key.setdefault(key, scan))
+    roots = [find(scan) for scan in range(len(kin))]
+    first_hash: dict[int, str] = {}
+    for root, digest in zip(roots, sha256, strict=True):
+        first_hash[root] = min(digest, first_hash.get(root, digest))
+    numbers = {root: number for number, root in enumerate(sorted(first_hash, key=first_hash.__getitem__))}
+    return np.array([numbers[root] for root in roots], np.int64)
+
+
+def split_scans(
+    groups: Indices, targets: npt.NDArray[np.float32], shares: Shares, *, seed: int
+) -> Mapping[Part, Indices]:
+    """Divide scans so that no group stands on two sides and each side has its share of both labels.
+
+    Args:
+        groups: (N,) int64, from `group_scans`.
+        targets: (N,) float32, 1 where the label is present.
+        shares: the parts' sizes.
+        seed: the same seed and the same files give the same split.
+
+    Returns:
+        For each part the indices of its scans, ascending.
+
+    Raises:
+        DatasetError: fewer than three groups of a label.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(groups)
+    is_positive = np.bincount(groups, weights=targets) > 0
+    part_of_group: dict[int, Part] = {}
+    for stratum in (False, True):
+        members = np.flatnonzero(is_positive == stratum)
+        if len(members) < len(Part):
+            label = "with" if stratum else "without"
+            raise DatasetError(
+                f"{len(members)} patients {label} the label; a split by patient needs at least {len(Part)}: add scans"
+            )
+        members = rng.permutation(members)
+        part_of_group.update(zip(members.tolist(), _cut(sizes[members], shares), strict=True))
+    parts = np.array([part_of_group[group] for group in groups.tolist()])
+    return {part: np.flatnonzero(parts == part).astype(np.int64) for part in Part}
+
+
+def _cut(sizes: npt.NDArray[np.intp], shares: Shares) -> list[Part]:
+    """Give each of at least three groups, in this order, to a part: hold-out first, each part at least one."""
+    middles = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
+    hold_out = max(1, int((middles < shares.hold_out).sum()))
+    hold_out = min(hold_out, len(sizes) - 2)
+    validation = max(1, int((middles < shares.hold_out + shares.validation).sum()) - hold_out)
+    validation = min(validation, len(sizes) - hold_out - 1)
+    train = len(sizes) - hold_out - validation
+    return [Part.HOLD_OUT] * hold_out + [Part.VALIDATION] * validation + [Part.TRAIN] * train

@@ -1,0 +1,283 @@
+"""The way of a job's scans from file to score: read and hash, look up, decode and prepare, score, in overlapping steps.
+
+Scans go through in windows of one batch. While a window is being scored, the next one is decoded on threads (the
+decoders, the hash and the inference all release the GIL) and the one after that is read.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from db.jobs import NewPrediction, OpenScan, ScanOutcome
+from db.tables import REASON_TEXT_LENGTH
+from db.types import ScanStatus
+from nightread.errors import ScanError, StorageError
+from nightread.files import decode_path, read_file
+from nightread.formats import SNIFF_BYTES, Format, sniff
+from nightread.preparing import InputSpec, Tensor, read_and_prepare
+from nightread.reading import DicomUids
+from nightread.reasons import Reason
+from worker.scorer import Scorer
+
+_log = logging.getLogger(__name__)
+
+#: A window ends early where its files are large, so that a job's memory does not grow with them.
+_WINDOW_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the reading and scoring of one job."""
+
+    roots: Sequence[Path]
+    max_file_bytes: int
+    max_pixels: int
+    batch_size: int
+
+
+@dataclass(slots=True)
+class JobResult:
+    """What a job came to.
+
+    Attributes:
+        outcomes: terminal statuses.
+        predictions: new ones.
+        put_off: scans whose fault may pass, with its reason and text.
+    """
+
+    outcomes: list[ScanOutcome] = field(default_factory=list)
+    predictions: list[NewPrediction] = field(default_factory=list)
+    put_off: list[tuple[OpenScan, Reason, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A scan whose bytes are in memory, or the reason why they are not."""
+
+    scan: OpenScan
+    data: bytes = b""
+    sha256: str = ""
+    error: ScanError | StorageError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """One content of a window: its tensor, or the reason why there is none."""
+
+    tensor: Tensor | None
+    uids: DicomUids | None
+    reason: Reason | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Files of one batch, with the decoding of each new content under way."""
+
+    files: list[_File]
+    known: set[str]
+    decoding: dict[str, Future[_Prepared]]
+
+
+def score_scans(
+    open_scans: Sequence[OpenScan],
+    scorer: Scorer,
+    limits: Limits,
+    *,
+    executor: Executor,
+    find_predicted: Callable[[Sequence[str]], set[str]],
+    check_lease: Callable[[], None],
+    worker: str,
+) -> JobResult:
+    """Score a job's scans; touches files and the model, and the database through `find_predicted` alone.
+
+    Args:
+        open_scans: what is to be scored.
+        scorer: the run's model.
+        limits: see `Limits`.
+        executor: threads for reading and decoding.
+        find_predicted: returns those of some SHA-256 digests that are predicted already.
+        check_lease: is called once a window; raises where the job is no longer ours.
+        worker: who scores, for the stored rows.
+
+    Raises:
+        LeaseLost: from `check_lease`.
+    """
+    pipeline = _Pipeline(scorer, limits, executor, find_predicted, worker)
+    waiting: _Window | None = None
+    for files in pipeline.read_ahead(open_scans):
+        check_lease()
+        window = pipeline.start_decoding(files)
+        if waiting is not None:
+            pipeline.score(waiting)
+        waiting = window
+    if waiting is not None:
+        pipeline.score(waiting)
+    return pipeline.result
+
+
+class _Pipeline:
+    def __init__(
+        self,
+        scorer: Scorer,
+        limits: Limits,
+        executor: Executor,
+        find_predicted: Callable[[Sequence[str]], set[str]],
+        worker: str,
+    ) -> None:
+        self._scorer = scorer
+        self._limits = limits
+        self._executor = executor
+        self._find_predicted = find_predicted
+        self._worker = worker
+        self._contents: dict[str, _Prepared] = {}  # of this job, without their tensors
+        self._started: set[str] = set()  # contents that are, or have been, decoded by this job
+        self.result = JobResult()
+
+    def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[_File]]:
+        """Yield windows of read files, the next one always being read meanwhile."""
+        reading: list[Future[_File]] = []
+        for window in split_windows(open_scans, self._limits.batch_size, _WINDOW_BYTES):
+            upcoming = [self._executor.submit(_read, scan, self._limits) for scan in window]
+            if reading:
+                yield [future.result() for future in reading]
+            reading = upcoming
+        if reading:
+            yield [future.result() for future in reading]
+
+    def start_decoding(self, files: list[_File]) -> _Window:
+        """Look up which contents are predicted already, and put the others on the threads, each once."""
+        contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
+        known = self._find_predicted(sorted(contents)) if contents else set()
+        decoding = {
+            sha256: self._executor.submit(prepare_bytes, data, self._scorer.card.input, self._limits.max_pixels)
+            for sha256, data in contents.items()
+            if sha256 not in known
+        }
+        self._started.update(decoding)
+        return _Window(files, known, decoding)
+
+    def score(self, window: _Window) -> None:
+        """Score what a window has decoded, and write down the outcome of each of its files."""
+        prepared = {sha256: future.result() for sha256, future in window.decoding.items()}
+        tensors = {sha256: content.tensor for sha256, content in prepared.items() if content.tensor is not None}
+        invalid = self._predict(list(tensors), list(tensors.values())) if tensors else set()
+        for sha256, content in prepared.items():
+            if sha256 in invalid:
+                reason, text = Reason.INVALID_SCORE, "the model returned a score that is no number in [0, 1]"
+                self._contents[sha256] = _Prepared(None, content.uids, reason, text)
+            else:
+                self._contents[sha256] = _Prepared(None, content.uids, content.reason, content.text)
+        first_seen = set(prepared)
+        for file in window.files:
+            self._end(file, window.known, is_first=file.sha256 in first_seen)
+            first_seen.discard(file.sha256)
+
+    def _predict(self, digests: list[str], tensors: list[Tensor]) -> set[str]:
+        """Score one batch and keep its predictions; returns the digests whose scores are invalid."""
+        card = self._scorer.card
+        scores = self._scorer.score_batch(np.stack(tensors))
+        invalid = set()
+        for sha256, row in zip(digests, scores, strict=True):
+            values = tuple(float(score) for score in row)
+            if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
+                invalid.add(sha256)
+                continue
+            decisions = card.decide(values)
+            self.result.predictions.extend(
+                NewPrediction(
+                    sha256=sha256, model_digest=self._scorer.digest, preprocessing=card.preprocessing_version,
+                    label=label, score=value, decision=decision, runtime=self._scorer.runtime,
+                    provider=self._scorer.provider, device=self._scorer.device, batch_size=len(digests),
+                    worker=self._worker,
+                )
+                for label, value, decision in zip(card.labels, values, decisions, strict=True)
+            )  # fmt: skip
+        return invalid
+
+    def _end(self, file: _File, known: set[str], *, is_first: bool) -> None:
+        if isinstance(file.error, StorageError):
+            self.result.put_off.append((file.scan, file.error.reason, str(file.error)))
+        elif file.error is not None:
+            self.result.outcomes.append(end_without_score(file.scan, file.error.reason, str(file.error)))
+        elif file.sha256 in known:
+            self.result.outcomes.append(_end_scored(file, _find_uids(file.data), reused=True))
+        else:
+            content = self._contents[file.sha256]
+            if content.reason is not None:
+                outcome = end_without_score(file.scan, content.reason, content.text, file.sha256)
+            else:
+                outcome = _end_scored(file, content.uids, reused=not is_first)
+            self.result.outcomes.append(outcome)
+
+
+def _end_scored(file: _File, uids: DicomUids | None, *, reused: bool) -> ScanOutcome:
+    outcome = ScanOutcome(file.scan.id, ScanStatus.SCORED, file.sha256, reused=reused)
+    if uids is None:
+        return outcome
+    return replace(outcome, study_uid=uids.study, series_uid=uids.series, instance_uid=uids.instance)
+
+
+def _find_uids(data: bytes) -> DicomUids | None:
+    """Return the UIDs of a content that is not decoded, since its prediction is stored already."""
+    if sniff(data[:SNIFF_BYTES]) is not Format.DICOM:
+        return None
+    from nightread.dicom import read_uids  # pydicom takes 0.2 s to import, and most folders hold none
+
+    try:
+        return read_uids(data)
+    except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; the score is there all the same
+        _log.error("reading UIDs failed with %s", type(error).__name__)
+        return None
+
+
+def split_windows(open_scans: Sequence[OpenScan], batch_size: int, max_bytes: int) -> Iterator[list[OpenScan]]:
+    """Yield consecutive scans, at most `batch_size` of them and, from the second on, at most `max_bytes` together."""
+    window: list[OpenScan] = []
+    size_bytes = 0
+    for scan in open_scans:
+        if window and (len(window) == batch_size or size_bytes + scan.size_bytes > max_bytes):
+            yield window
+            window, size_bytes = [], 0
+        window.append(scan)
+        size_bytes += scan.size_bytes
+    if window:
+        yield window
+
+
+def end_without_score(scan: OpenScan, reason: Reason, text: str, sha256: str | None = None) -> ScanOutcome:
+    """Return the terminal status that a reason stands for."""
+    status = ScanStatus.REJECTED if reason.is_rejection else ScanStatus.FAILED
+    return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text[:REASON_TEXT_LENGTH])
+
+
+def _read(scan: OpenScan, limits: Limits) -> _File:
+    try:
+        data = read_file(decode_path(scan.path), roots=limits.roots, max_bytes=limits.max_file_bytes)
+    except (ScanError, StorageError) as error:
+        return _File(scan, error=error)
+    except MemoryError:
+        return _File(scan, error=StorageError(Reason.OUT_OF_MEMORY, "not enough memory to read the file"))
+    except Exception as error:  # noqa: BLE001  # one file must not end the job of 63 others
+        _log.error("reading failed with %s", type(error).__name__)  # its text may hold the path
+        return _File(scan, error=StorageError(Reason.INTERNAL_ERROR, f"reading failed with {type(error).__name__}"))
+    return _File(scan, data, hashlib.sha256(data).hexdigest())
+
+
+def prepare_bytes(data: bytes, spec: InputSpec, max_pixels: int) -> _Prepared:
+    """Decode and prepare one content, whatever it does: hostile bytes must not end the job of 63 others."""
+    try:
+        tensor, scan = read_and_prepare(data, spec, max_pixels=max_pixels)
+    except ScanError as error:
+        return _Prepared(None, None, error.reason, str(error))
+    except MemoryError:  # would end Celery's main process, then that of the next worker to take the job
+        return _Prepared(None, None, Reason.OUT_OF_MEMORY, "not enough memory to decode the scan")
+    except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; recorded, and logged without them
+        _log.error("decoding failed with %s", type(error).__name__)  # its text may hold patient data
+        return _Prepared(None, None, Reason.INTERNAL_ERROR, f"decoding failed with {type(error).__name__}")
+    return _Prepared(tensor, scan.uids)

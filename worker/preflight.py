@@ -1,0 +1,91 @@
+"""What must hold before a worker takes its first job: database, roots, model, device.
+
+The model is tried in a process of its own, `python -m worker.preflight`: a worker's main process must never hold an
+inference session, since its children inherit memory over a fork, and a session's threads do not survive that.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from typing import Any
+
+from db.engine import make_engine
+from db.errors import DatabaseError
+from db.schema import ensure_schema
+from nightread.bundle import find_bundle, load_bundle
+from nightread.errors import ModelError, NightreadError
+from nightread.settings import Settings, read_settings
+from worker.enqueueing import check_roots
+from worker.process import count_cores
+from worker.scorer import Scorer
+
+_log = logging.getLogger(__name__)
+
+_TRY_LIMIT_S = 300
+
+
+def check_worker(settings: Settings) -> dict[str, Any]:
+    """Check all that a worker needs, before it takes a job.
+
+    Returns:
+        model, provider, runtime and parity, as the child process found them.
+
+    Raises:
+        NightreadError: one line that says what is wrong and what mends it.
+        DatabaseError: the database is away or not upgraded.
+    """
+    check_roots(settings)
+    engine = make_engine(settings.database_url.get_secret_value())
+    try:
+        ensure_schema(engine)
+    finally:
+        engine.dispose()
+    try:
+        tried = subprocess.run(  # this very program
+            [sys.executable, "-m", "worker.preflight"],
+            capture_output=True,
+            text=True,
+            timeout=_TRY_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"the model did not open within {_TRY_LIMIT_S} s on this machine") from None
+    if tried.returncode != 0:
+        lines = tried.stderr.strip().splitlines() or [f"the model crashed its process (exit {tried.returncode})"]
+        raise ModelError(lines[-1])
+    found: dict[str, Any] = json.loads(tried.stdout.splitlines()[-1])
+    return found
+
+
+def refuse_or_start(sender: Any, **_: Any) -> None:
+    """Let a worker's main process start, or end it with one line; receives Celery's `worker_init`."""
+    settings = sender.app.nightread
+    try:
+        found = check_worker(settings)
+    except (NightreadError, DatabaseError) as error:
+        _log.critical("not started: %s", error)
+        raise SystemExit(1) from None
+    _log.info("model %s on %s, parity %.1e, %s", found["model"], found["provider"], found["parity"], found["runtime"])
+    if not settings.scan_roots:
+        _log.warning("NIGHTREAD_SCAN_ROOTS is not set: jobs may read whatever folders their run names")
+
+
+def main() -> int:
+    """Try the model that the environment names; used by `check_worker` alone."""
+    try:
+        settings = read_settings()
+        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
+        scorer = Scorer(bundle, settings.device, settings.threads or count_cores())
+    except NightreadError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    found = {
+        "model": scorer.card.reference, "provider": scorer.provider, "runtime": scorer.runtime, "parity": scorer.parity,
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What one worker process holds: settings, database, threads and the models it has opened.
+
+Everything here is made after a fork, in the process that uses it: neither an inference session nor a database
+connection survives being inherited.
+"""
+
+import functools
+import logging
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from db.engine import make_engine
+from db.runs import RunInfo
+from nightread.bundle import Bundle, find_bundle, load_bundle
+from nightread.errors import CardMismatch
+from nightread.files import decode_path
+from nightread.settings import Settings
+from worker.pipeline import Limits
+from worker.scorer import Scorer
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """The state of one worker process.
+
+    Attributes:
+        settings: as read when the process started.
+        engine: connections of this process.
+        executor: reading and decoding threads.
+        name: host and process id, as stored with leases and predictions.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.threads = settings.threads or count_cores()
+        self.engine: Engine = make_engine(settings.database_url.get_secret_value())
+        self.executor = ThreadPoolExecutor(self.threads, thread_name_prefix="nightread-decode")
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._scorers: dict[str, Scorer] = {}
+
+    def find_scorer(self, run: RunInfo) -> Scorer:
+        """Return the model of a run, opened and checked at its first use.
+
+        Raises:
+            ModelError: this worker does not have the bundle, or must not serve it.
+            DeviceError: the device that was asked for is not active.
+        """
+        scorer = self._scorers.get(run.model_digest)
+        if scorer is None:
+            bundle = load_bundle(find_bundle(run.model, self.settings.models_dir))
+            if bundle.digest != run.model_digest:
+                raise CardMismatch(
+                    f"{run.model} on this worker is not the bundle that the run was made with: copy the right one to "
+                    "NIGHTREAD_MODELS_DIR"
+                )
+            scorer = self._open(bundle)
+        return scorer
+
+    def open_default(self) -> Bundle:
+        """Open and check the model that the settings name, and return its bundle.
+
+        Raises:
+            ModelError: the bundle is missing, damaged or not reproduced here.
+            DeviceError: the device that was asked for is not active.
+        """
+        bundle = load_bundle(find_bundle(self.settings.model, self.settings.models_dir))
+        self._open(bundle)
+        return bundle
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that this process has opened its models on; empty before the first."""
+        return next((scorer.provider for scorer in self._scorers.values()), "")
+
+    def _open(self, bundle: Bundle) -> Scorer:
+        scorer = Scorer(bundle, self.settings.device, self.threads)
+        self._scorers[scorer.digest] = scorer
+        _log.info(
+            "model %s ready on %s (%s), parity %.1e",
+            scorer.card.reference, scorer.provider, scorer.runtime, scorer.parity,
+        )  # fmt: skip
+        return scorer
+
+    def make_limits(self, run: RunInfo) -> Limits:
+        """Return what bounds the jobs of a run: the operator's roots, or where there are none the run's own paths."""
+        settings = self.settings
+        return Limits(
+            roots=settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources),
+            max_file_bytes=settings.max_file_bytes,
+            max_pixels=settings.max_pixels,
+            batch_size=settings.batch_size,
+        )
+
+    def close(self) -> None:
+        """End threads and connections."""
+        self.executor.shutdown()
+        self.engine.dispose()
+
+
+def count_cores() -> int:
+    """Return the cores that this process may use; a container may be given fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _processes() -> dict[int, WorkerProcess]:
+    return {}
+
+
+def use_process(process: WorkerProcess) -> None:
+    """Make `process` the one that tasks of this process use."""
+    _processes()[os.getpid()] = process
+
+
+def current_process(settings: Settings) -> WorkerProcess:
+    """Return this process's state, made at the first call; one inherited over a fork is never returned."""
+    state = _processes().get(os.getpid())
+    if state is None:
+        state = WorkerProcess(settings)
+        use_process(state)
+    return state

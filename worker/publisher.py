@@ -1,0 +1,117 @@
+"""Telling workers that there are jobs: one small message a job, never more than the queue should hold."""
+
+import logging
+from collections.abc import Sequence
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import Connection, Engine
+
+from db.dialects import try_advisory_lock
+from db.engine import write
+from db.jobs import mark_unpublished, take_due_jobs
+from db.runs import close_finished_runs
+from nightread.settings import Settings
+from worker.errors import BrokerUnavailable
+
+_log = logging.getLogger(__name__)
+
+QUEUE = "nightread"
+SCORE_TASK = "nightread.score_job"
+SWEEP_TASK = "nightread.sweep"
+
+_LEADER_LOCK = 7_201_121
+#: A message that lies in no queue and was not claimed in this time is taken for lost.
+_EMPTY_QUEUE_S = 10.0
+
+
+class Publisher:
+    """Sends job ids to the broker."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        connection = app.connection_for_read()  # connects to nothing: it is asked for its transport's errors
+        self._errors = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
+
+    def publish(self, job_ids: Sequence[str]) -> None:
+        """Send one message a job.
+
+        Raises:
+            BrokerUnavailable: some were perhaps not sent; sending one twice is harmless.
+        """
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
+                for job_id in job_ids:
+                    self._app.send_task(SCORE_TASK, args=[job_id], queue=QUEUE, producer=producer, ignore_result=True)
+        except self._errors as error:
+            raise explain_broker(error, self._settings) from None
+
+    def count_waiting(self) -> int:
+        """Return how many messages lie in the queue.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        try:
+            with self._app.connection_for_read() as connection:
+                connection.ensure_connection(max_retries=1, timeout=5, interval_start=0.2)
+                channel = connection.default_channel
+                channel.queue_declare(queue=QUEUE, durable=True)
+                return int(channel._size(QUEUE))  # noqa: SLF001  # LLEN; kombu has no public name for it
+        except self._errors as error:
+            raise explain_broker(error, self._settings) from None
+
+    def publish_due(self, engine: Engine, *, run_id: str | None = None, only_leader: bool = False) -> int:
+        """Publish what is due, oldest first, until the queue is at its high-water mark; returns how many.
+
+        The mark in the database comes first, so that two publishers do not send the same jobs; where sending fails the
+        mark is taken back, and where this process dies in between, the jobs are due again after the lease time.
+
+        Raises:
+            BrokerUnavailable: nothing is lost; they stay due.
+        """
+        waiting = self.count_waiting()
+        room = self._settings.queue_high_water - waiting
+        if room <= 0:
+            return 0
+        republish_s = self._settings.lease_s if waiting else min(_EMPTY_QUEUE_S, self._settings.lease_s)
+
+        def take(connection: Connection) -> list[str]:
+            if only_leader and not try_advisory_lock(connection, _LEADER_LOCK):
+                return []
+            return take_due_jobs(connection, room, republish_s, run_id=run_id)
+
+        job_ids = write(engine, take)
+        if not job_ids:
+            return 0
+        try:
+            self.publish(job_ids)
+        except BrokerUnavailable:
+            write(engine, lambda connection: mark_unpublished(connection, job_ids))
+            raise
+        return len(job_ids)
+
+    def sweep(self, engine: Engine) -> int:
+        """Close runs that have ended and publish what was lost; one process at a time does the work.
+
+        Returns:
+            How many jobs were published.
+
+        Raises:
+            BrokerUnavailable: nothing is lost; they stay due.
+        """
+        write(engine, close_finished_runs)
+        published = self.publish_due(engine, only_leader=True)
+        if published:
+            _log.info("swept: %d jobs published", published)
+        return published
+
+
+def explain_broker(error: BaseException, settings: Settings) -> BrokerUnavailable:
+    """Tell a broker's error in one line, without its password."""
+    host = settings.broker_url.get_secret_value().rpartition("@")[2].partition("?")[0].removeprefix("redis://")
+    return BrokerUnavailable(
+        f"the broker {host} does not answer: {type(error).__name__}; start it or set NIGHTREAD_BROKER_URL. "
+        "What is in the database stays there, and is published when the broker is back"
+    )

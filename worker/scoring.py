@@ -1,0 +1,153 @@
+"""One job from claim to commit, as a plain function that needs no Celery."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from db.engine import reading, write
+from db.errors import DatabaseError
+from db.jobs import (
+    Claim,
+    OpenScan,
+    ScanOutcome,
+    claim_job,
+    find_predicted,
+    give_back_job,
+    load_open_scans,
+    split_job,
+    store_results,
+)
+from db.runs import RunInfo, close_finished_runs, find_run
+from nightread.card import Card
+from nightread.errors import DeviceError, ModelError
+from nightread.reasons import Reason
+from worker.errors import LeaseLost
+from worker.lease import Heartbeat
+from worker.pipeline import JobResult, end_without_score, score_scans
+from worker.process import WorkerProcess
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_BACKOFF_S = 300.0
+#: Claims after which a job ends `model-unavailable`: over an hour, with the back-off, to put the bundle right.
+_MODEL_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What became of one delivery of a job, for the log."""
+
+    ended: int = 0
+    put_off: int = 0
+    split: bool = False
+
+
+def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
+    """Claim a job, score what is open of it and commit; None where it is not ours to do.
+
+    Being called twice for one job, at once or one after the other, changes nothing: the lease decides.
+
+    Raises:
+        DatabaseUnavailable: nothing is stored; the lease runs out and the sweeper publishes the job again.
+        Exception: what nobody foresaw; the job was given back, to be tried again and in the end split.
+    """
+    lease_s = process.settings.lease_s
+    claim = write(process.engine, lambda connection: claim_job(connection, job_id, process.name, lease_s))
+    if claim is None:
+        return None
+    try:
+        return _score_claimed(process, claim)
+    except DatabaseError:
+        raise
+    except Exception:
+        # Without this the job would lie until its lease has run out, and count as a crash all the same.
+        retry_in_s = backoff_s(claim.attempts)
+        write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s))
+        raise
+
+
+def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
+    settings = process.settings
+    with reading(process.engine) as connection:
+        run = find_run(connection, claim.run_id)
+        open_scans = load_open_scans(connection, claim.job_id)
+    if not open_scans:
+        return _store(process, claim, JobResult())
+    if claim.crashes >= settings.max_attempts:
+        return _isolate(process, claim, open_scans)
+    try:
+        with Heartbeat(process.engine, claim, settings.lease_s) as heartbeat:
+            scorer = process.find_scorer(run)
+            result = score_scans(
+                open_scans,
+                scorer,
+                process.make_limits(run),
+                executor=process.executor,
+                find_predicted=functools.partial(_find_predicted, process, run, scorer.card),
+                check_lease=heartbeat.check,
+                worker=process.name,
+            )
+    except LeaseLost as lost:
+        _log.warning("%s", lost)
+        return JobReport()
+    except (ModelError, DeviceError) as error:
+        _log.error("%s", error)  # the message says it all
+        return _await_model(process, claim, open_scans, str(error))
+    return _store(process, claim, result)
+
+
+def _find_predicted(process: WorkerProcess, run: RunInfo, card: Card, digests: Sequence[str]) -> set[str]:
+    with reading(process.engine) as connection:
+        return find_predicted(connection, digests, run.model_digest, run.preprocessing, len(card.labels))
+
+
+def _store(process: WorkerProcess, claim: Claim, result: JobResult) -> JobReport:
+    """Commit a job's result; scans with a passing fault are tried again until the attempts are used up."""
+    outcomes = list(result.outcomes)
+    is_last = claim.attempts >= process.settings.max_attempts
+    if is_last:
+        outcomes += [end_without_score(scan, reason, text) for scan, reason, text in result.put_off]
+    retry_in_s = backoff_s(claim.attempts) if result.put_off and not is_last else None
+    ours = write(
+        process.engine,
+        lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
+    )
+    write(process.engine, close_finished_runs)
+    if not ours:
+        _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
+        return JobReport()
+    return JobReport(ended=len(outcomes), put_off=0 if is_last else len(result.put_off))
+
+
+def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan]) -> JobReport:
+    """Split a job that keeps killing its workers, until the one poisonous scan stands alone and is failed."""
+    if len(open_scans) > 1:
+        crashes = process.settings.max_attempts - 1
+        write(process.engine, lambda connection: split_job(connection, claim, open_scans, crashes))
+        _log.warning("job %s has killed %d workers: split in two", claim.job_id, claim.crashes)
+        return JobReport(split=True)
+    outcome = end_without_score(
+        open_scans[0], Reason.WORKER_CRASH, f"its worker died, hung or failed {claim.crashes} times while scoring it"
+    )
+    return _store(process, claim, JobResult(outcomes=[outcome]))
+
+
+def _await_model(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan], why: str) -> JobReport:
+    """Give a job back that this worker has no model for; another worker may have it, or an operator puts it right."""
+    outcomes: list[ScanOutcome] = []
+    retry_in_s: float | None = backoff_s(claim.attempts + 2)
+    if claim.attempts >= _MODEL_TRIES:
+        outcomes = [end_without_score(scan, Reason.MODEL_UNAVAILABLE, why[:300]) for scan in open_scans]
+        retry_in_s = None
+    write(
+        process.engine,
+        lambda connection: store_results(connection, claim, outcomes, [], retry_in_s=retry_in_s),
+    )
+    write(process.engine, close_finished_runs)
+    return JobReport(ended=len(outcomes), put_off=len(open_scans) - len(outcomes))
+
+
+def backoff_s(attempts: int) -> float:
+    """Return how long a job waits after its n-th attempt, in seconds: 2, 4, 8, and so on up to five minutes."""
+    return float(min(_LONGEST_BACKOFF_S, 2.0 ** min(attempts, 16)))

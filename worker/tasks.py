@@ -1,0 +1,62 @@
+"""The two Celery tasks. They take ids and return nothing; the work is in plain functions that need no Celery."""
+
+import logging
+from typing import Any
+
+from celery import shared_task
+
+from db.errors import DatabaseError
+from nightread.errors import NightreadError
+from nightread.settings import Settings, read_settings
+from worker.errors import BrokerUnavailable
+from worker.process import WorkerProcess, current_process
+from worker.publisher import SCORE_TASK, SWEEP_TASK, Publisher
+from worker.scoring import score_job
+
+_log = logging.getLogger(__name__)
+
+#: Below this share of the high-water mark a worker that has ended a job publishes the next ones.
+_LOW_WATER = 0.5
+
+
+@shared_task(name=SCORE_TASK, bind=True)
+def score_job_task(task: Any, job_id: str) -> None:
+    """Score one job; the message is acknowledged after its results are committed."""
+    process = _find_process(task)
+    try:
+        report = score_job(process, job_id)
+    except (NightreadError, DatabaseError) as error:
+        _log.error("job %s: %s", job_id, error)  # understood; its lease brings it back
+    except Exception:  # noqa: BLE001  # the process boundary: a job is never lost, the lease brings it back
+        _log.exception("job %s failed", job_id)
+    else:
+        if report is not None:
+            _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
+    _top_up(task, process)
+
+
+@shared_task(name=SWEEP_TASK, bind=True)
+def sweep_task(task: Any) -> None:
+    """Publish again what was lost; beat sends this every `sweep_s`."""
+    process = _find_process(task)
+    try:
+        Publisher(task.app, process.settings).sweep(process.engine)
+    except (NightreadError, DatabaseError) as error:
+        _log.error("sweep: %s", error)
+
+
+def _find_process(task: Any) -> WorkerProcess:
+    settings: Settings | None = getattr(task.app, "nightread", None)
+    return current_process(settings or read_settings())
+
+
+def _top_up(task: Any, process: WorkerProcess) -> None:
+    """Refill the queue at once where it runs low, so that no worker idles until the next sweep."""
+    if not process.settings.has_shared_broker:
+        return  # an embedded run publishes its own jobs, and must not take those of a cluster
+    publisher = Publisher(task.app, process.settings)
+    try:
+        if publisher.count_waiting() < process.settings.queue_high_water * _LOW_WATER:
+            publisher.publish_due(process.engine)
+    except (BrokerUnavailable, DatabaseError) as error:
+        _log.warning("the queue was not refilled: %s", error)
