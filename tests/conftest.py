@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -44,9 +43,7 @@ def redis_url(redis_server):
 @pytest.fixture(scope="session")
 def _postgres_server():
     """Connections to a server without a database of its own, with a template database that has the tables."""
-    # Not below pytest's own folder: each pytest that starts closes that one to other users, and as root the server
-    # runs as another user, so that a second test run would end the server of the first.
-    with tempfile.TemporaryDirectory(prefix="nightread-postgres-") as folder, run_postgres(Path(folder)) as url:
+    with run_postgres() as url:
         server = sqlalchemy.create_engine(
             make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
         )

