@@ -72,8 +72,8 @@ def enqueue(
     from cli.following import follow_run
     from db.engine import make_engine
     from db.schema import ensure_schema
-    from nightread.bundle import find_bundle, load_bundle
     from nightread.settings import read_settings
+    from worker.choosing import choose_bundle
     from worker.enqueueing import enqueue as write_run
     from worker.publisher import Publisher
     from worker.queue import make_app
@@ -83,7 +83,7 @@ def enqueue(
     engine = make_engine(settings.database_url.get_secret_value())
     with waiting("listing scans"):
         ensure_schema(engine)
-        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
+        bundle = choose_bundle(engine, settings).bundle
         enqueued = write_run(engine, settings, bundle, paths, name=name, embedded=False)
     if as_json:
         print_json({"run": enqueued.run_id, "found": enqueued.found, "skipped": enqueued.skipped})

@@ -8,7 +8,8 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from db.engine import write
-from db.runs import NewModel, NewRun, NewScan, create_run
+from db.registry import NewModel
+from db.runs import NewRun, NewScan, create_run
 from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
 from nightread.bundle import Bundle
@@ -65,11 +66,9 @@ def enqueue(
             + (f" (skipped: {passed_over})" if passed_over else "")
             + "; name a folder that holds JPEG, PNG, TIFF or DICOM files"
         )
-    card = bundle.card
-    model = NewModel(bundle.digest, card.name, card.version, card.preprocessing_version, card.model_dump(mode="json"))
     run = NewRun(
         name=(name or encode_path(sources[0].name) or "/")[:RUN_NAME_LENGTH],
-        model=model,
+        model=describe_model(bundle),
         sources=[encode_path(source) for source in sources],
         settings=describe_settings(settings),
         embedded=embedded,
@@ -78,6 +77,12 @@ def enqueue(
     )
     run_id = write(engine, lambda connection: create_run(connection, run, found))
     return Enqueued(run_id, len(found), skipped)
+
+
+def describe_model(bundle: Bundle) -> NewModel:
+    """Return a bundle as the table `models` keeps it."""
+    card = bundle.card
+    return NewModel(bundle.digest, card.name, card.version, card.preprocessing_version, card.model_dump(mode="json"))
 
 
 def describe_settings(settings: Settings) -> dict[str, object]:

@@ -22,7 +22,7 @@ from db.types import database_now
 from tests.compose import ROOT
 from tests.db_factories import add_run, at_once
 
-TABLES = {"models", "runs", "jobs", "scans", "predictions"}
+TABLES = {"models", "stage_changes", "runs", "jobs", "scans", "predictions"}
 
 
 @pytest.fixture
