@@ -29,12 +29,17 @@ class Choice:
     Attributes:
         bundle: the bundle.
         why: the rule that chose it.
-        stage: its stage in the database; None where the database does not know it yet.
+        stored: what the database knows of it; None where it does not know it yet.
     """
 
     bundle: Bundle
     why: Why
-    stage: ModelStage | None
+    stored: StoredModel | None
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether new runs with it are refused."""
+        return self.stored is not None and self.stored.stage is ModelStage.RETIRED
 
 
 def choose_bundle(engine: Engine, settings: Settings, *, allow_retired: bool = False) -> Choice:
@@ -54,14 +59,15 @@ def choose_bundle(engine: Engine, settings: Settings, *, allow_retired: bool = F
         with reading(engine) as connection:
             production = find_production(connection)
     if production is not None:
-        return Choice(load_stored(production, settings), Why.PRODUCTION, production.stage)
+        return Choice(load_stored(production, settings), Why.PRODUCTION, production)
     bundle = load_bundle(find_bundle(settings.model or DEFAULT_MODEL, settings.models_dir))
     with reading(engine) as connection:
         stored = find_model(connection, bundle.card.name, bundle.card.version)
     check_digest(bundle, stored)
-    if stored is not None and stored.stage is ModelStage.RETIRED and not allow_retired:
-        raise WrongStage(explain_retired(stored.reference))
-    return Choice(bundle, Why.ASKED if settings.model else Why.SHIPS, None if stored is None else stored.stage)
+    choice = Choice(bundle, Why.ASKED if settings.model else Why.SHIPS, stored)
+    if choice.is_retired and not allow_retired:
+        raise WrongStage(explain_retired(bundle.card.reference))
+    return choice
 
 
 def load_stored(stored: StoredModel, settings: Settings) -> Bundle:

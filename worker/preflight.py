@@ -13,7 +13,6 @@ from typing import Any
 from db.engine import make_engine
 from db.errors import DatabaseError
 from db.schema import ensure_schema
-from db.types import ModelStage
 from nightread.errors import ModelError, NightreadError
 from nightread.settings import Settings, read_settings
 from worker.choosing import choose_bundle
@@ -90,7 +89,7 @@ def main() -> int:
         return 1
     found = {
         "model": scorer.card.reference, "provider": scorer.provider, "runtime": scorer.runtime, "parity": scorer.parity,
-        "why": choice.why.value, "retired": choice.stage is ModelStage.RETIRED,
+        "why": choice.why.value, "retired": choice.is_retired,
     }  # fmt: skip
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
