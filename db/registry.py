@@ -99,9 +99,10 @@ def register_model(connection: Connection, model: NewModel) -> bool:
         "digest": model.digest, "name": model.name, "version": model.version, "preprocessing": model.preprocessing,
         "card": model.card, "stage": ModelStage.CANDIDATE, "created_at": database_now(),
     }  # fmt: skip
-    inserted = connection.execute(insert_ignoring(connection, models).values(row)).rowcount == 1
+    is_known = connection.execute(select(models.c.digest).where(models.c.digest == model.digest)).scalar() is not None
+    connection.execute(insert_ignoring(connection, models).values(row))
     check_identity(connection, model.name, model.version, model.digest)
-    return inserted
+    return not is_known
 
 
 def check_identity(connection: Connection, name: str, version: str, digest: str) -> None:
