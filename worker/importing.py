@@ -103,7 +103,7 @@ def import_onnx(
             session = open_session(model, Device.CPU, settings.threads or count_cores())
         except CardMismatch as error:
             faults.append(f"graph: {error}")
-    if session is not None and card is not None:
+    if session is not None:
         faults += [f"graph: it {fault}" for fault in find_graph_faults(session.session, card)]
     if faults or session is None or card is None:
         raise CardMismatch(f"{model_file.name} and {card_file.name} make no bundle: {'; '.join(faults)}")

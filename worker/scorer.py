@@ -82,23 +82,23 @@ def find_allowed_parity(card: Card, device: str) -> float:
     return card.parity_tolerance + _MACHINE_TOLERANCE[device]
 
 
-def find_graph_faults(session: Any, card: Card) -> list[str]:
+def find_graph_faults(session: Any, card: Card | None) -> list[str]:
     """Return what of a graph's input and scores does not fit its card, each as words that go on after "the graph".
 
     A graph may have more outputs: the first one holds the scores, and no other is computed.
 
     Args:
         session: `onnxruntime.InferenceSession`.
-        card: the bundle's card.
+        card: the bundle's card; None where it is at fault itself, and the graph is looked at alone.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or not outputs:
         return [f"has {len(inputs)} inputs and {len(outputs)} outputs; it must have one input, and scores come first"]
     taken, returned = inputs[0], outputs[0]
     faults = []
-    if tuple(taken.shape[1:]) != card.input.shape or taken.type != "tensor(float)":
+    if card is not None and (tuple(taken.shape[1:]) != card.input.shape or taken.type != "tensor(float)"):
         faults.append(f"takes {_show(taken)}; its card says tensor(float) (N, {', '.join(map(str, card.input.shape))})")
-    if tuple(returned.shape[1:]) != (len(card.labels),) or returned.type != "tensor(float)":
+    if card is not None and (tuple(returned.shape[1:]) != (len(card.labels),) or returned.type != "tensor(float)"):
         faults.append(f"returns {_show(returned)}; its card names {len(card.labels)} labels, so tensor(float) "
                       f"(N, {len(card.labels)})")  # fmt: skip
     if taken.shape and isinstance(taken.shape[0], int):

@@ -140,6 +140,7 @@ def shadow_run(
         to_do = count_unpredicted(connection, run.id, after)
     on_progress(0, to_do)
     reasons = _score_missing(process, run, scorer, after, lambda done: on_progress(done, to_do))
+    on_progress(to_do, to_do)  # scans of one content are done together
     without_score = Counter(
         reasons.get(scan.id, Reason.INTERNAL_ERROR.value)
         for part in _read_unpredicted(process, run, after)
