@@ -47,7 +47,12 @@ _FILE_META_GROUP = 0x0002
 _UID = re.compile(r"[0-9.]{1,64}")
 
 # pydicom adds these to what the image decoders raise.
-_DICOM_ERRORS = (*DECODER_ERRORS, RuntimeError, pydicom.errors.InvalidDicomError)
+_DICOM_ERRORS = (
+    *DECODER_ERRORS,
+    RuntimeError,
+    pydicom.errors.InvalidDicomError,
+    pydicom.errors.BytesLengthException,
+)
 
 
 def read_dicom(data: bytes, *, max_pixels: int) -> Scan:
@@ -66,13 +71,15 @@ def read_dicom(data: bytes, *, max_pixels: int) -> Scan:
         _check_transfer_syntax(_read_transfer_syntax(data))
         dataset = pydicom.dcmread(BytesIO(data), specific_tags=_TAGS)
         _check_radiograph(dataset, max_pixels)
-        pixels = _decode(dataset)
-        pixels, black, white = _apply_gray_levels(pixels, dataset)
+        with np.errstate(all="ignore"):  # what overflows is told by the gray levels that come out
+            pixels, black, white = _apply_gray_levels(_decode(dataset), dataset)
+        size_px = int(dataset.Columns), int(dataset.Rows)
+        uids = _get_uids(dataset)
     except RecursionError:
         raise UnreadableScan(Reason.DAMAGED, "sequences are nested too deeply for a radiograph") from None
     except _DICOM_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, "the DICOM data is damaged or cut short") from None
-    return Scan(pixels, black, white, Format.DICOM, int(dataset.Columns), int(dataset.Rows), _get_uids(dataset))
+    return Scan(pixels, black, white, Format.DICOM, *size_px, uids)
 
 
 def read_uids(data: bytes) -> DicomUids:
@@ -97,6 +104,8 @@ def _read_transfer_syntax(data: bytes) -> str:
     source = BytesIO(data)
     source.seek(_PREAMBLE_BYTES)
     meta = read_dataset(source, is_implicit_VR=False, is_little_endian=True, stop_when=is_beyond_meta)
+    if source.tell() == len(data):
+        raise UnreadableScan(Reason.DAMAGED, "the file ends before the data set")
     syntax = meta.get("TransferSyntaxUID")
     if not isinstance(syntax, str) or not syntax:
         raise UnreadableScan(Reason.DAMAGED, "(0002,0010) Transfer Syntax UID is missing")

@@ -9,7 +9,7 @@ from pythonjsonlogger.json import JsonFormatter
 from nightread.settings import LogFormat, Settings
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-_FIELDS = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
+_FIELDS = "%(levelname)s %(name)s %(process)d %(message)s"
 
 
 def configure_logging(settings: Settings, *, level: str | None = None) -> None:
@@ -21,7 +21,7 @@ def configure_logging(settings: Settings, *, level: str | None = None) -> None:
     """
     formatter: logging.Formatter
     if settings.log_format is LogFormat.JSON:
-        formatter = JsonFormatter(_FIELDS, rename_fields={"asctime": "time", "levelname": "level", "name": "logger"})
+        formatter = JsonFormatter(_FIELDS, timestamp="time", rename_fields={"levelname": "level", "name": "logger"})
     else:
         formatter = logging.Formatter(_TEXT)
     formatter.converter = time.gmtime

@@ -97,7 +97,14 @@ def encode_dicom(
         "PixelRepresentation": int(pixels.dtype.kind == "i"),
         "PixelData": native + b"\0" * (len(native) % 2) if frame is None else encapsulate([frame]),
     }
-    dataset = FileDataset("", {}, file_meta=meta, preamble=preamble)
+    dataset = FileDataset(
+        "",
+        {},
+        file_meta=meta,
+        preamble=preamble,
+        is_implicit_VR=syntax == ImplicitVRLittleEndian,
+        is_little_endian=order == "<",
+    )
     for keyword, value in {**defaults, **fields}.items():
         if value is not None:
             setattr(dataset, keyword, value)

@@ -103,12 +103,15 @@ def fit(
     steps = _count_steps(data, settings)
     for epoch in range(len(history) + 1, settings.epochs + 1):
         started_at = time.monotonic()
-        model.reset_metrics()
-        logs: dict[str, float] = {}
+        sums = {"loss": 0.0, "accuracy": 0.0}
         for step, batch in enumerate(iterate_batches(data.train, settings, epoch), start=1):
-            logs = model.train_on_batch(data.inputs[batch], data.targets[batch], return_dict=True)
+            logs = model.train_on_batch(
+                data.inputs[batch], data.targets[batch], return_dict=True
+            )  # of this batch alone
+            sums = {name: sums[name] + logs[name] * len(batch) for name in sums}
             report((epoch - 1) * steps + step, settings.epochs * steps, history[-1] if history else None)
-        row = _end_epoch(model, data, epoch, logs, started_at)
+        means = {name: value / len(data.train) for name, value in sums.items()}
+        row = _end_epoch(model, data, epoch, means, started_at)
         if not history or _rank(row) > max(map(_rank, history)):
             _save(model, folder / CHECKPOINT_FILE)
         history.append(row)
@@ -186,18 +189,18 @@ def _open_or_build(
     return model, []
 
 
-def _end_epoch(model: Any, data: FitData, epoch: int, logs: dict[str, float], started_at: float) -> EpochRow:
-    if not np.isfinite(logs["loss"]):
+def _end_epoch(model: Any, data: FitData, epoch: int, means: dict[str, float], started_at: float) -> EpochRow:
+    if not np.isfinite(means["loss"]):
         raise TrainingError(
-            f"the loss is {logs['loss']} in epoch {epoch}: the training diverged; lower --learning-rate"
+            f"the loss is {means['loss']} in epoch {epoch}: the training diverged; lower --learning-rate"
         )
     val = model.evaluate(
         data.inputs[data.validation], data.targets[data.validation], batch_size=256, verbose=0, return_dict=True
     )
     return EpochRow(
         epoch=epoch,
-        loss=float(logs["loss"]),
-        accuracy=float(logs["accuracy"]),
+        loss=float(means["loss"]),
+        accuracy=float(means["accuracy"]),
         val_loss=float(val["loss"]),
         val_accuracy=float(val["accuracy"]),
         seconds=round(time.monotonic() - started_at, 2),

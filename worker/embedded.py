@@ -34,6 +34,8 @@ from worker.queue import make_app
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+#: Counting a large run takes its time, of which the scoring must not lose much.
+_POLL_SHARE = 20
 #: How long a stopping worker is waited for; its jobs are leased, so that nothing is lost where it does not come back.
 _STOP_S = 60.0
 #: A message that no job answers to.
@@ -96,8 +98,11 @@ def _follow(
     thread: threading.Thread,
 ) -> None:
     while True:
-        publisher.publish_due(engine, run_id=run_id)
+        if not publisher.count_waiting():
+            publisher.publish_due(engine, run_id=run_id)
+        started = time.monotonic()
         counts, status = _look(engine, run_id)
+        looked_s = time.monotonic() - started
         if not counts.queued and status in {RunStatus.QUEUED, RunStatus.RUNNING}:
             write(engine, close_finished_runs)  # nobody sweeps here, should the worker have failed to close its run
         on_progress(counts)
@@ -105,7 +110,7 @@ def _follow(
             return
         if not thread.is_alive():
             raise RuntimeError("the embedded worker has ended before its run")
-        time.sleep(_POLL_S)
+        time.sleep(max(_POLL_S, _POLL_SHARE * looked_s))
 
 
 def _look(engine: Engine, run_id: str) -> tuple[RunCounts, RunStatus]:

@@ -117,6 +117,11 @@ def use_process(process: WorkerProcess) -> None:
     _processes()[os.getpid()] = process
 
 
+def has_process() -> bool:
+    """Whether this very process has its state, not merely inherited one over a fork."""
+    return os.getpid() in _processes()
+
+
 def current_process(settings: Settings) -> WorkerProcess:
     """Return this process's state, made at the first call; one inherited over a fork is never returned."""
     state = _processes().get(os.getpid())

@@ -74,8 +74,9 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,  # the default gives up after 100
         "broker_connection_timeout": 5,
         "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.2, "interval_max": 2},
-        # What runs across a lost connection is delivered again: stop the doomed twin.
-        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        # What runs across a lost connection is delivered again. The lease makes that harmless; to stop the first one
+        # would throw its work away, and count as the death of a worker: a broker that flaps must not fail a scan.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_max_tasks_per_child": 500,  # bounds what a leak can come to
         # CUDA and its threads do not survive a fork.
         "worker_pool_start_method": "spawn" if settings.device is Device.CUDA else "fork",

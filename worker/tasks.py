@@ -4,12 +4,14 @@ import logging
 from typing import Any
 
 from celery import shared_task
+from celery.signals import worker_process_init
 
 from db.errors import DatabaseError
 from nightread.errors import NightreadError
+from nightread.logs import configure_logging
 from nightread.settings import Settings, read_settings
 from worker.errors import BrokerUnavailable
-from worker.process import WorkerProcess, current_process
+from worker.process import WorkerProcess, current_process, has_process
 from worker.publisher import SCORE_TASK, SWEEP_TASK, Publisher
 from worker.scoring import score_job
 
@@ -43,6 +45,13 @@ def sweep_task(task: Any) -> None:
         Publisher(task.app, process.settings).sweep(process.engine)
     except (NightreadError, DatabaseError) as error:
         _log.error("sweep: %s", error)
+
+
+@worker_process_init.connect
+def _configure_child(**_: Any) -> None:
+    """Write a pool process's log as the main process does; a spawned one has inherited nothing."""
+    if not has_process():  # Celery calls its solo pool a process too; an embedded run has set up its log itself
+        configure_logging(read_settings())
 
 
 def _find_process(task: Any) -> WorkerProcess:

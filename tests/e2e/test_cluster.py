@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from db.engine import make_engine
 from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until, worker
+from tests.services import run_redis
 
 
 @pytest.fixture
@@ -196,3 +197,36 @@ def test_no_path_and_no_patient_reaches_the_log_or_redis(env, tmp_path, redis_se
     assert messages
     assert b"CANARY" not in messages
     assert "CANARY" not in log.read_text()
+
+
+def test_a_worker_told_to_stop_finishes_its_job_and_leaves_the_rest(env, database, night, tmp_path):
+    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"}
+    with worker(env, tmp_path, tmp_path / "worker.log") as process:
+        run_id = run("enqueue", night, env=env, cwd=tmp_path).stdout.strip()
+        wait_until(lambda: query(database, "SELECT count(*) FROM jobs WHERE status = 'done'"), "the first job")
+        process.terminate()
+        assert process.wait(30) == 0
+    assert query(database, "SELECT count(*) FROM jobs WHERE status = 'leased'") == 0
+    assert query(database, "SELECT max(crashes) FROM jobs") == 0
+    with worker(env, tmp_path, tmp_path / "next.log"):
+        followed = last_json(run("status", run_id, "--follow", "--json", env=env, cwd=tmp_path))
+    assert (followed["scored"], followed["rejected"], followed["queued"]) == (61, 1, 0)
+
+
+def test_a_redis_that_comes_and_goes_fails_no_scan(env, database, night, tmp_path):
+    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"}
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with run_redis(folder) as server:
+        env |= {"NIGHTREAD_BROKER_URL": server.url}
+        with worker(env, tmp_path, tmp_path / "worker.log") as process:
+            run_id = run("enqueue", night, env=env, cwd=tmp_path).stdout.strip()
+            for ended in (2, 8, 14):
+                done = "SELECT count(*) FROM jobs WHERE status = 'done'"
+                wait_until(lambda done=done, ended=ended: query(database, done) >= ended, f"{ended} jobs")
+                server.kill()
+                server.start()
+            followed = last_json(run("status", run_id, "--follow", "--json", env=env, cwd=tmp_path))
+            assert process.poll() is None
+    assert (followed["scored"], followed["rejected"], followed["failed"]) == (61, 1, 0)
+    assert query(database, "SELECT max(crashes) FROM jobs") == 0

@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
+from trainer.architectures import CNN75_INPUT, find_architecture
 from trainer.errors import TrainingError
-from trainer.fitting import find_best, read_history
+from trainer.fitting import FitData, FitSettings, find_best, fit, read_history
 from trainer.splitting import parse_shares
 from trainer.training import train
 
@@ -129,6 +130,22 @@ def test_a_folder_of_something_else_is_refused(trained, tmp_path):
     (tmp_path / "letter.txt").write_text("not a training")
     with pytest.raises(TrainingError, match="is not empty and holds no training"):
         train(replace(trained.request, out=tmp_path), report=ignore)
+
+
+def test_an_epochs_figures_are_over_all_its_scans(tmp_path):
+    import keras
+
+    rng = np.random.default_rng(3)
+    inputs = rng.random((20, *CNN75_INPUT.shape), np.float32)
+    targets = (np.arange(20) % 3 == 0).astype(np.float32)
+    data = FitData(inputs, targets, np.arange(13), np.arange(13, 20), "digest")
+    settings = FitSettings(epochs=1, batch_size=5, learning_rate=0.0)  # so that the weights stay what they are
+    (row,) = fit(find_architecture("cnn75"), data, settings, tmp_path, report=lambda done, total, row: None)
+    model = keras.models.load_model(tmp_path / "checkpoint.keras", compile=False)
+    scores = model.predict(inputs[:13], verbose=0)[:, 0]
+    losses = -np.log(np.where(targets[:13] > 0, scores, 1 - scores))
+    assert row.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert row.accuracy == pytest.approx(float(((scores > 0.5) == targets[:13]).mean()))
 
 
 def test_a_diverging_training_ends_in_one_line(trained, tmp_path):
