@@ -70,7 +70,7 @@ def count_decisions(connection: Connection, run_id: str) -> dict[str, int]:
         .where(results.c.run_id == run_id, results.c.decision.is_not(None))
         .group_by(results.c.decision)
     )
-    return dict(connection.execute(query).tuples().all())
+    return dict(connection.execute(query).all())
 
 
 def count_reasons(connection: Connection, run_id: str) -> dict[str, dict[str, int]]:

@@ -83,7 +83,7 @@ def _run_migrations(connection: Connection) -> None:
     from alembic.config import Config
 
     if connection.dialect.name == "postgresql":  # two containers may upgrade at once
-        connection.execute(text("SELECT pg_advisory_xact_lock(7_201_122)"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(7201122)"))
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
