@@ -7,9 +7,11 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 import sqlalchemy
 from sqlalchemy import select, update
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from cli.rows import write_rows
@@ -62,7 +64,7 @@ def add_night(engine, scores, *, found=None, decide=lambda score: "pneumonia" if
 
     A number is a score, or one a label; a status ends a scan without a score, None leaves it queued.
     """
-    run_id = add_run(engine, found or new_scans(len(scores)), job_size=1000, **fields)
+    run_id = add_run(engine, found or new_scans(len(scores)), job_size=len(scores), **fields)
     (job_id,) = job_ids(engine, run_id)
     claimed = claim(engine, job_id)
     outcomes, predictions = [], []
@@ -302,6 +304,28 @@ class TestCsv:
         run_id = add_night(engine, [number / 1200 for number in range(1200)])
         lines = read_csv(client.get(f"/runs/{run_id}/results.csv").text)
         assert len({line["path"] for line in lines}) == len(lines) == 1200
+        assert client.app.state.engine.pool.checkedout() == 0
+
+    def test_gives_its_connection_back_when_the_reader_leaves(self, engine, client):
+        run_id = add_night(engine, [number / 1200 for number in range(1200)])
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+            if len(sent) == 3:
+                raise OSError("the reader has left")
+
+        async def receive():
+            await anyio.sleep_forever()
+
+        scope = {
+            "type": "http", "method": "GET", "path": f"/runs/{run_id}/results.csv", "query_string": b"",
+            "headers": [(b"host", b"localhost")], "http_version": "1.1", "asgi": {"spec_version": "2.4"},
+            "root_path": "",
+        }  # fmt: skip
+        with pytest.raises(ClientDisconnect):
+            anyio.run(client.app, scope, receive, send)
+        assert [message.get("status") for message in sent] == [200, None, None]
         assert client.app.state.engine.pool.checkedout() == 0
 
     def test_of_an_unknown_run_is_a_page_that_says_so(self, client):
