@@ -28,6 +28,7 @@ def summarise(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str
         "status": run.status.value,
         "found": run.found,
         "skipped": sum(run.skipped.values()),
+        "skipped_by_reason": run.skipped,
         "scored": counts.scored,
         "rejected": counts.rejected,
         "failed": counts.failed,

@@ -86,7 +86,14 @@ def enqueue(
         bundle = choose_bundle(engine, settings).bundle
         enqueued = write_run(engine, settings, bundle, paths, name=name, embedded=False)
     if as_json:
-        print_json({"run": enqueued.run_id, "found": enqueued.found, "skipped": enqueued.skipped})
+        print_json(
+            {
+                "run": enqueued.run_id,
+                "found": enqueued.found,
+                "skipped": sum(enqueued.skipped.values()),
+                "skipped_by_reason": enqueued.skipped,
+            }
+        )
     else:
         say(f"{enqueued.found:,} scans enqueued{_in_words(enqueued.skipped)}; run:")
         typer.echo(enqueued.run_id)

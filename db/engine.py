@@ -44,7 +44,7 @@ def make_engine(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise DatabaseUnavailable(
             "the database URL cannot be read; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE "
             "(NIGHTREAD_DATABASE_URL)"
@@ -77,8 +77,26 @@ def _make_sqlite_engine(database: str | None) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own: `_begin_sqlite` does
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    _switch_to_wal(connection)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Set the journal mode, which the file then keeps; several processes may meet over a new file.
+
+    SQLite does not wait for the lock that this takes, whatever its timeout is.
+    """
+    deadline = time.monotonic() + _SQLITE_BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -143,10 +161,12 @@ def _is_transient(error: DBAPIError) -> bool:
 
 
 def _is_unavailable(error: DBAPIError) -> bool:
-    if isinstance(error, OperationalError | InterfaceError):
-        return True
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode != sqlite3.SQLITE_ERROR  # that is a mistake in the statement
     if isinstance(error.orig, sqlite3.Error):
         return type(error.orig) is sqlite3.DatabaseError  # the file is no database, or a damaged one
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
     return getattr(error.orig, "sqlstate", None) in _REFUSING_SQLSTATES
 
 

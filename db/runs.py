@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, insert, or_, select, update
 
 from db.dialects import insert_many
 from db.errors import UnknownRun
@@ -155,9 +155,15 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
     raise UnknownRun(f"there is no run {reference!r}: `nightread runs` lists them")
 
 
-def list_runs(connection: Connection, limit: int) -> list[RunInfo]:
-    """Return the newest runs first."""
-    return [_to_info(row) for row in connection.execute(_select_runs().limit(limit))]
+def list_runs(connection: Connection, limit: int, *, after: str | None = None) -> list[RunInfo]:
+    """Return the newest runs first, or those that follow the run with the id `after` in that order."""
+    query = _select_runs().limit(limit)
+    if after is not None:
+        created_at = select(runs.c.created_at).where(runs.c.id == after).scalar_subquery()
+        query = query.where(
+            or_(runs.c.created_at < created_at, and_(runs.c.created_at == created_at, runs.c.id > after))
+        )
+    return [_to_info(row) for row in connection.execute(query)]
 
 
 def count_scans(connection: Connection, run_ids: Iterable[str]) -> dict[str, RunCounts]:

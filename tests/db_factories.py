@@ -1,11 +1,12 @@
 """Runs, jobs and predictions in a database, with a default for everything that a test is not about."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 
 from db.engine import reading, write
 from db.jobs import Claim, NewPrediction, OpenScan, ScanOutcome, claim_job, load_open_scans
@@ -125,3 +126,22 @@ def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
 
     with ThreadPoolExecutor(len(calls)) as threads:
         return [future.result(60) for future in [threads.submit(go, call) for call in calls]]
+
+
+def in_background(call: Callable[[], Any]) -> Future[Any]:
+    """Call it on a thread of its own; the test goes on meanwhile."""
+    threads = ThreadPoolExecutor(1)
+    future = threads.submit(call)
+    threads.shutdown(wait=False)
+    return future
+
+
+def wait_until_blocked(engine: Engine) -> None:
+    """Return as soon as some session of this PostgreSQL database waits for a lock."""
+    query = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+    for _ in range(1000):
+        with engine.connect() as connection:
+            if connection.execute(query).first():
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits for a lock")

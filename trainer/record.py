@@ -128,6 +128,7 @@ def _describe(outcome: Outcome, scan_counts: dict[str, int], patient_counts: dic
             "optimizer": "SGD",
             "loss": "binary cross-entropy",
             "checkpoint": "best validation accuracy",
+            "threshold": "best balanced accuracy on validation",
         },
         packages={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     )

@@ -103,6 +103,8 @@ def _load(model: bytes, providers: list[str], threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY if _CUDA in providers else _ERRORS_ONLY
     options.use_deterministic_compute = True  # the same scan, the same score
+    # Idle inference threads sleep rather than spin: the cores have the next scans to decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except _LOAD_ERRORS as error:

@@ -35,6 +35,13 @@ def empty_engine(database_url):
 
 
 @pytest.fixture
+def engine(empty_engine):
+    """Each kind of database in turn, with tables that a test may change."""
+    upgrade(empty_engine)
+    return empty_engine
+
+
+@pytest.fixture
 def empty_server(postgres_url):
     engine = make_engine(postgres_url)
     yield engine
@@ -140,10 +147,11 @@ def test_a_server_without_tables_is_refused_with_the_command_that_makes_them(emp
     assert inspect(empty_server).get_table_names() == []
 
 
-def test_an_older_server_is_refused_with_the_command_that_upgrades_it(postgres_engine):
-    set_revision(postgres_engine, "0000")
+def test_an_older_server_is_refused_with_the_command_that_upgrades_it(empty_server):
+    upgrade(empty_server)
+    set_revision(empty_server, "0000")
     with pytest.raises(SchemaOutdated, match=f"has schema 0000, this release needs {REVISION}: run `nightread db"):
-        ensure_schema(postgres_engine)
+        ensure_schema(empty_server)
 
 
 def test_a_file_is_made_and_upgraded_by_itself(sqlite_url):

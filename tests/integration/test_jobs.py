@@ -1,0 +1,413 @@
+"""A job is held by one worker at a time, and whatever happens to workers, each scan is ended once."""
+
+import pytest
+from sqlalchemy import func, select, update
+
+from db.engine import reading, write
+from db.jobs import (
+    count_leases,
+    find_predicted,
+    give_back_job,
+    mark_unpublished,
+    renew_lease,
+    split_job,
+    store_results,
+    take_due_jobs,
+)
+from db.runs import RunCounts, cancel_run
+from db.tables import predictions, scans
+from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from tests.db_factories import (
+    MODEL_DIGEST,
+    add_job,
+    add_run,
+    at_once,
+    claim,
+    count,
+    expire_lease,
+    fetch_job,
+    fetch_run,
+    fetch_scans,
+    in_background,
+    job_ids,
+    new_prediction,
+    open_scans,
+    scored,
+    sha256_of,
+    shift_time,
+    wait_until_blocked,
+)
+
+
+def store(engine, held, outcomes=(), found=(), **options):
+    return write(engine, lambda connection: store_results(connection, held, outcomes, found, **options))
+
+
+def renew(engine, held):
+    return write(engine, lambda connection: renew_lease(connection, held, 60))
+
+
+def take(engine, limit=100, republish_s=60.0, **options):
+    return write(engine, lambda connection: take_due_jobs(connection, limit, republish_s, **options))
+
+
+def count_predictions(engine):
+    with reading(engine) as connection:
+        return connection.execute(select(func.count()).select_from(predictions)).scalar()
+
+
+class TestClaiming:
+    def test_of_many_workers_at_once_one_gets_the_job(self, engine):
+        job_id = add_job(engine)
+        held = at_once([lambda n=n: claim(engine, job_id, f"worker-{n}") for n in range(8)])
+        (winner,) = [one for one in held if one is not None]
+        job = fetch_job(engine, job_id)
+        assert (job.status, job.attempts, job.crashes, job.lease_token) == (JobStatus.LEASED, 1, 0, winner.token)
+        assert fetch_run(engine, job.run_id).status is RunStatus.RUNNING
+
+    def test_while_its_lease_lives_nobody_else_gets_it_not_even_its_holder(self, engine):
+        job_id = add_job(engine)
+        assert claim(engine, job_id) is not None
+        assert claim(engine, job_id) is None
+        assert claim(engine, job_id, "worker-2") is None
+
+    def test_once_its_lease_has_run_out_the_next_one_gets_it_with_a_new_token_and_one_crash_more(self, engine):
+        job_id = add_job(engine)
+        first = claim(engine, job_id)
+        expire_lease(engine, job_id)
+        second = claim(engine, job_id, "worker-2")
+        assert (second.attempts, second.crashes) == (2, 1)
+        assert second.token != first.token
+        assert fetch_job(engine, job_id).lease_holder == "worker-2"
+
+    def test_of_many_workers_at_once_one_takes_over_a_lost_lease(self, engine):
+        job_id = add_job(engine)
+        claim(engine, job_id)
+        expire_lease(engine, job_id)
+        held = at_once([lambda n=n: claim(engine, job_id, f"worker-{n}") for n in range(6)])
+        assert [one.crashes for one in held if one is not None] == [1]
+
+    def test_a_lease_lasts_as_long_as_asked_by_the_databases_clock(self, engine):
+        job_id = add_job(engine)
+        assert claim(engine, job_id, lease_s=0.0) is not None
+        shift_time(engine, job_id, "lease_expires_at", -0.001)
+        assert claim(engine, job_id, lease_s=3600.0) is not None
+        shift_time(engine, job_id, "published_at", 3590)
+        with reading(engine) as connection:
+            assert count_leases(connection) == 1
+        job = fetch_job(engine, job_id)
+        assert 0 < (job.lease_expires_at - job.published_at).total_seconds() <= 10
+
+    def test_a_job_that_was_put_off_waits_for_its_time(self, engine):
+        job_id = add_job(engine)
+        assert store(engine, claim(engine, job_id), retry_in_s=3600)
+        assert claim(engine, job_id) is None
+        shift_time(engine, job_id, "not_before", -1)
+        again = claim(engine, job_id)
+        assert (again.attempts, again.crashes) == (2, 0)
+        assert fetch_job(engine, job_id).not_before is None
+
+    def test_what_is_done_or_unknown_cannot_be_claimed(self, engine):
+        job_id = add_job(engine)
+        assert store(engine, claim(engine, job_id))
+        assert claim(engine, job_id) is None
+        assert claim(engine, "0" * 32) is None
+        assert claim(engine, "'; DROP TABLE jobs; --") is None
+
+    def test_a_claim_does_not_wait_for_a_run_that_is_being_cancelled(self, postgres_engine):
+        run_id = add_run(postgres_engine, 2, job_size=1)
+        job_id = job_ids(postgres_engine, run_id)[0]
+        with postgres_engine.begin() as connection:
+            connection.exec_driver_sql("SELECT 1 FROM runs FOR NO KEY UPDATE")
+            assert in_background(lambda: claim(postgres_engine, job_id)).result(10) is not None
+
+
+class TestRenewing:
+    def test_the_holder_keeps_its_lease_and_one_that_was_taken_over_does_not(self, engine):
+        job_id = add_job(engine)
+        first = claim(engine, job_id)
+        assert renew(engine, first)
+        expire_lease(engine, job_id)
+        assert renew(engine, first)  # nobody has taken it meanwhile
+        assert claim(engine, job_id, "worker-2") is None
+        expire_lease(engine, job_id)
+        second = claim(engine, job_id, "worker-2")
+        assert not renew(engine, first)
+        assert renew(engine, second)
+
+    def test_nothing_is_renewed_once_the_job_is_done_or_cancelled(self, engine):
+        done, cancelled = add_job(engine), add_job(engine)
+        held = claim(engine, done)
+        store(engine, held)
+        assert not renew(engine, held)
+        held = claim(engine, cancelled)
+        write(engine, lambda connection: cancel_run(connection, held.run_id, "cancelled", "x"))
+        assert not renew(engine, held)
+
+    def test_workers_with_a_live_lease_are_counted_once_each(self, engine):
+        run_id = add_run(engine, 4, job_size=1)
+        one, two, three, _ = job_ids(engine, run_id)
+        claim(engine, one, "worker-1")
+        claim(engine, two, "worker-1")
+        claim(engine, three, "worker-2")
+        expire_lease(engine, three)
+        other = add_job(engine)
+        claim(engine, other, "worker-3")
+        with reading(engine) as connection:
+            assert count_leases(connection, run_id) == 1
+            assert count_leases(connection) == 2
+
+
+class TestStoring:
+    def test_predictions_scans_and_the_jobs_end_are_stored_together(self, engine):
+        job_id = add_job(engine, 3)
+        held = claim(engine, job_id)
+        one, two, three = open_scans(engine, job_id)
+        outcomes = [
+            scored(three, study_uid="1.2", series_uid="1.3", instance_uid="1.4", reused=True), scored(one),
+            scored(two, status=ScanStatus.REJECTED, sha256=None, reason_code="damaged", reason_text="cut short"),
+        ]  # fmt: skip
+        assert store(engine, held, outcomes, [new_prediction(one.id)])
+        rows = fetch_scans(engine, held.run_id)
+        assert [row.status for row in rows] == [ScanStatus.SCORED, ScanStatus.REJECTED, ScanStatus.SCORED]
+        assert [(row.attempts, row.finished_at is not None) for row in rows] == [(1, True)] * 3
+        assert (rows[2].study_uid, rows[2].series_uid, rows[2].instance_uid, rows[2].reused) == (
+            "1.2",
+            "1.3",
+            "1.4",
+            True,
+        )
+        job = fetch_job(engine, job_id)
+        assert (job.status, job.lease_holder, job.lease_expires_at) == (JobStatus.DONE, None, None)
+        assert count_predictions(engine) == 1
+
+    def test_a_row_that_the_database_refuses_leaves_everything_as_it_was(self, engine):
+        job_id = add_job(engine, 1)
+        held = claim(engine, job_id)
+        (scan,) = open_scans(engine, job_id)
+        with pytest.raises(Exception, match=r"(?i)check"):
+            store(engine, held, [scored(scan, sha256=None)], [new_prediction()])
+        assert count_predictions(engine) == 0
+        assert renew(engine, held)
+
+    def test_storing_twice_changes_nothing(self, engine):
+        job_id = add_job(engine, 2)
+        held = claim(engine, job_id)
+        found = open_scans(engine, job_id)
+        arguments = [scored(scan) for scan in found], [new_prediction(scan.id) for scan in found]
+        assert store(engine, held, *arguments)
+        before = fetch_scans(engine, held.run_id), fetch_job(engine, job_id)
+        assert not store(engine, held, *arguments)
+        assert (fetch_scans(engine, held.run_id), fetch_job(engine, job_id)) == before
+        assert count_predictions(engine) == 2
+
+    def test_a_fenced_off_holder_keeps_its_predictions_and_changes_no_scan(self, engine):
+        job_id = add_job(engine, 1)
+        slow = claim(engine, job_id)
+        (scan,) = open_scans(engine, job_id)
+        expire_lease(engine, job_id)
+        fast = claim(engine, job_id, "worker-2")
+        assert not store(engine, slow, [scored(scan)], [new_prediction(scan.id)])
+        assert count(engine, slow.run_id) == RunCounts(queued=1)
+        with reading(engine) as connection:
+            assert find_predicted(connection, [sha256_of(scan.id)], MODEL_DIGEST, "1", 1) == {sha256_of(scan.id)}
+        assert store(engine, fast, [scored(scan, reused=True)])
+        assert count(engine, slow.run_id) == RunCounts(scored=1, reused=1)
+
+    def test_a_holder_whose_lease_ran_out_unnoticed_may_still_store(self, engine):
+        job_id = add_job(engine, 1)
+        held = claim(engine, job_id)
+        expire_lease(engine, job_id)
+        assert store(engine, held, [scored(scan) for scan in open_scans(engine, job_id)])
+        assert count(engine, held.run_id) == RunCounts(scored=1)
+
+    def test_of_a_holder_and_its_successor_at_once_one_stores(self, engine):
+        for _ in range(3):
+            job_id = add_job(engine, 1)
+            slow, scan = claim(engine, job_id), open_scans(engine, job_id)[0]
+            expire_lease(engine, job_id)
+
+            def take_over(job_id=job_id, scan=scan):
+                held = claim(engine, job_id, "worker-2")
+                return held is not None and store(engine, held, [scored(scan)])
+
+            assert sum(at_once([take_over, lambda slow=slow, scan=scan: store(engine, slow, [scored(scan)])])) == 1
+            assert count(engine, slow.run_id) == RunCounts(scored=1)
+
+    def test_a_terminal_status_is_never_overwritten(self, engine):
+        job_id = add_job(engine, 2)
+        held = claim(engine, job_id)
+        one, two = open_scans(engine, job_id)
+        write(engine, lambda connection: connection.execute(
+            update(scans).where(scans.c.id == one.id).values(
+                status=ScanStatus.REJECTED, reason_code="damaged", reason_text="x", finished_at=database_now(),
+            )
+        ))  # fmt: skip
+        failed = scored(two, status=ScanStatus.FAILED, sha256=None, reason_code="storage-error", reason_text="x")
+        assert store(engine, held, [scored(one), failed])
+        assert [row.reason_code for row in fetch_scans(engine, held.run_id)] == ["damaged", "storage-error"]
+
+    def test_the_first_prediction_of_a_content_stays(self, engine):
+        job_id = add_job(engine, 1)
+        twice = [new_prediction(7, score=0.5), new_prediction(7, score=0.75), new_prediction(7, label="edema")]
+        assert store(engine, claim(engine, job_id), (), twice)
+        assert store(engine, claim(engine, add_job(engine)), (), [new_prediction(7, score=1.0)])
+        with reading(engine) as connection:
+            assert connection.execute(
+                select(predictions.c.label, predictions.c.score).order_by(predictions.c.label)
+            ).all() == [("edema", 0.25), ("pneumonia", 0.5)]  # fmt: skip
+
+    def test_writers_that_meet_in_opposite_order_neither_deadlock_nor_fail(self, engine, caplog):
+        held = [claim(engine, add_job(engine)) for _ in range(4)]
+        forward = [new_prediction(number) for number in range(200)]
+        orders = [forward, forward[::-1], forward[100:] + forward[:100], forward[::-1]]
+        stored = at_once(
+            [
+                lambda one=one, order=order: store(engine, one, (), order)
+                for one, order in zip(held, orders, strict=True)
+            ]
+        )
+        assert stored == [True] * 4
+        assert count_predictions(engine) == 200
+        assert "tried again" not in caplog.text
+
+    def test_a_job_that_is_put_off_goes_back_with_its_remaining_scans_alone(self, engine):
+        job_id = add_job(engine, 3)
+        held = claim(engine, job_id)
+        one, two, three = open_scans(engine, job_id)
+        assert take(engine) == []
+        assert store(engine, held, [scored(two)], retry_in_s=3600)
+        job = fetch_job(engine, job_id)
+        assert (job.status, job.lease_holder, job.published_at) == (JobStatus.QUEUED, None, None)
+        assert open_scans(engine, job_id) == [one, three]
+        assert take(engine) == []
+        shift_time(engine, job_id, "not_before", -1)
+        assert take(engine) == [job_id]
+        again = claim(engine, job_id)
+        assert store(engine, again, [scored(one), scored(three)])
+        assert [row.attempts for row in fetch_scans(engine, held.run_id)] == [2, 1, 2]
+
+    def test_a_content_counts_as_predicted_once_every_label_is_there(self, engine):
+        store(engine, claim(engine, add_job(engine)), (), [
+            new_prediction(1, label="a"), new_prediction(1, label="b"), new_prediction(2, label="a"),
+            new_prediction(3, label="a"), new_prediction(3, label="b", preprocessing="2"),
+        ])  # fmt: skip
+        digests = [sha256_of(number) for number in range(5)]
+        with reading(engine) as connection:
+            assert find_predicted(connection, digests, MODEL_DIGEST, "1", 2) == {sha256_of(1)}
+            assert find_predicted(connection, digests, "e" * 64, "1", 2) == set()
+            assert find_predicted(connection, [], MODEL_DIGEST, "1", 2) == set()
+
+
+class TestGivingBack:
+    def test_a_job_that_is_given_back_counts_a_crash_and_waits(self, engine):
+        job_id = add_job(engine)
+        held = claim(engine, job_id)
+        assert write(engine, lambda connection: give_back_job(connection, held, 3600))
+        assert claim(engine, job_id) is None
+        shift_time(engine, job_id, "not_before", -1)
+        assert take(engine) == [job_id]
+        assert claim(engine, job_id).crashes == 1
+
+    def test_a_job_that_is_no_longer_ours_is_not_given_back(self, engine):
+        job_id = add_job(engine)
+        held = claim(engine, job_id)
+        expire_lease(engine, job_id)
+        claim(engine, job_id, "worker-2")
+        assert not write(engine, lambda connection: give_back_job(connection, held, 0))
+        assert fetch_job(engine, job_id).crashes == 1
+
+
+class TestSplitting:
+    @pytest.mark.parametrize(("size", "halves"), [(2, [1, 1]), (5, [2, 3])])
+    def test_the_halves_hold_all_open_scans_in_their_order(self, engine, size, halves):
+        job_id = add_job(engine, size)
+        held, found = claim(engine, job_id), open_scans(engine, job_id)
+        made = write(engine, lambda connection: split_job(connection, held, found, 2))
+        assert [len(open_scans(engine, half)) for half in made] == halves
+        assert [scan for half in made for scan in open_scans(engine, half)] == found
+        assert open_scans(engine, job_id) == []
+        assert fetch_job(engine, job_id).status is JobStatus.DONE
+        jobs_made = [fetch_job(engine, half) for half in made]
+        assert [(job.status, job.crashes, job.attempts) for job in jobs_made] == [(JobStatus.QUEUED, 2, 0)] * 2
+        assert sorted(take(engine)) == sorted(made)
+        assert {row.attempts for row in fetch_scans(engine, held.run_id)} == {1}
+
+    def test_a_holder_that_was_fenced_off_splits_nothing(self, engine):
+        job_id = add_job(engine, 2)
+        held, found = claim(engine, job_id), open_scans(engine, job_id)
+        expire_lease(engine, job_id)
+        claim(engine, job_id, "worker-2")
+        assert write(engine, lambda connection: split_job(connection, held, found, 2)) == []
+        assert open_scans(engine, job_id) == found
+
+
+class TestTakingDueJobs:
+    def test_the_oldest_are_taken_first_up_to_the_limit_and_none_twice(self, engine):
+        older, newer = add_run(engine, 2, job_size=1), add_run(engine, 2, job_size=1)
+        assert take(engine, 0) == []
+        assert set(first := take(engine, 2)) == set(job_ids(engine, older))
+        assert set(second := take(engine, 9)) == set(job_ids(engine, newer))
+        assert take(engine, 9) == []
+        assert len(first + second) == 4
+
+    def test_a_message_that_nobody_took_in_time_is_sent_again(self, engine):
+        job_id = add_job(engine)
+        assert take(engine, republish_s=60) == [job_id]
+        assert take(engine, republish_s=60) == []
+        shift_time(engine, job_id, "published_at", -61)
+        assert take(engine, republish_s=60) == [job_id]
+
+    def test_what_could_not_be_sent_is_due_at_once(self, engine):
+        job_id = add_job(engine)
+        taken = take(engine)
+        write(engine, lambda connection: mark_unpublished(connection, taken))
+        assert take(engine) == [job_id]
+
+    def test_a_held_job_is_due_once_its_lease_has_run_out(self, engine):
+        job_id = add_job(engine)
+        claim(engine, job_id)
+        assert take(engine) == []
+        expire_lease(engine, job_id)
+        assert take(engine) == [job_id]
+
+    def test_what_is_done_is_never_due(self, engine):
+        job_id = add_job(engine)
+        store(engine, claim(engine, job_id))
+        assert take(engine) == []
+
+    def test_an_embedded_run_is_published_by_its_own_process_alone(self, engine):
+        embedded, shared = add_run(engine, embedded=True), add_run(engine)
+        assert take(engine) == job_ids(engine, shared)
+        assert take(engine, run_id=embedded) == job_ids(engine, embedded)
+
+    def test_publishers_at_once_never_take_the_same_job(self, engine):
+        run_id = add_run(engine, 12, job_size=1)
+        taken = at_once([lambda: take(engine, 5) for _ in range(4)])
+        every = [job_id for part in taken for job_id in part]
+        assert len(every) == len(set(every))
+        every += take(engine)
+        assert set(every) == set(job_ids(engine, run_id))
+
+    def test_a_publisher_passes_over_what_another_is_taking(self, postgres_engine):
+        ids = job_ids(postgres_engine, add_run(postgres_engine, 4, job_size=1))
+        with postgres_engine.begin() as one:
+            first = take_due_jobs(one, 3, 60)
+            assert set(take(postgres_engine)) == set(ids) - set(first)
+
+    def test_a_job_that_is_being_claimed_is_passed_over_without_waiting(self, postgres_engine):
+        job_id = add_job(postgres_engine)
+        with postgres_engine.begin() as claiming:
+            claiming.exec_driver_sql("SELECT 1 FROM jobs FOR UPDATE")
+            assert take(postgres_engine) == []
+        assert take(postgres_engine) == [job_id]
+
+
+def test_a_claim_that_waits_for_a_cancellation_finds_the_job_gone(postgres_engine):
+    job_id = add_job(postgres_engine)
+    run_id = fetch_job(postgres_engine, job_id).run_id
+    with postgres_engine.begin() as cancelling:
+        cancel_run(cancelling, run_id, "cancelled", "x")
+        claiming = in_background(lambda: claim(postgres_engine, job_id))
+        wait_until_blocked(postgres_engine)
+    assert claiming.result(30) is None

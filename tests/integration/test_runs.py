@@ -1,0 +1,428 @@
+"""Runs are written, found, counted, closed, cancelled and retried so that every scan stays accounted for."""
+
+import os
+import uuid
+
+import pytest
+from sqlalchemy import func, select
+
+import db.runs
+from db.engine import reading, write
+from db.errors import DatabaseError, UnknownRun
+from db.jobs import store_results
+from db.queries import ResultFilter, count_decisions, count_reasons, find_providers, stream_results
+from db.runs import (
+    NewScan,
+    RunCounts,
+    cancel_run,
+    close_finished_runs,
+    create_run,
+    find_run,
+    list_runs,
+    retry_run,
+)
+from db.tables import jobs, runs, scans
+from db.types import JobStatus, RunStatus, ScanStatus
+from nightread.files import decode_path, encode_path
+from tests.db_factories import (
+    add_run,
+    at_once,
+    claim,
+    count,
+    fetch_job,
+    fetch_run,
+    fetch_scans,
+    in_background,
+    job_ids,
+    new_model,
+    new_prediction,
+    new_run,
+    new_scans,
+    open_scans,
+    scored,
+    wait_until_blocked,
+)
+
+REFUSED = NewScan("/scans/locked", 0, ScanStatus.REJECTED, "permission-denied", "no permission to look into it")
+
+
+def find(engine, reference):
+    with reading(engine) as connection:
+        return find_run(connection, reference)
+
+
+def cancel(engine, run_id):
+    return write(engine, lambda connection: cancel_run(connection, run_id, "cancelled", "stopped by a person"))
+
+
+def retry(engine, run_id, job_size=64, **settings):
+    return write(engine, lambda connection: retry_run(
+        connection, run_id, job_size, embedded=False, settings=settings
+    ))  # fmt: skip
+
+
+def close(engine):
+    return write(engine, close_finished_runs)
+
+
+def score_all(engine, job_id):
+    """Score what is open of a job; returns whether it was ours from beginning to end."""
+    held = claim(engine, job_id)
+    if held is None:
+        return False
+    outcomes = [scored(scan) for scan in open_scans(engine, job_id)]
+    ours = write(engine, lambda connection: store_results(connection, held, outcomes, []))
+    close(engine)
+    return ours
+
+
+class TestWriting:
+    @pytest.mark.parametrize(("found", "in_jobs"), [(0, []), (1, [1]), (3, [3]), (4, [3, 1]), (7, [3, 3, 1])])
+    def test_scans_are_dealt_to_jobs_of_at_most_the_job_size_in_their_order(self, engine, found, in_jobs):
+        run_id = add_run(engine, found, job_size=3)
+        assert [len(open_scans(engine, job_id)) for job_id in job_ids(engine, run_id)] == in_jobs
+        assert [scan.path for scan in fetch_scans(engine, run_id)] == [scan.path for scan in new_scans(found)]
+        assert count(engine, run_id) == RunCounts(queued=found)
+        assert fetch_run(engine, run_id).found == found
+
+    def test_a_run_without_scans_is_finished_at_once(self, engine):
+        run = fetch_run(engine, add_run(engine, 0))
+        assert run.status is RunStatus.FINISHED
+        assert run.finished_at is not None
+
+    def test_what_listing_refused_is_terminal_at_once_and_takes_no_place_in_a_job(self, engine):
+        run_id = add_run(
+            engine, [REFUSED, *new_scans(2), NewScan("/scans/z", 0, ScanStatus.FAILED, "x", "y")], job_size=2
+        )
+        assert count(engine, run_id) == RunCounts(queued=2, rejected=1, failed=1)
+        assert [len(open_scans(engine, job_id)) for job_id in job_ids(engine, run_id)] == [2]
+        refused = fetch_scans(engine, run_id)[0]
+        assert (refused.job_id, refused.reason_code) == (None, "permission-denied")
+        assert refused.finished_at is not None
+
+    def test_a_run_whose_every_scan_was_refused_is_finished_at_once(self, engine):
+        run_id = add_run(engine, [REFUSED])
+        assert fetch_run(engine, run_id).status is RunStatus.FINISHED
+        assert job_ids(engine, run_id) == []
+
+    def test_writing_a_run_again_after_a_lost_answer_makes_no_second_one(self, engine):
+        run = new_run()
+        for _ in range(2):
+            assert write(engine, lambda connection: create_run(connection, run, new_scans(2))) == run.id
+        with reading(engine) as connection:
+            assert connection.execute(select(func.count()).select_from(runs)).scalar() == 1
+        assert count(engine, run.id) == RunCounts(queued=2)
+
+    def test_a_path_twice_leaves_nothing_of_the_run_behind(self, engine):
+        with pytest.raises(Exception, match=r"(?i)unique"):
+            add_run(engine, [*new_scans(2), *new_scans(1)])
+        with reading(engine) as connection:
+            assert connection.execute(select(func.count()).select_from(runs)).scalar() == 0
+
+    def test_a_model_of_the_same_name_and_version_but_another_digest_is_refused(self, engine):
+        add_run(engine)
+        with pytest.raises(DatabaseError, match=r"cnn@1 with another digest.*another version"):
+            add_run(engine, model=new_model(digest="e" * 64))
+        add_run(engine, model=new_model(digest="e" * 64, version="2"))
+
+    def test_runs_written_at_once_with_a_new_model_all_succeed(self, engine):
+        ids = at_once([lambda: add_run(engine, 3) for _ in range(6)])
+        assert {count(engine, run_id).found for run_id in ids} == {3}
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            b"a\nb\r\tc.png", b"it's \"so\".png", b"\xff\xfe.png", "\U0001f9b4 R\u00f6ntgen \u202e.png".encode(),
+            rb"back\slash \xff \\n \u0041.png", b"100%_sure?;--.png", b"x" * 255, b"\xff" * 255, b" ",
+        ],
+        ids=lambda name: ascii(name[:12]),
+    )  # fmt: skip
+    def test_any_file_name_comes_back_as_it_was(self, engine, name):
+        path = os.fsdecode(b"/scans/" + name)
+        run_id = add_run(engine, [NewScan(encode_path(path), 1)])
+        (stored,) = fetch_scans(engine, run_id)
+        assert decode_path(stored.path) == path
+        with reading(engine) as connection:
+            (row,) = stream_results(connection, ResultFilter(run_id))
+        assert row["path"] == encode_path(path)
+
+    def test_a_large_run_is_written_in_parts(self, postgres_engine):
+        run_id = add_run(postgres_engine, 20_000)
+        assert count(postgres_engine, run_id) == RunCounts(queued=20_000)
+        assert len(job_ids(postgres_engine, run_id)) == 313
+
+
+class TestFinding:
+    def test_the_newest_run_is_found_where_no_name_is_given(self, engine):
+        with pytest.raises(UnknownRun, match="there is no run yet: start one with `nightread score FOLDER`"):
+            find(engine, None)
+        add_run(engine)
+        newest = add_run(engine)
+        assert find(engine, None).id == newest
+        assert find(engine, "").id == newest
+
+    def test_a_run_is_found_by_id_prefix_and_name(self, engine):
+        run_id = add_run(engine, name="ward-a")
+        add_run(engine, name="ward-b")
+        for reference in (run_id, run_id[:6], run_id[:6].upper(), "ward-a"):
+            found = find(engine, reference)
+            assert (found.id, found.name, found.model) == (run_id, "ward-a", "cnn@1")
+
+    def test_of_several_runs_of_one_name_the_newest_is_found(self, engine):
+        add_run(engine, name="ward-a")
+        newest = add_run(engine, name="ward-a")
+        add_run(engine, name="ward-b")
+        assert find(engine, "ward-a").id == newest
+
+    def test_a_whole_id_is_found_even_where_another_run_has_it_as_its_name(self, engine):
+        run_id = add_run(engine)
+        add_run(engine, name=run_id)
+        assert find(engine, run_id).id == run_id
+
+    def test_a_prefix_of_several_runs_is_refused(self, engine):
+        for digit in "12":
+            add_run(engine, id=f"abc{digit}" + uuid.uuid4().hex[4:])
+        with pytest.raises(UnknownRun, match="several runs begin with 'abc': give more of the id"):
+            find(engine, "abc")
+        assert find(engine, "abc1").id.startswith("abc1")
+
+    @pytest.mark.parametrize("reference", ["%", "_", "night%", "%%", "\\", "\\%", "'", "x" * 300])
+    def test_wildcards_in_a_reference_stand_for_themselves(self, engine, reference):
+        add_run(engine)
+        with pytest.raises(UnknownRun, match=r"there is no run .*`nightread runs` lists them"):
+            find(engine, reference)
+
+    def test_runs_are_listed_newest_first_up_to_the_limit(self, engine):
+        ids = [add_run(engine, name=f"night-{number}") for number in range(3)]
+        with reading(engine) as connection:
+            assert [run.id for run in list_runs(connection, 2)] == ids[:0:-1]
+
+
+class TestClosing:
+    def test_a_run_ends_with_its_last_job(self, engine):
+        run_id = add_run(engine, 4, job_size=2)
+        first, second = job_ids(engine, run_id)
+        assert score_all(engine, first)
+        assert fetch_run(engine, run_id).status is RunStatus.RUNNING
+        assert score_all(engine, second)
+        run = fetch_run(engine, run_id)
+        assert run.status is RunStatus.FINISHED
+        assert run.finished_at >= run.created_at
+        assert count(engine, run_id) == RunCounts(scored=4)
+
+    def test_a_run_ends_where_its_last_two_jobs_end_at_once(self, engine):
+        run_id = add_run(engine, 2, job_size=1)
+        first, second = job_ids(engine, run_id)
+        at_once([lambda: score_all(engine, first), lambda: score_all(engine, second)])
+        assert fetch_run(engine, run_id).status is RunStatus.FINISHED
+
+    def test_neither_of_two_open_transactions_sees_the_others_end_but_the_close_after_both_does(self, postgres_engine):
+        run_id = add_run(postgres_engine, 2, job_size=1)
+        first, second = (claim(postgres_engine, job_id) for job_id in job_ids(postgres_engine, run_id))
+        with postgres_engine.connect() as one, postgres_engine.connect() as two:
+            for connection, held in ((one, first), (two, second)):
+                outcomes = [scored(scan) for scan in open_scans(postgres_engine, held.job_id)]
+                assert store_results(connection, held, outcomes, [])
+            assert close_finished_runs(one) == close_finished_runs(two) == 0
+            one.commit()
+            two.commit()
+        assert close(postgres_engine) == 1
+        assert close(postgres_engine) == 0
+
+    def test_a_run_that_is_retried_while_it_is_being_closed_stays_open(self, postgres_engine):
+        run_id = add_run(postgres_engine, 1)
+        (job_id,) = job_ids(postgres_engine, run_id)
+        held = claim(postgres_engine, job_id)
+        failed = [
+            scored(open_scans(postgres_engine, job_id)[0], status=ScanStatus.FAILED, reason_code="x", reason_text="y")
+        ]
+        write(postgres_engine, lambda connection: store_results(connection, held, failed, []))
+        with postgres_engine.begin() as retrying:
+            retry_run(retrying, run_id, 64, embedded=False, settings={})
+            closing = in_background(lambda: close(postgres_engine))
+            wait_until_blocked(postgres_engine)
+        assert closing.result(30) == 0
+        assert fetch_run(postgres_engine, run_id).status is RunStatus.QUEUED
+
+    def test_a_cancelled_run_stays_cancelled(self, engine):
+        run_id = add_run(engine, 2)
+        cancel(engine, run_id)
+        assert close(engine) == 0
+        assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
+
+
+class TestCancelling:
+    def test_before_any_claim_every_scan_becomes_failed_and_no_job_can_be_claimed(self, engine):
+        run_id = add_run(engine, 3, job_size=2)
+        assert cancel(engine, run_id) == 3
+        assert count(engine, run_id) == RunCounts(failed=3)
+        assert {scan.reason_code for scan in fetch_scans(engine, run_id)} == {"cancelled"}
+        assert [claim(engine, job_id) for job_id in job_ids(engine, run_id)] == [None, None]
+        run = fetch_run(engine, run_id)
+        assert run.status is RunStatus.CANCELLED
+        assert run.finished_at is not None
+
+    def test_while_leased_the_late_results_change_no_scan(self, engine):
+        run_id = add_run(engine, 2)
+        (job_id,) = job_ids(engine, run_id)
+        held, found = claim(engine, job_id), open_scans(engine, job_id)
+        assert cancel(engine, run_id) == 2
+        outcomes = [scored(scan) for scan in found]
+        late = [new_prediction(scan.id) for scan in found]
+        assert not write(engine, lambda connection: store_results(connection, held, outcomes, late))
+        assert count(engine, run_id) == RunCounts(failed=2)
+        assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
+
+    def test_after_the_end_nothing_changes(self, engine):
+        run_id = add_run(engine, 2)
+        score_all(engine, *job_ids(engine, run_id))
+        before = fetch_run(engine, run_id)
+        assert cancel(engine, run_id) == 0
+        assert fetch_run(engine, run_id) == before
+        assert count(engine, run_id) == RunCounts(scored=2)
+
+    def test_what_was_scored_before_stays_scored(self, engine):
+        run_id = add_run(engine, 3, job_size=1)
+        score_all(engine, job_ids(engine, run_id)[0])
+        assert cancel(engine, run_id) == 2
+        assert count(engine, run_id) == RunCounts(scored=1, failed=2)
+
+    def test_other_runs_go_on(self, engine):
+        other = add_run(engine, 1)
+        cancel(engine, add_run(engine, 1))
+        assert fetch_run(engine, other).status is RunStatus.QUEUED
+        assert score_all(engine, *job_ids(engine, other))
+
+
+class TestRetrying:
+    def test_failed_scans_are_queued_as_new_jobs_and_scored_ones_are_left_alone(self, engine):
+        run_id = add_run(engine, 5, job_size=1)
+        score_all(engine, job_ids(engine, run_id)[0])
+        cancel(engine, run_id)
+        old = set(job_ids(engine, run_id))
+        assert retry(engine, run_id, 3, pid=7) == 4
+        new = [job_id for job_id in job_ids(engine, run_id) if job_id not in old]
+        assert [len(open_scans(engine, job_id)) for job_id in new] == [3, 1]
+        run = fetch_run(engine, run_id)
+        assert (run.status, run.finished_at, run.settings) == (RunStatus.QUEUED, None, {"pid": 7})
+        assert all(score_all(engine, job_id) for job_id in new)
+        assert count(engine, run_id) == RunCounts(scored=5)
+        assert fetch_run(engine, run_id).status is RunStatus.FINISHED
+
+    def test_a_second_retry_finds_nothing(self, engine):
+        run_id = add_run(engine, 2)
+        cancel(engine, run_id)
+        assert [retry(engine, run_id), retry(engine, run_id)] == [2, 0]
+
+    def test_two_retries_at_once_queue_each_scan_once(self, engine):
+        run_id = add_run(engine, 6)
+        cancel(engine, run_id)
+        assert sorted(at_once([lambda: retry(engine, run_id), lambda: retry(engine, run_id)])) == [0, 6]
+        assert count(engine, run_id) == RunCounts(queued=6)
+
+    def test_a_run_without_failed_scans_is_left_as_it_is(self, engine):
+        run_id = add_run(engine, [REFUSED, *new_scans(1)])
+        score_all(engine, *job_ids(engine, run_id))
+        before = fetch_run(engine, run_id)
+        assert retry(engine, run_id) == 0
+        assert fetch_run(engine, run_id) == before
+
+    def test_while_the_run_goes_on_the_open_jobs_are_left_to_their_holders(self, engine):
+        run_id = add_run(engine, [*new_scans(1), NewScan("/scans/z", 0, ScanStatus.FAILED, "x", "y")])
+        (job_id,) = job_ids(engine, run_id)
+        held, found = claim(engine, job_id), open_scans(engine, job_id)
+        assert retry(engine, run_id) == 1
+        assert write(engine, lambda connection: store_results(connection, held, [scored(found[0])], []))
+        assert close(engine) == 0
+        (left,) = [other for other in job_ids(engine, run_id) if fetch_job(engine, other).status is JobStatus.QUEUED]
+        assert score_all(engine, left)
+        assert count(engine, run_id) == RunCounts(scored=2)
+
+    def test_a_worker_from_before_the_cancellation_does_not_touch_the_retried_scans(self, engine):
+        run_id = add_run(engine, 1)
+        (job_id,) = job_ids(engine, run_id)
+        held, found = claim(engine, job_id), open_scans(engine, job_id)
+        cancel(engine, run_id)
+        retry(engine, run_id)
+        assert not write(engine, lambda connection: store_results(connection, held, [scored(found[0])], []))
+        assert count(engine, run_id) == RunCounts(queued=1)
+
+    def test_cancelling_retrying_and_claiming_at_once_leaves_no_run_ended_with_open_scans(self, engine):
+        run_id = add_run(engine, 8, job_size=1)
+        for _ in range(4):
+            at_once(
+                [lambda: cancel(engine, run_id), lambda: retry(engine, run_id), lambda: close(engine)]
+                + [lambda job_id=job_id: score_all(engine, job_id) for job_id in job_ids(engine, run_id)[-3:]]
+            )
+            run, counts = fetch_run(engine, run_id), count(engine, run_id)
+            assert counts.found == 8
+            is_open = run.status in {RunStatus.QUEUED, RunStatus.RUNNING}
+            assert is_open == (run.finished_at is None)
+            if not is_open:
+                assert counts.queued == 0
+
+
+class TestAsking:
+    def test_counts_of_several_runs_reconcile(self, engine):
+        first, second, empty = add_run(engine, [REFUSED, *new_scans(3)]), add_run(engine, 2), add_run(engine, 0)
+        (job_id,) = job_ids(engine, first)
+        held, (one, two, _) = claim(engine, job_id), open_scans(engine, job_id)
+        write(engine, lambda connection: store_results(
+            connection, held, [scored(one), scored(two, reused=True)], [], retry_in_s=0
+        ))  # fmt: skip
+        with reading(engine) as connection:
+            counts = db.runs.count_scans(connection, [first, second, empty])
+        assert counts == {
+            first: RunCounts(queued=1, scored=2, rejected=1, reused=1), second: RunCounts(queued=2), empty: RunCounts(),
+        }  # fmt: skip
+        assert counts[first].found == 4
+        assert counts[first].terminal == 3
+
+    def test_results_hold_a_row_a_label_of_each_scored_scan_and_one_row_of_each_other(self, engine):
+        run_id = add_run(engine, [REFUSED, *new_scans(3)])
+        (job_id,) = job_ids(engine, run_id)
+        held, (one, two, _) = claim(engine, job_id), open_scans(engine, job_id)
+        found = [
+            new_prediction(one.id, label="a", score=0.9, decision="a"), new_prediction(one.id, label="b"),
+            new_prediction(two.id, label="a"), new_prediction(two.id, label="b", model_digest="d" * 64),
+        ]  # fmt: skip
+        write(
+            engine, lambda connection: store_results(connection, held, [scored(one), scored(two)], found, retry_in_s=0)
+        )
+        with reading(engine) as connection:
+            rows = list(stream_results(connection, ResultFilter(run_id)))
+            assert [(row["status"], row["label"], row["score"]) for row in rows] == [
+                ("rejected", None, None), ("scored", "a", 0.9), ("scored", "b", 0.25), ("scored", "a", 0.25),
+                ("scored", "b", 0.25), ("queued", None, None),
+            ]  # fmt: skip
+            assert {row["model"] for row in rows} == {"cnn@1"}
+            assert [row["path"] for row in stream_results(connection, ResultFilter(run_id, label="b", limit=1))] == [
+                one.path
+            ]
+            assert len(list(stream_results(connection, ResultFilter(run_id, min_score=0.9)))) == 1
+            by_status = ResultFilter(run_id, statuses=[ScanStatus.REJECTED, ScanStatus.FAILED])
+            assert [row["reason"] for row in stream_results(connection, by_status)] == ["permission-denied"]
+            assert count_decisions(connection, run_id) == {"a": 1, "normal": 3}
+            assert count_reasons(connection, run_id) == {"rejected": {"permission-denied": 1}, "failed": {}}
+            assert find_providers(connection, run_id) == ["CPUExecutionProvider"]
+
+    def test_a_prediction_of_another_model_or_preprocessing_is_not_shown(self, engine):
+        add_run(engine, model=new_model(digest="e" * 64, version="2"))
+        run_id = add_run(engine, 1)
+        (job_id,) = job_ids(engine, run_id)
+        held, (scan,) = claim(engine, job_id), open_scans(engine, job_id)
+        found = [
+            new_prediction(scan.id), new_prediction(scan.id, model_digest="e" * 64, score=0.5),
+            new_prediction(scan.id, preprocessing="0", score=0.75),
+        ]  # fmt: skip
+        write(engine, lambda connection: store_results(connection, held, [scored(scan)], found))
+        with reading(engine) as connection:
+            assert [row["score"] for row in stream_results(connection, ResultFilter(run_id))] == [0.25]
+
+    def test_no_scan_and_no_job_is_left_open_by_a_closed_run(self, engine):
+        run_id = add_run(engine, 3, job_size=2)
+        for job_id in job_ids(engine, run_id):
+            score_all(engine, job_id)
+        with reading(engine) as connection:
+            assert not connection.execute(select(scans.c.id).where(scans.c.status == ScanStatus.QUEUED)).all()
+            assert not connection.execute(select(jobs.c.id).where(jobs.c.status != JobStatus.DONE)).all()
