@@ -15,6 +15,7 @@ STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL: Final = 1
+_LARGEST_KEY: Final = 2**32 - 1
 
 #: Field numbers of onnx.proto that hold a message to look into, by message.
 _NESTED: Final = {
@@ -133,6 +134,8 @@ def _read_fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position = 0
     while position < len(content):
         key, position = _read_varint(content, position)
+        if key > _LARGEST_KEY:  # a reader that keeps 32 bits of it would see another field
+            raise ValueError("a field number that protocol buffers do not have")
         number, kind = key >> 3, key & 7
         if kind == _VARINT:
             value, position = _read_varint(content, position)
