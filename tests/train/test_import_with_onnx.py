@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+
+pytest.importorskip("onnx", reason="needs the extra `train`: uv sync --extra train")
+
+import onnx
 
 from nightread.bundle import SHIPPED_DIR, find_bundle, load_bundle
 from nightread.errors import CardMismatch
