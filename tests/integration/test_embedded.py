@@ -15,7 +15,7 @@ from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans
 from tests.worker_factories import add_run_of, run_process, write_scans
 from worker import scoring
 from worker.embedded import close_orphans, run_embedded
-from worker.enqueueing import describe_settings
+from worker.enqueueing import describe_settings, read_start
 
 
 @pytest.fixture
@@ -146,6 +146,13 @@ class TestOrphans:
             run_id = self.add(engine, **settings)
             assert close_orphans(engine) == 0
             assert fetch_run(engine, run_id).status is RunStatus.QUEUED
+
+    def test_a_process_that_has_been_given_the_same_id_is_another(self, engine):
+        here = os.getpid()
+        self.add(engine, pid=here, process_started=read_start(here))
+        assert close_orphans(engine) == 0
+        self.add(engine, pid=here, process_started="1")  # process 1 of the container before this one, say
+        assert close_orphans(engine) == 1
 
     def test_a_run_of_a_cluster_is_no_orphan(self, engine, dead_pid):
         add_run(engine, 1, settings={"host": os.uname().nodename, "pid": dead_pid})

@@ -141,7 +141,7 @@ class TestWriting:
             lambda: write(postgres_engine, lambda connection: touch(first, second, connection)),
             lambda: write(postgres_engine, lambda connection: touch(second, first, connection)),
         ])  # fmt: skip
-        assert len(tries) == 3
+        assert len(tries) >= 3  # the one that gave way may meet the other once more
         assert [fetch_run(postgres_engine, run_id).found for run_id in (first, second)] == [3, 3]
         assert "tried again: DeadlockDetected" in caplog.text
 
