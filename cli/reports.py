@@ -53,6 +53,18 @@ def exit_code(summary: dict[str, Any]) -> int:
     return Exit.SOME_FAILED if summary["failed"] else Exit.OK
 
 
+def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str, as_json: bool) -> int:
+    """Print what a run that has ended came to; returns the exit code."""
+    from cli.console import print_json
+
+    summary = summarise(engine, run, seconds=seconds, provider=provider)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(engine, run, summary)
+    return exit_code(summary)
+
+
 def print_summary(engine: "Engine", run: "RunInfo", summary: dict[str, Any]) -> None:
     """Print a run's reconciliation, decisions and reasons for people."""
     from cli.console import make_table, out, show_duration, show_text

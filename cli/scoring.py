@@ -11,9 +11,6 @@ from cli.exits import Exit
 from cli.options import Device, Json, Model, Name, NamedRun, Paths
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from db.runs import RunInfo
     from nightread.settings import Settings
     from worker.process import WorkerProcess
 
@@ -192,7 +189,7 @@ def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_js
 def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
     """Score a run in this process and report it; returns the exit code."""
     from cli.console import progress_bar, say
-    from cli.reports import count_run
+    from cli.reports import count_run, report_run
     from worker.embedded import run_embedded
 
     started = time.monotonic()
@@ -206,19 +203,9 @@ def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
             "repeat the command to go on"
         )
         return Exit.INTERRUPTED
-    return _report(process.engine, run, time.monotonic() - started, process.provider, as_json)
-
-
-def _report(engine: "Engine", run: "RunInfo", seconds: float, provider: str, as_json: bool) -> int:
-    from cli.console import print_json
-    from cli.reports import exit_code, print_summary, summarise
-
-    summary = summarise(engine, run, seconds=seconds, provider=provider)
-    if as_json:
-        print_json(summary)
-    else:
-        print_summary(engine, run, summary)
-    return exit_code(summary)
+    return report_run(
+        process.engine, run, seconds=time.monotonic() - started, provider=process.provider, as_json=as_json
+    )
 
 
 def need_shared_broker(settings: "Settings", command: str) -> None:
