@@ -22,7 +22,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device",
-        help="auto (CUDA where it is really active, else the CPU: the log and every stored row say which), cpu, or cuda "
-        "(refuses to start without). Or NIGHTREAD_DEVICE.",
+        help="auto (CUDA where it is really active, else the CPU: the log and every stored row say which), cpu, or "
+        "cuda (refuses to start without). Or NIGHTREAD_DEVICE.",
     ),
 ]
