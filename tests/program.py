@@ -56,6 +56,26 @@ def worker(env: dict[str, str], cwd: Path, log: Path, *options: str) -> Any:
     return started([PROGRAM, "worker", *options], env, cwd, log)
 
 
+def hook_reading(folder: Path, code: str) -> dict[str, str]:
+    """Return the setting that lets every process run `code` before it reads a scan, with the scan's `path` at hand."""
+    hook = folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, time, nightread.files as files\n"
+        "read = files.read_file\n"
+        "def read_file(path, **limits):\n"
+        f"    {code}\n"
+        "    return read(path, **limits)\n"
+        "files.read_file = read_file\n"
+    )
+    return {"PYTHONPATH": str(hook)}
+
+
+def slow_reading(folder: Path) -> dict[str, str]:
+    """Return the setting that makes storage slow, so that a run has a middle at which it can be hit."""
+    return hook_reading(folder, "time.sleep(0.03)")
+
+
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
     """Return the first true value of `condition`, looked at a few times a second."""
     deadline = time.monotonic() + timeout_s

@@ -10,7 +10,17 @@ import pytest
 import sqlalchemy as sa
 
 from db.engine import make_engine
-from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until, worker
+from tests.program import (
+    PROGRAM,
+    hook_reading,
+    last_json,
+    make_environment,
+    run,
+    slow_reading,
+    started,
+    wait_until,
+    worker,
+)
 from tests.services import run_redis
 
 
@@ -82,8 +92,8 @@ def test_enqueue_waits_and_says_what_was_reused(env, night, tmp_path):
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(env, database, night, tmp_path):
-    # Small jobs, so that the kill hits the middle of the run.
-    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"}
+    # Small jobs on slow storage, so that the kill hits the middle of the run.
+    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"} | slow_reading(tmp_path)
     scored = "SELECT count(*) FROM scans WHERE status = 'scored'"
     with worker(env, tmp_path, tmp_path / "first.log") as first:
         run_id = run("enqueue", night, env=env, cwd=tmp_path).stdout.strip()
@@ -124,17 +134,7 @@ def test_a_scan_that_kills_its_worker_fails_alone(env, database, night, tmp_path
     for path in sorted(night.iterdir())[8:]:
         path.unlink()
     poison = sorted(night.iterdir())[5]
-    (tmp_path / "poison").mkdir()
-    (tmp_path / "poison" / "sitecustomize.py").write_text(
-        "import os, nightread.files as files\n"
-        "read = files.read_file\n"
-        "def read_file(path, **limits):\n"
-        f"    if path.endswith({poison.name!r}):\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "    return read(path, **limits)\n"
-        "files.read_file = read_file\n"
-    )
-    env |= {"PYTHONPATH": str(tmp_path / "poison")}
+    env |= hook_reading(tmp_path, f"path.endswith({poison.name!r}) and os.kill(os.getpid(), 9)")
     with worker(env, tmp_path, tmp_path / "worker.log"):
         run("enqueue", night, env=env, cwd=tmp_path)
         followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path, expect=3))
@@ -200,7 +200,7 @@ def test_no_path_and_no_patient_reaches_the_log_or_redis(env, tmp_path, redis_se
 
 
 def test_a_worker_told_to_stop_finishes_its_job_and_leaves_the_rest(env, database, night, tmp_path):
-    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"}
+    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"} | slow_reading(tmp_path)
     with worker(env, tmp_path, tmp_path / "worker.log") as process:
         run_id = run("enqueue", night, env=env, cwd=tmp_path).stdout.strip()
         wait_until(lambda: query(database, "SELECT count(*) FROM jobs WHERE status = 'done'"), "the first job")
@@ -214,7 +214,7 @@ def test_a_worker_told_to_stop_finishes_its_job_and_leaves_the_rest(env, databas
 
 
 def test_a_redis_that_comes_and_goes_fails_no_scan(env, database, night, tmp_path):
-    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"}
+    env |= {"NIGHTREAD_JOB_SIZE": "2", "NIGHTREAD_BATCH_SIZE": "2"} | slow_reading(tmp_path)
     folder = tmp_path / "redis"
     folder.mkdir()
     with run_redis(folder) as server:

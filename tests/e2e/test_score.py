@@ -12,7 +12,7 @@ import pytest
 
 from nightread.files import encode_path
 from tests.factories import make_nasty_folder
-from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
+from tests.program import PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until
 
 FIELDS = {
     "run", "found", "skipped", "scored", "rejected", "failed", "reused", "seconds", "scans_per_second", "model",
@@ -105,11 +105,11 @@ def test_results_are_filtered(env, tmp_path):
 
 
 def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, real_data):
-    # One batch a job and one thread, so that there is a middle to interrupt.
-    env |= {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"}
+    # Small jobs on slow storage, so that there is a middle to interrupt.
+    slow = env | {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"} | slow_reading(tmp_path)
     database = tmp_path / "data" / "nightread" / "nightread.db"
     log = tmp_path / "score.log"
-    with started([PROGRAM, "score", real_data / "nightly"], env, tmp_path, log) as process:
+    with started([PROGRAM, "score", real_data / "nightly"], slow, tmp_path, log) as process:
         wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
@@ -127,9 +127,9 @@ def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, rea
 
 
 def test_a_killed_run_is_accounted_for_by_the_next_and_can_be_retried(env, tmp_path, real_data):
-    env |= {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"}
+    slow = env | {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"} | slow_reading(tmp_path)
     database = tmp_path / "data" / "nightread" / "nightread.db"
-    with started([PROGRAM, "score", real_data / "nightly", "--name", "killed"], env, tmp_path, tmp_path / "log"):
+    with started([PROGRAM, "score", real_data / "nightly", "--name", "killed"], slow, tmp_path, tmp_path / "log"):
         wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
     # Leaving the block kills it.
     run("score", real_data / "nightly" / "ward-1", env=env, cwd=tmp_path)
