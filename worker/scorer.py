@@ -45,6 +45,7 @@ class Scorer:
         self.device = opened.device
         self.runtime = opened.runtime
         self._input_name = self._check_graph()
+        self._output_name: str = self._session.get_outputs()[0].name
         self.allowed_parity = self.card.parity_tolerance + _MACHINE_TOLERANCE[self.device]
         self.parity = self._check_parity(bundle)
 
@@ -57,7 +58,7 @@ class Scorer:
         Returns:
             (N, labels) float32 in the order of the card's labels; not checked for range.
         """
-        scores: Scores = self._session.run(None, {self._input_name: batch})[0]
+        scores: Scores = self._session.run([self._output_name], {self._input_name: batch})[0]
         return scores
 
     def _check_graph(self) -> str:
