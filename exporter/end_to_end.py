@@ -81,7 +81,7 @@ def _prepare_again(content: bytes, place: int, trained: TrainingFolder) -> Tenso
     apart = float(np.abs(prepared - trained.scans[place]).max()) / (high - low)
     if not apart <= _PIXEL_TOLERANCE:
         raise ParityMismatch(
-            f"the scan {_shorten(content)} is prepared differently now: pixels differ by up to {apart:.2g} of the value "
+            f"the scan {_shorten(content)} is prepared differently now: pixels differ by {apart:.2g} of the value "
             "range; train again with the packages that are installed now"
         )
     return prepared

@@ -41,7 +41,7 @@ def find_outputs(model: Any) -> tuple[Compute, tuple[Output, ...]]:
         Output(name=EMBEDDING, shape=embedding.shape[1:], description="what the last layer computes the scores from")
     )
     features = _find_features(model, embedding)
-    parts = keras.Model(model.inputs, [model.outputs[0], embedding, *([] if features is None else [features])])
+    parts = keras.Model(model.inputs[0], [model.outputs[0], embedding, *([] if features is None else [features])])
     if features is None:
         return lambda scans: dict(zip((SCORES, EMBEDDING), parts(scans, training=False), strict=True)), tuple(outputs)
     outputs.append(
@@ -55,8 +55,7 @@ def find_outputs(model: Any) -> tuple[Compute, tuple[Output, ...]]:
 
     def compute(scans: Any) -> dict[str, Any]:
         scores, embedded, maps = parts(scans, training=False)
-        weights = tf.reshape(last.kernel, (1, 1, *last.kernel.shape))  # (1, 1, features, labels)
-        activation_map = tf.nn.conv2d(maps, weights, strides=1, padding="VALID")  # (N, h, w, labels)
+        activation_map = tf.matmul(maps, last.kernel)  # (N, h, w, labels); a convolution would add two transposes
         return {SCORES: scores, EMBEDDING: embedded, ACTIVATION_MAP: activation_map}
 
     return compute, tuple(outputs)
