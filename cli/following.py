@@ -11,8 +11,8 @@ _POLL_S = 0.5
 
 def follow_run(engine: "Engine", run_id: str, *, as_json: bool) -> int:
     """Show a run's progress until it has ended, then its summary; returns the exit code."""
-    from cli.console import print_json, progress_bar
-    from cli.reports import exit_code, print_summary, summarise
+    from cli.console import progress_bar
+    from cli.reports import report_run
     from db.engine import reading
     from db.jobs import count_leases
     from db.queries import find_providers
@@ -32,9 +32,4 @@ def follow_run(engine: "Engine", run_id: str, *, as_json: bool) -> int:
     with reading(engine) as connection:
         providers = ", ".join(find_providers(connection, run_id))
     seconds = (run.finished_at - run.created_at).total_seconds()
-    summary = summarise(engine, run, seconds=seconds, provider=providers)
-    if as_json:
-        print_json(summary)
-    else:
-        print_summary(engine, run, summary)
-    return exit_code(summary)
+    return report_run(engine, run, seconds=seconds, provider=providers, as_json=as_json)

@@ -93,11 +93,16 @@ def _check_broker(settings: "Settings") -> str:
 
 
 def _check_model(settings: "Settings") -> str:
+    from db.schema import ensure_schema
+    from worker.choosing import choose_bundle
     from worker.process import WorkerProcess
 
     process = WorkerProcess(settings)
-    card = process.open_default().card
-    return f"{card.reference} on {process.provider} (device {settings.device.value}), {card.digest[:12]}"
+    ensure_schema(process.engine)
+    choice = choose_bundle(process.engine, settings)
+    process.open_bundle(choice.bundle)
+    card = choice.bundle.card
+    return f"{card.reference} on {process.provider} (device {settings.device.value}), {card.digest[:12]}; {choice.why}"
 
 
 def _check_roots(settings: "Settings") -> str:

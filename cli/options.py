@@ -19,5 +19,10 @@ Model = Annotated[
     str | None, typer.Option("--model", metavar="NAME[@VERSION]", help="The model bundle. Or NIGHTREAD_MODEL.")
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu or cuda; cuda refuses to fall back. Or NIGHTREAD_DEVICE.")
+    str | None,
+    typer.Option(
+        "--device",
+        help="auto (CUDA where it is really active, else the CPU: the log and every stored row say which), cpu, or "
+        "cuda (refuses to start without). Or NIGHTREAD_DEVICE.",
+    ),
 ]

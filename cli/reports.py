@@ -28,6 +28,7 @@ def summarise(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str
         "status": run.status.value,
         "found": run.found,
         "skipped": sum(run.skipped.values()),
+        "skipped_by_reason": run.skipped,
         "scored": counts.scored,
         "rejected": counts.rejected,
         "failed": counts.failed,
@@ -50,6 +51,18 @@ def exit_code(summary: dict[str, Any]) -> int:
     if not is_reconciled(summary):
         return Exit.ERROR
     return Exit.SOME_FAILED if summary["failed"] else Exit.OK
+
+
+def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str, as_json: bool) -> int:
+    """Print what a run that has ended came to; returns the exit code."""
+    from cli.console import print_json
+
+    summary = summarise(engine, run, seconds=seconds, provider=provider)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(engine, run, summary)
+    return exit_code(summary)
 
 
 def print_summary(engine: "Engine", run: "RunInfo", summary: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Writing result rows as table, CSV, JSON or Parquet, streamed: a million rows take no more memory than a thousand."""
 
-import csv
 import json
 import os
 import sys
@@ -16,16 +15,11 @@ from sqlalchemy import Connection
 from cli.console import make_table, say, show_text, show_time, silence_stdout
 from cli.console import out as stdout
 from db.queries import ResultFilter, stream_results
+from db.rows import COLUMNS, format_csv, to_text
 from nightread.errors import NightreadError
 
 _TABLE_ROWS = 100
 _PARQUET_ROWS = 50_000
-
-#: The columns of every format but the table, in this order; only ever added to.
-COLUMNS = (
-    "run_id", "run", "path", "study", "label", "score", "decision", "status", "reason", "reason_text", "model",
-    "sha256", "reused", "provider", "time",
-)  # fmt: skip
 
 
 def write_rows(connection: Connection, wanted: ResultFilter, form: str, path: Path | None) -> None:
@@ -44,7 +38,10 @@ def write_rows(connection: Connection, wanted: ResultFilter, form: str, path: Pa
                 _write_parquet(rows, file)
         else:
             with _open(path, "w") as file:
-                (_write_json if form == "json" else _write_csv)(rows, file)
+                if form == "json":
+                    _write_json(rows, file)
+                else:
+                    file.writelines(format_csv(rows))
     except BrokenPipeError:  # `nightread results | head` has read enough
         silence_stdout()
     except OSError as error:
@@ -89,17 +86,11 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
         say(f"only the first {limit} rows are shown: --limit shows more, --format csv all of them", style="dim")
 
 
-def _write_csv(rows: Iterator[dict[str, Any]], file: IO[str]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_to_text(row[column]) for column in COLUMNS] for row in rows)
-
-
 def _write_json(rows: Iterator[dict[str, Any]], file: IO[str]) -> None:
     """Write one JSON array, an object a line."""
     file.write("[")
     for index, row in enumerate(rows):
-        line = {column: row[column] for column in COLUMNS} | {"time": _to_text(row["time"]) or None}
+        line = {column: row[column] for column in COLUMNS} | {"time": to_text(row["time"]) or None}
         file.write((",\n" if index else "\n") + json.dumps(line, ensure_ascii=False))
     file.write("\n]\n")
 
@@ -114,14 +105,3 @@ def _write_parquet(rows: Iterator[dict[str, Any]], file: IO[bytes]) -> None:
         while part := list(islice(rows, _PARQUET_ROWS)):
             columns = {column: [row[column] for row in part] for column in COLUMNS}
             writer.write_table(pa.table(columns, schema=schema))
-
-
-def _to_text(value: Any) -> str:
-    """Write a value so that it reads back as the same one: scores are never rounded, times are ISO 8601."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return repr(value)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -11,9 +11,6 @@ from cli.exits import Exit
 from cli.options import Device, Json, Model, Name, NamedRun, Paths
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from db.runs import RunInfo
     from nightread.settings import Settings
     from worker.process import WorkerProcess
 
@@ -72,8 +69,8 @@ def enqueue(
     from cli.following import follow_run
     from db.engine import make_engine
     from db.schema import ensure_schema
-    from nightread.bundle import find_bundle, load_bundle
     from nightread.settings import read_settings
+    from worker.choosing import choose_bundle
     from worker.enqueueing import enqueue as write_run
     from worker.publisher import Publisher
     from worker.queue import make_app
@@ -83,10 +80,17 @@ def enqueue(
     engine = make_engine(settings.database_url.get_secret_value())
     with waiting("listing scans"):
         ensure_schema(engine)
-        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
+        bundle = choose_bundle(engine, settings).bundle
         enqueued = write_run(engine, settings, bundle, paths, name=name, embedded=False)
     if as_json:
-        print_json({"run": enqueued.run_id, "found": enqueued.found, "skipped": enqueued.skipped})
+        print_json(
+            {
+                "run": enqueued.run_id,
+                "found": enqueued.found,
+                "skipped": sum(enqueued.skipped.values()),
+                "skipped_by_reason": enqueued.skipped,
+            }
+        )
     else:
         say(f"{enqueued.found:,} scans enqueued{_in_words(enqueued.skipped)}; run:")
         typer.echo(enqueued.run_id)
@@ -185,7 +189,7 @@ def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_js
 def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
     """Score a run in this process and report it; returns the exit code."""
     from cli.console import progress_bar, say
-    from cli.reports import count_run
+    from cli.reports import count_run, report_run
     from worker.embedded import run_embedded
 
     started = time.monotonic()
@@ -199,19 +203,9 @@ def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
             "repeat the command to go on"
         )
         return Exit.INTERRUPTED
-    return _report(process.engine, run, time.monotonic() - started, process.provider, as_json)
-
-
-def _report(engine: "Engine", run: "RunInfo", seconds: float, provider: str, as_json: bool) -> int:
-    from cli.console import print_json
-    from cli.reports import exit_code, print_summary, summarise
-
-    summary = summarise(engine, run, seconds=seconds, provider=provider)
-    if as_json:
-        print_json(summary)
-    else:
-        print_summary(engine, run, summary)
-    return exit_code(summary)
+    return report_run(
+        process.engine, run, seconds=time.monotonic() - started, provider=process.provider, as_json=as_json
+    )
 
 
 def need_shared_broker(settings: "Settings", command: str) -> None:

@@ -32,3 +32,9 @@ def try_advisory_lock(connection: Connection, key: int) -> bool:
     if connection.dialect.name != "postgresql":
         return True
     return bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar())
+
+
+def wait_for_advisory_lock(connection: Connection, key: int) -> None:
+    """Take a lock that ends with the transaction, waiting for whoever holds it; SQLite needs none."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})

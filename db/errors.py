@@ -4,6 +4,7 @@ DatabaseError
   DatabaseUnavailable    no connection, no disk space, no permission: try again later, or mend the URL
   SchemaOutdated         the tables are not those that this release needs
   UnknownRun             no run, or more than one, goes by that id, prefix or name
+  WrongStage             a model bundle's stage does not allow what was asked
 """
 
 
@@ -21,3 +22,7 @@ class SchemaOutdated(DatabaseError):
 
 class UnknownRun(DatabaseError):
     """No run, or more than one, goes by that id, prefix or name."""
+
+
+class WrongStage(DatabaseError):
+    """A model bundle's stage does not allow what was asked."""

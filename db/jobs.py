@@ -178,9 +178,7 @@ def store_results(
     Returns:
         Whether the claim was still ours.
     """
-    if new_predictions:
-        rows = sorted((asdict(prediction) for prediction in new_predictions), key=_prediction_key)
-        connection.execute(insert_ignoring(connection, predictions).values(created_at=database_now()), rows)
+    store_predictions(connection, new_predictions)
     end: dict[str, Any] = {"lease_holder": None, "lease_expires_at": None}
     if retry_in_s is None:
         end |= {"status": JobStatus.DONE, "finished_at": database_now()}
@@ -191,6 +189,13 @@ def store_results(
     if outcomes:
         _end_scans(connection, claim, outcomes)
     return True
+
+
+def store_predictions(connection: Connection, new_predictions: Sequence[NewPrediction]) -> None:
+    """Store predictions, sorted by key; one that is there already stays."""
+    if new_predictions:
+        rows = sorted((asdict(prediction) for prediction in new_predictions), key=_prediction_key)
+        connection.execute(insert_ignoring(connection, predictions).values(created_at=database_now()), rows)
 
 
 def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutcome]) -> None:

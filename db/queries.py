@@ -23,6 +23,8 @@ class ResultFilter:
         label: of this label.
         min_score: with at least this score.
         limit: the first so many.
+        decision: with this decision.
+        by_score: the highest score first and rows without one last, instead of in the order of finding.
     """
 
     run_id: str
@@ -30,17 +32,24 @@ class ResultFilter:
     label: str | None = None
     min_score: float | None = None
     limit: int | None = None
+    decision: str | None = None
+    by_score: bool = False
 
 
 def select_results(wanted: ResultFilter) -> Select[Any]:
-    """Return the query for `wanted`, in the order in which the scans were found."""
-    query = select(results).where(results.c.run_id == wanted.run_id).order_by(results.c.scan_id, results.c.label)
+    """Return the query for `wanted`, in the order in which the scans were found unless it says otherwise."""
+    query = select(results).where(results.c.run_id == wanted.run_id)
+    if wanted.by_score:
+        query = query.order_by(results.c.score.desc().nulls_last())
+    query = query.order_by(results.c.scan_id, results.c.label)
     if wanted.statuses:
         query = query.where(results.c.status.in_(wanted.statuses))
     if wanted.label is not None:
         query = query.where(results.c.label == wanted.label)
     if wanted.min_score is not None:
         query = query.where(results.c.score >= wanted.min_score)
+    if wanted.decision is not None:
+        query = query.where(results.c.decision == wanted.decision)
     return query.limit(wanted.limit) if wanted.limit is not None else query
 
 

@@ -6,23 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, insert, or_, select, update
 
-from db.dialects import insert_ignoring, insert_many
-from db.errors import DatabaseError, UnknownRun
+from db.dialects import insert_many
+from db.errors import UnknownRun
+from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
-from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, database_now
-
-
-@dataclass(frozen=True, slots=True)
-class NewModel:
-    """The model bundle of a run, as the table `models` keeps it."""
-
-    digest: str
-    name: str
-    version: str
-    preprocessing: str
-    card: dict[str, Any]
+from db.types import JobStatus, RunStatus, ScanStatus, database_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +100,12 @@ def create_run(connection: Connection, run: NewRun, found: Sequence[NewScan]) ->
 
     Raises:
         DatabaseError: the model's name and version are stored with another digest.
+        WrongStage: the model is retired.
     """
     if connection.execute(select(runs.c.id).where(runs.c.id == run.id)).scalar() is not None:
         return run.id  # a commit before this one did succeed, though its answer was lost
-    _register_model(connection, run.model)
+    register_model(connection, run.model)
+    refuse_retired(connection, run.model.digest)
     queued = [scan for scan in found if scan.status is ScanStatus.QUEUED]
     connection.execute(
         insert(runs).values(
@@ -163,9 +155,15 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
     raise UnknownRun(f"there is no run {reference!r}: `nightread runs` lists them")
 
 
-def list_runs(connection: Connection, limit: int) -> list[RunInfo]:
-    """Return the newest runs first."""
-    return [_to_info(row) for row in connection.execute(_select_runs().limit(limit))]
+def list_runs(connection: Connection, limit: int, *, after: str | None = None) -> list[RunInfo]:
+    """Return the newest runs first, or those that follow the run with the id `after` in that order."""
+    query = _select_runs().limit(limit)
+    if after is not None:
+        created_at = select(runs.c.created_at).where(runs.c.id == after).scalar_subquery()
+        query = query.where(
+            or_(runs.c.created_at < created_at, and_(runs.c.created_at == created_at, runs.c.id > after))
+        )
+    return [_to_info(row) for row in connection.execute(query)]
 
 
 def count_scans(connection: Connection, run_ids: Iterable[str]) -> dict[str, RunCounts]:
@@ -289,20 +287,6 @@ def _make_scan_rows(
             "finished_at": None if is_queued else now,
         }  # fmt: skip
         queued += is_queued
-
-
-def _register_model(connection: Connection, model: NewModel) -> None:
-    row = {
-        "digest": model.digest, "name": model.name, "version": model.version, "preprocessing": model.preprocessing,
-        "card": model.card, "stage": ModelStage.CANDIDATE, "created_at": database_now(),
-    }  # fmt: skip
-    connection.execute(insert_ignoring(connection, models).values(row))
-    stored = connection.execute(select(models.c.digest).where(models.c.digest == model.digest)).scalar()
-    if stored is None:  # the name and version are taken, so the insert was ignored
-        raise DatabaseError(
-            f"the database knows {model.name}@{model.version} with another digest; bundles never change: "
-            "give the new one another version"
-        )
 
 
 def _select_runs() -> Select[Any]:

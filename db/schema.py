@@ -9,7 +9,7 @@ from db.engine import reading, write
 from db.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -61,6 +61,16 @@ def ensure_schema(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         upgrade(engine)
         return
+    check_schema(engine)
+
+
+def check_schema(engine: Engine) -> None:
+    """Check that the database is up to date, whatever its kind, and change nothing.
+
+    Raises:
+        SchemaOutdated: the database needs `nightread db upgrade`, or a newer release.
+        DatabaseUnavailable: the database does not answer.
+    """
     revision = read_revision(engine)
     if revision != REVISION:
         found = "holds no tables yet" if revision is None else f"has schema {revision}, this release needs {REVISION}"

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, UtcDateTime, enum_by_value
+from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, StageCause, UtcDateTime, enum_by_value
 
 _DIGEST = String(64)
 _ID = String(32)
@@ -53,6 +53,7 @@ class Base(DeclarativeBase):
         JobStatus: enum_by_value(JobStatus, "status"),
         ScanStatus: enum_by_value(ScanStatus, "status"),
         ModelStage: enum_by_value(ModelStage, "stage"),
+        StageCause: enum_by_value(StageCause, "cause"),
     }
 
 
@@ -60,7 +61,14 @@ class Model(Base):
     """A model bundle that has scored, or may score."""
 
     __tablename__ = "models"
-    __table_args__ = (UniqueConstraint("name", "version"),)
+    __table_args__ = (
+        UniqueConstraint("name", "version"),
+        # One production model at most, whoever promotes and however many do so at once.
+        Index(
+            "uq_models_production", "stage", unique=True,
+            postgresql_where=text("stage = 'production'"), sqlite_where=text("stage = 'production'"),
+        ),
+    )  # fmt: skip
 
     digest: Mapped[str] = mapped_column(_DIGEST, primary_key=True, comment="SHA-256 over model and card")
     name: Mapped[str] = mapped_column(String(64), comment="bundle name")
@@ -71,6 +79,23 @@ class Model(Base):
     card: Mapped[dict[str, Any]] = mapped_column(comment="the bundle's card")
     stage: Mapped[ModelStage] = mapped_column(comment="candidate, production or retired")
     created_at: Mapped[datetime] = mapped_column(comment="first seen by this database, UTC")
+
+
+class StageChange(Base):
+    """One step in the life of a model bundle, for rollback and for whoever asks later; rows are never changed."""
+
+    __tablename__ = "stage_changes"
+    __table_args__ = (Index(None, "request"),)
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, comment="in the order of the changes"
+    )
+    request: Mapped[str] = mapped_column(_ID, comment="random; one command's changes share it")
+    model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"))
+    stage: Mapped[ModelStage] = mapped_column(comment="the stage that it took")
+    cause: Mapped[StageCause] = mapped_column(comment="promoted, replaced, rolled-back, retired or restored")
+    changed_by: Mapped[str] = mapped_column(String(200), comment="user@host of the command")
+    changed_at: Mapped[datetime] = mapped_column(comment="UTC")
 
 
 class Run(Base):
@@ -189,6 +214,7 @@ class Prediction(Base):
 
 
 models: Table = Model.__table__  # type: ignore[assignment]  # declared as FromClause, is a Table
+stage_changes: Table = StageChange.__table__  # type: ignore[assignment]
 runs: Table = Run.__table__  # type: ignore[assignment]
 jobs: Table = Job.__table__  # type: ignore[assignment]
 scans: Table = Scan.__table__  # type: ignore[assignment]

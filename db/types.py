@@ -40,9 +40,19 @@ class ScanStatus(StrEnum):
 class ModelStage(StrEnum):
     """How far a model bundle is trusted."""
 
-    CANDIDATE = "candidate"
-    PRODUCTION = "production"
-    RETIRED = "retired"
+    CANDIDATE = "candidate"  # may be named for a run
+    PRODUCTION = "production"  # the one that runs take where none is named
+    RETIRED = "retired"  # takes no new run; what it has scored stays
+
+
+class StageCause(StrEnum):
+    """Why a model bundle's stage changed."""
+
+    PROMOTED = "promoted"  # a person chose it for production
+    REPLACED = "replaced"  # another took its place in production
+    ROLLED_BACK = "rolled-back"  # it came back to production
+    RETIRED = "retired"  # a person took it out of use
+    RESTORED = "restored"  # a person took that back
 
 
 def enum_by_value(enum: type[StrEnum], name: str) -> Enum:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from nightread.card import Card
-from nightread.errors import CardMismatch
+from nightread.errors import CardMismatch, NightreadError
 from nightread.preparing import PREPROCESSING_VERSION, Tensor
 
 MODEL_FILE: Final = "model.onnx"
@@ -67,15 +68,33 @@ def load_bundle(folder: Path) -> Bundle:
         CardMismatch: a file is missing or has changed, the card is malformed, or this program does not know the
             preprocessing version that the network was trained with.
     """
-    try:
-        card, model, parity = ((folder / name).read_bytes() for name in (CARD_FILE, MODEL_FILE, PARITY_FILE))
-    except OSError as error:
-        name = Path(error.filename).name if error.filename else "a file"
-        raise CardMismatch(
-            f"the model bundle {_shown(folder)} is incomplete: {name} cannot be read ({error.strerror}); "
-            "export or import it again"
-        ) from None
-    return _check_parts(card, model, parity, folder)
+    return _check_parts(*_read_parts(folder), folder)
+
+
+def copy_bundle(source: Path, models_dir: Path) -> tuple[Bundle, Path]:
+    """Copy a checked bundle to `<models_dir>/<name>/<version>`; the very bytes that were checked are written.
+
+    Returns:
+        The bundle, and its folder there; where the same bundle is there already, nothing is written.
+
+    Raises:
+        CardMismatch: the bundle is not whole, or another one has its name and version.
+        NightreadError: the folder cannot be written.
+    """
+    parts = _read_parts(source)
+    bundle = _check_parts(*parts, source)
+    folder = models_dir / bundle.card.name / bundle.card.version
+    known = [found for found in list_bundles(models_dir) if _shown(found) == _shown(folder)]
+    for found in known:
+        if (digest := _read_digest(found)) != bundle.digest:
+            raise CardMismatch(
+                f"there is another model bundle {bundle.card.reference} on this machine, {digest[:12] or 'damaged'}; "
+                "bundles never change: give the new one another version, or remove the folder of a damaged one"
+            )
+    if known:
+        return bundle, known[0]
+    _write_parts(folder, dict(zip((CARD_FILE, MODEL_FILE, PARITY_FILE), parts, strict=True)))
+    return load_bundle(folder), folder
 
 
 def write_bundle(
@@ -92,6 +111,7 @@ def write_bundle(
 
     Raises:
         CardMismatch: the card is malformed or does not fit, or a bundle is there already: bundles are immutable.
+        NightreadError: the folder cannot be written.
     """
     if folder.exists() and any(folder.iterdir()):
         raise CardMismatch(
@@ -104,20 +124,24 @@ def write_bundle(
     try:
         checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
     except ValidationError as error:
-        raise CardMismatch(f"the card does not hold: {_list_faults(error)}") from None
+        raise CardMismatch(f"the card does not hold: {'; '.join(_list_faults(error))}") from None
     blank = (checked.model_dump_json(indent=2) + "\n").encode()
     card_bytes = _DIGEST_FIELD.sub(rb"\g<1>" + compute_digest(model, blank).encode() + rb"\g<2>", blank, count=1)
     _check_parts(card_bytes, model, parity, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")  # hidden: `list_bundles` passes over it
-    try:
-        unfinished.mkdir()
-        for name, content in ((MODEL_FILE, model), (PARITY_FILE, parity), (CARD_FILE, card_bytes)):
-            (unfinished / name).write_bytes(content)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    _write_parts(folder, {MODEL_FILE: model, PARITY_FILE: parity, CARD_FILE: card_bytes})
     return load_bundle(folder)
+
+
+def list_card_faults(card: Mapping[str, Any]) -> list[str]:
+    """Return all that is wrong with a card before `write_bundle` has computed `digest` and `files` for it."""
+    files = {MODEL_FILE: _NO_DIGEST, PARITY_FILE: _NO_DIGEST}
+    try:
+        checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
+    except ValidationError as error:
+        return _list_faults(error)
+    if checked.preprocessing_version != PREPROCESSING_VERSION:
+        return [f"preprocessing_version: {checked.preprocessing_version}; this program has {PREPROCESSING_VERSION}"]
+    return []
 
 
 def compute_digest(model: bytes, card: bytes) -> str:
@@ -153,6 +177,36 @@ def list_bundles(models_dir: Path) -> list[Path]:
     return [card.parent for card in cards if not card.parent.name.startswith(".")]
 
 
+def _read_parts(folder: Path) -> tuple[bytes, bytes, bytes]:
+    """Return the bytes of card, model and parity file."""
+    try:
+        card, model, parity = ((folder / name).read_bytes() for name in (CARD_FILE, MODEL_FILE, PARITY_FILE))
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else "a file"
+        raise CardMismatch(
+            f"the model bundle {_shown(folder)} is incomplete: {name} cannot be read ({error.strerror}); "
+            "export or import it again"
+        ) from None
+    return card, model, parity
+
+
+def _write_parts(folder: Path, parts: Mapping[str, bytes]) -> None:
+    """Write a bundle's files; the folder appears whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")  # hidden: `list_bundles` passes over it
+    try:
+        unfinished.mkdir(parents=True)
+        for name, content in parts.items():
+            (unfinished / name).write_bytes(content)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise NightreadError(
+            f"the model bundle {_shown(folder)} cannot be written to {folder.parent.parent}: {error.strerror}; make "
+            "room there, or name another folder (NIGHTREAD_MODELS_DIR)"
+        ) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def _check_parts(card_bytes: bytes, model: bytes, parity: bytes, folder: Path) -> Bundle:
     card = _parse_card(card_bytes, folder)
     digests = {str(name): digest for name, digest in card.files.items()}
@@ -185,7 +239,7 @@ def _parse_card(card_bytes: bytes, folder: Path) -> Card:
         return Card.model_validate_json(card_bytes)
     except ValidationError as error:
         raise CardMismatch(
-            f"the card of the model bundle {_shown(folder)} does not hold: {_list_faults(error)}"
+            f"the card of the model bundle {_shown(folder)} does not hold: {'; '.join(_list_faults(error))}"
         ) from None
 
 
@@ -218,11 +272,19 @@ def _read_created_at(folder: Path) -> datetime:
     return created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
 
 
-def _list_faults(error: ValidationError) -> str:
-    return "; ".join(
+def _read_digest(folder: Path) -> str:
+    """Return the digest of a bundle; "" where it is not whole."""
+    try:
+        return load_bundle(folder).digest
+    except CardMismatch:
+        return ""
+
+
+def _list_faults(error: ValidationError) -> list[str]:
+    return [
         f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg'].removeprefix('Value error, ')}"
         for fault in error.errors(include_input=False, include_url=False)
-    )
+    ]
 
 
 def _shown(folder: Path) -> str:

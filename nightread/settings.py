@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     broker_url: SecretStr = Field(
         SecretStr(IN_PROCESS_BROKER), description="Celery broker: redis://, rediss://, or memory:// (this process only)"
     )
-    model: str = Field("", description="NAME[@VERSION] of the model bundle; empty: the bundle that ships")
+    model: str = Field(
+        "", description="NAME[@VERSION] of new runs' model; empty: the production model, or the bundle that ships"
+    )
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("nightread") / "models",
         description="folder of model bundles, <name>/<version>/",

@@ -12,9 +12,8 @@ from sqlalchemy.engine import make_url
 
 from db.engine import make_engine
 from db.schema import upgrade
+from db.tables import Base
 from tests.services import run_postgres, run_redis
-
-_TEMPLATE = "with_tables"
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +41,7 @@ def redis_url(redis_server):
 
 @pytest.fixture(scope="session")
 def _postgres_server():
-    """Connections to a server without a database of its own, with a template database that has the tables."""
+    """Connections to a server that has nothing yet."""
     with run_postgres() as url:
         server = sqlalchemy.create_engine(
             make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
@@ -51,19 +50,15 @@ def _postgres_server():
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no test pulls the plug
                 connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
             connection.exec_driver_sql("SELECT pg_reload_conf()")
-            connection.exec_driver_sql(f"CREATE DATABASE {_TEMPLATE}")
-        template = make_engine(make_url(url).set(database=_TEMPLATE).render_as_string(hide_password=False))
-        upgrade(template)
-        template.dispose()
         yield server
         server.dispose()
 
 
 @contextlib.contextmanager
-def _make_postgres_database(server, template="template1"):
+def _make_postgres_database(server):
     name = f"test_{uuid.uuid4().hex}"
     with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
     url = server.url.set(database=name, drivername="postgresql")
     yield url.render_as_string(hide_password=False)
     with server.connect() as connection:
@@ -74,6 +69,15 @@ def _make_postgres_database(server, template="template1"):
 def postgres_url(_postgres_server):
     """A PostgreSQL database of the test's own, without tables."""
     with _make_postgres_database(_postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _postgres_with_tables(_postgres_server):
+    with _make_postgres_database(_postgres_server) as url:
+        engine = make_engine(url)
+        upgrade(engine)
+        engine.dispose()
         yield url
 
 
@@ -99,12 +103,13 @@ def database_url(request):
 
 
 @pytest.fixture
-def postgres_engine(_postgres_server):
-    """PostgreSQL, with tables."""
-    with _make_postgres_database(_postgres_server, _TEMPLATE) as url:
-        engine = make_engine(url)
-        yield engine
-        engine.dispose()
+def postgres_engine(_postgres_with_tables):
+    """PostgreSQL, with empty tables; a test that changes the tables themselves takes `postgres_url`."""
+    engine = make_engine(_postgres_with_tables)
+    yield engine
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(Base.metadata.tables)}")
+    engine.dispose()
 
 
 @pytest.fixture

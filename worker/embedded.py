@@ -27,6 +27,7 @@ from db.runs import (
 from db.types import RunStatus
 from nightread.reasons import Reason
 from nightread.settings import IN_PROCESS_BROKER
+from worker.enqueueing import read_start
 from worker.process import WorkerProcess, use_process
 from worker.publisher import QUEUE, Publisher
 from worker.queue import make_app
@@ -139,8 +140,11 @@ def close_orphans(engine: Engine) -> int:
 
 def _is_orphan(run: RunInfo) -> bool:
     pid = run.settings.get("pid")
-    if run.settings.get("host") != os.uname().nodename or not isinstance(pid, int) or pid == os.getpid():
+    if run.settings.get("host") != os.uname().nodename or not isinstance(pid, int):
         return False
+    recorded, started = run.settings.get("process_started"), read_start(pid)
+    if recorded is not None and started is not None:
+        return bool(started != recorded)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -8,7 +8,8 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from db.engine import write
-from db.runs import NewModel, NewRun, NewScan, create_run
+from db.registry import NewModel
+from db.runs import NewRun, NewScan, create_run
 from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
 from nightread.bundle import Bundle
@@ -65,11 +66,9 @@ def enqueue(
             + (f" (skipped: {passed_over})" if passed_over else "")
             + "; name a folder that holds JPEG, PNG, TIFF or DICOM files"
         )
-    card = bundle.card
-    model = NewModel(bundle.digest, card.name, card.version, card.preprocessing_version, card.model_dump(mode="json"))
     run = NewRun(
-        name=(name or encode_path(sources[0].name) or "/")[:RUN_NAME_LENGTH],
-        model=model,
+        name=_clean_name(name or sources[0].name or "/"),
+        model=describe_model(bundle),
         sources=[encode_path(source) for source in sources],
         settings=describe_settings(settings),
         embedded=embedded,
@@ -80,6 +79,12 @@ def enqueue(
     return Enqueued(run_id, len(found), skipped)
 
 
+def describe_model(bundle: Bundle) -> NewModel:
+    """Return a bundle as the table `models` keeps it."""
+    card = bundle.card
+    return NewModel(bundle.digest, card.name, card.version, card.preprocessing_version, card.model_dump(mode="json"))
+
+
 def describe_settings(settings: Settings) -> dict[str, object]:
     """Return what is stored with a run of the settings it was started with, and of the process that started it."""
     return {
@@ -87,7 +92,21 @@ def describe_settings(settings: Settings) -> dict[str, object]:
         "scan_roots": [encode_path(root) for root in settings.scan_roots],
         "host": os.uname().nodename,
         "pid": os.getpid(),
+        "process_started": read_start(os.getpid()),
     }
+
+
+def read_start(pid: int) -> str | None:
+    """Return when a process was started, in the kernel's ticks since boot; None where it is gone or cannot be asked.
+
+    A process id is given out again, and the first one in a container is always 1: together with this it tells one
+    process from every other (proc(5), field 22 of /proc/PID/stat).
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[19]
 
 
 def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
@@ -117,6 +136,11 @@ def check_roots(settings: Settings) -> None:
         raise SettingsError(
             f"NIGHTREAD_SCAN_ROOTS: no such folder: {', '.join(missing)}; mount it, or mend the setting"
         )
+
+
+def _clean_name(name: str) -> str:
+    """Return a name that every database can hold: bytes that are no UTF-8 become text."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")[:RUN_NAME_LENGTH]
 
 
 def _to_new_scan(scan: FoundScan) -> NewScan:

@@ -13,9 +13,9 @@ from typing import Any
 from db.engine import make_engine
 from db.errors import DatabaseError
 from db.schema import ensure_schema
-from nightread.bundle import find_bundle, load_bundle
 from nightread.errors import ModelError, NightreadError
 from nightread.settings import Settings, read_settings
+from worker.choosing import choose_bundle
 from worker.enqueueing import check_roots
 from worker.process import count_cores
 from worker.scorer import Scorer
@@ -29,7 +29,7 @@ def check_worker(settings: Settings) -> dict[str, Any]:
     """Check all that a worker needs, before it takes a job.
 
     Returns:
-        model, provider, runtime and parity, as the child process found them.
+        model, why it was chosen, whether it is retired, provider, runtime and parity, as the child process found them.
 
     Raises:
         NightreadError: one line that says what is wrong and what mends it.
@@ -66,22 +66,30 @@ def refuse_or_start(sender: Any, **_: Any) -> None:
     except (NightreadError, DatabaseError) as error:
         _log.critical("not started: %s", error)
         raise SystemExit(1) from None
-    _log.info("model %s on %s, parity %.1e, %s", found["model"], found["provider"], found["parity"], found["runtime"])
+    _log.info(
+        "model %s (%s) on %s, parity %.1e, %s",
+        found["model"], found["why"], found["provider"], found["parity"], found["runtime"],
+    )  # fmt: skip
+    if found["retired"]:
+        _log.warning("model %s is retired: runs made before are seen through, new ones refused", found["model"])
     if not settings.scan_roots:
         _log.warning("NIGHTREAD_SCAN_ROOTS is not set: jobs may read whatever folders their run names")
 
 
 def main() -> int:
-    """Try the model that the environment names; used by `check_worker` alone."""
+    """Try the model that a new run would take; used by `check_worker` alone."""
     try:
         settings = read_settings()
-        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
-        scorer = Scorer(bundle, settings.device, settings.threads or count_cores())
-    except NightreadError as error:
-        sys.stderr.write(f"{error}\n")
+        engine = make_engine(settings.database_url.get_secret_value())
+        # A worker has the runs that were made before the retirement to see through.
+        choice = choose_bundle(engine, settings, allow_retired=True)
+        scorer = Scorer(choice.bundle, settings.device, settings.threads or count_cores())
+    except (NightreadError, DatabaseError) as error:
+        sys.stderr.write(f"{' '.join(str(error).split())}\n")
         return 1
     found = {
         "model": scorer.card.reference, "provider": scorer.provider, "runtime": scorer.runtime, "parity": scorer.parity,
+        "why": choice.why.value, "retired": choice.is_retired,
     }  # fmt: skip
     sys.stdout.write(json.dumps(found) + "\n")
     return 0

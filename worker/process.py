@@ -19,6 +19,7 @@ from nightread.bundle import Bundle, find_bundle, load_bundle
 from nightread.errors import CardMismatch
 from nightread.files import decode_path
 from nightread.settings import Settings
+from worker.choosing import choose_bundle
 from worker.pipeline import Limits
 from worker.scorer import Scorer
 
@@ -62,15 +63,25 @@ class WorkerProcess:
         return scorer
 
     def open_default(self) -> Bundle:
-        """Open and check the model that the settings name, and return its bundle.
+        """Open and check the model that a new run takes, and return its bundle.
 
         Raises:
             ModelError: the bundle is missing, damaged or not reproduced here.
+            WrongStage: the model is retired.
             DeviceError: the device that was asked for is not active.
         """
-        bundle = load_bundle(find_bundle(self.settings.model, self.settings.models_dir))
-        self._open(bundle)
+        bundle = choose_bundle(self.engine, self.settings).bundle
+        self.open_bundle(bundle)
         return bundle
+
+    def open_bundle(self, bundle: Bundle) -> Scorer:
+        """Return a bundle opened and checked on this process's device.
+
+        Raises:
+            ModelError: this process must not serve it.
+            DeviceError: the device that was asked for is not active.
+        """
+        return self._scorers.get(bundle.digest) or self._open(bundle)
 
     @property
     def provider(self) -> str:

@@ -45,6 +45,8 @@ def _configure_logging(**_: Any) -> None:
 
 
 def _check_before_start(sender: Any, **_: Any) -> None:
+    if not sender.app.nightread.has_shared_broker:
+        return  # an embedded worker, in a process that has made both kinds of app
     from worker.preflight import refuse_or_start  # needs ONNX Runtime, which a mere publisher does not
 
     refuse_or_start(sender)

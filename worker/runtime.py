@@ -10,6 +10,7 @@ from typing import Any, Final
 import onnxruntime as ort
 
 from nightread.errors import CardMismatch, DeviceError
+from nightread.onnx_file import refuse_external_data
 from nightread.settings import Device
 
 _log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ _CPU: Final = "CPUExecutionProvider"
 #: One of these exists where a driver has found a GPU: Linux, and Windows' Linux subsystem.
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
+_LOAD_ERROR_LENGTH = 200
 _state = ort.capi.onnxruntime_pybind11_state
 _LOAD_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
@@ -61,8 +63,9 @@ def open_session(model: bytes, device: Device, threads: int) -> OpenSession:
 
     Raises:
         DeviceError: `cuda` was asked for and is not active.
-        CardMismatch: the bytes are no model that ONNX Runtime can load.
+        CardMismatch: the bytes are no model that ONNX Runtime can load, or want tensors from other files.
     """
+    refuse_external_data(model)
     wanted = device is Device.CUDA or (device is Device.AUTO and _may_have_gpu())
     if wanted and _CUDA in ort.get_available_providers():
         session = _load_on_cuda(model, threads)
@@ -105,4 +108,5 @@ def _load(model: bytes, providers: list[str], threads: int) -> Any:
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except _LOAD_ERRORS as error:
-        raise CardMismatch(f"the model cannot be loaded by ONNX Runtime: {type(error).__name__}") from None
+        said = " ".join(str(error).split())[:_LOAD_ERROR_LENGTH]
+        raise CardMismatch(f"the model cannot be loaded by ONNX Runtime {ort.__version__}: {said}") from None

@@ -1,5 +1,7 @@
 """A model bundle that scores: checked against its card and its parity file before the first scan."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -44,9 +46,11 @@ class Scorer:
         self.provider = opened.provider
         self.device = opened.device
         self.runtime = opened.runtime
-        self._input_name = self._check_graph()
+        if faults := find_graph_faults(self._session, self.card):
+            raise CardMismatch(f"the graph of {self.card.reference} {'; it '.join(faults)}")
+        self._input_name: str = self._session.get_inputs()[0].name
         self._output_name: str = self._session.get_outputs()[0].name
-        self.allowed_parity = self.card.parity_tolerance + _MACHINE_TOLERANCE[self.device]
+        self.allowed_parity = find_allowed_parity(self.card, self.device)
         self.parity = self._check_parity(bundle)
 
     def score_batch(self, batch: Tensor) -> Scores:
@@ -61,22 +65,6 @@ class Scorer:
         scores: Scores = self._session.run([self._output_name], {self._input_name: batch})[0]
         return scores
 
-    def _check_graph(self) -> str:
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        found_input, found_output = tuple(inputs[0].shape[1:]), tuple(outputs[0].shape[1:])
-        if len(inputs) != 1 or found_input != self.card.input.shape or inputs[0].type != "tensor(float)":
-            raise CardMismatch(
-                f"the graph of {self.card.reference} takes {inputs[0].type} (N, {found_input}); its card says float32 "
-                f"(N, {self.card.input.shape})"
-            )
-        if found_output != (len(self.card.labels),) or outputs[0].type != "tensor(float)":
-            raise CardMismatch(
-                f"the graph of {self.card.reference} returns {outputs[0].type} (N, {found_output}); its card names "
-                f"{len(self.card.labels)} labels"
-            )
-        name: str = inputs[0].name
-        return name
-
     def _check_parity(self, bundle: Bundle) -> float:
         whole = self.score_batch(bundle.parity_inputs)
         one = self.score_batch(bundle.parity_inputs[:1])  # a score must not depend on the batch around it
@@ -87,3 +75,36 @@ class Scorer:
                 f"with; allowed is {self.allowed_parity:.2g}: set NIGHTREAD_DEVICE=cpu, or export the bundle again"
             )
         return worst
+
+
+def find_allowed_parity(card: Card, device: str) -> float:
+    """Return the largest difference at which a device, `cpu` or `cuda`, may serve a model."""
+    return card.parity_tolerance + _MACHINE_TOLERANCE[device]
+
+
+def find_graph_faults(session: Any, card: Card | None) -> list[str]:
+    """Return what of a graph's input and scores does not fit its card, each as words that go on after "the graph".
+
+    A graph may have more outputs: the first one holds the scores, and no other is computed.
+
+    Args:
+        session: `onnxruntime.InferenceSession`.
+        card: the bundle's card; None where it is at fault itself, and the graph is looked at alone.
+    """
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or not outputs:
+        return [f"has {len(inputs)} inputs and {len(outputs)} outputs; it must have one input, and scores come first"]
+    taken, returned = inputs[0], outputs[0]
+    faults = []
+    if card is not None and (tuple(taken.shape[1:]) != card.input.shape or taken.type != "tensor(float)"):
+        faults.append(f"takes {_show(taken)}; its card says tensor(float) (N, {', '.join(map(str, card.input.shape))})")
+    if card is not None and (tuple(returned.shape[1:]) != (len(card.labels),) or returned.type != "tensor(float)"):
+        faults.append(f"returns {_show(returned)}; its card names {len(card.labels)} labels, so tensor(float) "
+                      f"(N, {len(card.labels)})")  # fmt: skip
+    if taken.shape and isinstance(taken.shape[0], int):
+        faults.append(f"takes batches of {taken.shape[0]} only: export it again with a batch axis of any size")
+    return faults
+
+
+def _show(value: Any) -> str:
+    return f"{value.type} ({', '.join(['N', *map(str, value.shape[1:])])})"

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy
@@ -16,13 +16,14 @@ from sqlalchemy import inspect, select, text
 import db.schema
 from db.engine import make_engine, reading, write
 from db.errors import SchemaOutdated
+from db.registry import find_production, list_stage_changes
 from db.schema import REVISION, ensure_schema, read_revision, upgrade
 from db.tables import Base, jobs, results
 from db.types import database_now
 from tests.compose import ROOT
-from tests.db_factories import add_run, at_once
+from tests.db_factories import add_run, at_once, claim, open_scans
 
-TABLES = {"models", "runs", "jobs", "scans", "predictions"}
+TABLES = {"models", "stage_changes", "runs", "jobs", "scans", "predictions"}
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ def empty_engine(database_url):
     engine = make_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def engine(empty_engine):
+    """Each kind of database in turn, with tables that a test may change."""
+    upgrade(empty_engine)
+    return empty_engine
 
 
 @pytest.fixture
@@ -139,10 +147,11 @@ def test_a_server_without_tables_is_refused_with_the_command_that_makes_them(emp
     assert inspect(empty_server).get_table_names() == []
 
 
-def test_an_older_server_is_refused_with_the_command_that_upgrades_it(postgres_engine):
-    set_revision(postgres_engine, "0000")
+def test_an_older_server_is_refused_with_the_command_that_upgrades_it(empty_server):
+    upgrade(empty_server)
+    set_revision(empty_server, "0000")
     with pytest.raises(SchemaOutdated, match=f"has schema 0000, this release needs {REVISION}: run `nightread db"):
-        ensure_schema(postgres_engine)
+        ensure_schema(empty_server)
 
 
 def test_a_file_is_made_and_upgraded_by_itself(sqlite_url):
@@ -183,3 +192,78 @@ def test_times_are_stored_in_utc_to_the_microsecond_and_compare_with_the_databas
         stored = connection.execute(text("SELECT CAST(created_at AS TEXT) FROM jobs")).scalar()
     if engine.dialect.name == "sqlite":
         assert len(stored) == len("2026-11-22 00:00:00.000000")
+
+
+class TestFrom0001:
+    """The schema of the first release, with its data, brought to that of the second."""
+
+    @pytest.fixture
+    def first(self, empty_engine):
+        run_alembic(empty_engine, lambda config: command.upgrade(config, "0001"))
+        return empty_engine
+
+    @staticmethod
+    def insert_model(engine, version, stage, created_at):
+        write(engine, lambda connection: connection.execute(
+            text(
+                "INSERT INTO models (digest, name, version, preprocessing, card, stage, created_at) "
+                "VALUES (:digest, 'cnn', :version, '1', '{\"labels\": [\"pneumonia\"]}', :stage, :created_at)"
+            ),
+            {"digest": version * 64, "version": version, "stage": stage, "created_at": created_at},
+        ))  # fmt: skip
+
+    @staticmethod
+    def insert_scored_run(engine):
+        """Write what the first release writes, by its own statements."""
+        for statement in (
+            (
+                "INSERT INTO runs "
+                "(id, name, model_digest, sources, settings, embedded, skipped, found, status, created_at) "
+                f"VALUES ('{'a' * 32}', 'night', '{'1' * 64}', '[]', '{{}}', false, '{{}}', 1, 'queued', '2026-01-01')"
+            ),
+            (
+                "INSERT INTO jobs (id, run_id, status, attempts, crashes, lease_token, created_at) "
+                f"VALUES ('{'b' * 32}', '{'a' * 32}', 'queued', 0, 0, 0, '2026-01-01')"
+            ),
+            (
+                "INSERT INTO scans (run_id, job_id, path, size_bytes, status, attempts, reused, created_at) "
+                f"VALUES ('{'a' * 32}', '{'b' * 32}', '/scans/1.png', 1, 'queued', 0, false, '2026-01-01')"
+            ),
+        ):
+            write(engine, lambda connection, statement=statement: connection.exec_driver_sql(statement))
+
+    def test_its_rows_stay_and_its_code_goes_on(self, first):
+        self.insert_model(first, "1", "candidate", "2026-01-01 00:00:00.000000")
+        self.insert_scored_run(first)
+
+        assert upgrade(first) == ("0001", "0002")
+
+        # What the first release does with the tables, on the new ones.
+        self.insert_model(first, "2", "candidate", "2026-01-02 00:00:00.000000")
+        job_id = "b" * 32
+        assert claim(first, job_id) is not None
+        (scan,) = open_scans(first, job_id)
+        assert scan.path == "/scans/1.png"
+        with reading(first) as connection:
+            assert connection.execute(text("SELECT count(*) FROM results")).scalar() == 1
+            assert connection.execute(text("SELECT count(*) FROM stage_changes")).scalar() == 0
+
+    def test_of_models_that_somebody_put_in_production_by_hand_the_newest_stays(self, first):
+        for version, day in (("1", "01"), ("3", "03"), ("2", "02")):
+            self.insert_model(first, version, "production", f"2026-01-{day} 00:00:00.000000")
+
+        upgrade(first)
+
+        with reading(first) as connection:
+            assert find_production(connection).version == "3"
+            (change,) = list_stage_changes(connection)
+        assert (change.model, change.cause.value, change.changed_by) == ("cnn@3", "promoted", "before schema 0002")
+        assert change.changed_at == datetime(2026, 1, 3, tzinfo=UTC)
+
+    def test_downgrading_leaves_the_schema_of_the_first_release(self, first):
+        upgrade(first)
+        self.insert_model(first, "1", "production", "2026-01-01 00:00:00.000000")
+        run_alembic(first, lambda config: command.downgrade(config, "0001"))
+        assert read_revision(first) == "0001"
+        assert "stage_changes" not in inspect(first).get_table_names()
+        self.insert_model(first, "2", "production", "2026-01-02 00:00:00.000000")

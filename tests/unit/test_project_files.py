@@ -255,7 +255,7 @@ class TestPages:
     def test_readme_starts_with_two_commands(self):
         block = re.search(r"## Two commands.*?```sh\n(.*?)```", read("README.md"), re.DOTALL)[1]
         assert [line.partition("#")[0].strip() for line in block.splitlines()] == [
-            "uv run nightread demo",
+            "uv run nightread score FOLDER",
             "uv run --group test pytest",
         ]
         assert "\nuv run --group test pytest\n" in read(".ci/run")

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 
 from nightread import bundle
-from nightread.bundle import CARD_FILE, MODEL_FILE, PARITY_FILE, find_bundle, list_bundles, load_bundle, write_bundle
-from nightread.errors import CardMismatch
+from nightread.bundle import (
+    CARD_FILE,
+    MODEL_FILE,
+    PARITY_FILE,
+    copy_bundle,
+    find_bundle,
+    list_bundles,
+    list_card_faults,
+    load_bundle,
+    write_bundle,
+)
+from nightread.errors import CardMismatch, NightreadError
 from tests import factories
 
 MODEL = bytes(range(256)) * 20
@@ -258,3 +268,56 @@ def test_an_unfinished_bundle_is_not_listed(tmp_path):
     write_version(tmp_path, "1").rename(tmp_path / "tiny" / ".1.4711")
 
     assert list_bundles(tmp_path) == []
+
+
+class TestCopying:
+    def test_a_copy_has_the_same_bytes_in_the_folder_of_its_name_and_version(self, folder, tmp_path):
+        copied, copy = copy_bundle(folder, tmp_path / "models")
+        assert copy == tmp_path / "models" / "tiny" / "1"
+        assert copied.digest == load_bundle(folder).digest
+        assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
+            path.name: path.read_bytes() for path in folder.iterdir()
+        }
+
+    def test_the_same_bundle_again_is_left_alone(self, folder, tmp_path):
+        _, copy = copy_bundle(folder, tmp_path / "models")
+        times = {path: path.stat().st_mtime_ns for path in copy.iterdir()}
+        assert copy_bundle(folder, tmp_path / "models")[1] == copy
+        assert copy_bundle(copy, tmp_path / "models")[1] == copy
+        assert {path: path.stat().st_mtime_ns for path in copy.iterdir()} == times
+
+    def test_another_bundle_of_that_name_and_version_is_refused(self, folder, tmp_path):
+        copy_bundle(folder, tmp_path / "models")
+        write_tiny(tmp_path / "other", model=MODEL + b"x")
+        with pytest.raises(CardMismatch, match=r"another model bundle tiny@1.*another version"):
+            copy_bundle(tmp_path / "other", tmp_path / "models")
+
+    def test_a_shipped_bundle_of_that_name_and_version_counts_too(self, folder, tmp_path):
+        write_tiny(tmp_path / "shipped" / "tiny" / "1", model=MODEL + b"x")
+        with pytest.raises(CardMismatch, match="another model bundle tiny@1"):
+            copy_bundle(folder, tmp_path / "models")
+
+    def test_a_damaged_one_is_not_written_over(self, folder, tmp_path):
+        _, copy = copy_bundle(folder, tmp_path / "models")
+        (copy / MODEL_FILE).write_bytes(b"damaged")
+        with pytest.raises(CardMismatch, match=r"tiny@1 on this machine, damaged.*remove the folder"):
+            copy_bundle(folder, tmp_path / "models")
+
+    def test_a_damaged_source_is_refused(self, folder, tmp_path):
+        (folder / MODEL_FILE).write_bytes(b"damaged")
+        with pytest.raises(CardMismatch):
+            copy_bundle(folder, tmp_path / "models")
+        assert not (tmp_path / "models").exists()
+
+    def test_a_folder_that_cannot_be_written_is_told_with_the_setting(self, folder, tmp_path):
+        (tmp_path / "models").write_bytes(b"a file")
+        with pytest.raises(NightreadError, match=r"tiny/1 cannot be written to .*NIGHTREAD_MODELS_DIR"):
+            copy_bundle(folder, tmp_path / "models")
+
+
+def test_every_fault_of_a_card_is_listed():
+    faults = list_card_faults({**factories.make_card(labels=[], threshold=1), "input": {"height_px": 1}})
+    named = {fault.partition(":")[0] for fault in faults}
+    assert {"labels", "threshold", "input.height_px", "input.width_px", "input.channels"} <= named
+    assert list_card_faults(factories.make_card()) == []
+    assert list_card_faults(factories.make_card(preprocessing_version="0"))[0].startswith("preprocessing_version: 0")

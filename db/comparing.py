@@ -1,0 +1,107 @@
+"""Two models' predictions for the scans of one run, side by side; nothing here writes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, and_, func, select, text
+
+from db.tables import predictions, scans
+from db.types import ScanStatus
+
+_ROWS_PER_FETCH = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredScan:
+    """A scan of a run that has a score."""
+
+    id: int
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What two models say of one label of one scan."""
+
+    path: str
+    label: str
+    score_before: float
+    decision_before: str
+    score_after: float
+    decision_after: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """What predictions of a model are stored under, and the first of its labels."""
+
+    digest: str
+    preprocessing: str
+    first_label: str
+
+
+def count_scored(connection: Connection, run_id: str) -> int:
+    """Return how many scans of a run have a score."""
+    query = select(func.count()).where(scans.c.run_id == run_id, scans.c.status == ScanStatus.SCORED)
+    return int(connection.execute(query).scalar_one())
+
+
+def count_unpredicted(connection: Connection, run_id: str, model: ModelKey) -> int:
+    """Return how many scored scans of a run have no prediction of `model`."""
+    return int(connection.execute(select(func.count()).where(_is_unpredicted(run_id, model))).scalar_one())
+
+
+def load_unpredicted(
+    connection: Connection, run_id: str, model: ModelKey, *, after_id: int, limit: int
+) -> list[ScoredScan]:
+    """Return the next scored scans of a run that have no prediction of `model`, by id."""
+    query = (
+        select(scans.c.id, scans.c.path, scans.c.size_bytes, scans.c.sha256)
+        .where(_is_unpredicted(run_id, model), scans.c.id > after_id)
+        .order_by(scans.c.id)
+        .limit(limit)
+    )
+    return [ScoredScan(*row) for row in connection.execute(query)]
+
+
+def stream_pairs(
+    connection: Connection, run_id: str, before: ModelKey, after: ModelKey, labels: Sequence[str]
+) -> Iterator[Pair]:
+    """Yield what both models say of each scan of a run, for the labels that both have, in the order they were found."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
+    old, new = predictions.alias("before"), predictions.alias("after")
+    query = (
+        select(scans.c.path, old.c.label, old.c.score, old.c.decision, new.c.score, new.c.decision)
+        .join(old, old.c.sha256 == scans.c.sha256)
+        .join(new, and_(new.c.sha256 == scans.c.sha256, new.c.label == old.c.label))
+        .where(
+            scans.c.run_id == run_id,
+            scans.c.status == ScanStatus.SCORED,
+            old.c.model_digest == before.digest,
+            old.c.preprocessing == before.preprocessing,
+            old.c.label.in_(labels),
+            new.c.model_digest == after.digest,
+            new.c.preprocessing == after.preprocessing,
+        )
+        .order_by(scans.c.id, old.c.label)
+    )
+    for row in connection.execute(query.execution_options(yield_per=_ROWS_PER_FETCH)):
+        yield Pair(*row)
+
+
+def _is_unpredicted(run_id: str, model: ModelKey) -> ColumnElement[bool]:
+    # All labels of one content are stored in one statement, so the first one stands for all.
+    predicted = (
+        select(predictions.c.sha256)
+        .where(
+            predictions.c.sha256 == scans.c.sha256,
+            predictions.c.model_digest == model.digest,
+            predictions.c.preprocessing == model.preprocessing,
+            predictions.c.label == model.first_label,
+        )
+        .exists()
+    )
+    return and_(scans.c.run_id == run_id, scans.c.status == ScanStatus.SCORED, ~predicted)

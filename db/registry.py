@@ -1,0 +1,300 @@
+"""The database's side of the registry of model bundles: their stages, and who changed them when.
+
+At most one model is in production, which an index of the database holds. Who promotes, rolls back or retires waits for
+whoever does so at the same time, so that each sees what the other has left.
+"""
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Select, insert, select, update
+
+from db.dialects import insert_ignoring, wait_for_advisory_lock
+from db.errors import DatabaseError, WrongStage
+from db.tables import models, stage_changes
+from db.types import ModelStage, StageCause, database_now
+
+_STAGE_LOCK: Final = 7_201_123
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A model bundle, as the table `models` keeps it."""
+
+    digest: str
+    name: str
+    version: str
+    preprocessing: str
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model bundle that this database knows."""
+
+    digest: str
+    name: str
+    version: str
+    preprocessing: str
+    card: dict[str, Any]
+    stage: ModelStage
+    created_at: datetime
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageEntry:
+    """One change of a model's stage."""
+
+    digest: str
+    model: str
+    stage: ModelStage
+    cause: StageCause
+    changed_by: str
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One command of a person.
+
+    Attributes:
+        changed_by: user@host.
+        id: made with the request, so that repeating it after a lost connection changes nothing twice.
+    """
+
+    changed_by: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True, slots=True)
+class Turnover:
+    """What a promotion or rollback came to.
+
+    Attributes:
+        production: the model that is in production now.
+        replaced: the one that was before; None where there was none, or nothing changed.
+    """
+
+    production: StoredModel
+    replaced: StoredModel | None
+
+
+def register_model(connection: Connection, model: NewModel) -> bool:
+    """Write a model down as a candidate; one that is there already stays as it is.
+
+    Returns:
+        Whether it is new to this database.
+
+    Raises:
+        DatabaseError: the name and version are stored with another digest.
+    """
+    row = {
+        "digest": model.digest, "name": model.name, "version": model.version, "preprocessing": model.preprocessing,
+        "card": model.card, "stage": ModelStage.CANDIDATE, "created_at": database_now(),
+    }  # fmt: skip
+    is_known = connection.execute(select(models.c.digest).where(models.c.digest == model.digest)).scalar() is not None
+    connection.execute(insert_ignoring(connection, models).values(row))
+    check_identity(connection, model.name, model.version, model.digest)
+    return not is_known
+
+
+def check_identity(connection: Connection, name: str, version: str, digest: str) -> None:
+    """Make sure that a name and version do not stand for another digest.
+
+    Raises:
+        DatabaseError: they do.
+    """
+    query = select(models.c.digest).where(models.c.name == name, models.c.version == version)
+    stored = connection.execute(query).scalar()
+    if stored not in {None, digest}:
+        raise DatabaseError(
+            f"the database knows {name}@{version} with another digest; bundles never change: "
+            "give the new one another version"
+        )
+
+
+def refuse_retired(connection: Connection, digest: str) -> None:
+    """Make sure that a model may take new runs.
+
+    Raises:
+        WrongStage: it is retired.
+    """
+    # FOR SHARE: a run that is being made and a retirement wait for each other.
+    row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update(read=True)).first()
+    if row is not None and row.stage is ModelStage.RETIRED:
+        raise WrongStage(explain_retired(f"{row.name}@{row.version}"))
+
+
+def explain_retired(reference: str) -> str:
+    """Say why a retired model takes no run, and what to do."""
+    return (
+        f"{reference} is retired and takes no new runs: name another with --model or NIGHTREAD_MODEL, or take it back "
+        f"with `nightread models retire {reference} --undo`"
+    )
+
+
+def find_model(connection: Connection, name: str, version: str) -> StoredModel | None:
+    """Return the model of a name and version, None where this database does not know it."""
+    row = connection.execute(_select_models().where(models.c.name == name, models.c.version == version)).first()
+    return None if row is None else _to_model(row)
+
+
+def find_production(connection: Connection) -> StoredModel | None:
+    """Return the production model, None where none was promoted yet."""
+    row = connection.execute(_select_models().where(models.c.stage == ModelStage.PRODUCTION)).first()
+    return None if row is None else _to_model(row)
+
+
+def list_models(connection: Connection) -> list[StoredModel]:
+    """Return all models of this database by name and version."""
+    query = _select_models().order_by(models.c.name, models.c.version)
+    return [_to_model(row) for row in connection.execute(query)]
+
+
+def list_stage_changes(connection: Connection, digest: str | None = None) -> list[StageEntry]:
+    """Return the changes of all models' stages, or of one's, oldest first."""
+    query = (
+        select(stage_changes, models.c.name, models.c.version)
+        .join(models, models.c.digest == stage_changes.c.model_digest)
+        .order_by(stage_changes.c.id)
+    )
+    if digest is not None:
+        query = query.where(stage_changes.c.model_digest == digest)
+    return [
+        StageEntry(row.model_digest, f"{row.name}@{row.version}", row.stage, row.cause, row.changed_by, row.changed_at)
+        for row in connection.execute(query)
+    ]
+
+
+def promote_model(connection: Connection, model: NewModel, request: Request) -> Turnover:
+    """Put a model in production, in place of the one that is there, which becomes a candidate again.
+
+    Raises:
+        WrongStage: the model is retired.
+        DatabaseError: its name and version are stored with another digest.
+    """
+    _wait_for_others(connection)
+    register_model(connection, model)
+    refuse_retired(connection, model.digest)
+    return _put_in_production(connection, model.digest, StageCause.PROMOTED, request)
+
+
+def roll_back(connection: Connection, request: Request) -> Turnover:
+    """Put the production model before back in production.
+
+    The one before is the one that the present one took over from; repeating goes further back. Models that were retired
+    meanwhile are passed over.
+
+    Raises:
+        WrongStage: there was none before.
+    """
+    _wait_for_others(connection)
+    present = find_production(connection)
+    if present is None:
+        raise WrongStage(
+            "there is no production model, so nothing to roll back: choose one with `nightread models promote "
+            "NAME@VERSION`"
+        )
+    if _is_done(connection, request):
+        return Turnover(present, None)
+    earlier = find_predecessor(list_stage_changes(connection))
+    if earlier is None:
+        raise WrongStage(
+            f"there was no production model before {present.reference}: choose one with `nightread models promote "
+            "NAME@VERSION` (`nightread models list` names them)"
+        )
+    return _put_in_production(connection, earlier, StageCause.ROLLED_BACK, request)
+
+
+def find_predecessor(changes: list[StageEntry]) -> str | None:
+    """Return the digest of the model that rollback leads to, from all changes, oldest first."""
+    line: list[str] = []  # who took over from whom, the present one last
+    for change in changes:
+        if change.cause is StageCause.PROMOTED:
+            line.append(change.digest)
+        elif change.cause is StageCause.ROLLED_BACK:
+            while line and line[-1] != change.digest:
+                line.pop()
+        elif change.cause is StageCause.RETIRED:
+            line = [digest for digest in line if digest != change.digest]
+    return next((digest for digest in reversed(line[:-1]) if digest != line[-1]), None)
+
+
+def retire_model(connection: Connection, digest: str, request: Request) -> bool:
+    """Take a model out of use; what it has scored stays, and its runs may still be gone on with.
+
+    Returns:
+        Whether that changed anything.
+
+    Raises:
+        WrongStage: it is in production.
+    """
+    _wait_for_others(connection)
+    row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update()).one()
+    if row.stage is ModelStage.PRODUCTION:
+        raise WrongStage(
+            f"{row.name}@{row.version} is in production: promote another first, then retire it "
+            "(`nightread models promote NAME@VERSION`, or `nightread models rollback`)"
+        )
+    if row.stage is ModelStage.RETIRED:
+        return False
+    _change(connection, digest, ModelStage.RETIRED, StageCause.RETIRED, request)
+    return True
+
+
+def restore_model(connection: Connection, digest: str, request: Request) -> bool:
+    """Make a retired model a candidate again; returns whether that changed anything."""
+    _wait_for_others(connection)
+    row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update()).one()
+    if row.stage is not ModelStage.RETIRED:
+        return False
+    _change(connection, digest, ModelStage.CANDIDATE, StageCause.RESTORED, request)
+    return True
+
+
+def _put_in_production(connection: Connection, digest: str, cause: StageCause, request: Request) -> Turnover:
+    replaced = find_production(connection)
+    if replaced is not None and replaced.digest != digest:
+        _change(connection, replaced.digest, ModelStage.CANDIDATE, StageCause.REPLACED, request)
+    if replaced is None or replaced.digest != digest:
+        _change(connection, digest, ModelStage.PRODUCTION, cause, request)
+    production = find_production(connection)
+    if production is None:
+        raise AssertionError("unreachable: it was put there above")
+    return Turnover(production, replaced if replaced is not None and replaced.digest != digest else None)
+
+
+def _change(connection: Connection, digest: str, stage: ModelStage, cause: StageCause, request: Request) -> None:
+    connection.execute(update(models).where(models.c.digest == digest).values(stage=stage))
+    connection.execute(
+        insert(stage_changes).values(
+            request=request.id, model_digest=digest, stage=stage, cause=cause, changed_by=request.changed_by[:200],
+            changed_at=database_now(),
+        )
+    )  # fmt: skip
+
+
+def _is_done(connection: Connection, request: Request) -> bool:
+    """Whether a commit of this very request did succeed, though its answer was lost."""
+    query = select(stage_changes.c.id).where(stage_changes.c.request == request.id).limit(1)
+    return connection.execute(query).scalar() is not None
+
+
+def _wait_for_others(connection: Connection) -> None:
+    """Let all who change stages wait for each other until the transaction ends."""
+    wait_for_advisory_lock(connection, _STAGE_LOCK)
+
+
+def _select_models() -> Select[Any]:
+    return select(models)
+
+
+def _to_model(row: Row[Any]) -> StoredModel:
+    return StoredModel(row.digest, row.name, row.version, row.preprocessing, row.card, row.stage, row.created_at)

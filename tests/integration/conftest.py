@@ -1,0 +1,12 @@
+"""What several integration tests start from."""
+
+import pytest
+
+from tests.web_page import open_page
+
+
+@pytest.fixture
+def client(engine):
+    """The worklist page over each kind of database in turn."""
+    with open_page(engine.url.render_as_string(hide_password=False)) as client:
+        yield client

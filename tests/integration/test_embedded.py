@@ -1,0 +1,159 @@
+"""A run in one process: the same app, task and tables as a cluster, with nothing left open at its end."""
+
+import os
+import subprocess
+import sys
+
+import kombu
+import pytest
+
+from db.engine import reading, write
+from db.queries import ResultFilter, stream_results
+from db.runs import RunCounts, retry_run
+from db.types import JobStatus, RunStatus, ScanStatus
+from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
+from tests.worker_factories import add_run_of, run_process, write_scans
+from worker import scoring
+from worker.embedded import close_orphans, run_embedded
+from worker.enqueueing import describe_settings, read_start
+
+
+@pytest.fixture
+def process(engine):
+    with run_process(engine, job_size=2, batch_size=2) as process:
+        yield process
+    kombu.pools.reset()
+
+
+def nothing(counts):
+    pass
+
+
+def test_a_run_ends_with_every_scan_accounted_for_and_progress_told(process, tmp_path):
+    folder = write_scans(tmp_path / "night", 5)
+    (folder / "text.png").write_text("no image")
+    run_id = add_run_of(process, folder, embedded=True)
+    told = []
+    run = run_embedded(process, run_id, told.append)
+    assert (run.id, run.status, run.found) == (run_id, RunStatus.FINISHED, 6)
+    assert told[-1] == count(process.engine, run_id) == RunCounts(scored=5, rejected=1)
+    assert [counts.terminal for counts in told] == sorted(counts.terminal for counts in told)
+    assert {counts.found for counts in told} == {6}
+
+
+def test_a_second_run_in_the_same_process_reuses_the_first(process, tmp_path):
+    folder = write_scans(tmp_path / "night", 3)
+    first, second = (add_run_of(process, folder, embedded=True) for _ in range(2))
+    assert run_embedded(process, first, nothing).status is RunStatus.FINISHED
+    assert run_embedded(process, second, nothing).status is RunStatus.FINISHED
+    assert count(process.engine, second) == RunCounts(scored=3, reused=3)
+    with reading(process.engine) as connection:
+        one, two = (
+            [row["score"] for row in stream_results(connection, ResultFilter(run_id))] for run_id in (first, second)
+        )
+    assert one == two
+
+
+def test_an_interrupted_run_accounts_for_every_scan_and_can_be_gone_on_with(process, tmp_path):
+    run_id = add_run_of(process, write_scans(tmp_path / "night", 6), embedded=True)
+
+    def interrupt(counts):
+        if counts.terminal:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_embedded(process, run_id, interrupt)
+    counts = count(process.engine, run_id)
+    assert counts.found == counts.terminal == 6
+    assert counts.scored >= 2
+    if counts.failed:  # else the job under way was the last one
+        assert fetch_run(process.engine, run_id).status is RunStatus.CANCELLED
+        codes = {row.reason_code for row in fetch_scans(process.engine, run_id) if row.status is ScanStatus.FAILED}
+        assert codes == {"cancelled"}
+    assert {fetch_job(process.engine, job_id).status for job_id in job_ids(process.engine, run_id)} == {JobStatus.DONE}
+
+    settings = describe_settings(process.settings)
+    write(process.engine, lambda connection: retry_run(connection, run_id, 2, embedded=True, settings=settings))
+    run_embedded(process, run_id, nothing)
+    assert count(process.engine, run_id).scored == 6
+
+
+def test_a_run_that_is_interrupted_at_once_accounts_for_every_scan(process, tmp_path):
+    run_id = add_run_of(process, write_scans(tmp_path / "night", 3), embedded=True)
+
+    def interrupt(counts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_embedded(process, run_id, interrupt)
+    counts = count(process.engine, run_id)
+    assert counts.found == counts.terminal == 3
+
+
+def test_the_jobs_of_a_cluster_in_the_same_database_are_left_alone(process, tmp_path):
+    shared = add_run(process.engine, new_scans(2))
+    other = add_run(process.engine, new_scans(1), embedded=True)
+    run_id = add_run_of(process, write_scans(tmp_path / "night", 3), embedded=True)
+    run_embedded(process, run_id, nothing)
+    for left in (shared, other):
+        (job,) = [fetch_job(process.engine, job_id) for job_id in job_ids(process.engine, left)]
+        assert (job.status, job.attempts, job.published_at) == (JobStatus.QUEUED, 0, None)
+        assert fetch_run(process.engine, left).status is RunStatus.QUEUED
+
+
+def test_a_run_whose_worker_failed_to_close_it_ends_all_the_same(process, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "close_finished_runs", lambda connection: 0)
+    run_id = add_run_of(process, write_scans(tmp_path / "night", 1), embedded=True)
+    assert run_embedded(process, run_id, nothing).status is RunStatus.FINISHED
+
+
+def test_an_error_that_nobody_foresaw_does_not_stop_the_run(process, tmp_path, monkeypatch, caplog):
+    score_scans, calls = scoring.score_scans, []
+
+    def fail_once(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("out of the blue")
+        return score_scans(*arguments, **options)
+
+    monkeypatch.setattr(scoring, "score_scans", fail_once)
+    monkeypatch.setattr(scoring, "backoff_s", lambda attempts: 0.0)
+    run_id = add_run_of(process, write_scans(tmp_path / "night", 2), embedded=True)
+    assert run_embedded(process, run_id, nothing).status is RunStatus.FINISHED
+    assert count(process.engine, run_id) == RunCounts(scored=2)
+    assert "out of the blue" in caplog.text
+
+
+class TestOrphans:
+    @pytest.fixture
+    def dead_pid(self):
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        child.wait()
+        return child.pid
+
+    def add(self, engine, **settings):
+        return add_run(engine, 2, embedded=True, settings={"host": os.uname().nodename, **settings})
+
+    def test_a_run_whose_process_was_killed_is_closed(self, engine, dead_pid):
+        run_id = self.add(engine, pid=dead_pid)
+        assert close_orphans(engine) == 1
+        assert count(engine, run_id) == RunCounts(failed=2)
+        assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
+        assert close_orphans(engine) == 0
+
+    def test_a_run_whose_process_lives_is_left_alone(self, engine, dead_pid):
+        for settings in ({"pid": os.getpid()}, {"pid": os.getppid()}, {"pid": 1}, {"pid": dead_pid, "host": "far"}, {}):
+            run_id = self.add(engine, **settings)
+            assert close_orphans(engine) == 0
+            assert fetch_run(engine, run_id).status is RunStatus.QUEUED
+
+    def test_a_process_that_has_been_given_the_same_id_is_another(self, engine):
+        here = os.getpid()
+        self.add(engine, pid=here, process_started=read_start(here))
+        assert close_orphans(engine) == 0
+        self.add(engine, pid=here, process_started="1")  # process 1 of the container before this one, say
+        assert close_orphans(engine) == 1
+
+    def test_a_run_of_a_cluster_is_no_orphan(self, engine, dead_pid):
+        add_run(engine, 1, settings={"host": os.uname().nodename, "pid": dead_pid})
+        assert close_orphans(engine) == 0

@@ -1,0 +1,426 @@
+"""A job from claim to commit, with real files, the model that ships and both databases; no Celery."""
+
+import shutil
+
+import pytest
+from sqlalchemy import select
+
+from db.engine import reading, write
+from db.errors import DatabaseUnavailable
+from db.jobs import renew_lease
+from db.queries import ResultFilter, stream_results
+from db.runs import RunCounts, cancel_run, retry_run
+from db.tables import predictions
+from db.types import JobStatus, RunStatus, ScanStatus
+from nightread.reasons import Reason
+from tests.db_factories import (
+    at_once,
+    claim,
+    count,
+    expire_lease,
+    fetch_job,
+    fetch_run,
+    fetch_scans,
+    job_ids,
+    shift_time,
+)
+from tests.worker_factories import add_job_of, add_run_of, run_process, write_scans
+from worker import pipeline, scoring
+from worker.lease import Heartbeat
+from worker.scorer import Scorer
+from worker.scoring import backoff_s, score_job
+
+
+@pytest.fixture
+def process(engine):
+    with run_process(engine) as process:
+        yield process
+
+
+@pytest.fixture
+def session_runs(monkeypatch):
+    """The batch sizes of all inference, the parity checks of an opening model left out."""
+    runs = []
+    score_batch = Scorer.score_batch
+
+    def score(scorer, batch):
+        if hasattr(scorer, "parity"):
+            runs.append(len(batch))
+        return score_batch(scorer, batch)
+
+    monkeypatch.setattr(Scorer, "score_batch", score)
+    return runs
+
+
+def run_id_of(process, job_id):
+    return fetch_job(process.engine, job_id).run_id
+
+
+def results_of(process, run_id):
+    with reading(process.engine) as connection:
+        return list(stream_results(connection, ResultFilter(run_id)))
+
+
+def bring_forward(process, job_id):
+    shift_time(process.engine, job_id, "not_before", -1)
+
+
+def while_scoring(monkeypatch, action):
+    """Do something in the middle of each job: after its claim, before its results are stored."""
+    score_scans = scoring.score_scans
+
+    def score(*arguments, **options):
+        result = score_scans(*arguments, **options)
+        action()
+        return result
+
+    monkeypatch.setattr(scoring, "score_scans", score)
+
+
+class TestScoring:
+    def test_a_job_ends_with_a_prediction_of_each_scan_and_closes_its_run(self, process, tmp_path, session_runs):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 4))
+        report = score_job(process, job_id)
+        assert (report.ended, report.put_off, report.split) == (4, 0, False)
+        run = fetch_run(process.engine, run_id_of(process, job_id))
+        assert run.status is RunStatus.FINISHED
+        assert count(process.engine, run.id) == RunCounts(scored=4)
+        rows = results_of(process, run.id)
+        assert all(0 <= row["score"] <= 1 for row in rows)
+        assert [row["study"] is not None for row in rows] == [False, False, True, False]
+        assert {row["provider"] for row in rows} == {"CPUExecutionProvider"}
+        assert session_runs == [4]
+        with reading(process.engine) as connection:
+            assert set(connection.execute(select(predictions.c.worker)).scalars()) == {process.name}
+
+    def test_a_second_delivery_changes_nothing(self, process, tmp_path, session_runs):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+        assert score_job(process, job_id) is not None
+        before = fetch_scans(process.engine, run_id_of(process, job_id))
+        assert score_job(process, job_id) is None
+        assert fetch_scans(process.engine, run_id_of(process, job_id)) == before
+        assert session_runs == [2]
+
+    def test_two_deliveries_at_once_score_once(self, process, tmp_path, session_runs):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+        reports = at_once([lambda: score_job(process, job_id)] * 3)
+        assert sorted(report is not None for report in reports) == [False, False, True]
+        assert session_runs == [2]
+
+    def test_the_same_folder_again_runs_no_inference_and_has_the_same_scores(self, process, tmp_path, session_runs):
+        folder = write_scans(tmp_path / "night", 3)
+        first, second = add_job_of(process, folder), add_job_of(process, folder)
+        score_job(process, first)
+        session_runs.clear()
+        score_job(process, second)
+        assert session_runs == []
+        assert count(process.engine, run_id_of(process, second)) == RunCounts(scored=3, reused=3)
+        one, two = (results_of(process, run_id_of(process, job_id)) for job_id in (first, second))
+        assert [(row["score"], row["study"]) for row in one] == [(row["score"], row["study"]) for row in two]
+
+    def test_a_run_over_files_of_all_kinds_is_accounted_for(self, process, tmp_path):
+        folder = write_scans(tmp_path / "night", 2)
+        (folder / "cut.jpg").write_bytes((folder / "scan-000").read_bytes()[:2000])
+        (folder / "text.png").write_text("no image")
+        shutil.copy(folder / "scan-000", folder / "zz-copy")
+        run_id = add_run_of(process, folder)
+        for job_id in job_ids(process.engine, run_id):
+            score_job(process, job_id)
+        counts = count(process.engine, run_id)
+        assert (counts.scored, counts.rejected, counts.failed, counts.reused) == (3, 2, 0, 1)
+        assert fetch_run(process.engine, run_id).found == counts.terminal == 5
+
+    def test_real_scans_are_scored_like_the_same_scans_in_other_batches(self, sqlite_engine, real_data, tmp_path):
+        scans = [file for file in sorted((real_data / "nightly").rglob("*")) if file.is_file()][:6]
+        folder = tmp_path / "night"
+        folder.mkdir()
+        for number, scan in enumerate(scans):
+            (folder / f"{number}{scan.suffix}").symlink_to(scan)
+        scores = []
+        for batch_size in (4, 1):
+            with run_process(sqlite_engine, batch_size=batch_size, scan_roots=f"{folder}:{real_data}") as process:
+                job_id = add_job_of(process, folder)
+                assert score_job(process, job_id).ended == len(scans)
+                scores.append([row["score"] for row in results_of(process, run_id_of(process, job_id))])
+                write(sqlite_engine, lambda connection: connection.execute(predictions.delete()))
+        assert None not in scores[0]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+class TestPassingFaults:
+    def test_what_is_missing_is_put_off_and_scored_once_it_is_back(self, process, tmp_path):
+        folder = write_scans(tmp_path / "night", 3)
+        job_id = add_job_of(process, folder)
+        (folder / "scan-001").rename(tmp_path / "away")
+        report = score_job(process, job_id)
+        assert (report.ended, report.put_off) == (2, 1)
+        job = fetch_job(process.engine, job_id)
+        assert job.status is JobStatus.QUEUED
+        assert job.not_before is not None
+        assert fetch_run(process.engine, job.run_id).status is RunStatus.RUNNING
+        assert score_job(process, job_id) is None  # not yet
+        (tmp_path / "away").rename(folder / "scan-001")
+        bring_forward(process, job_id)
+        assert score_job(process, job_id).ended == 1
+        assert count(process.engine, job.run_id) == RunCounts(scored=3)
+        assert fetch_run(process.engine, job.run_id).status is RunStatus.FINISHED
+        assert [row.attempts for row in fetch_scans(process.engine, job.run_id)] == [1, 2, 1]
+
+    def test_what_stays_missing_fails_with_its_reason_once_all_attempts_are_used_up(self, process, tmp_path):
+        folder = write_scans(tmp_path / "night", 2)
+        job_id = add_job_of(process, folder)
+        (folder / "scan-001").unlink()
+        reports = []
+        for _ in range(process.settings.max_attempts):
+            bring_forward(process, job_id)
+            reports.append(score_job(process, job_id))
+        assert [report.put_off for report in reports] == [1, 1, 0]
+        run_id = run_id_of(process, job_id)
+        missing = fetch_scans(process.engine, run_id)[1]
+        assert (missing.status, missing.reason_code, missing.attempts) == (ScanStatus.FAILED, "missing-file", 3)
+        assert fetch_run(process.engine, run_id).status is RunStatus.FINISHED
+
+    def test_a_scan_that_failed_is_scored_by_a_retry(self, process, tmp_path):
+        folder = write_scans(tmp_path / "night", 1)
+        job_id = add_job_of(process, folder)
+        run_id = run_id_of(process, job_id)
+        (folder / "scan-000").rename(tmp_path / "away")
+        for _ in range(3):
+            bring_forward(process, job_id)
+            score_job(process, job_id)
+        (tmp_path / "away").rename(folder / "scan-000")
+        write(process.engine, lambda connection: retry_run(connection, run_id, 64, embedded=False, settings={}))
+        (again,) = [other for other in job_ids(process.engine, run_id) if other != job_id]
+        score_job(process, again)
+        assert count(process.engine, run_id) == RunCounts(scored=1)
+
+    def test_waiting_grows_from_seconds_to_five_minutes(self):
+        assert [backoff_s(attempts) for attempts in (1, 2, 3, 8, 9, 10_000)] == [2, 4, 8, 256, 300, 300]
+
+
+class TestCrashes:
+    def crash(self, process, job_id):
+        """Claim as a worker does that dies right after."""
+        held = claim(process.engine, job_id)
+        expire_lease(process.engine, job_id)
+        return held
+
+    def test_one_poisonous_scan_is_isolated_and_fails_while_the_others_are_scored(self, process, tmp_path):
+        """Every attempt at a job that holds the poison dies, as if the process were killed."""
+        run_id = add_run_of(process, write_scans(tmp_path / "night", 5))
+        poison = fetch_scans(process.engine, run_id)[3].id
+        deaths = 0
+        for _ in range(60):
+            waiting = [
+                job for job in (fetch_job(process.engine, job_id) for job_id in job_ids(process.engine, run_id))
+                if job.status is not JobStatus.DONE
+            ]  # fmt: skip
+            if not waiting:
+                break
+            for job in waiting:
+                holds_poison = poison in {
+                    scan.id for scan in fetch_scans(process.engine, run_id) if scan.job_id == job.id
+                }
+                if holds_poison and job.crashes + (job.status is JobStatus.LEASED) < process.settings.max_attempts:
+                    self.crash(process, job.id)
+                    deaths += 1
+                else:
+                    assert score_job(process, job.id) is not None
+        rows = fetch_scans(process.engine, run_id)
+        assert [row.reason_code for row in rows] == [None, None, None, "worker-crash", None]
+        assert count(process.engine, run_id) == RunCounts(scored=4, failed=1)
+        assert fetch_run(process.engine, run_id).status is RunStatus.FINISHED
+        assert deaths <= process.settings.max_attempts + 3  # and one for each halving of five
+
+    def test_a_job_is_not_split_before_its_deaths_are_used_up(self, process, tmp_path):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+        for _ in range(process.settings.max_attempts - 1):
+            self.crash(process, job_id)
+        report = score_job(process, job_id)
+        assert (report.ended, report.split) == (2, False)
+
+    def test_an_error_that_nobody_foresaw_gives_the_job_back_at_once_and_counts_as_a_crash(
+        self, process, tmp_path, monkeypatch
+    ):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+        run_id = run_id_of(process, job_id)
+
+        def fail(*_):
+            raise RuntimeError("CUDA is gone")
+
+        monkeypatch.setattr(Scorer, "score_batch", fail)
+        for crashes in range(1, process.settings.max_attempts + 1):
+            with pytest.raises(RuntimeError, match="CUDA is gone"):
+                score_job(process, job_id)
+            job = fetch_job(process.engine, job_id)
+            assert (job.status, job.crashes, job.lease_holder) == (JobStatus.QUEUED, crashes, None)
+            assert job.published_at is None
+            bring_forward(process, job_id)
+        assert score_job(process, job_id).ended == 1
+        (scan,) = fetch_scans(process.engine, run_id)
+        assert scan.reason_code == "worker-crash"
+        assert "CUDA" not in scan.reason_text
+
+    def test_a_database_that_goes_away_leaves_the_job_to_its_lease(self, process, tmp_path, monkeypatch):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+
+        def go_away(*_, **__):
+            raise DatabaseUnavailable("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scoring, "store_results", go_away)
+            with pytest.raises(DatabaseUnavailable):
+                score_job(process, job_id)
+        job = fetch_job(process.engine, job_id)
+        assert (job.status, job.crashes) == (JobStatus.LEASED, 0)
+        expire_lease(process.engine, job_id)
+        assert score_job(process, job_id).ended == 1
+
+    def test_a_job_whose_scans_have_all_ended_is_done_without_opening_a_model(self, process, tmp_path, monkeypatch):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+        monkeypatch.setattr(process, "find_scorer", None)
+        monkeypatch.setattr(scoring, "load_open_scans", lambda *_: [])
+        assert score_job(process, job_id).ended == 0
+        assert fetch_job(process.engine, job_id).status is JobStatus.DONE
+
+
+class TestModels:
+    @pytest.fixture
+    def orphan(self, process, tmp_path):
+        """A job of a run whose model this worker does not have."""
+        from tests.db_factories import add_run, new_model
+
+        run_id = add_run(process.engine, 2, model=new_model(name="elsewhere"), sources=[str(tmp_path)])
+        return job_ids(process.engine, run_id)[0]
+
+    def test_a_job_whose_model_is_not_here_is_put_off_for_a_worker_that_has_it(self, process, orphan, caplog):
+        report = score_job(process, orphan)
+        assert (report.ended, report.put_off) == (0, 2)
+        job = fetch_job(process.engine, orphan)
+        assert (job.status, job.crashes) == (JobStatus.QUEUED, 0)
+        assert "no model bundle elsewhere@1" in caplog.text
+        assert count(process.engine, job.run_id) == RunCounts(queued=2)
+
+    def test_after_many_tries_its_scans_fail_with_the_reason(self, process, orphan):
+        for _ in range(scoring._MODEL_TRIES):
+            bring_forward(process, orphan)
+            score_job(process, orphan)
+        run_id = run_id_of(process, orphan)
+        assert {row.reason_code for row in fetch_scans(process.engine, run_id)} == {"model-unavailable"}
+        assert fetch_run(process.engine, run_id).status is RunStatus.FINISHED
+
+    def test_another_bundle_of_the_same_name_is_not_used(self, process, tmp_path):
+        from tests.db_factories import add_run, new_model
+
+        card = process.open_default().card
+        model = new_model(name=card.name, version=card.version)
+        run_id = add_run(process.engine, 1, model=model, sources=[str(tmp_path)])
+        assert score_job(process, job_ids(process.engine, run_id)[0]).put_off == 1
+
+
+class TestLosingTheJob:
+    def test_a_lease_that_is_lost_in_mid_job_leaves_the_scans_to_the_successor(self, process, tmp_path, monkeypatch):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+
+        def take_over():
+            expire_lease(process.engine, job_id)
+            claim(process.engine, job_id, "worker-2", 60)
+
+        while_scoring(monkeypatch, take_over)
+        report = score_job(process, job_id)
+        assert (report.ended, report.put_off) == (0, 0)
+        job = fetch_job(process.engine, job_id)
+        assert (job.status, job.lease_holder) == (JobStatus.LEASED, "worker-2")
+        assert count(process.engine, job.run_id) == RunCounts(queued=2)
+        monkeypatch.undo()
+        expire_lease(process.engine, job_id)
+        score_job(process, job_id)
+        assert count(process.engine, job.run_id) == RunCounts(scored=2, reused=2)  # nothing was computed twice
+
+    def test_a_heartbeat_that_finds_the_lease_lost_stops_the_work(self, process, tmp_path, monkeypatch, session_runs):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+        monkeypatch.setattr(Heartbeat, "check", lambda heartbeat: raise_lost())
+        report = score_job(process, job_id)
+        assert (report.ended, report.put_off, session_runs) == (0, 0, [])
+
+    def test_a_run_that_is_cancelled_in_mid_job_keeps_its_scans_cancelled(self, process, tmp_path, monkeypatch):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+        run_id = run_id_of(process, job_id)
+        while_scoring(
+            monkeypatch,
+            lambda: write(
+                process.engine, lambda connection: cancel_run(connection, run_id, Reason.CANCELLED.value, "stopped")
+            ),
+        )
+        assert score_job(process, job_id).ended == 0
+        assert count(process.engine, run_id) == RunCounts(failed=2)
+        assert fetch_run(process.engine, run_id).status is RunStatus.CANCELLED
+
+    def test_the_heartbeat_renews_the_lease_while_the_job_is_worked_on(self, process, tmp_path):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+        held = claim(process.engine, job_id, lease_s=0.1)
+        with Heartbeat(process.engine, held, 0.1) as heartbeat:
+            first = fetch_job(process.engine, job_id).lease_expires_at
+            while fetch_job(process.engine, job_id).lease_expires_at == first:
+                heartbeat.check()
+        assert write(process.engine, lambda connection: renew_lease(connection, held, 60))
+
+    def test_the_heartbeat_tells_that_the_lease_was_lost(self, process, tmp_path):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+        held = claim(process.engine, job_id)
+        expire_lease(process.engine, job_id)
+        claim(process.engine, job_id, "worker-2")
+        with Heartbeat(process.engine, held, 0.04) as heartbeat:
+            heartbeat._thread.join(30)
+            with pytest.raises(scoring.LeaseLost):
+                heartbeat.check()
+
+    def test_the_heartbeat_goes_on_where_the_database_is_away_for_a_moment(
+        self, process, tmp_path, monkeypatch, caplog
+    ):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+        held = claim(process.engine, job_id)
+        answers = iter([DatabaseUnavailable("away"), True, False])
+
+        def answer(*_):
+            given = next(answers)
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+        monkeypatch.setattr("worker.lease.write", answer)
+        with Heartbeat(process.engine, held, 0.04) as heartbeat:
+            heartbeat._thread.join(30)
+        assert next(answers, "none left") == "none left"
+        assert "not renewed: away" in caplog.text
+
+
+def raise_lost():
+    raise scoring.LeaseLost("taken over")
+
+
+def test_a_job_reads_nothing_outside_the_folders_that_its_run_names(process, tmp_path):
+    folder = write_scans(tmp_path / "night", 1)
+    job_id = add_job_of(process, folder)
+    (tmp_path / "secret").write_bytes((folder / "scan-000").read_bytes())
+    (folder / "scan-000").unlink()
+    (folder / "scan-000").symlink_to(tmp_path / "secret")
+    score_job(process, job_id)
+    (scan,) = fetch_scans(process.engine, run_id_of(process, job_id))
+    assert (scan.status, scan.reason_code) == (ScanStatus.REJECTED, "outside-roots")
+
+
+def test_pixels_that_end_the_decoder_end_one_scan(process, tmp_path, monkeypatch):
+    folder = write_scans(tmp_path / "night", 2)
+    decode, victim = pipeline.read_and_prepare, (folder / "scan-000").read_bytes()
+
+    def read_and_prepare(data, *arguments, **options):
+        if data == victim:
+            raise MemoryError
+        return decode(data, *arguments, **options)
+
+    monkeypatch.setattr(pipeline, "read_and_prepare", read_and_prepare)
+    job_id = add_job_of(process, folder)
+    score_job(process, job_id)
+    rows = fetch_scans(process.engine, run_id_of(process, job_id))
+    assert [row.reason_code for row in rows] == ["out-of-memory", None]

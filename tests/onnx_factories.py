@@ -1,0 +1,111 @@
+"""Tiny ONNX files, written by hand as the protocol buffers that they are, since workers have no package onnx."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nightread.bundle import Bundle, write_bundle
+from tests.factories import make_card
+
+_FLOAT = 1
+_EXTERNAL = 1
+
+
+def varint(number: int) -> bytes:
+    encoded = bytearray()
+    while True:
+        encoded.append((number & 0x7F) | (0x80 if number > 0x7F else 0))
+        number >>= 7
+        if not number:
+            return bytes(encoded)
+
+
+def number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def message(field: int, content: bytes | str) -> bytes:
+    data = content.encode() if isinstance(content, str) else content
+    return varint(field << 3 | 2) + varint(len(data)) + data
+
+
+def encode_tensor(name: str, values: Any, *, external: bool = False) -> bytes:
+    array = np.asarray(values, np.float32)
+    dims = b"".join(number(1, size) for size in array.shape)
+    if external:
+        entries = message(1, "location") + message(2, "../elsewhere.bin")
+        return dims + number(2, _FLOAT) + message(8, name) + message(13, entries) + number(14, _EXTERNAL)
+    return dims + number(2, _FLOAT) + message(8, name) + message(9, array.tobytes())
+
+
+def encode_node(operator: str, inputs: str, output: str, *, domain: str = "", attributes: bytes = b"") -> bytes:
+    names = b"".join(message(1, name) for name in inputs.split())
+    return names + message(2, output) + message(4, operator) + attributes + (message(7, domain) if domain else b"")
+
+
+def encode_value(name: str, *sizes: int | str) -> bytes:
+    dims = b"".join(message(1, message(2, size) if isinstance(size, str) else number(1, size)) for size in sizes)
+    return message(1, name) + message(2, message(1, number(1, _FLOAT) + message(2, dims)))
+
+
+def encode_model(
+    nodes: list[bytes], tensors: list[bytes], inputs: list[bytes], outputs: list[bytes], *, opset: int = 17,
+    more: bytes = b"",
+) -> bytes:  # fmt: skip
+    graph = (
+        b"".join(message(1, node) for node in nodes)
+        + message(2, "tiny")
+        + b"".join(message(5, tensor) for tensor in tensors)
+        + b"".join(message(11, value) for value in inputs)
+        + b"".join(message(12, value) for value in outputs)
+    )
+    return number(1, 8) + message(7, graph) + message(8, message(1, "") + number(2, opset)) + more
+
+
+def make_onnx(
+    *,
+    gain: float = 4.0,
+    bias: float = -2.0,
+    side_px: int = 8,
+    labels: int = 1,
+    batch: int | str = "N",
+    last: str = "Sigmoid",
+    domain: str = "",
+    external: bool = False,
+    **options: Any,
+) -> bytes:
+    """Return a network that scores the mean gray of a scan: sigmoid(gain * mean + bias)."""
+    pixels = side_px * side_px
+    weights = np.full((pixels, labels), gain / pixels, np.float32)
+    return encode_model(
+        [
+            encode_node("Flatten", "scans", "flat"),
+            encode_node("Gemm", "flat weights bias", "logits"),
+            encode_node(last, "logits", "scores", domain=domain),
+        ],
+        [encode_tensor("weights", weights, external=external), encode_tensor("bias", np.full(labels, bias))],
+        [encode_value("scans", batch, side_px, side_px, 1)],
+        [encode_value("scores", batch, labels)],
+        **options,
+    )
+
+
+def score_tiny(inputs: Any, *, gain: float = 4.0, bias: float = -2.0, labels: int = 1) -> Any:
+    """Return (N, labels) float32, what `make_onnx` computes."""
+    logits = gain * inputs.mean(axis=(1, 2, 3), dtype=np.float64) + bias
+    return np.repeat(1 / (1 + np.exp(-logits))[:, np.newaxis], labels, axis=1).astype(np.float32)
+
+
+def write_tiny_bundle(
+    models_dir: Path, version: str = "1", *, name: str = "tiny", gain: float = 4.0, bias: float = -2.0, **card: Any
+) -> Bundle:
+    """Write a bundle of `make_onnx` to `<models_dir>/<name>/<version>`."""
+    inputs = np.linspace(0, 1, 3 * 64, dtype=np.float32).reshape(3, 8, 8, 1)
+    return write_bundle(
+        models_dir / name / version,
+        model=make_onnx(gain=gain, bias=bias),
+        parity_inputs=inputs,
+        parity_scores=score_tiny(inputs, gain=gain, bias=bias),
+        card=make_card(**{"name": name, "version": version, **card}),
+    )

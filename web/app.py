@@ -1,0 +1,61 @@
+"""The worklist page: what a reader wants in the morning. It only reads.
+
+Start it with `uv run --extra web uvicorn web.app:make_app --factory`. It has no login: see docs/operations.md.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from db.engine import make_engine
+from db.errors import DatabaseError
+from nightread.errors import SettingsError
+from nightread.settings import Settings, read_settings
+from web.errors import ERROR_HANDLERS
+from web.guard import Guard
+from web.pages import check_health, download_csv, show_run, show_runs
+from web.showing import STATIC_FOLDER
+
+
+def make_app(settings: Settings | None = None) -> Starlette:
+    """Return the page as an ASGI application; nothing is connected yet.
+
+    Args:
+        settings: where the database is; None: what the environment says.
+
+    Raises:
+        SystemExit: the environment's settings are wrong; uvicorn, which calls this, prints the one line.
+        DatabaseUnavailable: the URL of the given settings cannot be read.
+    """
+    try:
+        engine = make_engine((settings or read_settings()).database_url.get_secret_value())
+    except (SettingsError, DatabaseError) as error:
+        if settings is not None:
+            raise
+        raise SystemExit(f"error: {error}") from None
+
+    @asynccontextmanager
+    async def live(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        engine.dispose()
+
+    app = Starlette(
+        routes=[
+            Route("/", show_runs, name="runs"),
+            Route("/runs/{reference}", show_run, name="run"),
+            Route("/runs/{reference}/results.csv", download_csv, name="csv"),
+            Route("/healthz", check_health, name="health"),
+            Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
+        ],
+        middleware=[Middleware(Guard)],
+        exception_handlers=ERROR_HANDLERS,
+        lifespan=live,
+    )
+    app.router.redirect_slashes = False  # it redirects to the host that was asked for, which a proxy hides
+    app.state.engine = engine
+    app.state.schema_checked = False
+    return app

@@ -1,0 +1,76 @@
+"""Errors as short pages: what happened and what to do, with the right status code and no traceback."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler
+
+from db.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
+from web.guard import HEADERS
+from web.showing import render
+
+_log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = "30"
+_HTTP_TITLES = {400: "Not understood", 404: "No such page", 405: "Not possible here"}
+_HTTP_EXPLANATIONS = {
+    404: "There is nothing under this address.",
+    405: "This page can only be read.",
+}
+
+
+def _explain_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  # what it is registered for
+    explanation = _HTTP_EXPLANATIONS.get(error.status_code, error.detail)
+    title = _HTTP_TITLES.get(error.status_code, "Error")
+    return _make_page(request, error.status_code, title, explanation, error.headers)
+
+
+def _explain_unknown_run(request: Request, error: Exception) -> Response:
+    reference = request.path_params.get("reference", "")
+    explanation = f"No run, or more than one, goes by the id, the beginning of an id or the name “{reference}”."
+    return _make_page(request, 404, "No such run", explanation)
+
+
+def _explain_unavailable(request: Request, error: Exception) -> Response:
+    # The message names the database's host; that is for the log, not for whoever reads the page.
+    _log.warning("%s", error)
+    explanation = "The results database does not answer right now. Try again in a minute; the server's log says more."
+    return _make_page(request, 503, "The database is away", explanation, {"Retry-After": _RETRY_AFTER_S})
+
+
+def _explain_schema(request: Request, error: Exception) -> Response:
+    _log.warning("%s", error)
+    explanation = (
+        "The results database holds no tables yet, or those of another release. `nightread score` makes them in an "
+        "SQLite file, `nightread db upgrade` on a server."
+    )
+    return _make_page(request, 503, "The database is not ready", explanation, {"Retry-After": _RETRY_AFTER_S})
+
+
+def _explain_fault(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again once the page is sent, so that the server logs it.
+    explanation = "This is an error in Nightread, and the server's log tells it in full. Please report it."
+    # Sent from outside of all middleware, so the headers must be set here.
+    return _make_page(request, 500, "Something went wrong", explanation, HEADERS)
+
+
+def _make_page(
+    request: Request, status_code: int, title: str, explanation: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    return render(request, "error.html", status_code=status_code, headers=headers, title=title, explanation=explanation)
+
+
+ERROR_HANDLERS: Final[Mapping[Any, ExceptionHandler]] = {
+    HTTPException: _explain_http,
+    UnknownRun: _explain_unknown_run,
+    DatabaseUnavailable: _explain_unavailable,
+    PoolTimeoutError: _explain_unavailable,
+    SchemaOutdated: _explain_schema,
+    Exception: _explain_fault,
+}

@@ -1,0 +1,127 @@
+"""What the address of a worklist asks for, read strictly and written again."""
+
+import math
+import re
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+
+from db.queries import ResultFilter
+from db.rows import to_text
+from db.types import ScanStatus
+from db.worklist import Position
+
+#: The longest label or decision that a card may have.
+_NAME_LENGTH = 64
+_SCAN_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class WorklistFilter:
+    """The rows that a reader asked for; None is no restriction."""
+
+    status: ScanStatus | None = None
+    decision: str | None = None
+    label: str | None = None
+    min_score: float | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is left out."""
+        return self != WorklistFilter()
+
+    def of_run(self, run_id: str) -> ResultFilter:
+        """Return it as the database takes it, in the order of the page."""
+        return ResultFilter(
+            run_id=run_id,
+            statuses=[self.status] if self.status else [],
+            label=self.label,
+            decision=self.decision,
+            min_score=self.min_score,
+            by_score=True,
+        )
+
+    def to_query(self, after: Position | None = None) -> str:
+        """Return the query of an address, "?" included, that asks for the same; "" where it asks for everything."""
+        parameters = {
+            "status": self.status, "decision": self.decision, "label": self.label,
+            "min_score": None if self.min_score is None else to_text(self.min_score),
+            "after": after and write_position(after),
+        }  # fmt: skip
+        query = urlencode({name: value for name, value in parameters.items() if value is not None})
+        return f"?{query}" if query else ""
+
+
+def read_filter(parameters: QueryParams) -> WorklistFilter:
+    """Return what the parameters of an address ask for; an empty one is one that was left out.
+
+    Raises:
+        HTTPException: 400, with what was found and what is allowed.
+    """
+    return WorklistFilter(
+        status=_read_status(parameters.get("status")),
+        decision=_read_name("decision", parameters.get("decision")),
+        label=_read_name("label", parameters.get("label")),
+        min_score=_read_score(parameters.get("min_score")),
+    )
+
+
+def write_position(place: Position) -> str:
+    """Write a place as SCORE:SCAN:LABEL, without score and label where there is none."""
+    return f"{to_text(place.score)}:{place.scan_id}:{place.label or ''}"
+
+
+def read_position(text: str | None) -> Position | None:
+    """Read what `write_position` wrote.
+
+    Raises:
+        HTTPException: 400; somebody changed it.
+    """
+    if not text:
+        return None
+    score, _, rest = text.partition(":")
+    scan_id, _, label = rest.partition(":")
+    if not _SCAN_ID.fullmatch(scan_id) or bool(score) != bool(label):
+        raise HTTPException(400, "The place to go on from cannot be read: begin at the first page.")
+    return Position(_read_score(score), int(scan_id), _read_name("label", label))
+
+
+def read_run_id(text: str | None) -> str | None:
+    """Read the id of a run to go on after.
+
+    Raises:
+        HTTPException: 400; somebody changed it.
+    """
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{32}", text):
+        raise HTTPException(400, "The run to go on from cannot be read: begin at the first page.")
+    return text
+
+
+def _read_status(text: str | None) -> ScanStatus | None:
+    try:
+        return ScanStatus(text) if text else None
+    except ValueError:
+        allowed = ", ".join(ScanStatus)
+        raise HTTPException(400, f"The status is “{text}”; allowed are {allowed}.") from None
+
+
+def _read_name(name: str, text: str | None) -> str | None:
+    if text and (len(text) > _NAME_LENGTH or "\0" in text):  # PostgreSQL takes no NUL
+        raise HTTPException(400, f"No {name} is written like that.")
+    return text or None
+
+
+def _read_score(text: str | None) -> float | None:
+    if not text or not text.strip():
+        return None
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise HTTPException(400, f"The score is “{text}”; allowed is a number from 0 to 1, such as 0.5.")
+    return score

@@ -1,0 +1,173 @@
+"""The pages. Each is a plain function, which Starlette calls on a thread: the database may take its time."""
+
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any, Final
+
+import anyio
+from anyio.to_thread import run_sync
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from db.engine import reading
+from db.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
+from db.queries import ResultFilter, count_decisions, count_reasons, find_providers, stream_results
+from db.rows import format_csv
+from db.runs import RunInfo, count_scans, find_run, list_runs
+from db.schema import check_schema
+from db.types import RunStatus, ScanStatus
+from db.worklist import read_card, read_page, read_progress
+from web.filters import WorklistFilter, read_filter, read_position, read_run_id
+from web.showing import reconcile, render
+
+_log = logging.getLogger(__name__)
+
+#: Rows of a worklist on one page.
+ROWS_PER_PAGE: Final = 50
+#: Runs on one page.
+RUNS_PER_PAGE: Final = 30
+_LINES_PER_CHUNK = 500
+_OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+def show_runs(request: Request) -> Response:
+    """Show the runs, newest first."""
+    after = read_run_id(request.query_params.get("after"))
+    with _reading(request) as connection:
+        listed = list_runs(connection, RUNS_PER_PAGE + 1, after=after)
+        runs, has_more = listed[:RUNS_PER_PAGE], len(listed) > RUNS_PER_PAGE
+        counts = count_scans(connection, [run.id for run in runs])
+    return render(
+        request, "runs.html", runs=runs, counts=counts, is_first=after is None, last=runs[-1].id if has_more else None
+    )
+
+
+def show_run(request: Request) -> Response:
+    """Show the worklist of a run: its rows by score, the highest first."""
+    asked = read_filter(request.query_params)
+    after = read_position(request.query_params.get("after"))
+    with _reading(request) as connection:
+        run = _find_run(connection, request)
+        page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, after)
+        counts = count_scans(connection, [run.id])[run.id]
+        decisions = count_decisions(connection, run.id)
+        reasons = count_reasons(connection, run.id)
+        providers = find_providers(connection, run.id)
+        card = read_card(connection, run.model_digest)
+    return render(
+        request,
+        "run.html",
+        run=run,
+        is_open=run.status in _OPEN,
+        sentence=reconcile(run, counts),
+        rows=page.rows,
+        asked=asked,
+        statuses=list(ScanStatus),
+        # What is asked for stays in its list, though no row has it.
+        decisions=_by_count(decisions),
+        decision_names=sorted({*decisions, *([asked.decision] if asked.decision else [])}),
+        labels=list(dict.fromkeys([*_read_labels(card), *([asked.label] if asked.label else [])])),
+        reasons={status: _by_count(counted) for status, counted in reasons.items() if counted},
+        providers=providers,
+        calibration=str(card.get("calibration") or ""),
+        intended_use=str(card.get("intended_use") or ""),
+        is_first=after is None,
+        query=asked.to_query(),
+        next_query=asked.to_query(page.last) if page.last else None,
+        status_queries={status: WorklistFilter(status=ScanStatus(status)).to_query() for status in reasons},
+        decision_queries={decision: WorklistFilter(decision=decision).to_query() for decision in decisions},
+    )
+
+
+def download_csv(request: Request) -> Response:
+    """Stream the rows of a worklist as `nightread results --format csv` writes them, in the order of the page."""
+    asked = read_filter(request.query_params)
+    with _reading(request) as connection:
+        run = _find_run(connection, request)
+    return _CsvResponse(request.app.state.engine, run, asked.of_run(run.id))
+
+
+def check_health(request: Request) -> Response:
+    """Tell a monitor whether the database answers and the night goes on."""
+    engine: Engine = request.app.state.engine
+    health: dict[str, Any] = {
+        "status": "unavailable", "database_reachable": False, "schema_current": False, "open_jobs": None,
+        "seconds_since_last_scan": None,
+    }  # fmt: skip
+    try:
+        check_schema(engine)
+        with reading(engine) as connection:
+            progress = read_progress(connection)
+    except SchemaOutdated as error:
+        _log.warning("%s", error)
+        return JSONResponse(health | {"database_reachable": True}, 503)
+    except (DatabaseUnavailable, PoolTimeoutError) as error:
+        _log.warning("%s", error)
+        return JSONResponse(health, 503)
+    since = progress.seconds_since_last_scan
+    return JSONResponse({
+        "status": "ok", "database_reachable": True, "schema_current": True, "open_jobs": progress.open_jobs,
+        "seconds_since_last_scan": None if since is None else round(since, 3),
+    })  # fmt: skip
+
+
+class _CsvResponse(StreamingResponse):
+    """The CSV of many rows, with memory for a few; the database's connection goes back whatever the reader does."""
+
+    def __init__(self, engine: Engine, run: RunInfo, wanted: ResultFilter) -> None:
+        self._chunks = _stream_csv(engine, wanted)
+        first = next(self._chunks)  # where the database is away, that is told before a status code is sent
+        super().__init__(
+            chain([first], self._chunks),
+            media_type="text/csv",
+            headers={"Content-Disposition": f'attachment; filename="nightread-{run.id[:8]}.csv"'},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await run_sync(self._chunks.close)
+
+
+def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[str]:
+    with reading(engine) as connection:
+        lines = format_csv(stream_results(connection, wanted))
+        while chunk := "".join(islice(lines, _LINES_PER_CHUNK)):
+            yield chunk
+
+
+@contextmanager
+def _reading(request: Request) -> Iterator[Connection]:
+    """Open a transaction on a database whose tables are known to be ours.
+
+    They are looked at until they were right once: a later migration leaves what this release works with.
+    """
+    state = request.app.state
+    if not state.schema_checked:
+        check_schema(state.engine)
+        state.schema_checked = True
+    with reading(state.engine) as connection:
+        yield connection
+
+
+def _find_run(connection: Connection, request: Request) -> RunInfo:
+    reference: str = request.path_params["reference"]
+    if "\0" in reference:  # PostgreSQL takes none
+        raise UnknownRun(reference)
+    return find_run(connection, reference)
+
+
+def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _read_labels(card: dict[str, Any]) -> list[str]:
+    labels = card.get("labels")
+    return [str(label) for label in labels] if isinstance(labels, list) else []

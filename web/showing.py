@@ -1,0 +1,104 @@
+"""Values as a reader sees them, and the templates. What comes from file names is hostile until it is shown here."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from db.runs import RunCounts, RunInfo
+
+_FOLDER: Final = Path(__file__).parent
+STATIC_FOLDER: Final = _FOLDER / "static"
+_PARTS_SHOWN = 2
+
+
+def render(
+    request: Request, name: str, *, status_code: int = 200, headers: Mapping[str, str] | None = None, **context: Any
+) -> HTMLResponse:
+    """Return a template as a response; everything in `context` is escaped."""
+
+    def link(route: str, **parameters: str) -> str:
+        # The path alone: a proxy may call this host by another name, and below a prefix (uvicorn --root-path).
+        return f"{request.scope.get('root_path', '')}{request.app.url_path_for(route, **parameters)}"
+
+    html = _TEMPLATES.get_template(name).render(link=link, **context)
+    # A lone surrogate cannot be sent; no text of the database holds one, but an address may.
+    return HTMLResponse(html.encode("utf-8", "replace"), status_code, headers)
+
+
+def show_text(text: str | None) -> str:
+    """Write out what cannot be seen: a new line, or a character that turns the direction of those around it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text or "")
+
+
+def show_path(path: str) -> list[str]:
+    """Return the last parts of a path; an ellipsis comes first where some are left out.
+
+    Each is shown by itself, so that two names in Hebrew do not change places.
+    """
+    parts = [show_text(part) for part in path.split("/") if part] or [show_text(path)]
+    return parts if len(parts) <= _PARTS_SHOWN else ["…", *parts[-_PARTS_SHOWN:]]
+
+
+def show_score(score: float) -> str:
+    """Write a score to four places; the CSV holds it whole."""
+    return f"{score:.4f}"
+
+
+def show_count(count: int) -> str:
+    """Write a count."""
+    return f"{count:,}"
+
+
+def show_time(time: datetime) -> str:
+    """Write a time in the server's zone."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def show_zone(time: datetime) -> str:
+    """Name the server's zone at a time."""
+    return time.astimezone().strftime("%Z")
+
+
+def show_duration(run: RunInfo) -> str:
+    """Write how long a run took."""
+    if run.finished_at is None:
+        return ""
+    seconds = (run.finished_at - run.created_at).total_seconds()
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def reconcile(run: RunInfo, counts: RunCounts) -> str:
+    """Say how the files found and the statuses add up, as `nightread status` does."""
+    parts = f"{counts.scored:,} scored + {counts.rejected:,} rejected + {counts.failed:,} failed"
+    if run.found == counts.terminal:
+        return f"{run.found:,} found = {parts}"
+    if run.found == counts.found:
+        return f"{run.found:,} found = {parts} + {counts.queued:,} still to be scored"
+    return f"{run.found:,} found IS NOT {parts} + {counts.queued:,} still to be scored: this is an error in Nightread"
+
+
+def _make_templates() -> Environment:
+    templates = Environment(
+        loader=FileSystemLoader(_FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "text": show_text, "path_parts": show_path, "score": show_score, "count": show_count, "time": show_time,
+        "zone": show_zone, "duration": show_duration,
+    }  # fmt: skip
+    return templates
+
+
+_TEMPLATES: Final = _make_templates()
