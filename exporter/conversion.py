@@ -1,16 +1,25 @@
-"""Keras to ONNX."""
+"""Keras to ONNX: one input, scores first, and what else the network can show."""
 
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from exporter.outputs import SCORES, find_outputs
+from nightread.card import Output
 from nightread.preparing import InputSpec
 
-#: Names in the graph. What an output means comes from the card's labels, never from these.
+#: Names in the graph. What a score means comes from the card's labels, never from these.
 INPUT_NAME: Final = "scans"
-OUTPUT_NAME: Final = "scores"
+OUTPUT_NAME: Final = SCORES
 
 #: The newest that tf2onnx writes; every ONNX Runtime that is allowed here reads it.
 OPSET: Final = 18
+
+#: Operators that treat a constant of shape () and one of shape (1,) alike.
+_ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +29,19 @@ class Converted:
     Attributes:
         model: the ONNX file; (N, H, W, C) float32 to (N, labels) float32, N free.
         transposes: Transpose nodes left between NHWC and NCHW; each costs a copy of its tensor.
+        outputs: the graph's outputs in order; the scores are the first.
     """
 
     model: bytes
     transposes: int
+    outputs: tuple[Output, ...]
 
 
 def convert(model: Any, spec: InputSpec) -> Converted:
     """Convert a Keras model.
 
     `tf2onnx.convert.from_keras` fails on a Sequential model of Keras 3 (KeyError: keras_tensor_N), so the model is
-    traced as a function. Where tf2onnx's optimizer fails in a pass it logs a traceback and goes on without that pass:
-    the result is right then, only slower, which is why the transposes are counted.
+    traced as a function.
 
     Args:
         model: Keras 3 on TensorFlow, (N, H, W, C) float32 to (N, labels).
@@ -44,13 +54,62 @@ def convert(model: Any, spec: InputSpec) -> Converted:
     import tensorflow as tf
     from tf2onnx.convert import from_function
 
+    compute, outputs = find_outputs(model)
     signature = [tf.TensorSpec((None, *spec.shape), tf.float32, name=INPUT_NAME)]
-
-    @tf.function(input_signature=signature)
-    def score(scans: Any) -> dict[str, Any]:
-        return {OUTPUT_NAME: model(scans, training=False)}
-
-    proto, _ = from_function(score, input_signature=signature, opset=OPSET)
+    with _quiet_optimizer():
+        traced = tf.function(compute, input_signature=signature)
+        proto, _ = from_function(traced, input_signature=signature, opset=OPSET)
+        proto = _remove_transposes(proto)
+    _order_outputs(proto, [output.name for output in outputs])
     onnx.checker.check_model(proto, full_check=True)
-    transposes = sum(node.op_type == "Transpose" for node in proto.graph.node)
-    return Converted(proto.SerializeToString(), transposes)
+    return Converted(proto.SerializeToString(), count_transposes(proto), outputs)
+
+
+def count_transposes(proto: Any) -> int:
+    """Return how many Transpose nodes a graph holds."""
+    return Counter(node.op_type for node in proto.graph.node)["Transpose"]
+
+
+def _remove_transposes(proto: Any) -> Any:
+    """Run tf2onnx's optimizer again where a constant of shape () made its transpose pass fail.
+
+    That pass takes `max()` of the shape of what is added after a convolution (tf2onnx 1.17), and one failure leaves
+    the transposes around every layer of the network: 102 of them in MobileNetV3-Small, whose hard-swish adds 3.
+    """
+    from onnx import numpy_helper
+    from tf2onnx.graph import GraphUtil
+
+    consumers: dict[str, set[str]] = defaultdict(set)
+    for node in proto.graph.node:
+        for name in node.input:
+            consumers[name].add(node.op_type)
+    scalars = [
+        tensor
+        for tensor in proto.graph.initializer
+        if not tensor.dims and consumers[tensor.name] and consumers[tensor.name] <= _ELEMENTWISE
+    ]
+    if not scalars:
+        return proto
+    for tensor in scalars:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).reshape(1), tensor.name))
+    return GraphUtil.optimize_model_proto(proto)
+
+
+def _order_outputs(proto: Any, names: list[str]) -> None:
+    """Put the graph's outputs in this order; tf2onnx sorts them by name."""
+    found = {output.name: output for output in proto.graph.output}
+    ordered = [found[name] for name in names]
+    del proto.graph.output[:]
+    proto.graph.output.extend(ordered)
+
+
+@contextmanager
+def _quiet_optimizer() -> Iterator[None]:
+    """Keep the traceback of a failed optimizer pass off the terminal: the graph is right without that pass."""
+    logger = logging.getLogger("tf2onnx.optimizer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -10,15 +10,21 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from exporter.conversion import Converted, convert
+from exporter.accuracy import Accuracy, check_accuracy
+from exporter.conversion import INPUT_NAME, OPSET, Converted, convert
+from exporter.end_to_end import check_files
 from exporter.errors import ExportError
-from exporter.parity import BATCH_SIZES, TOLERANCE, Parity, check_parity, open_session
+from exporter.parity import Parity, Scorer, check_independence, check_parity, open_session
+from exporter.precision import LIMITS, change_precision
 from exporter.training_folder import TrainingFolder, read_training_folder
 from nightread.bundle import Bundle, write_bundle
+from nightread.card import Conversion, Precision
 from nightread.preparing import Tensor
 
 #: Scans that travel with the bundle for the worker's own parity check.
 PARITY_SCANS: Final = 8
+
+_SCORED_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +35,15 @@ class Exported:
         bundle: read back from its folder.
         folder: where it is.
         parity: Keras against ONNX Runtime.
-        transposes: Transpose nodes left in the graph.
+        accuracy: the same on the hold-out.
+        conversion: as the card tells it.
     """
 
     bundle: Bundle
     folder: Path
     parity: Parity
-    transposes: int
+    accuracy: Accuracy
+    conversion: Conversion
 
 
 def export(
@@ -44,6 +52,8 @@ def export(
     name: str,
     version: str,
     *,
+    precision: Precision = Precision.FLOAT32,
+    data: Path | None = None,
     report: Callable[[str], None],
 ) -> Exported:
     """Convert a trained network, check it against its source and write its bundle to `<models_dir>/<name>/<version>`.
@@ -53,31 +63,47 @@ def export(
     Args:
         training_folder: as the trainer left it.
         models_dir: folder of bundles.
-        name: of the bundle: lower-case letters, digits, `.`, `_`, `-`.
+        name: of the bundle: lower-case letters, digits, `.`, `_`, `-`; a precision other than float32 is added to it,
+            since a name alone means its newest version, and that must never be of another precision.
         version: of the bundle, the same; a bundle never changes, so each export needs a new one.
+        precision: what the graph computes in.
+        data: the data set's folder, where hold-out scans are to be read from their files again.
         report: is told each stage as it begins.
 
     Raises:
-        ExportError: not a finished training, or its checkpoint cannot be opened.
+        ExportError: not a finished training, its checkpoint cannot be opened, or the precision costs too much.
         ParityMismatch: the converted model gives other scores.
         CardMismatch: the card does not hold, or there is such a bundle already.
     """
+    name = name if precision is Precision.FLOAT32 else f"{name}-{precision}"
     folder = models_dir / name / version
     if folder.exists() and any(folder.iterdir()):  # told before the work, not after it
         raise ExportError(f"there is a model bundle {name}@{version} in {models_dir} already; bundles never change: "
                           "name another --version")  # fmt: skip
     trained = read_training_folder(training_folder)
+    _check_precision(trained, precision)
     report("open the checkpoint")
     score_keras = _open_checkpoint(trained)
     report("convert")
     converted = convert(score_keras.model, trained.input)
+    calibration = trained.scans[:0] if trained.calibration is None else trained.calibration
+    model = change_precision(converted.model, precision, calibration, input_name=INPUT_NAME)
+    compute = open_session(model)
     report("check parity")
-    parity = _check(score_keras, converted, trained)
+    expected = _score_all(score_keras, trained.scans)
+    limits = LIMITS[precision]
+    parity, accuracy = _check(score_keras, compute, expected, trained, precision)
+    files = 0
+    if data is not None:
+        report("check from the files")
+        files = check_files(trained, data, score_keras, compute, limits.parity)
     report("write the bundle")
-    chosen = _choose_parity_scans(score_keras(trained.scans), trained.scans)
+    calibrated = len(calibration) if precision is Precision.INT8 else 0
+    conversion = _describe(converted, parity, accuracy, files=files, calibration_scans=calibrated)
+    chosen = _choose_parity_scans(expected, trained.scans)
     bundle = write_bundle(
         folder,
-        model=converted.model,
+        model=model,
         parity_inputs=chosen,
         parity_scores=score_keras(chosen),
         card={
@@ -85,11 +111,14 @@ def export(
             "name": name,
             "version": version,
             "created_at": datetime.now(UTC).replace(microsecond=0),
-            "parity_tolerance": TOLERANCE,
+            "parity_tolerance": limits.parity,
             "training": _add_packages(trained.card["training"]),
+            "precision": precision,
+            "outputs": converted.outputs,
+            "conversion": conversion,
         },
     )
-    return Exported(bundle, folder, parity, converted.transposes)
+    return Exported(bundle, folder, parity, accuracy, conversion)
 
 
 class _KerasScorer:
@@ -121,10 +150,58 @@ def _open_checkpoint(trained: TrainingFolder) -> _KerasScorer:
     return _KerasScorer(model)
 
 
-def _check(score_keras: _KerasScorer, converted: Converted, trained: TrainingFolder) -> Parity:
-    """Check parity at the upper threshold of each label, where a decision would turn."""
+def _check_precision(trained: TrainingFolder, precision: Precision) -> None:
+    """Refuse what cannot be judged: a lower precision needs the hold-out's targets, int8 training scans too."""
+    if precision is Precision.FLOAT32:
+        return
+    if trained.targets is None or trained.calibration is None:
+        raise ExportError(
+            f"{precision} is judged on the hold-out's labels and calibrated on training scans, which this training "
+            "folder does not hold; repeat `nightread train` on it, which trains nothing again"
+        )
+
+
+def _check(
+    score_keras: Scorer, compute: Scorer, expected: npt.NDArray[Any], trained: TrainingFolder, precision: Precision
+) -> tuple[Parity, Accuracy]:
+    """Check parity, independence of the batch, and accuracy at each label's upper threshold, where a decision turns."""
+    limits = LIMITS[precision]
     thresholds = [threshold.high for threshold in trained.thresholds]
-    return check_parity(score_keras, open_session(converted.model), trained.scans, thresholds, batch_sizes=BATCH_SIZES)
+    exact = precision is Precision.FLOAT32
+
+    def check_costs() -> Accuracy:
+        computed = _score_all(compute, trained.scans)
+        return check_accuracy(
+            expected, computed, trained.targets, thresholds=thresholds, labels=trained.labels, limits=limits
+        )
+
+    # A lower precision that costs too much is refused with its cost; a float32 graph that differs is a wrong one.
+    accuracy = None if exact else check_costs()
+    parity = check_parity(
+        score_keras, compute, trained.scans, thresholds, tolerance=limits.parity, same_decisions=exact
+    )
+    check_independence(compute, trained.scans, tolerance=limits.batch)
+    return parity, accuracy or check_costs()
+
+
+def _score_all(score: Scorer, scans: Tensor) -> npt.NDArray[Any]:
+    """Return (N, labels) scores of all scans."""
+    return np.concatenate(
+        [score(scans[start : start + _SCORED_AT_ONCE]) for start in range(0, len(scans), _SCORED_AT_ONCE)]
+    )
+
+
+def _describe(converted: Converted, parity: Parity, accuracy: Accuracy, **counts: int) -> Conversion:
+    return Conversion(
+        opset=OPSET,
+        transposes=converted.transposes,
+        parity=parity.largest_difference,
+        scans=parity.scans,
+        decisions_changed=accuracy.decisions_changed,
+        source_auc={label: round(auc, 6) for label, auc in accuracy.source_auc.items()},
+        auc={label: round(auc, 6) for label, auc in accuracy.auc.items()},
+        **counts,
+    )
 
 
 def _choose_parity_scans(scores: npt.NDArray[Any], scans: Tensor) -> Tensor:

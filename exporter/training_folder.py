@@ -1,4 +1,4 @@
-"""Reading what a trainer left: `training.json`, the checkpoint that it names, and the prepared hold-out scans."""
+"""Reading what a trainer left: `training.json`, the checkpoint that it names, and the prepared scans."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exporter.errors import ExportError
@@ -49,6 +50,9 @@ class TrainingFolder:
         labels: in output order.
         thresholds: of the labels, in output order; empty where the highest score decides.
         scans: (N, H, W, C) float32, prepared hold-out scans.
+        targets: (N, labels), whether each label is present; None in a folder from before they were kept.
+        sha256: of each hold-out scan's file; None, the same.
+        calibration: (M, H, W, C) float32, prepared training scans; None, the same.
         card: the fields of the card that training knows.
     """
 
@@ -57,7 +61,16 @@ class TrainingFolder:
     labels: tuple[str, ...]
     thresholds: tuple[Threshold, ...]
     scans: Tensor
+    targets: npt.NDArray[np.bool_] | None
+    sha256: tuple[str, ...] | None
+    calibration: Tensor | None
     card: dict[str, Any]
+
+    def name_group(self, place: int) -> str:
+        """Return the labels that are present in the hold-out scan at this place, or the lack of any."""
+        if self.targets is None:
+            return ""
+        return ", ".join(label for label, target in zip(self.labels, self.targets[place], strict=True) if target)
 
 
 def read_training_folder(folder: Path) -> TrainingFolder:
@@ -92,11 +105,26 @@ def read_training_folder(folder: Path) -> TrainingFolder:
         )
     with np.load(BytesIO(contents[_PREPARED_FILE]), allow_pickle=False) as arrays:
         scans: Tensor = arrays["inputs"]
-    if scans.shape[1:] != card.input.shape or scans.dtype != np.float32 or not len(scans):
-        raise ExportError(
-            f"{folder / _PREPARED_FILE} holds {scans.dtype} {scans.shape}, which is no input of the network"
-        )
+        targets = arrays["targets"].reshape(len(scans), -1) > 0.5 if "targets" in arrays else None
+        sha256 = tuple(digest.decode() for digest in arrays["sha256"].tolist()) if "sha256" in arrays else None
+        calibration: Tensor | None = arrays.get("calibration")
+    for inputs in (scans, scans if calibration is None else calibration):
+        if inputs.shape[1:] != card.input.shape or inputs.dtype != np.float32 or not len(inputs):
+            raise ExportError(
+                f"{folder / _PREPARED_FILE} holds {inputs.dtype} {inputs.shape}, which is no input of the network"
+            )
+    if targets is not None and targets.shape != (len(scans), len(card.labels)):
+        raise ExportError(f"{folder / _PREPARED_FILE} holds targets {targets.shape} for {len(scans)} scans and "
+                          f"{len(card.labels)} labels; repeat `nightread train` on the folder")  # fmt: skip
     thresholds = tuple(card.thresholds[label] for label in card.labels if label in card.thresholds)
     return TrainingFolder(
-        folder / _CHECKPOINT_FILE, card.input, card.labels, thresholds, scans, card.model_dump(mode="json")
+        folder / _CHECKPOINT_FILE,
+        card.input,
+        card.labels,
+        thresholds,
+        scans,
+        targets,
+        sha256,
+        calibration,
+        card.model_dump(mode="json"),
     )

@@ -1,5 +1,6 @@
 """The card of a model bundle: everything a worker, a query or a reader must know about a network."""
 
+from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -54,11 +55,47 @@ class Training(_Part):
     packages: dict[str, str]
 
 
+class Precision(StrEnum):
+    """What a graph computes in; its input and outputs are float32 in any case."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+class Output(_Part):
+    """One output of the graph; `shape` is that of one scan."""
+
+    name: str
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    description: str
+
+
+class Conversion(_Part):
+    """How the graph was made and how far it is from its source, on the hold-out.
+
+    `parity` is over `scans` scans; `files` of them were read again from their files. The AUCs are those of source and
+    graph for each label, where the training folder holds targets.
+    """
+
+    opset: int
+    transposes: int
+    parity: float
+    scans: int
+    files: int = 0
+    decisions_changed: int
+    source_auc: dict[str, float] = {}
+    auc: dict[str, float] = {}
+    calibration_scans: int = 0
+
+
 class Card(_Part):
     """A model bundle's card, `card.json`.
 
     `digest` is the bundle's: see `nightread.bundle`. Unknown fields are refused, since a misspelt threshold must not
-    pass for a missing one; what is added later raises `schema_version`.
+    pass for a missing one. A field that is added later has a default, so that older cards load, or raises
+    `schema_version`. `metrics` are those of the network as trained; `conversion` tells what the graph changes in them.
+    No `outputs` means scores alone.
     """
 
     schema_version: Literal[1] = 1
@@ -81,6 +118,9 @@ class Card(_Part):
     metrics: dict[str, dict[str, Metric]]
     intended_use: str
     limitations: tuple[str, ...]
+    precision: Precision = Precision.FLOAT32
+    outputs: tuple[Output, ...] = ()
+    conversion: Conversion | None = None
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
@@ -95,6 +135,11 @@ class Card(_Part):
             raise ValueError(msg)
         if self.activation == "softmax" and (self.thresholds or len(self.labels) < 2):
             msg = "softmax needs at least two labels and takes no thresholds: the highest score decides"
+            raise ValueError(msg)
+        if self.outputs and self.outputs[0].shape != (len(self.labels),):
+            msg = (
+                f"the first output has shape {self.outputs[0].shape}; it holds the scores of {len(self.labels)} labels"
+            )
             raise ValueError(msg)
         return self
 

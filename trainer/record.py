@@ -1,4 +1,4 @@
-"""The record of a training: `training.json` and the prepared hold-out scans that an export is checked on.
+"""The record of a training: `training.json` and the prepared scans that an export is checked and calibrated on.
 
 `training.json` holds, under `card`, the fields of a bundle's card that training knows, as `nightread.card` names them.
 That file and the checkpoint are all that trainer and exporter share.
@@ -27,8 +27,8 @@ from trainer.splitting import Indices, Part, Shares
 RECORD_FILE: Final = "training.json"
 PREPARED_FILE: Final = "prepared.npz"
 
-#: Prepared hold-out scans that are kept for the exporter: as many as its largest batch.
-_KEPT_SCANS = 256
+#: Prepared training scans that are kept for the exporter to calibrate int8 on: enough for stable ranges, and small.
+_CALIBRATION_SCANS = 256
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "pillow", "pydicom")
 
@@ -86,8 +86,14 @@ def write_record(
     folder: Path, outcome: Outcome, listing: Listing, scans: PreparedScans, split: Mapping[Part, Indices]
 ) -> Record:
     """Write `training.json` and `prepared.npz` into a training folder that holds its checkpoint."""
-    kept = _spread(split[Part.HOLD_OUT], _KEPT_SCANS)
-    np.savez_compressed(folder / PREPARED_FILE, inputs=scans.inputs[kept])
+    hold_out = split[Part.HOLD_OUT]
+    np.savez_compressed(
+        folder / PREPARED_FILE,
+        inputs=scans.inputs[hold_out],
+        targets=scans.targets[hold_out],
+        sha256=np.array([scans.sha256[index] for index in hold_out.tolist()], "S64"),
+        calibration=scans.inputs[_spread(split[Part.TRAIN], _CALIBRATION_SCANS)],
+    )
     scan_counts = {part.value: len(split[part]) for part in Part}
     patient_counts = {part.value: len({scans.scans[index].patient for index in split[part].tolist()}) for part in Part}
     record = Record(

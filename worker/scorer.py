@@ -85,7 +85,7 @@ def find_allowed_parity(card: Card, device: str) -> float:
 def find_graph_faults(session: Any, card: Card | None) -> list[str]:
     """Return what of a graph's input and scores does not fit its card, each as words that go on after "the graph".
 
-    A graph may have more outputs: the first one holds the scores, and no other is computed.
+    A graph may have more outputs: the first one holds the scores, and no other is asked for.
 
     Args:
         session: `onnxruntime.InferenceSession`.

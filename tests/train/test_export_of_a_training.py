@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -16,8 +17,12 @@ from exporter.conversion import INPUT_NAME, OUTPUT_NAME, Converted
 from exporter.errors import ExportError
 from exporter.export import export
 from exporter.parity import open_session
+from exporter.precision import LIMITS
 from nightread.bundle import load_bundle
+from nightread.card import Precision
 from nightread.errors import CardMismatch, ParityMismatch
+from nightread.settings import Device
+from worker.scorer import Scorer
 
 # Keras 3 on NumPy 2 warns about its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -56,15 +61,15 @@ def test_the_parity_scans_run_from_the_lowest_to_the_highest_score(exported):
 
 def test_names_and_the_free_batch_axis_are_in_the_graph(exported):
     graph = onnx.load_model_from_string(exported.bundle.model).graph
-    (graph_input,), (graph_output,) = graph.input, graph.output
-    assert (graph_input.name, graph_output.name) == (INPUT_NAME, OUTPUT_NAME)
+    (graph_input,) = graph.input
+    assert (graph_input.name, graph.output[0].name) == (INPUT_NAME, OUTPUT_NAME)
     axes = graph_input.type.tensor_type.shape.dim
     assert not axes[0].dim_value
     assert [axis.dim_value for axis in axes[1:]] == [75, 75, 3]
 
 
 def test_transposes_stay_at_the_borders_of_the_convolutions(exported):
-    assert exported.transposes <= 2
+    assert exported.conversion.transposes <= 2
 
 
 def perturb(model, initializer_size, change):
@@ -81,12 +86,87 @@ def test_a_broken_conversion_is_refused_and_writes_nothing(trained, monkeypatch,
 
     def convert_wrongly(model, spec):
         right = convert(model, spec)
-        return Converted(perturb(right.model, 7500 * 75, 1e-3), right.transposes)
+        return Converted(perturb(right.model, 7500 * 75, 1e-3), right.transposes, right.outputs)
 
     monkeypatch.setattr(exporting, "convert", convert_wrongly)
     with pytest.raises(ParityMismatch, match="differ from Keras'"):
         export(trained.request.out, tmp_path, "broken", "1", report=ignore)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_tells_outputs_and_conversion(exported):
+    card = exported.bundle.card
+    assert [(output.name, output.shape) for output in card.outputs] == [("scores", (1,)), ("embedding", (75,))]
+    assert card.precision == "float32"
+    assert card.conversion.scans == 8
+    assert card.conversion.parity <= 1e-5
+    assert card.conversion.decisions_changed == 0
+    assert card.conversion.auc == card.conversion.source_auc
+
+
+def test_a_worker_asks_for_the_scores_and_gets_nothing_else(exported):
+    scorer = Scorer(exported.bundle, Device.CPU, 1)
+    session, asked = scorer._session, []
+
+    class Listening:
+        def run(self, names, feeds):
+            values = session.run(names, feeds)
+            asked.append((names, [value.shape for value in values]))
+            return values
+
+    scorer._session = Listening()
+    assert scorer.score_batch(exported.bundle.parity_inputs).shape == (8, 1)
+    assert asked == [(["scores"], [(8, 1)])]
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.INT8])
+def test_another_precision_is_a_bundle_of_its_own_that_a_worker_serves(trained, tmp_path, precision):
+    exported = export(trained.request.out, tmp_path, "tiny", "1", precision=precision, report=ignore)
+    assert exported.folder == tmp_path / f"tiny-{precision}" / "1"
+    card = exported.bundle.card
+    assert (card.name, card.precision) == (f"tiny-{precision}", precision)
+    assert card.parity_tolerance == LIMITS[precision].parity
+    assert card.conversion.calibration_scans == (24 if precision is Precision.INT8 else 0)
+    assert Scorer(exported.bundle, Device.CPU, 1).parity <= card.parity_tolerance
+
+
+def test_a_precision_that_changes_decisions_is_refused_and_writes_nothing(trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(exporting, "change_precision", lambda model, *_, **__: perturb(model, 75, 10.0))
+    with pytest.raises(ExportError, match="decisions on the hold-out change"):
+        export(trained.request.out, tmp_path, "tiny", "1", precision=Precision.INT8, report=ignore)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_calibrated_on_training_scans_only(trained, monkeypatch, tmp_path):
+    seen = []
+    change = exporting.change_precision
+    monkeypatch.setattr(
+        exporting, "change_precision", lambda *args, **kwargs: (seen.append(args[2]), change(*args, **kwargs))[1]
+    )
+    export(trained.request.out, tmp_path, "tiny", "1", precision=Precision.INT8, report=ignore)
+    with np.load(trained.request.out / "prepared.npz") as arrays:
+        hold_out = {scan.tobytes() for scan in arrays["inputs"]}
+    assert not hold_out & {scan.tobytes() for scan in seen[0]}
+    assert len(seen[0]) == 24
+
+
+def test_a_training_folder_without_targets_is_refused_with_the_remedy(trained, tmp_path):
+    folder = shutil.copytree(trained.request.out, tmp_path / "old")
+    with np.load(folder / "prepared.npz") as arrays:
+        np.savez_compressed(folder / "prepared.npz", inputs=arrays["inputs"])
+    record = json.loads((folder / "training.json").read_text())
+    record["sha256"]["prepared.npz"] = hashlib.sha256((folder / "prepared.npz").read_bytes()).hexdigest()
+    (folder / "training.json").write_text(json.dumps(record))
+    with pytest.raises(ExportError, match="repeat `nightread train` on it, which trains nothing again"):
+        export(folder, tmp_path / "models", "tiny", "1", precision=Precision.INT8, report=ignore)
+    assert export(folder, tmp_path / "models", "tiny", "1", report=ignore).conversion.auc == {}
+
+
+def test_the_hold_out_is_read_from_its_files_again(trained, tmp_path):
+    exported = export(trained.request.out, tmp_path, "tiny", "1", data=trained.request.data, report=ignore)
+    assert exported.conversion.files == 8
+    with pytest.raises(ExportError, match="none of the hold-out's files"):
+        export(trained.request.out, tmp_path, "tiny", "2", data=tmp_path, report=ignore)
 
 
 def test_a_model_that_the_runtime_cannot_open_is_refused():
@@ -105,8 +185,6 @@ def test_a_name_that_no_bundle_may_have_is_refused(trained, tmp_path):
 
 
 def test_a_checkpoint_that_keras_cannot_open_is_refused_in_one_line(trained, tmp_path):
-    import hashlib
-
     folder = shutil.copytree(trained.request.out, tmp_path / "damaged")
     (folder / "checkpoint.keras").write_bytes(b"no checkpoint")
     record = json.loads((folder / "training.json").read_text())

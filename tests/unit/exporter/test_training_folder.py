@@ -8,9 +8,9 @@ from exporter.errors import ExportError
 from exporter.training_folder import read_training_folder
 
 
-def write_folder(folder, shape=(4, 16, 16, 3), **card):
+def write_folder(folder, shape=(4, 16, 16, 3), arrays=None, **card):
     (folder / "checkpoint.keras").write_bytes(b"keras")
-    np.savez_compressed(folder / "prepared.npz", inputs=np.zeros(shape, np.float32))
+    np.savez_compressed(folder / "prepared.npz", inputs=np.zeros(shape, np.float32), **(arrays or {}))
     fields = {
         "labels": ["pneumonia"],
         "thresholds": {"pneumonia": {"low": 0.4, "high": 0.6}},
@@ -67,3 +67,33 @@ def test_another_preprocessing_version_is_refused(tmp_path):
 def test_prepared_scans_of_another_shape_are_refused(tmp_path):
     with pytest.raises(ExportError, match="which is no input of the network"):
         read_training_folder(write_folder(tmp_path, shape=(4, 8, 8, 3)))
+
+
+def test_targets_files_and_calibration_scans_are_read(tmp_path):
+    arrays = {
+        "targets": np.array([0, 1, 1, 0], np.float32),
+        "sha256": np.array(["0" * 64, "1" * 64, "2" * 64, "3" * 64], "S64"),
+        "calibration": np.ones((2, 16, 16, 3), np.float32),
+    }
+    trained = read_training_folder(write_folder(tmp_path, arrays=arrays))
+    assert trained.targets.tolist() == [[False], [True], [True], [False]]
+    assert trained.sha256[3] == "3" * 64
+    assert trained.calibration.shape == (2, 16, 16, 3)
+    assert [trained.name_group(place) for place in range(2)] == ["", "pneumonia"]
+
+
+def test_a_folder_from_before_they_were_kept_is_read_without_them(tmp_path):
+    trained = read_training_folder(write_folder(tmp_path))
+    assert (trained.targets, trained.sha256, trained.calibration) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"calibration": np.zeros((2, 8, 8, 3), np.float32)}, "which is no input of the network"),
+        ({"targets": np.zeros((4, 2), np.float32)}, r"holds targets \(4, 2\) for 4 scans and 1 labels"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
+    with pytest.raises(ExportError, match=message):
+        read_training_folder(write_folder(tmp_path, arrays=arrays))

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from nightread.card import Card
+from nightread.card import Card, Precision
 from tests import factories
 
 _DIGESTS = {"digest": "0" * 64, "files": {"model.onnx": "1" * 64, "parity.npz": "2" * 64}}
@@ -101,3 +101,21 @@ def test_a_card_that_does_not_hold_is_refused(fields, fault):
 def test_a_card_cannot_be_changed():
     with pytest.raises(ValidationError):
         make_card().name = "other"
+
+
+def test_a_card_from_before_precisions_is_of_float32_and_tells_no_outputs():
+    card = make_card()
+    assert (card.precision, card.outputs, card.conversion) == (Precision.FLOAT32, (), None)
+    assert card.schema_version == 1
+
+
+def test_the_first_output_must_hold_a_score_for_each_label():
+    outputs = [{"name": "embedding", "shape": [75], "description": "the last layer's input"}]
+    with pytest.raises(ValidationError, match="it holds the scores of 1 labels"):
+        make_card(outputs=outputs)
+    assert make_card(outputs=[{"name": "scores", "shape": [1], "description": "scores"}, *outputs])
+
+
+def test_a_precision_that_nobody_makes_is_refused():
+    with pytest.raises(ValidationError, match="precision"):
+        make_card(precision="int4")

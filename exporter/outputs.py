@@ -1,0 +1,78 @@
+"""What a network can show besides its scores: the embedding before its last layer, and a class activation map."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from nightread.card import Output
+
+SCORES: Final = "scores"
+EMBEDDING: Final = "embedding"
+ACTIVATION_MAP: Final = "activation_map"
+
+#: (N, H, W, C) to tensors by output name.
+Compute = Callable[[Any], dict[str, Any]]
+
+
+def find_outputs(model: Any) -> tuple[Compute, tuple[Output, ...]]:
+    """Find the outputs that a Keras model has by its last layers.
+
+    An embedding is there where the last layer is dense. A class activation map (Zhou et al. 2016,
+    doi:10.1109/CVPR.2016.319) is there where that layer stands directly on a global average pooling: the weighted sum
+    of the feature maps whose mean, plus the bias, is the label's score before its activation. cnn75 flattens its
+    feature maps and has none.
+
+    Args:
+        model: functional or sequential, with one input and one output.
+
+    Returns:
+        A function that computes all outputs, and their descriptions; the scores come first.
+    """
+    import keras
+    import tensorflow as tf
+
+    outputs = [Output(name=SCORES, shape=model.output_shape[1:], description="one score a label, in label order")]
+    last = _find_producer(model, model.outputs[0])
+    if isinstance(last, keras.layers.Activation):
+        last = _find_producer(model, last.input)
+    if not isinstance(last, keras.layers.Dense) or len(last.input.shape) != 2:
+        return lambda scans: {SCORES: model(scans, training=False)}, tuple(outputs)
+    embedding = last.input
+    outputs.append(
+        Output(name=EMBEDDING, shape=embedding.shape[1:], description="what the last layer computes the scores from")
+    )
+    features = _find_features(model, embedding)
+    parts = keras.Model(model.inputs[0], [model.outputs[0], embedding, *([] if features is None else [features])])
+    if features is None:
+        return lambda scans: dict(zip((SCORES, EMBEDDING), parts(scans, training=False), strict=True)), tuple(outputs)
+    outputs.append(
+        Output(
+            name=ACTIVATION_MAP,
+            shape=(*features.shape[1:3], last.units),
+            description="class activation map: (height, width, labels), higher where the scan speaks for the label; "
+            "its mean, plus a bias, is the score before its activation",
+        )
+    )
+
+    def compute(scans: Any) -> dict[str, Any]:
+        scores, embedded, maps = parts(scans, training=False)
+        activation_map = tf.matmul(maps, last.kernel)  # (N, h, w, labels); a convolution would add two transposes
+        return {SCORES: scores, EMBEDDING: embedded, ACTIVATION_MAP: activation_map}
+
+    return compute, tuple(outputs)
+
+
+def _find_features(model: Any, embedding: Any) -> Any:
+    """Return the (N, h, w, features) tensor whose mean over h and w is the embedding; None where there is none."""
+    import keras
+
+    layer = _find_producer(model, embedding)
+    if isinstance(layer, keras.layers.Dropout):  # does nothing outside training
+        layer = _find_producer(model, layer.input)
+    if not isinstance(layer, keras.layers.GlobalAveragePooling2D) or layer.data_format != "channels_last":
+        return None
+    return layer.input if len(layer.output.shape) == 2 else None
+
+
+def _find_producer(model: Any, tensor: Any) -> Any:
+    """Return the layer of this model that a tensor comes from; None where it comes from within a nested model."""
+    return next((layer for layer in reversed(model.layers) if getattr(layer, "output", None) is tensor), None)
