@@ -103,7 +103,13 @@ def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
             reduce_range=True,
             nodes_to_exclude=_find_head(onnx.load(str(prepared)).graph),
         )
-        return quantized.read_bytes()
+        proto = onnx.load(str(quantized))
+    used = [opset for opset in proto.opset_import if opset.domain in {node.domain for node in proto.graph.node}]
+    del proto.opset_import[:]  # ONNX Runtime names every operator set that it knows
+    proto.opset_import.extend(used)
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def _find_head(graph: Any) -> list[str]:
