@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from db.engine import make_engine
 from db.schema import upgrade
 from db.tables import Base
+from tests.factories import small_chest, write_jpeg
 from tests.services import run_postgres, run_redis
 
 
@@ -134,3 +135,15 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("NIGHTREAD_TEST_DATA is not set: no real scans here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ward(tmp_path_factory) -> Path:
+    """A folder of sixty different scans: real ones of full resolution where there are any, else drawn ones."""
+    data = os.environ.get("NIGHTREAD_TEST_DATA")
+    if data:
+        return Path(data) / "nightly" / "ward-1"
+    folder = tmp_path_factory.mktemp("ward")
+    for seed in range(60):
+        write_jpeg(folder / f"{seed:02}.jpeg", small_chest(seed, 480, 576))
+    return folder

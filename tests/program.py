@@ -73,7 +73,7 @@ def hook_reading(folder: Path, code: str) -> dict[str, str]:
 
 def slow_reading(folder: Path) -> dict[str, str]:
     """Return the setting that makes storage slow, so that a run has a middle at which it can be hit."""
-    return hook_reading(folder, "time.sleep(0.03)")
+    return hook_reading(folder, "time.sleep(0.1)")
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:

@@ -42,13 +42,14 @@ def database(env):
 
 
 @pytest.fixture
-def night(real_data, tmp_path):
-    """Sixty full-resolution scans, one of them twice, one cut short."""
+def night(ward, tmp_path):
+    """Sixty scans, one of them twice, one cut short."""
     folder = tmp_path / "night"
-    shutil.copytree(real_data / "nightly" / "ward-1", folder)
+    shutil.copytree(ward, folder)
     scans = sorted(folder.iterdir())
     shutil.copy(scans[0], folder / "copy.jpeg")
-    (folder / "cut.jpeg").write_bytes(scans[1].read_bytes()[:20_000])
+    whole = scans[1].read_bytes()
+    (folder / "cut.jpeg").write_bytes(whole[: len(whole) // 2])
     return folder
 
 

@@ -19,9 +19,9 @@ SERVICES = load_compose(SECRETS)["services"]
 
 
 @pytest.fixture
-def scans(tmp_path, real_data):
+def scans(tmp_path, ward):
     folder = tmp_path / "scans" / "2026-11-22"
-    shutil.copytree(real_data / "nightly" / "ward-2", folder)
+    shutil.copytree(ward, folder)
     return folder
 
 

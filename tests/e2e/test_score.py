@@ -104,12 +104,12 @@ def test_results_are_filtered(env, tmp_path):
     assert len(read_csv(env, tmp_path, "--limit", "3")) == 3
 
 
-def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, real_data):
+def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, ward):
     # Small jobs on slow storage, so that there is a middle to interrupt.
     slow = env | {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"} | slow_reading(tmp_path)
     database = tmp_path / "data" / "nightread" / "nightread.db"
     log = tmp_path / "score.log"
-    with started([PROGRAM, "score", real_data / "nightly"], slow, tmp_path, log) as process:
+    with started([PROGRAM, "score", ward], slow, tmp_path, log) as process:
         wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
@@ -119,25 +119,25 @@ def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, rea
     stopped = last_json(run("status", "--json", env=env, cwd=tmp_path))
     assert stopped["status"] == "cancelled"
     assert stopped["queued"] == 0
-    assert 0 < stopped["scored"] < 240
-    assert stopped["scored"] + stopped["failed"] == 240
-    again = last_json(run("score", real_data / "nightly", "--json", env=env, cwd=tmp_path))
-    assert again["scored"] == 240
+    assert 0 < stopped["scored"] < 60
+    assert stopped["scored"] + stopped["failed"] == 60
+    again = last_json(run("score", ward, "--json", env=env, cwd=tmp_path))
+    assert again["scored"] == 60
     assert again["reused"] >= stopped["scored"]
 
 
-def test_a_killed_run_is_accounted_for_by_the_next_and_can_be_retried(env, tmp_path, real_data):
+def test_a_killed_run_is_accounted_for_by_the_next_and_can_be_retried(env, tmp_path, ward):
     slow = env | {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"} | slow_reading(tmp_path)
     database = tmp_path / "data" / "nightread" / "nightread.db"
-    with started([PROGRAM, "score", real_data / "nightly", "--name", "killed"], slow, tmp_path, tmp_path / "log"):
+    with started([PROGRAM, "score", ward, "--name", "killed"], slow, tmp_path, tmp_path / "log"):
         wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
     # Leaving the block kills it.
-    run("score", real_data / "nightly" / "ward-1", env=env, cwd=tmp_path)
+    run("score", next(ward.iterdir()), env=env, cwd=tmp_path)
 
     killed = last_json(run("status", "killed", "--json", env=env, cwd=tmp_path))
     assert (killed["status"], killed["queued"]) == ("cancelled", 0)
     retried = last_json(run("retry", "killed", "--json", env=env, cwd=tmp_path))
-    assert (retried["status"], retried["scored"], retried["failed"]) == ("finished", 240, 0)
+    assert (retried["status"], retried["scored"], retried["failed"]) == ("finished", 60, 0)
 
 
 def _count_scored(database):
