@@ -42,7 +42,14 @@ def started(arguments: list[Any], env: dict[str, str], cwd: Path, log: Path) -> 
     """Start a long-running command in a process group of its own; whatever is left of it at the end is killed."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            list(map(str, arguments)), env=env, cwd=cwd, stdout=output, stderr=output, start_new_session=True
+            list(map(str, arguments)),
+            env=env,
+            cwd=cwd,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            # A test run in the background of a shell ignores SIGINT, and hands that down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # one system call
         )
     try:
         yield process
