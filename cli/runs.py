@@ -88,11 +88,12 @@ def status(
     engine = open_database()
     with reading(engine) as connection:
         found = find_run(connection, run)
+    if follow:
+        raise typer.Exit(follow_run(engine, found.id, as_json=as_json))
+    with reading(engine) as connection:
         providers = ", ".join(find_providers(connection, found.id))
         workers = count_leases(connection, found.id)
         now = read_clock(connection)
-    if follow:
-        raise typer.Exit(follow_run(engine, found.id, as_json=as_json))
     seconds = ((found.finished_at or now) - found.created_at).total_seconds()
     summary = summarise(engine, found, seconds=seconds, provider=providers) | {"workers": workers}
     if as_json:

@@ -149,15 +149,12 @@ def cancel(run: NamedRun, as_json: Json = False) -> None:
     Example: nightread cancel ward-a
     """
     from cli.console import print_json, say
-    from db.engine import make_engine, reading, write
+    from cli.runs import open_database
+    from db.engine import reading, write
     from db.runs import cancel_run, find_run
-    from db.schema import ensure_schema
     from nightread.reasons import Reason
-    from nightread.settings import read_settings
 
-    settings = read_settings()
-    engine = make_engine(settings.database_url.get_secret_value())
-    ensure_schema(engine)
+    engine = open_database()
     with reading(engine) as connection:
         found = find_run(connection, run)
     text = "the run was cancelled before this scan"

@@ -99,8 +99,7 @@ def _follow(
     thread: threading.Thread,
 ) -> None:
     while True:
-        if not publisher.count_waiting():
-            publisher.publish_due(engine, run_id=run_id)
+        publisher.publish_due(engine, run_id=run_id, below=1)
         started = time.monotonic()
         counts, status = _look(engine, run_id)
         looked_s = time.monotonic() - started

@@ -4,7 +4,6 @@ Everything here is made after a fork, in the process that uses it: neither an in
 connection survives being inherited.
 """
 
-import functools
 import logging
 import os
 import socket
@@ -118,24 +117,23 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache
-def _processes() -> dict[int, WorkerProcess]:
-    return {}
+#: By process id, since a fork copies this too.
+_PROCESSES: dict[int, WorkerProcess] = {}
 
 
 def use_process(process: WorkerProcess) -> None:
     """Make `process` the one that tasks of this process use."""
-    _processes()[os.getpid()] = process
+    _PROCESSES[os.getpid()] = process
 
 
 def has_process() -> bool:
     """Whether this very process has its state, not merely inherited one over a fork."""
-    return os.getpid() in _processes()
+    return os.getpid() in _PROCESSES
 
 
 def current_process(settings: Settings) -> WorkerProcess:
     """Return this process's state, made at the first call; one inherited over a fork is never returned."""
-    state = _processes().get(os.getpid())
+    state = _PROCESSES.get(os.getpid())
     if state is None:
         state = WorkerProcess(settings)
         use_process(state)

@@ -62,18 +62,26 @@ class Publisher:
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
-    def publish_due(self, engine: Engine, *, run_id: str | None = None, only_leader: bool = False) -> int:
+    def publish_due(
+        self, engine: Engine, *, run_id: str | None = None, only_leader: bool = False, below: float | None = None
+    ) -> int:
         """Publish what is due, oldest first, until the queue is at its high-water mark; returns how many.
 
         The mark in the database comes first, so that two publishers do not send the same jobs; where sending fails the
         mark is taken back, and where this process dies in between, the jobs are due again after the lease time.
+
+        Args:
+            engine: the database.
+            run_id: jobs of this run alone; else those of all runs but embedded ones.
+            only_leader: do nothing where another process is publishing.
+            below: do nothing unless fewer messages than this wait.
 
         Raises:
             BrokerUnavailable: nothing is lost; they stay due.
         """
         waiting = self.count_waiting()
         room = self._settings.queue_high_water - waiting
-        if room <= 0:
+        if room <= 0 or (below is not None and waiting >= below):
             return 0
         republish_s = self._settings.lease_s if waiting else min(_EMPTY_QUEUE_S, self._settings.lease_s)
 

@@ -10,7 +10,6 @@ from db.errors import DatabaseError
 from db.jobs import (
     Claim,
     OpenScan,
-    ScanOutcome,
     claim_job,
     find_predicted,
     give_back_job,
@@ -102,13 +101,23 @@ def _find_predicted(process: WorkerProcess, run: RunInfo, card: Card, digests: S
         return find_predicted(connection, digests, run.model_digest, run.preprocessing, len(card.labels))
 
 
-def _store(process: WorkerProcess, claim: Claim, result: JobResult) -> JobReport:
-    """Commit a job's result; scans with a passing fault are tried again until the attempts are used up."""
+def _store(
+    process: WorkerProcess, claim: Claim, result: JobResult, *, tries: int | None = None, wait_s: float | None = None
+) -> JobReport:
+    """Commit a job's result; scans with a passing fault are tried again until the attempts are used up.
+
+    Args:
+        process: settings and database.
+        claim: the job's claim.
+        result: what the job came to.
+        tries: the attempts that there are; the settings' where None.
+        wait_s: how long the scans that are put off wait, in seconds; as long as after any attempt where None.
+    """
     outcomes = list(result.outcomes)
-    is_last = claim.attempts >= process.settings.max_attempts
+    is_last = claim.attempts >= (tries or process.settings.max_attempts)
     if is_last:
         outcomes += [end_without_score(scan, reason, text) for scan, reason, text in result.put_off]
-    retry_in_s = backoff_s(claim.attempts) if result.put_off and not is_last else None
+    retry_in_s = (wait_s or backoff_s(claim.attempts)) if result.put_off and not is_last else None
     ours = write(
         process.engine,
         lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
@@ -135,17 +144,9 @@ def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan
 
 def _await_model(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan], why: str) -> JobReport:
     """Give a job back that this worker has no model for; another worker may have it, or an operator puts it right."""
-    outcomes: list[ScanOutcome] = []
-    retry_in_s: float | None = backoff_s(claim.attempts + 2)
-    if claim.attempts >= _MODEL_TRIES:
-        outcomes = [end_without_score(scan, Reason.MODEL_UNAVAILABLE, why[:300]) for scan in open_scans]
-        retry_in_s = None
-    write(
-        process.engine,
-        lambda connection: store_results(connection, claim, outcomes, [], retry_in_s=retry_in_s),
-    )
-    write(process.engine, close_finished_runs)
-    return JobReport(ended=len(outcomes), put_off=len(open_scans) - len(outcomes))
+    put_off = [(scan, Reason.MODEL_UNAVAILABLE, why) for scan in open_scans]
+    wait_s = backoff_s(claim.attempts + 2)
+    return _store(process, claim, JobResult(put_off=put_off), tries=_MODEL_TRIES, wait_s=wait_s)
 
 
 def backoff_s(attempts: int) -> float:

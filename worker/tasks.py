@@ -63,9 +63,8 @@ def _top_up(task: Any, process: WorkerProcess) -> None:
     """Refill the queue at once where it runs low, so that no worker idles until the next sweep."""
     if not process.settings.has_shared_broker:
         return  # an embedded run publishes its own jobs, and must not take those of a cluster
-    publisher = Publisher(task.app, process.settings)
     try:
-        if publisher.count_waiting() < process.settings.queue_high_water * _LOW_WATER:
-            publisher.publish_due(process.engine)
+        low_water = process.settings.queue_high_water * _LOW_WATER
+        Publisher(task.app, process.settings).publish_due(process.engine, below=low_water)
     except (BrokerUnavailable, DatabaseError) as error:
         _log.warning("the queue was not refilled: %s", error)
