@@ -39,7 +39,8 @@ def train(
         bool, typer.Option("--subtypes", help="pediatric: tell normal, bacterial and viral apart.")
     ] = False,
     healthy: Annotated[
-        Path | None, typer.Option(help="covid: the CSV file that lists healthy scans; default: looked for beside --data.")
+        Path | None,
+        typer.Option(help="covid: the CSV file that lists healthy scans; else it is looked for near --data."),
     ] = None,
     normals: Annotated[int, typer.Option(min=0, max=1300, help="covid: how many healthy scans to take.")] = 150,
     min_per_label: Annotated[int, typer.Option(min=1, help="covid: a label with fewer scans is rare.")] = 1,
@@ -94,7 +95,7 @@ def train(
     from trainer.training import Request, find_dataset
     from trainer.training import train as train_network
 
-    asked = {
+    asked: dict[str, Any] = {
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,

@@ -157,7 +157,7 @@ def _check_precision(trained: TrainingFolder, precision: Precision) -> None:
     if trained.targets is None or trained.calibration is None:
         raise ExportError(
             f"{precision} is judged on the hold-out's labels and calibrated on training scans, which this training "
-            "folder does not hold; repeat `nightread train` on it, which trains nothing again"
+            "folder does not hold; repeat `nightread train --resume` on it, which trains nothing again"
         )
 
 

@@ -114,7 +114,7 @@ def order_items(data: FitData, settings: FitSettings, epoch: int) -> Iterator[In
 
 
 def weigh_classes(targets: Targets) -> npt.NDArray[np.float32]:
-    """Return (K,) float32: a weight for each class, so that all weigh the same together and a scan weighs 1 on average."""
+    """Return (K,) float32, the weight of each class's scans: classes weigh the same, and a scan 1 on average."""
     counts = np.bincount(targets)
     weights = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return weights.astype(np.float32)

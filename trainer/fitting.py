@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,9 +22,10 @@ CHECKPOINT_FILE: Final = "checkpoint.keras"
 HISTORY_FILE: Final = "history.csv"
 _SETTINGS_FILE: Final = "settings.json"
 
-#: The whole state of a fit after so many epochs: weights, optimiser, random states.
-_LAST_FILE: Final = "last-{:04d}.keras"
-_LAST_PATTERN: Final = "last-????.keras"
+#: The whole state of a fit after so many epochs. Not Keras' own format: it keeps neither the random states of dropout
+#: nor all variables of an optimiser that scales its loss, as with float16.
+_STATE_FILE: Final = "state-{:04d}.npz"
+_STATE_PATTERN: Final = "state-????.npz"
 
 _EVALUATION_BATCH: Final = 256
 
@@ -93,7 +95,7 @@ def fit(
             _save(_to_float32(model, architecture, task, settings), folder / CHECKPOINT_FILE)
         _write_history(folder, history)
         # Last of the three: whatever a kill cut short before this is done again, with the same outcome.
-        _save_last(model, folder, epoch)
+        _save_state(model, folder, epoch)
         report(epoch * steps, settings.epochs * steps, row)
     return history
 
@@ -197,10 +199,6 @@ def _open_or_build(
     # The same order of additions on every run; without it two trainings differ from the first step on.
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
-    last = max(folder.glob(_LAST_PATTERN), default=None)
-    if last is not None:
-        model = keras.models.load_model(last, safe_mode=True)
-        return model, read_history(folder)[: int(last.stem.removeprefix("last-"))]
     with _policy(settings.precision):
         model = architecture.build(task, settings.backbone_weights)
     model.compile(
@@ -208,7 +206,11 @@ def _open_or_build(
         loss="sparse_categorical_crossentropy" if task.activation == "softmax" else "binary_crossentropy",
         metrics=["accuracy"],
     )
-    return model, []
+    state = max(folder.glob(_STATE_PATTERN), default=None)
+    if state is None:
+        return model, []
+    _load_state(model, state)
+    return model, read_history(folder)[: int(state.stem.removeprefix("state-"))]
 
 
 def _make_optimizer(settings: FitSettings) -> Any:
@@ -242,12 +244,32 @@ def _to_float32(model: Any, architecture: Architecture, task: Task, settings: Fi
     return plain
 
 
-def _save_last(model: Any, folder: Path, epoch: int) -> None:
-    last = folder / _LAST_FILE.format(epoch)
-    _save(model, last)
-    for older in folder.glob(_LAST_PATTERN):
-        if older != last:
+def _collect_state(model: Any) -> list[Any]:
+    """Return every variable that decides how a fit goes on: weights, random states, and what the optimiser knows."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _save_state(model: Any, folder: Path, epoch: int) -> None:
+    state = folder / _STATE_FILE.format(epoch)
+    partial = folder / f"partial-{state.name}"
+    arrays: dict[str, Any] = {str(place): np.asarray(value) for place, value in enumerate(_collect_state(model))}
+    np.savez(partial, **arrays)
+    partial.replace(state)
+    for older in folder.glob(_STATE_PATTERN):
+        if older != state:
             older.unlink()
+
+
+def _load_state(model: Any, path: Path) -> None:
+    variables = _collect_state(model)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for variable, (_, array) in zip(variables, arrays.items(), strict=True):
+                variable.assign(array)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise TrainingError(f"{path} cannot be resumed from ({error}); name a new folder with --out") from None
 
 
 def _save(model: Any, path: Path) -> None:

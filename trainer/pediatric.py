@@ -28,7 +28,8 @@ _SUBTYPE_NAMES: Final = (
 )
 
 #: `test` is the set on which published figures stand, so nothing is trained or tuned on it: it is counted and left
-#: alone, except by the article's split, which joins all parts. `val` is 16 scans that the Kaggle edition took out of `train`; too few to validate on, so both are pooled.
+#: alone, except by the article's split, which joins all parts. `val` is 16 scans that the Kaggle edition took out of
+#: `train`; too few to validate on, so both are pooled.
 _POOLED_PARTS: Final = ("train", "val")
 _OFFICIAL_TEST: Final = "test"
 

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -55,9 +54,7 @@ class PreparedScans:
     unreadable: tuple[Unreadable, ...]
 
 
-def prepare_scans(
-    listing: Listing, spec: InputSpec, *, report: Callable[[int, int], None]
-) -> PreparedScans:
+def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, int], None]) -> PreparedScans:
     """Read and prepare every scan, on one thread a core.
 
     Args:

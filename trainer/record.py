@@ -22,8 +22,8 @@ from nightread.preparing import PREPROCESSING_VERSION
 from trainer import fitting
 from trainer.architectures.architecture import Architecture
 from trainer.datasets import Dataset, Listing, SplitBy, Task
+from trainer.dividing import Divided
 from trainer.hyperparameters import FitSettings
-from trainer.preparation import PreparedScans
 from trainer.splitting import Indices, Part, Shares, Targets
 
 RECORD_FILE: Final = "training.json"
@@ -34,7 +34,8 @@ PREPARED_FILE: Final = "prepared.npz"
 _CALIBRATION_SCANS = 256
 
 _SPLITS: Final = {
-    SplitBy.PATIENT: "by patient, stratified by label; identical files, and patients that may be one person, on one side",
+    SplitBy.PATIENT: "by patient, stratified by label; identical files, and patients that may be one person, on one "
+    "side",
     SplitBy.ARTICLE: "scan by scan at random, as in the article: a patient's scans, and copies of a file, stand on "
     "several sides, so the figures flatter",
 }
@@ -59,7 +60,6 @@ class Outcome:
     threshold: float | None
     metrics: Mapping[Part, Mapping[str, Metric]]
     history: list[fitting.EpochRow]
-    too_few_patients: Mapping[str, int]
 
 
 class Record(BaseModel):
@@ -99,14 +99,13 @@ class Record(BaseModel):
     sha256: dict[str, str]
 
 
-def write_record(
-    folder: Path, outcome: Outcome, task: Task, listing: Listing, scans: PreparedScans, split: Mapping[Part, Indices]
-) -> tuple[Record, dict[str, Any]]:
+def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divided) -> tuple[Record, dict[str, Any]]:
     """Write `training.json`, `card.json` and `prepared.npz` into a training folder that holds its checkpoint.
 
     Returns:
         What the first and the second hold.
     """
+    task, scans, split = divided.task, divided.scans, divided.split
     hold_out = split[Part.HOLD_OUT]
     np.savez_compressed(
         folder / PREPARED_FILE,
@@ -117,12 +116,7 @@ def write_record(
     )
     scan_counts = {part.value: len(split[part]) for part in Part}
     patient_counts = {part.value: len({scans.scans[index].patient for index in split[part].tolist()}) for part in Part}
-    label_counts = {
-        part.value: dict(
-            zip(task.classes, np.bincount(scans.targets[split[part]], minlength=len(task.classes)).tolist(), strict=True)
-        )
-        for part in Part
-    }
+    label_counts = {part.value: _count_labels(scans.targets[split[part]], task) for part in Part}
     seconds = sum(row.seconds for row in outcome.history)
     record = Record(
         epochs_done=len(outcome.history),
@@ -134,7 +128,7 @@ def write_record(
         without_patient=listing.without_patient,
         unreadable={Path(scan.path).name: scan.reason.value for scan in scans.unreadable},
         missing=listing.missing,
-        too_few_patients=dict(outcome.too_few_patients),
+        too_few_patients=dict(divided.too_few_patients),
         labels=label_counts,
         input_wait_share=round(sum(row.input_wait_s for row in outcome.history) / max(seconds, 1e-9), 4),
         sha256={
@@ -146,6 +140,11 @@ def write_record(
     for name, content in ((CARD_FILE, card), (RECORD_FILE, record.model_dump(mode="json"))):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     return record, card
+
+
+def _count_labels(targets: Targets, task: Task) -> dict[str, int]:
+    counts = np.bincount(targets, minlength=len(task.classes))
+    return dict(zip(task.classes, counts.tolist(), strict=True))
 
 
 def _mark_labels(targets: Targets, task: Task) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The split into train, validation and hold-out: by patient and stratified by label, or scan by scan as the articles did."""
+"""The split into train, validation and hold-out: by patient and stratified by label, or scan by scan at random."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,7 +138,7 @@ def split_by_scan(count: int, shares: Shares, *, seed: int) -> Mapping[Part, Ind
         For each part the indices of its scans, ascending.
 
     Raises:
-        DatasetError: fewer than three scans.
+        DatasetError: too few scans for each side to have one.
     """
     train, validation = round(count * shares.train), round(count * shares.validation)
     if not (train and validation and count > train + validation):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,23 +14,17 @@ from trainer import evaluation, fitting
 from trainer.architectures import find_architecture
 from trainer.architectures.architecture import check_backbone_weights
 from trainer.batches import FitData
-from trainer.datasets import Choices, Dataset, SplitBy, Task
-from trainer.errors import DatasetError, TrainingError
+from trainer.covid import COVID
+from trainer.datasets import Choices, Dataset
+from trainer.dividing import Divided, divide
+from trainer.errors import TrainingError
 from trainer.hyperparameters import FitSettings
 from trainer.pediatric import PEDIATRIC
-from trainer.preparation import PreparedScans, prepare_scans, select_scans
+from trainer.preparation import PreparedScans, prepare_scans
 from trainer.record import Outcome, Record, write_record
-from trainer.splitting import (
-    Indices,
-    Part,
-    Shares,
-    count_groups,
-    group_scans,
-    split_by_patient,
-    split_by_scan,
-)
+from trainer.splitting import Indices, Part, Shares
 
-DATASETS: Final[Mapping[str, Dataset]] = {dataset.name: dataset for dataset in (PEDIATRIC,)}
+DATASETS: Final[Mapping[str, Dataset]] = {dataset.name: dataset for dataset in (PEDIATRIC, COVID)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +69,6 @@ class Request:
     resume: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Divided:
-    """A data set in memory, ready to be fitted on.
-
-    Attributes:
-        task: without the labels that were left out.
-        scans: N scans.
-        groups: (N,) int64, whose scans belong together.
-        split: for each part the indices of its scans.
-        too_few_patients: labels that were left out since a split by patient cannot put them on three sides.
-    """
-
-    task: Task
-    scans: PreparedScans
-    groups: Indices
-    split: Mapping[Part, Indices]
-    too_few_patients: Mapping[str, int]
-
-
 def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Record, dict[str, Any]]:
     """Train a network and write its training folder.
 
@@ -110,7 +85,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
     scans = prepare_scans(
         listing, architecture.input, report=lambda done, total: report(Progress("prepare", done, total))
     )
-    divided = divide(listing.task, scans, request)
+    divided = divide(listing.task, scans, request.choices.split_by, request.shares, seed=request.settings.seed)
     history = fitting.fit(
         architecture,
         divided.task,
@@ -137,38 +112,8 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         threshold,
         metrics,
         history,
-        divided.too_few_patients,
     )
-    return write_record(request.out, outcome, divided.task, listing, divided.scans, divided.split)
-
-
-def divide(task: Task, scans: PreparedScans, request: Request) -> Divided:
-    """Divide scans as asked for; of many labels, those that a split by patient cannot divide are left out.
-
-    Raises:
-        DatasetError: a label that cannot be left out has fewer than three patients, or fewer than two labels remain.
-    """
-    groups = group_scans([scan.kin for scan in scans.scans], scans.sha256)
-    seed, shares = request.settings.seed, request.shares
-    if request.choices.split_by is SplitBy.ARTICLE:
-        return Divided(task, scans, groups, split_by_scan(len(groups), shares, seed=seed), {})
-    patients = count_groups(groups, scans.targets, task.classes)
-    too_few = {label: count for label, count in patients.items() if count < len(Part)}
-    if task.activation == "softmax" and too_few:
-        labels = tuple(label for label in task.labels if label not in too_few)
-        if len(labels) < 2:
-            raise DatasetError(
-                f"only {len(labels)} of {len(task.labels)} labels have the {len(Part)} patients that a split by "
-                "patient needs: add scans"
-            )
-        task = replace(task, labels=labels)
-        kept = [place for place, scan in enumerate(scans.scans) if scan.label in labels]
-        scans = select_scans(scans, kept, task.classes)
-        # Again with what remains: a scan of a label that went may have been what held two patients together.
-        remaining = divide(task, scans, request)
-        return replace(remaining, too_few_patients={**too_few, **remaining.too_few_patients})
-    split = split_by_patient(groups, scans.targets, task.classes, shares, seed=seed)
-    return Divided(task, scans, groups, split, {})
+    return write_record(request.out, outcome, listing, divided)
 
 
 def find_dataset(name: str) -> Dataset:
