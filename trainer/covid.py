@@ -5,6 +5,7 @@
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -27,6 +28,9 @@ _X_RAY: Final = "x-ray"
 
 #: What the table says where nobody has told a finding.
 _NO_LABEL: Final = frozenset({"", "todo", "unknown"})
+
+#: What a card takes as a label.
+_LABEL: Final = re.compile(r"[^\x00-\x1f]{1,64}")
 
 #: How many healthy scans the article took at most.
 MAX_NORMALS: Final = 1300
@@ -70,46 +74,44 @@ def list_covid(folder: Path, choices: Choices = Choices()) -> Listing:  # noqa: 
 def _list_findings(
     folder: Path, rows: Iterable[dict[str, str]], left_alone: Counter[str], missing: list[str]
 ) -> Iterator[LabelledScan]:
-    found: dict[Path, LabelledScan | None] = {}
+    found: dict[Path, LabelledScan] = {}
+    contradicted: set[Path] = set()
     for row in rows:
-        label = row["finding"]
-        if row["modality"].lower() != _X_RAY:
-            left_alone["not-x-ray"] += 1
-        elif label.lower() in _NO_LABEL:
-            left_alone["no-finding-told"] += 1
-        elif not _is_inside(row["filename"]):
-            left_alone["path-outside"] += 1
+        inside = PurePosixPath(row.get("folder") or _IMAGES, row["filename"])
+        reason = _find_fault(row, inside)
+        if reason is not None:
+            left_alone[reason] += 1
+            continue
+        path, label, patient = folder.absolute() / inside, row["finding"], row.get("patientid", "")
+        if path in found:
+            left_alone["named-twice"] += 1
+            if found[path].label != label:
+                contradicted.add(path)
+            continue
+        kin = f"covid {patient}" if patient else ""
+        found[path] = LabelledScan(str(path), label, kin, kin, row.get("view", ""))
+    for path, scan in found.items():
+        if path in contradicted:
+            left_alone["contradicting-findings"] += 1
+        elif path.is_file():
+            yield scan
         else:
-            path = folder / (row.get("folder") or _IMAGES) / row["filename"]
-            patient = row.get("patientid", "")
-            kin = f"covid {patient}" if patient else ""
-            scan = LabelledScan(str(path.absolute()), _name_label(label), kin, kin, row.get("view", ""))
-            if not _is_inside(row.get("folder") or _IMAGES):
-                left_alone["path-outside"] += 1
-            elif path not in found:
-                found[path] = scan
-            else:
-                left_alone["named-twice"] += 1
-                earlier = found[path]
-                if earlier is not None and earlier.label != label:
-                    found[path] = None
-                    left_alone["contradicting-findings"] += 1
-    for path, known in found.items():
-        if known is not None and path.is_file():
-            yield known
-        elif known is not None:
             missing.append(path.name)
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a name from a table stays below the folder that it is joined to."""
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\x00" not in name
-
-
-def _name_label(finding: str) -> str:
-    """Return a label that a card may hold; the card checks the rest."""
-    return f"{finding} finding" if finding == UNCERTAIN else finding[:64]
+def _find_fault(row: dict[str, str], inside: PurePosixPath) -> str | None:
+    """Return why a row of the table is left alone, or None."""
+    finding = row["finding"]
+    if row["modality"].lower() != _X_RAY:
+        return "not-x-ray"
+    if finding.lower() in _NO_LABEL:
+        return "no-finding-told"
+    if not _LABEL.fullmatch(finding) or finding == UNCERTAIN:
+        return "finding-is-no-label"  # a card could not hold it
+    # A table is data from elsewhere: it must not lead to files outside its folder.
+    if not row["filename"] or inside.is_absolute() or ".." in inside.parts or "\x00" in str(inside):
+        return "path-outside"
+    return None
 
 
 def _find_healthy_table(folder: Path, named: Path | None) -> Path:
