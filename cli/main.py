@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import models, operating, registry, runs, scoring, shadowing, training, working
+from cli import data, models, operating, registry, runs, scoring, shadowing, training, working
 from cli.exits import Exit, explain
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ for _panel, _functions in _COMMANDS.items():
     for _function in _functions:
         app.command(rich_help_panel=_panel)(_function)
 registry.add_commands(models.app)
+app.add_typer(data.app, name="data", rich_help_panel="Models")
 app.add_typer(models.app, name="models", rich_help_panel="Models")
 app.add_typer(operating.db_app, name="db", rich_help_panel="Operate")
 
