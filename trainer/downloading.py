@@ -21,7 +21,8 @@ from urllib.request import Request, urlopen
 
 from trainer.errors import DatasetError
 
-_ATTEMPTS: Final = 6
+#: In a row that bring nothing.
+_ATTEMPTS: Final = 4
 _TIMEOUT_S: Final = 60.0
 _PIECE_BYTES: Final = 2**20
 
@@ -68,23 +69,27 @@ def download(
         path: appears when the whole file is there and its digest is right.
         sha256: expected; None where nobody published one.
         report: is told (bytes done, bytes in all or None).
-        pause_s: before the second attempt; doubled before each further one.
+        pause_s: after a failure; doubled after each further one in a row.
 
     Raises:
         DatasetError: the server refuses, stays away or sends another file, or the disk is too small.
     """
     partial = path.with_name(f"{path.name}.partial")
-    for attempt in range(1, _ATTEMPTS + 1):
+    failures = 0
+    while True:
+        had = _read_state(partial)[0]
         try:
             _fetch(url, partial, report)
             break
         except _TryAgainError as error:
-            if attempt == _ATTEMPTS:
+            # A line that breaks after every few megabytes still ends somewhere; one that brings nothing does not.
+            failures = 1 if _read_state(partial)[0] > had else failures + 1
+            if failures == _ATTEMPTS:
                 raise DatasetError(
-                    f"{url} could not be fetched in {_ATTEMPTS} attempts ({error}); repeat the command to go on where "
-                    "it broke off, or fetch the file elsewhere and name its folder with --data"
+                    f"{url} could not be fetched ({error}); repeat the command to go on where it broke off, or fetch the "
+                    "file elsewhere, unpack it, and give its folder to `nightread train --data`"
                 ) from None
-            time.sleep(pause_s * 2 ** (attempt - 1))
+            time.sleep(pause_s * 2 ** (failures - 1))
     digest = _hash(partial)
     if sha256 is not None and digest != sha256.lower():
         _forget(partial)
@@ -148,8 +153,8 @@ def _fetch(url: str, partial: Path, report: Callable[[int, int | None], None]) -
             _forget(partial)
         elif error.code < _SERVER_ERROR:
             raise DatasetError(
-                f"{url} was refused: {error.code} {error.reason}; fetch the data elsewhere and name their folder with "
-                "--data"
+                f"{url} was refused: {error.code} {error.reason}; fetch the data elsewhere and give their "
+                "folder to `nightread train --data`"
             ) from None
         raise _TryAgainError(f"{error.code} {error.reason}") from None
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:

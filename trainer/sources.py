@@ -184,6 +184,6 @@ def _fetch_from_kaggle(source: Source, folder: Path) -> dict[str, object]:
         said = " ".join(str(error).split())[:300]
         raise DatasetError(
             f"Kaggle did not give {source.kaggle} ({said}); repeat the command to go on where it broke off, or fetch "
-            "the data elsewhere and name their folder with --data"
+            "the data elsewhere and give their folder to `nightread train --data`"
         ) from None
     return {"kaggle": source.kaggle}

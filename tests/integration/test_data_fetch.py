@@ -93,11 +93,13 @@ def test_a_whole_file_comes_with_its_digest(tmp_path):
 
 
 def test_a_broken_download_goes_on_where_it_was(tmp_path):
-    behaviour = Behaviour(break_after=[300_000, 200_000])
+    behaviour = Behaviour(break_after=[300_000, 200_000, *[50_000] * 6])  # more often than is waited for in vain
     with serve(behaviour) as url:
         download(url, tmp_path / "a.zip", report=ignore, pause_s=0.01)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert [headers.get("Range") for headers in behaviour.seen] == [None, "bytes=300000-", "bytes=500000-"]
+    asked = [headers.get("Range") for headers in behaviour.seen]
+    assert asked[:4] == [None, "bytes=300000-", "bytes=500000-", "bytes=550000-"]
+    assert len(asked) == 9
 
 
 def test_a_download_that_was_killed_goes_on_in_the_next_process(tmp_path):
@@ -152,9 +154,7 @@ def test_a_refusal_is_told_at_once(tmp_path):
 def test_without_a_network_one_line_says_what_to_do(tmp_path):
     with serve(Behaviour()) as url:
         pass
-    with pytest.raises(
-        DatasetError, match=r"could not be fetched in 6 attempts .*Connection refused.*repeat the command"
-    ):
+    with pytest.raises(DatasetError, match=r"could not be fetched .*Connection refused.*repeat the command"):
         download(url, tmp_path / "a.zip", report=ignore, pause_s=0.001)
 
 
