@@ -86,8 +86,8 @@ def download(
             failures = 1 if _read_state(partial)[0] > had else failures + 1
             if failures == _ATTEMPTS:
                 raise DatasetError(
-                    f"{url} could not be fetched ({error}); repeat the command to go on where it broke off, or fetch the "
-                    "file elsewhere, unpack it, and give its folder to `nightread train --data`"
+                    f"{url} could not be fetched ({error}); repeat the command to go on where it broke off, or fetch "
+                    "the file elsewhere, unpack it, and give its folder to `nightread train --data`"
                 ) from None
             time.sleep(pause_s * 2 ** (failures - 1))
     digest = _hash(partial)
