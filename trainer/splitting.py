@@ -104,7 +104,7 @@ def split_by_patient(
     """
     rng = np.random.default_rng(seed)
     sizes = np.bincount(groups)
-    stratum = _find_strata(groups, targets, len(classes))
+    stratum = find_strata(groups, targets, len(classes))
     part_of_group: dict[int, Part] = {}
     for number, label in enumerate(classes):
         members = np.flatnonzero(stratum == number)
@@ -120,7 +120,7 @@ def split_by_patient(
 
 def count_groups(groups: Indices, targets: Targets, classes: Sequence[str]) -> dict[str, int]:
     """Return how many groups count for each label."""
-    counts = np.bincount(_find_strata(groups, targets, len(classes)), minlength=len(classes))
+    counts = np.bincount(find_strata(groups, targets, len(classes)), minlength=len(classes))
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
@@ -148,7 +148,7 @@ def split_by_scan(count: int, shares: Shares, *, seed: int) -> Mapping[Part, Ind
     return {part: np.sort(indices) for part, indices in zip(Part, cuts, strict=True)}
 
 
-def _find_strata(groups: Indices, targets: Targets, classes: int) -> Indices:
+def find_strata(groups: Indices, targets: Targets, classes: int) -> Indices:
     """Return (G,) int64: for each group its label, the one with the fewest scans where it has several."""
     stratum = np.zeros(int(groups.max()) + 1, np.int64)
     scans = np.bincount(targets, minlength=classes)

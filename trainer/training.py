@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from nightread.card import Metric
-from nightread.preparing import Tensor
 from trainer import evaluation, fitting
 from trainer.architectures import find_architecture
 from trainer.architectures.architecture import check_backbone_weights
 from trainer.batches import FitData
 from trainer.covid import COVID
 from trainer.datasets import Choices, Dataset
-from trainer.dividing import Divided, divide
+from trainer.dividing import divide
 from trainer.errors import TrainingError
 from trainer.hyperparameters import FitSettings
 from trainer.pediatric import PEDIATRIC
 from trainer.preparation import PreparedScans, prepare_scans
 from trainer.record import Outcome, Record, write_record
+from trainer.report import ReportFacts, ReportPart, write_report
+from trainer.scoring import find_majority, find_mistakes, load_checkpoint, score_parts
 from trainer.splitting import Indices, Part, Shares
 
 DATASETS: Final[Mapping[str, Dataset]] = {dataset.name: dataset for dataset in (PEDIATRIC, COVID)}
@@ -32,8 +30,8 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        stage: `prepare` or `fit`.
-        done: scans, or steps.
+        stage: `prepare`, `fit` or `evaluate`.
+        done: scans, steps, or parts.
         total: of the same.
         last_epoch: the last finished epoch of a fit.
     """
@@ -102,18 +100,39 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         resume=request.resume,
         report=lambda done, total, row: report(Progress("fit", done, total, row)),
     )
-    threshold, metrics = _evaluate(request, divided)
+    report(Progress("evaluate", 0, len(Part)))
+    model = load_checkpoint(request.out)
+    scores = score_parts(model, divided)
+    evaluations = {}
+    for done, part in enumerate(Part, start=1):
+        evaluations[part] = evaluation.evaluate(
+            scores[part], majority=find_majority(divided), seed=request.settings.seed
+        )
+        report(Progress("evaluate", done, len(Part)))
     outcome = Outcome(
         dataset,
         architecture,
         request.settings,
         request.shares,
         request.choices.split_by,
-        threshold,
-        metrics,
+        scores[Part.HOLD_OUT].threshold,
+        {part: evaluations[part].figures for part in (Part.VALIDATION, Part.HOLD_OUT)},
         history,
     )
-    return write_record(request.out, outcome, listing, divided)
+    record, card = write_record(request.out, outcome, listing, divided)
+    write_report(
+        request.out,
+        ReportFacts(
+            title=f"{architecture.name} on {dataset.name}",
+            card=card,
+            record=record,
+            history=history,
+            best_epoch=record.best_epoch,
+            parts={part.value: ReportPart(scores[part], evaluations[part]) for part in Part},
+            mistakes=find_mistakes(divided, scores[Part.HOLD_OUT]),
+        ),
+    )
+    return record, card
 
 
 def find_dataset(name: str) -> Dataset:
@@ -128,48 +147,9 @@ def find_dataset(name: str) -> Dataset:
         raise TrainingError(f"there is no data set {name!r}; there are: {', '.join(sorted(DATASETS))}") from None
 
 
-def _evaluate(request: Request, divided: Divided) -> tuple[float | None, dict[Part, Mapping[str, Metric]]]:
-    """Return the threshold that validation chose, and the best checkpoint's figures on validation and hold-out."""
-    model = _load_checkpoint(request.out)
-    scans, split = divided.scans, divided.split
-    scores = {part: _score(model, scans.inputs[split[part]])[:, 0] for part in (Part.VALIDATION, Part.HOLD_OUT)}
-    targets = scans.targets > 0
-    threshold = evaluation.choose_threshold(targets[split[Part.VALIDATION]], scores[Part.VALIDATION])
-    metrics = {
-        part: evaluation.evaluate(
-            targets[split[part]],
-            part_scores,
-            divided.groups[split[part]],
-            threshold,
-            majority=bool(targets[split[Part.TRAIN]].mean() >= 0.5),
-            seed=request.settings.seed,
-        )
-        for part, part_scores in scores.items()
-    }
-    return threshold, metrics
-
-
 def _compute_digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:
     """Return the SHA-256 over the contents of all scans, part by part in the order they are trained in."""
     lines = [
         f"{part} {scans.sha256[index]} {scans.targets[index]:g}" for part in Part for index in split[part].tolist()
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _load_checkpoint(folder: Path) -> Any:
-    import keras
-
-    return keras.models.load_model(folder / fitting.CHECKPOINT_FILE, compile=False, safe_mode=True)
-
-
-def _score(model: Any, inputs: Tensor) -> evaluation.Scores:
-    """Return (N, L) float64 scores."""
-    scores = np.concatenate(
-        [np.asarray(model(inputs[start : start + 256], training=False)) for start in range(0, len(inputs), 256)]
-    )
-    if scores.shape != (len(inputs), model.output_shape[-1]) or not np.isfinite(scores).all():
-        raise TrainingError(
-            f"the network gives scores of shape {scores.shape} for {len(inputs)} scans, or not finite ones"
-        )
-    return scores.astype(np.float64)
