@@ -1,8 +1,8 @@
 """How good a network is: figures of one part of a split, with 95 % intervals from a bootstrap over patients.
 
 Whole patients are drawn, with all their scans: scans of one child resemble each other, and drawing them one by one
-would make the intervals narrower than they are. With many labels they are drawn label by label, so that a rare label is
-in every draw: a mean over labels would otherwise be one over fewer, and its interval could miss the figure itself.
+would make the intervals narrower than they are. For means over many labels they are drawn label by label, so that a rare
+label is in every draw: it would otherwise be a mean over fewer labels, and its interval could miss the figure itself.
 
 Where every scan is right (or wrong) all draws agree, and an interval of no width would claim too much: the exact
 binomial interval over the scans (Clopper and Pearson) stands there instead.
@@ -30,6 +30,8 @@ _RESAMPLES_AT_ONCE: Final = 250
 CALIBRATION_BINS: Final = 10
 
 _ALPHA: Final = 0.05
+
+_MEANS_OVER_LABELS: Final = ("auc", "balanced_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,11 @@ def evaluate(part: PartScores, *, majority: int, seed: int, resamples: int = RES
     draws: dict[str, list[_Floats]] = {}
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
         count = min(_RESAMPLES_AT_ONCE, resamples - start)
-        drawn = counted.draw(rng, count)
-        for name, values in counted.compute(drawn, majority).items():
+        drawn = counted.compute(counted.draw(rng, count, by_label=False), majority)
+        if part.threshold is None:
+            by_label = counted.compute(counted.draw(rng, count, by_label=True), majority)
+            drawn |= {name: by_label[name] for name in _MEANS_OVER_LABELS}
+        for name, values in drawn.items():
             draws.setdefault(name, []).append(values)
     metrics = {
         name: metric
@@ -214,12 +219,11 @@ class _Counted:
             names,
         )
 
-    def draw(self, rng: np.random.Generator, count: int) -> _Floats:
-        """Return (count, G) float64: how often each patient is drawn."""
+    def draw(self, rng: np.random.Generator, count: int, *, by_label: bool) -> _Floats:
+        """Return (count, G) float64: how often each patient is drawn, out of all or out of those of the same label."""
         drawn = np.zeros((count, len(self.cells)))
-        if self.part.threshold is not None:
-            strata = np.zeros(len(self.cells), np.int64)
-        else:
+        strata = np.zeros(len(self.cells), np.int64)
+        if by_label:
             strata = find_strata(self.members, self.part.targets, len(self.part.task.classes))
         for stratum in np.unique(strata):
             inside = np.flatnonzero(strata == stratum)

@@ -108,6 +108,16 @@ def test_a_label_that_does_not_occur_leaves_its_figures_undefined():
     assert all(np.isfinite([metric.value, metric.low, metric.high]).all() for metric in told.figures.values())
 
 
+def test_a_mean_over_rare_labels_lies_in_its_interval_and_accuracy_keeps_its_width():
+    targets = np.array([0] * 90 + [1] * 8 + [2] * 2)
+    decisions = np.array([0] * 85 + [1] * 5 + [1] * 4 + [0] * 4 + [0] * 2)
+    figures = tell(make_three(targets, decisions)).figures
+    assert figures["balanced_accuracy"].low <= figures["balanced_accuracy"].value <= figures["balanced_accuracy"].high
+    assert figures["accuracy"].high - figures["accuracy"].low == pytest.approx(
+        2 * 1.96 * (0.89 * 0.11 / 100) ** 0.5, rel=0.2
+    )
+
+
 @pytest.mark.filterwarnings("error")
 def test_one_scan_alone_is_no_error():
     told = tell(make_part([1], [0.9]))
