@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import data, models, operating, registry, runs, scoring, shadowing, training, working
+from cli import data, evaluating, models, operating, registry, runs, scoring, shadowing, training, working
 from cli.exits import Exit, explain
 
 app = typer.Typer(
@@ -17,10 +17,10 @@ app = typer.Typer(
 )
 
 _COMMANDS = {
-    "Score": (scoring.score, scoring.enqueue, scoring.retry, scoring.cancel, scoring.demo),
+    "Score": (scoring.score, evaluating.predict, scoring.enqueue, scoring.retry, scoring.cancel, scoring.demo),
     "Look": (runs.runs, runs.status, runs.results),
     "Work": (working.worker, working.beat, working.sweep),
-    "Models": (training.train, training.export, shadowing.shadow),
+    "Models": (training.train, evaluating.evaluate, training.export, shadowing.shadow),
     "Operate": (operating.doctor,),
 }
 for _panel, _functions in _COMMANDS.items():

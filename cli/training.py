@@ -87,12 +87,13 @@ def train(
 
     Example: nightread train pediatric --data chest_xray --arch cnn75 --out trainings/cnn75
     """
-    _prepare_tensorflow()
+    prepare_tensorflow()
     from trainer.architectures import find_architecture
+    from trainer.catalog import find_dataset
     from trainer.datasets import Choices, Rare, SplitBy
     from trainer.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer
     from trainer.splitting import parse_shares
-    from trainer.training import Request, find_dataset
+    from trainer.training import Request
     from trainer.training import train as train_network
 
     asked: dict[str, Any] = {
@@ -148,7 +149,7 @@ def export(
 
     Example: nightread export trainings/cnn75 --name pneumonia-cnn75 --version 2 --precision int8
     """
-    _prepare_tensorflow()
+    prepare_tensorflow()
     from rich.console import Console
 
     from exporter.export import export as export_bundle
@@ -173,7 +174,7 @@ def export(
         _print_export(exported)
 
 
-def _prepare_tensorflow() -> None:
+def prepare_tensorflow() -> None:
     """Check that the extra is installed, and keep TensorFlow's start-up talk off the terminal.
 
     Raises:

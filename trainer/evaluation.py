@@ -1,8 +1,8 @@
 """How good a network is: figures of one part of a split, with 95 % intervals from a bootstrap over patients.
 
 Whole patients are drawn, with all their scans: scans of one child resemble each other, and drawing them one by one
-would make the intervals narrower than they are. For means over many labels they are drawn label by label, so that a rare
-label is in every draw: it would otherwise be a mean over fewer labels, and its interval could miss the figure itself.
+would make the intervals narrower than they are. For means over many labels they are drawn label by label, so that a
+rare label is in every draw: it would else be a mean over fewer labels, and its interval could miss the figure itself.
 
 Where every scan is right (or wrong) all draws agree, and an interval of no width would claim too much: the exact
 binomial interval over the scans (Clopper and Pearson) stands there instead.
@@ -291,7 +291,9 @@ def _make_metric(value: float, draws: _Floats) -> Metric | None:
     if np.isnan(value) or not len(draws):
         return None
     low, high = np.percentile(draws, [50 * _ALPHA, 100 - 50 * _ALPHA])
-    return Metric(value=round(value, 4), low=round(float(low), 4), high=round(float(high), 4))
+    # Draws of a calibration error lie above it, since chance adds to every bin: its interval still holds it.
+    low, high = min(float(low), value), max(float(high), value)
+    return Metric(value=round(value, 4), low=round(low, 4), high=round(high, 4))
 
 
 def _widen(metrics: dict[str, Metric], part: PartScores) -> dict[str, Metric]:

@@ -12,7 +12,8 @@ from trainer.dividing import Divided
 from trainer.errors import TrainingError
 from trainer.evaluation import PartScores, Scores, choose_threshold, spread_scores
 from trainer.fitting import CHECKPOINT_FILE
-from trainer.splitting import Part
+from trainer.preparation import PreparedScans
+from trainer.splitting import Indices, Part
 
 _BATCH: Final = 256
 
@@ -97,17 +98,22 @@ def find_majority(divided: Divided) -> int:
     return int(np.bincount(divided.scans.targets[divided.split[Part.TRAIN]]).argmax())
 
 
-def find_mistakes(divided: Divided, hold_out: PartScores) -> list[Mistake]:
-    """Return the hold-out scans that the network is wrong about with the highest scores."""
-    decisions, classes = hold_out.decisions, hold_out.task.classes
-    scores = hold_out.class_scores[np.arange(len(decisions)), decisions]
-    wrong = np.flatnonzero(decisions != hold_out.targets)
-    places = divided.split[Part.HOLD_OUT]
+def find_mistakes(scans: PreparedScans, places: Indices, part: PartScores) -> list[Mistake]:
+    """Return the scans that a network is wrong about with the highest scores.
+
+    Args:
+        scans: all of them.
+        places: (N,) int64, where the part's scans stand among them.
+        part: what the network says of those N scans.
+    """
+    decisions, classes = part.decisions, part.task.classes
+    scores = part.class_scores[np.arange(len(decisions)), decisions]
+    wrong = np.flatnonzero(decisions != part.targets)
     return [
         Mistake(
-            _stretch(divided.scans.inputs[places[place], :, :, 0]),
-            divided.scans.sha256[places[place]],
-            classes[hold_out.targets[place]],
+            _stretch(scans.inputs[places[place], :, :, 0]),
+            scans.sha256[places[place]],
+            classes[part.targets[place]],
             classes[decisions[place]],
             float(scores[place]),
         )

@@ -4,25 +4,21 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trainer import evaluation, fitting
 from trainer.architectures import find_architecture
 from trainer.architectures.architecture import check_backbone_weights
 from trainer.batches import FitData
-from trainer.covid import COVID
-from trainer.datasets import Choices, Dataset
+from trainer.catalog import find_dataset
+from trainer.datasets import Choices
 from trainer.dividing import divide
-from trainer.errors import TrainingError
 from trainer.hyperparameters import FitSettings
-from trainer.pediatric import PEDIATRIC
 from trainer.preparation import PreparedScans, prepare_scans
 from trainer.record import Outcome, Record, write_record
 from trainer.report import ReportFacts, ReportPart, write_report
 from trainer.scoring import find_majority, find_mistakes, load_checkpoint, score_parts
 from trainer.splitting import Indices, Part, Shares
-
-DATASETS: Final[Mapping[str, Dataset]] = {dataset.name: dataset for dataset in (PEDIATRIC, COVID)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +125,10 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
             history=history,
             best_epoch=record.best_epoch,
             parts={part.value: ReportPart(scores[part], evaluations[part]) for part in Part},
-            mistakes=find_mistakes(divided, scores[Part.HOLD_OUT]),
+            mistakes=find_mistakes(divided.scans, divided.split[Part.HOLD_OUT], scores[Part.HOLD_OUT]),
         ),
     )
     return record, card
-
-
-def find_dataset(name: str) -> Dataset:
-    """Return the data set called `name`.
-
-    Raises:
-        TrainingError: there is none; the message lists those that are there.
-    """
-    try:
-        return DATASETS[name]
-    except KeyError:
-        raise TrainingError(f"there is no data set {name!r}; there are: {', '.join(sorted(DATASETS))}") from None
 
 
 def _compute_digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:
