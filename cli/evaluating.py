@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from trainer.assessment import Assessment
     from worker.scorer import Scorer
 
-_BATCH = 64
-
 
 def evaluate(
     network: Annotated[
@@ -141,7 +139,8 @@ def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Cal
         import numpy as np
 
         # A copy of each batch: three channels may be the same memory, which ONNX Runtime does not take.
-        batches = [np.ascontiguousarray(inputs[start : start + _BATCH]) for start in range(0, len(inputs), _BATCH)]
+        at_once = settings.batch_size
+        batches = (np.ascontiguousarray(inputs[start : start + at_once]) for start in range(0, len(inputs), at_once))
         return np.concatenate([scorer.score_batch(batch) for batch in batches])
 
     return bundle.card.model_dump(mode="json"), score
@@ -157,6 +156,7 @@ def _open_checkpoint(folder: Path) -> tuple[dict[str, Any], Callable[[Any], Any]
     prepare_tensorflow()
     from functools import partial
 
+    from nightread.preparing import InputSpec
     from trainer.scoring import load_checkpoint, score
 
     try:
@@ -165,7 +165,8 @@ def _open_checkpoint(folder: Path) -> tuple[dict[str, Any], Callable[[Any], Any]
         raise NightreadError(
             f"{folder} holds no card.json: its training has not ended; repeat `nightread train --resume`"
         ) from None
-    return card, partial(score, load_checkpoint(folder))
+    at_once = InputSpec.model_validate(card["input"]).scored_at_once
+    return card, partial(score, load_checkpoint(folder), at_once=at_once)
 
 
 def _write_report(folder: Path, network: str, card: dict[str, Any], assessment: "Assessment", data: Path) -> None:

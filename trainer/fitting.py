@@ -27,8 +27,6 @@ _SETTINGS_FILE: Final = "settings.json"
 _STATE_FILE: Final = "state-{:04d}.npz"
 _STATE_PATTERN: Final = "state-????.npz"
 
-_EVALUATION_BATCH: Final = 256
-
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
@@ -141,7 +139,7 @@ def _fit_epoch(
     val = model.evaluate(
         data.inputs[data.validation],
         data.targets[data.validation],
-        batch_size=_EVALUATION_BATCH,
+        batch_size=data.spec.scored_at_once,
         verbose=0,
         return_dict=True,
     )

@@ -15,8 +15,6 @@ from trainer.fitting import CHECKPOINT_FILE
 from trainer.preparation import PreparedScans
 from trainer.splitting import Indices, Part
 
-_BATCH: Final = 256
-
 #: How many of the worst mistakes a report shows.
 _MISTAKES: Final = 12
 
@@ -56,16 +54,14 @@ def load_checkpoint(folder: Path) -> Any:
         raise TrainingError(f"{path} is no checkpoint that Keras can open: {said}") from None
 
 
-def score(model: Any, inputs: Tensor) -> Scores:
-    """Return (N, L) float64 scores of (N, H, W, C) prepared scans.
+def score(model: Any, inputs: Tensor, at_once: int) -> Scores:
+    """Return (N, L) float64 scores of (N, H, W, C) prepared scans, `at_once` in a batch.
 
     Raises:
         TrainingError: the network gives something else, or scores that are not finite.
     """
-    pieces = [
-        np.asarray(model(inputs[start : start + _BATCH], training=False)) for start in range(0, len(inputs), _BATCH)
-    ]
-    scores = np.concatenate(pieces)
+    batches = (inputs[start : start + at_once] for start in range(0, len(inputs), at_once))
+    scores = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])
     if scores.shape != (len(inputs), model.output_shape[-1]) or not np.isfinite(scores).all():
         raise TrainingError(
             f"the network gives scores of shape {scores.shape} for {len(inputs)} scans, or not finite ones"
@@ -73,10 +69,10 @@ def score(model: Any, inputs: Tensor) -> Scores:
     return scores.astype(np.float64)
 
 
-def score_parts(model: Any, divided: Divided) -> dict[Part, PartScores]:
+def score_parts(model: Any, divided: Divided, at_once: int) -> dict[Part, PartScores]:
     """Score every part; with one label the threshold is chosen on the validation part."""
     task, scans, split = divided.task, divided.scans, divided.split
-    spread = {part: spread_scores(task, score(model, scans.inputs[split[part]])) for part in Part}
+    spread = {part: spread_scores(task, score(model, scans.inputs[split[part]], at_once)) for part in Part}
     threshold = None
     if task.activation == "sigmoid":
         threshold = choose_threshold(scans.targets[split[Part.VALIDATION]], spread[Part.VALIDATION][:, 1])

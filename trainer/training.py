@@ -98,7 +98,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
     )
     report(Progress("evaluate", 0, len(Part)))
     model = load_checkpoint(request.out)
-    scores = score_parts(model, divided)
+    scores = score_parts(model, divided, architecture.input.scored_at_once)
     evaluations = {}
     for done, part in enumerate(Part, start=1):
         evaluations[part] = evaluation.evaluate(
