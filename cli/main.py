@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import models, operating, registry, runs, scoring, shadowing, training, working
+from cli import data, evaluating, models, operating, registry, runs, scoring, shadowing, training, working
 from cli.exits import Exit, explain
 
 app = typer.Typer(
@@ -17,16 +17,17 @@ app = typer.Typer(
 )
 
 _COMMANDS = {
-    "Score": (scoring.score, scoring.enqueue, scoring.retry, scoring.cancel, scoring.demo),
+    "Score": (scoring.score, evaluating.predict, scoring.enqueue, scoring.retry, scoring.cancel, scoring.demo),
     "Look": (runs.runs, runs.status, runs.results),
     "Work": (working.worker, working.beat, working.sweep),
-    "Models": (training.train, training.export, shadowing.shadow),
+    "Models": (training.train, evaluating.evaluate, training.export, shadowing.shadow),
     "Operate": (operating.doctor,),
 }
 for _panel, _functions in _COMMANDS.items():
     for _function in _functions:
         app.command(rich_help_panel=_panel)(_function)
 registry.add_commands(models.app)
+app.add_typer(data.app, name="data", rich_help_panel="Models")
 app.add_typer(models.app, name="models", rich_help_panel="Models")
 app.add_typer(operating.db_app, name="db", rich_help_panel="Operate")
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,41 +22,108 @@ _TRAIN_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx")
 
 
 def train(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The data set: pediatric.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set: holds train/, or NORMAL/ and PNEUMONIA/.")],
-    out: Annotated[Path, typer.Option(help="Training folder to write; one of the same training is resumed.")],
-    arch: Annotated[str, typer.Option(help="The network: cnn75.")] = "cnn75",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 50,
-    batch_size: Annotated[int, typer.Option(min=1, help="Scans in one step.")] = 100,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of stochastic gradient descent.")] = 0.01,
-    momentum: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the same.")] = 0.9,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split, the first weights and the batches.")] = 2018,
-    split: Annotated[str, typer.Option(help="Percent of scans for train/validation/hold-out.")] = "70/15/15",
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The data set: pediatric or covid.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(help="Training folder to write.")],
+    arch: Annotated[str, typer.Option(help="The network: cnn75, inceptionresnetv2, lenet or inception.")] = "cnn75",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that --out holds.")] = False,
+    split: Annotated[
+        Literal["patient", "article"],
+        typer.Option(help="By patient; or scan by scan as the articles did, which flatters."),
+    ] = "patient",
+    shares: Annotated[
+        str | None,
+        typer.Option(help="Percent of scans for train/validation/hold-out; default: 70/15/15, or the article's."),
+    ] = None,
+    subtypes: Annotated[
+        bool, typer.Option("--subtypes", help="pediatric: tell normal, bacterial and viral apart.")
+    ] = False,
+    healthy: Annotated[
+        Path | None,
+        typer.Option(help="covid: the CSV file that lists healthy scans; else it is looked for near --data."),
+    ] = None,
+    normals: Annotated[int, typer.Option(min=0, max=1300, help="covid: how many healthy scans to take.")] = 150,
+    min_per_label: Annotated[int, typer.Option(min=1, help="covid: a label with fewer scans is rare.")] = 1,
+    rare: Annotated[
+        Literal["drop", "merge"], typer.Option(help="covid: leave rare labels out, or make them one, Other.")
+    ] = "drop",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the article's, as for all that follows.")] = None,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(min=0, help="Batches in one epoch; 0: one pass over the training part.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Scans in one step.")] = None,
+    optimizer: Annotated[Literal["sgd", "adam"] | None, typer.Option(help="How weights follow gradients.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Of the optimizer.")] = None,
+    momentum: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Of sgd.")] = None,
+    monitor: Annotated[
+        Literal["val_accuracy", "val_loss"] | None, typer.Option(help="The figure that makes an epoch the best.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, help="Stop after so many epochs without a better one; 0: never.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the split, the first weights, the batches and augmentation.")
+    ] = None,
+    augment: Annotated[
+        Literal["none", "article", "modern"],
+        typer.Option(help="article: doubled, dark pixels black; modern: moved, and changed in exposure."),
+    ] = "none",
+    class_weights: Annotated[
+        bool, typer.Option("--class-weights", help="Let every label weigh the same in the loss.")
+    ] = False,
+    precision: Annotated[
+        Literal["float32", "mixed_float16", "mixed_bfloat16"],
+        typer.Option(help="What layers compute in; 16 bits pay on a GPU, bfloat16 also on CPUs that have it."),
+    ] = "float32",
+    backbone_weights: Annotated[
+        str | None, typer.Option(metavar="imagenet|PATH|none", help="inceptionresnetv2: what it starts from.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what training.json holds as one JSON object.")] = False,
 ) -> None:
-    """Train a network on labelled scans, split by patient.
+    """Train a network on labelled scans.
 
-    The training folder holds checkpoint.keras (the best validation accuracy), history.csv and training.json. A
-    training that was killed goes on where it was when the same command is repeated.
+    The training folder holds checkpoint.keras (the best epoch), history.csv, training.json, the draft of a card and a
+    report. A training that was killed goes on where it was when the same command is repeated with --resume.
 
     Example: nightread train pediatric --data chest_xray --arch cnn75 --out trainings/cnn75
     """
-    _prepare_tensorflow()
-    from trainer.fitting import FitSettings
+    prepare_tensorflow()
+    from trainer.architectures import find_architecture
+    from trainer.catalog import find_dataset
+    from trainer.datasets import Choices, Rare, SplitBy
+    from trainer.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer
     from trainer.splitting import parse_shares
     from trainer.training import Request
     from trainer.training import train as train_network
 
-    settings = FitSettings(
-        epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=learning_rate, momentum=momentum
+    asked: dict[str, Any] = {
+        "epochs": epochs,
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": batch_size,
+        "optimizer": Optimizer(optimizer) if optimizer else None,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "monitor": Monitor(monitor) if monitor else None,
+        "patience": patience,
+        "seed": seed,
+        "backbone_weights": backbone_weights,
+    }
+    settings = replace(
+        find_architecture(arch).published,
+        **{name: value for name, value in asked.items() if value is not None},
+        augment=Augment(augment),
+        class_weights=class_weights,
+        precision=MixedPrecision(precision),
     )
-    request = Request(dataset, data, arch, out, parse_shares(split), settings)
+    usual = find_dataset(dataset).article_shares if split == "article" else "70/15/15"
+    choices = Choices(SplitBy(split), subtypes, healthy, normals, min_per_label, Rare(rare))
+    request = Request(dataset, data, arch, out, parse_shares(shares or usual), settings, choices, resume)
     with _show_training() as report:
-        record = train_network(request, report=report)
+        record, card = train_network(request, report=report)
     if as_json:
-        typer.echo(json.dumps(record.model_dump(mode="json")))
+        typer.echo(json.dumps({**record.model_dump(mode="json"), "card": card}))
     else:
-        _print_training(record, out)
+        _print_training(record, card, out)
 
 
 def export(
@@ -81,7 +149,7 @@ def export(
 
     Example: nightread export trainings/cnn75 --name pneumonia-cnn75 --version 2 --precision int8
     """
-    _prepare_tensorflow()
+    prepare_tensorflow()
     from rich.console import Console
 
     from exporter.export import export as export_bundle
@@ -106,7 +174,7 @@ def export(
         _print_export(exported)
 
 
-def _prepare_tensorflow() -> None:
+def prepare_tensorflow() -> None:
     """Check that the extra is installed, and keep TensorFlow's start-up talk off the terminal.
 
     Raises:
@@ -142,12 +210,12 @@ def _show_training() -> Iterator[Any]:
         yield report
 
 
-def _print_training(record: "Record", out: Path) -> None:
+def _print_training(record: "Record", card: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("part", "figure", "value", "95 % interval")
-    for part, metrics in record.card["metrics"].items():
+    for part, metrics in card["metrics"].items():
         for name, metric in metrics.items():
             interval = f"{metric['low']:.4f} to {metric['high']:.4f}"
             table.add_row(part, name.replace("_", " "), f"{metric['value']:.4f}", interval)
@@ -155,9 +223,16 @@ def _print_training(record: "Record", out: Path) -> None:
     console.print(table)
     counts = ", ".join(f"{part} {count} ({record.patients[part]})" for part, count in record.scans.items())
     typer.echo(f"scans (patients): {counts}")
-    typer.echo(f"epochs: {record.epochs_done}, best {record.best_epoch}, {record.seconds:.0f} s")
+    typer.echo(
+        f"epochs: {record.epochs_done}, best {record.best_epoch}, {record.seconds:.0f} s, "
+        f"{100 * record.input_wait_share:.1f} % of them waiting for input"
+    )
     for reason, count in record.left_alone.items():
         typer.echo(f"left alone: {count} {reason}")
+    for label, patients in record.too_few_patients.items():
+        typer.echo(f"left out: {label}, which has {patients} patients; a split by patient needs three")
+    if record.missing:
+        typer.echo(f"missing: {len(record.missing)} scans that the tables name")
     if record.without_patient:
         typer.echo(f"names without a patient: {record.without_patient} scans, each split as a patient of its own")
     if record.unreadable:

@@ -44,8 +44,10 @@ def check_files(trained: TrainingFolder, data: Path, expect: Scorer, compute: Sc
         ParityMismatch: prepared pixels or scores differ.
     """
     if trained.sha256 is None:
-        raise ExportError("the training folder does not tell its hold-out files; repeat `nightread train` on it, "
-                          "which trains nothing again")  # fmt: skip
+        raise ExportError(
+            "the training folder does not tell its hold-out files; repeat `nightread train --resume` on it, which "
+            "trains nothing again"
+        )
     places = {digest: place for place, digest in enumerate(trained.sha256)}
     groups = Counter(trained.name_group(place) for place in places.values())
     wanted = {group: min(count, _FILES_EACH) for group, count in groups.items()}

@@ -14,7 +14,7 @@ from exporter.accuracy import Accuracy, check_accuracy
 from exporter.conversion import INPUT_NAME, OPSET, Converted, convert
 from exporter.end_to_end import check_files
 from exporter.errors import ExportError
-from exporter.parity import Parity, Scorer, check_independence, check_parity, open_session
+from exporter.parity import Parity, Scorer, check_independence, check_parity, choose_batch_sizes, open_session
 from exporter.precision import LIMITS, change_precision
 from exporter.training_folder import TrainingFolder, read_training_folder
 from nightread.bundle import Bundle, write_bundle
@@ -23,8 +23,6 @@ from nightread.preparing import Tensor
 
 #: Scans that travel with the bundle for the worker's own parity check.
 PARITY_SCANS: Final = 8
-
-_SCORED_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def export(
     model = change_precision(converted.model, precision, calibration, input_name=INPUT_NAME)
     compute = open_session(model)
     report("check parity")
-    expected = _score_all(score_keras, trained.scans)
+    expected = _score_all(score_keras, trained.scans, trained.input.scored_at_once)
     limits = LIMITS[precision]
     parity, accuracy = _check(score_keras, compute, expected, trained, precision)
     files = 0
@@ -157,7 +155,7 @@ def _check_precision(trained: TrainingFolder, precision: Precision) -> None:
     if trained.targets is None or trained.calibration is None:
         raise ExportError(
             f"{precision} is judged on the hold-out's labels and calibrated on training scans, which this training "
-            "folder does not hold; repeat `nightread train` on it, which trains nothing again"
+            "folder does not hold; repeat `nightread train --resume` on it, which trains nothing again"
         )
 
 
@@ -170,7 +168,7 @@ def _check(
     exact = precision is Precision.FLOAT32
 
     def check_costs() -> Accuracy:
-        computed = _score_all(compute, trained.scans)
+        computed = _score_all(compute, trained.scans, trained.input.scored_at_once)
         return check_accuracy(
             expected, computed, trained.targets, thresholds=thresholds, labels=trained.labels, limits=limits
         )
@@ -178,17 +176,21 @@ def _check(
     # A lower precision that costs too much is refused with its cost; a float32 graph that differs is a wrong one.
     accuracy = None if exact else check_costs()
     parity = check_parity(
-        score_keras, compute, trained.scans, thresholds, tolerance=limits.parity, same_decisions=exact
+        score_keras,
+        compute,
+        trained.scans,
+        thresholds,
+        tolerance=limits.parity,
+        batch_sizes=choose_batch_sizes(trained.input.scored_at_once),
+        same_decisions=exact,
     )
-    check_independence(compute, trained.scans, tolerance=limits.batch)
+    check_independence(compute, trained.scans, at_once=trained.input.scored_at_once, tolerance=limits.batch)
     return parity, accuracy or check_costs()
 
 
-def _score_all(score: Scorer, scans: Tensor) -> npt.NDArray[Any]:
+def _score_all(score: Scorer, scans: Tensor, at_once: int) -> npt.NDArray[Any]:
     """Return (N, labels) scores of all scans."""
-    return np.concatenate(
-        [score(scans[start : start + _SCORED_AT_ONCE]) for start in range(0, len(scans), _SCORED_AT_ONCE)]
-    )
+    return np.concatenate([score(scans[start : start + at_once]) for start in range(0, len(scans), at_once)])
 
 
 def _describe(converted: Converted, parity: Parity, accuracy: Accuracy, **counts: int) -> Conversion:

@@ -1,4 +1,4 @@
-"""Reading what a trainer left: `training.json`, the checkpoint that it names, and the prepared scans."""
+"""Reading what a trainer left: `training.json`, the draft of a card, the checkpoint, and the prepared scans."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from nightread.card import Label, Threshold
 from nightread.preparing import PREPROCESSING_VERSION, InputSpec, Tensor
 
 _RECORD_FILE: Final = "training.json"
+_CARD_FILE: Final = "card.json"
 _CHECKPOINT_FILE: Final = "checkpoint.keras"
 _PREPARED_FILE: Final = "prepared.npz"
 
@@ -37,7 +38,6 @@ class _Record(BaseModel):
 
     schema_version: int = Field(ge=1, le=1)
     sha256: dict[str, str]
-    card: _CardFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +77,31 @@ def read_training_folder(folder: Path) -> TrainingFolder:
     """Read a training folder.
 
     Raises:
-        ExportError: not a finished training, a file has changed since, or another preprocessing version.
+        ExportError: not a finished training, a file has changed since, or another preprocessing version. The draft of
+            the card may have been edited: whether its texts and thresholds hold is checked when the card is written.
     """
+    reading = folder / _RECORD_FILE
     try:
-        record = _Record.model_validate_json((folder / _RECORD_FILE).read_bytes())
+        record = _Record.model_validate_json(reading.read_bytes())
+        reading = folder / _CARD_FILE
+        card = _CardFields.model_validate_json(reading.read_bytes())
         contents = {name: (folder / name).read_bytes() for name in (_CHECKPOINT_FILE, _PREPARED_FILE)}
     except OSError as error:
         raise ExportError(
             f"{folder} holds no finished training: {Path(str(error.filename)).name} cannot be read; "
-            "name the folder that `nightread train --out` wrote, or repeat that command to end the training"
+            "name the folder that `nightread train --out` wrote, or end the training with --resume"
         ) from None
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         raise ExportError(
-            f"{folder / _RECORD_FILE} does not hold: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; train again"
+            f"{reading} does not hold: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; "
+            "repeat `nightread train --resume`"
         ) from None
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != record.sha256.get(name):
             raise ExportError(
-                f"{folder / name} has changed since the training ended; repeat `nightread train` on the folder"
+                f"{folder / name} has changed since the training ended; repeat `nightread train --resume` on the folder"
             )
-    card = record.card
     if card.preprocessing_version != PREPROCESSING_VERSION:
         raise ExportError(
             f"{folder} was trained with preprocessing version {card.preprocessing_version}; this program has version "
@@ -115,7 +119,7 @@ def read_training_folder(folder: Path) -> TrainingFolder:
             )
     if targets is not None and targets.shape != (len(scans), len(card.labels)):
         raise ExportError(f"{folder / _PREPARED_FILE} holds targets {targets.shape} for {len(scans)} scans and "
-                          f"{len(card.labels)} labels; repeat `nightread train` on the folder")  # fmt: skip
+                          f"{len(card.labels)} labels; repeat `nightread train --resume` on the folder")  # fmt: skip
     thresholds = tuple(card.thresholds[label] for label in card.labels if label in card.thresholds)
     return TrainingFolder(
         folder / _CHECKPOINT_FILE,

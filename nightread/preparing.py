@@ -4,7 +4,7 @@ Whatever changes a prepared tensor, here or in `nightread.reading`, needs a new 
 predictions are keyed on it, and a bundle names the version that it was trained with.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ PREPROCESSING_VERSION = "1"
 _DECODE_MARGIN = 2
 
 Tensor = npt.NDArray[np.float32]
+
+
+#: Of all scans of a batch.
+_PIXELS_AT_ONCE: Final = 256 * 96 * 96
 
 
 class InputSpec(BaseModel):
@@ -42,6 +46,14 @@ class InputSpec(BaseModel):
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one prepared scan."""
         return self.height_px, self.width_px, self.channels
+
+    @property
+    def scored_at_once(self) -> int:
+        """How many scans are scored in one batch where nobody chose: up to 256, fewer of larger ones.
+
+        A network's memory grows with their pixels: 256 scans of 192 x 192 take Keras more than 16 GiB.
+        """
+        return max(1, min(256, _PIXELS_AT_ONCE // (self.height_px * self.width_px)))
 
 
 def prepare(scan: Scan, spec: InputSpec) -> Tensor:

@@ -4,48 +4,36 @@ import csv
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
-from nightread.preparing import Tensor
-from trainer.architectures import Architecture
+from trainer.architectures.architecture import Architecture, check_backbone_weights
+from trainer.batches import FitData, count_steps, iterate_batches
+from trainer.datasets import Task
 from trainer.errors import TrainingError
-from trainer.splitting import Indices
+from trainer.hyperparameters import FitSettings, MixedPrecision, Monitor, Optimizer
 
 CHECKPOINT_FILE: Final = "checkpoint.keras"
 HISTORY_FILE: Final = "history.csv"
-_LAST_FILE: Final = "last.keras"
 _SETTINGS_FILE: Final = "settings.json"
 
-Targets = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """Hyperparameters; the defaults are the article's.
-
-    Attributes:
-        epochs: passes over the training part.
-        batch_size: scans in one step.
-        seed: of the first weights, of the order of the batches and of the split.
-        learning_rate: of plain stochastic gradient descent.
-        momentum: of the same.
-    """
-
-    epochs: int = 50
-    batch_size: int = 100
-    seed: int = 2018
-    learning_rate: float = 0.01
-    momentum: float = 0.9
+#: The whole state of a fit after so many epochs. Not Keras' own format: it keeps neither the random states of dropout
+#: nor all variables of an optimiser that scales its loss, as with float16.
+_STATE_FILE: Final = "state-{:04d}.npz"
+_STATE_PATTERN: Final = "state-????.npz"
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One row of `history.csv`; losses are mean binary cross-entropies in nats."""
+    """One row of `history.csv`; losses are mean cross-entropies in nats, of training scans weighted where asked for.
+
+    `input_wait_s` is how long steps waited for their batches.
+    """
 
     epoch: int
     loss: float
@@ -53,98 +41,129 @@ class EpochRow:
     val_loss: float
     val_accuracy: float
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class FitData:
-    """What is fitted on.
-
-    Attributes:
-        inputs: (N, H, W, C) float32, all parts of the split.
-        targets: (N,) float32.
-        train: indices of the training part.
-        validation: indices of the validation part.
-        digest: of scans and split; a training is resumed on the very same only.
-    """
-
-    inputs: Tensor
-    targets: Targets
-    train: Indices
-    validation: Indices
-    digest: str
+    input_wait_s: float = 0.0
 
 
 def fit(
     architecture: Architecture,
+    task: Task,
     data: FitData,
     settings: FitSettings,
     folder: Path,
     *,
+    resume: bool,
     report: Callable[[int, int, EpochRow | None], None],
 ) -> list[EpochRow]:
     """Fit a network, keep the best checkpoint in `folder`, and go on where an earlier fit of the same was killed.
 
     Args:
         architecture: the network.
+        task: what it is to tell.
         data: the scans.
         settings: hyperparameters; only `epochs` may differ when a fit is resumed.
-        folder: holds `checkpoint.keras` (the best validation accuracy so far; the first of equals by validation
-            loss), `history.csv` and what is needed to resume.
+        folder: holds `checkpoint.keras` (the best epoch so far by `settings.monitor`), `history.csv` and what is
+            needed to resume.
+        resume: go on with a fit that the folder holds; without it such a folder is refused.
         report: is told (steps done, steps in all, the last finished epoch) after each step.
 
     Returns:
         One row an epoch, from the first.
 
     Raises:
-        TrainingError: the folder holds a training with other settings, or the loss is no longer finite.
+        TrainingError: the folder holds a training, or one with other settings, or the loss is no longer finite.
     """
-    _claim_folder(folder, architecture, data, settings)
-    model, history = _open_or_build(architecture, data, settings, folder)
-    steps = _count_steps(data, settings)
+    check_backbone_weights(architecture, settings.backbone_weights)
+    _claim_folder(folder, architecture, task, data, settings, resume=resume)
+    model, history = _open_or_build(architecture, task, settings, folder)
+    steps = count_steps(data, settings)
     for epoch in range(len(history) + 1, settings.epochs + 1):
-        started_at = time.monotonic()
-        sums = {"loss": 0.0, "accuracy": 0.0}
-        for step, batch in enumerate(iterate_batches(data.train, settings, epoch), start=1):
-            logs = model.train_on_batch(
-                data.inputs[batch], data.targets[batch], return_dict=True
-            )  # of this batch alone
-            sums = {name: sums[name] + logs[name] * len(batch) for name in sums}
-            report((epoch - 1) * steps + step, settings.epochs * steps, history[-1] if history else None)
-        means = {name: value / len(data.train) for name, value in sums.items()}
-        row = _end_epoch(model, data, epoch, means, started_at)
-        if not history or _rank(row) > max(map(_rank, history)):
-            _save(model, folder / CHECKPOINT_FILE)
+        if _is_waiting_over(history, settings):
+            break
+        row = _fit_epoch(
+            model,
+            data,
+            settings,
+            epoch,
+            report=lambda step, before=epoch - 1: report(  # type: ignore[misc]
+                before * steps + step, settings.epochs * steps, history[-1] if history else None
+            ),
+        )
         history.append(row)
+        if find_best(history, settings.monitor) is row:
+            _save(_to_float32(model, architecture, task, settings), folder / CHECKPOINT_FILE)
         _write_history(folder, history)
         # Last of the three: whatever a kill cut short before this is done again, with the same outcome.
-        _save(model, folder / _LAST_FILE)
+        _save_state(model, folder, epoch)
         report(epoch * steps, settings.epochs * steps, row)
     return history
 
 
-def find_best(history: list[EpochRow]) -> EpochRow:
-    """Return the epoch whose weights `checkpoint.keras` holds."""
-    return max(history, key=_rank)
+def find_best(history: list[EpochRow], monitor: Monitor) -> EpochRow:
+    """Return the epoch whose weights `checkpoint.keras` holds: the first of equals."""
+
+    def rank(row: EpochRow) -> tuple[float, ...]:
+        return (-row.val_loss,) if monitor is Monitor.LOSS else (row.val_accuracy, -row.val_loss)
+
+    return max(history, key=rank)
 
 
-def iterate_batches(train: Indices, settings: FitSettings, epoch: int) -> Iterator[Indices]:
-    """Yield the indices of each batch; the order depends on seed and epoch alone, so that a resumed fit keeps it."""
-    order = np.random.default_rng([settings.seed, epoch]).permutation(train)
-    for start in range(0, len(order), settings.batch_size):
-        yield order[start : start + settings.batch_size]
+def _is_waiting_over(history: list[EpochRow], settings: FitSettings) -> bool:
+    """Whether early stopping has waited long enough; told by the history alone, so that resuming changes nothing."""
+    if not (settings.patience and history):
+        return False
+    return len(history) - find_best(history, settings.monitor).epoch >= settings.patience
 
 
-def _rank(row: EpochRow) -> tuple[float, float]:
-    return row.val_accuracy, -row.val_loss
+def _fit_epoch(
+    model: Any, data: FitData, settings: FitSettings, epoch: int, *, report: Callable[[int], None]
+) -> EpochRow:
+    started_at = time.monotonic()
+    sums = {"loss": 0.0, "accuracy": 0.0}
+    scans, input_wait_s = 0, 0.0
+    batches = iterate_batches(data, settings, epoch)
+    for step in range(1, count_steps(data, settings) + 1):
+        waiting_since = time.monotonic()
+        batch = next(batches)
+        input_wait_s += time.monotonic() - waiting_since
+        logs = model.train_on_batch(
+            batch.inputs, batch.targets, sample_weight=batch.weights, return_dict=True
+        )  # of this batch alone
+        sums = {name: sums[name] + logs[name] * len(batch.targets) for name in sums}
+        scans += len(batch.targets)
+        report(step)
+    means = {name: float(value / scans) for name, value in sums.items()}
+    if not np.isfinite(means["loss"]):
+        raise TrainingError(
+            f"the loss is {means['loss']} in epoch {epoch}: the training diverged; lower --learning-rate"
+        )
+    val = model.evaluate(
+        data.inputs[data.validation],
+        data.targets[data.validation],
+        batch_size=data.spec.scored_at_once,
+        verbose=0,
+        return_dict=True,
+    )
+    return EpochRow(
+        epoch=epoch,
+        loss=means["loss"],
+        accuracy=means["accuracy"],
+        val_loss=float(val["loss"]),
+        val_accuracy=float(val["accuracy"]),
+        seconds=round(time.monotonic() - started_at, 2),
+        input_wait_s=round(input_wait_s, 3),
+    )
 
 
-def _count_steps(data: FitData, settings: FitSettings) -> int:
-    return -(-len(data.train) // settings.batch_size)
-
-
-def _claim_folder(folder: Path, architecture: Architecture, data: FitData, settings: FitSettings) -> None:
+def _claim_folder(
+    folder: Path, architecture: Architecture, task: Task, data: FitData, settings: FitSettings, *, resume: bool
+) -> None:
     """Write down what is trained here, or check that it is what was begun here."""
-    asked = {"architecture": architecture.name, "data": data.digest, **asdict(settings)}
+    asked = {
+        "architecture": architecture.name,
+        "labels": list(task.labels),
+        "data": data.digest,
+        **asdict(settings),
+    }
     del asked["epochs"]
     path = folder / _SETTINGS_FILE
     if not path.exists():
@@ -155,6 +174,8 @@ def _claim_folder(folder: Path, architecture: Architecture, data: FitData, setti
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asked, indent=2) + "\n")
         return
+    if not resume:
+        raise TrainingError(f"{folder} holds a training; go on with it with --resume, or name a new folder with --out")
     try:
         begun = json.loads(path.read_text())
     except ValueError:
@@ -168,7 +189,7 @@ def _claim_folder(folder: Path, architecture: Architecture, data: FitData, setti
 
 
 def _open_or_build(
-    architecture: Architecture, data: FitData, settings: FitSettings, folder: Path
+    architecture: Architecture, task: Task, settings: FitSettings, folder: Path
 ) -> tuple[Any, list[EpochRow]]:
     import keras
     import tensorflow as tf
@@ -176,35 +197,77 @@ def _open_or_build(
     # The same order of additions on every run; without it two trainings differ from the first step on.
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
-    if (folder / _LAST_FILE).exists():
-        model = keras.models.load_model(folder / _LAST_FILE, safe_mode=True)
-        done = int(model.optimizer.iterations) // _count_steps(data, settings)
-        return model, read_history(folder)[:done]
-    model = architecture.build()
+    with _policy(settings.precision):
+        model = architecture.build(task, settings.backbone_weights)
     model.compile(
-        optimizer=keras.optimizers.SGD(learning_rate=settings.learning_rate, momentum=settings.momentum),
-        loss="binary_crossentropy",
+        optimizer=_make_optimizer(settings),
+        loss="sparse_categorical_crossentropy" if task.activation == "softmax" else "binary_crossentropy",
         metrics=["accuracy"],
     )
-    return model, []
+    state = max(folder.glob(_STATE_PATTERN), default=None)
+    if state is None:
+        return model, []
+    _load_state(model, state)
+    return model, read_history(folder)[: int(state.stem.removeprefix("state-"))]
 
 
-def _end_epoch(model: Any, data: FitData, epoch: int, means: dict[str, float], started_at: float) -> EpochRow:
-    if not np.isfinite(means["loss"]):
-        raise TrainingError(
-            f"the loss is {means['loss']} in epoch {epoch}: the training diverged; lower --learning-rate"
-        )
-    val = model.evaluate(
-        data.inputs[data.validation], data.targets[data.validation], batch_size=256, verbose=0, return_dict=True
-    )
-    return EpochRow(
-        epoch=epoch,
-        loss=float(means["loss"]),
-        accuracy=float(means["accuracy"]),
-        val_loss=float(val["loss"]),
-        val_accuracy=float(val["accuracy"]),
-        seconds=round(time.monotonic() - started_at, 2),
-    )
+def _make_optimizer(settings: FitSettings) -> Any:
+    import keras
+
+    if settings.optimizer is Optimizer.SGD:
+        return keras.optimizers.SGD(learning_rate=settings.learning_rate, momentum=settings.momentum)
+    return keras.optimizers.Adam(learning_rate=settings.learning_rate)
+
+
+@contextmanager
+def _policy(precision: MixedPrecision) -> Iterator[None]:
+    """Let layers that are built compute in a precision."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision.value)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _to_float32(model: Any, architecture: Architecture, task: Task, settings: FitSettings) -> Any:
+    """Return a network with these weights that computes in float32, as it is evaluated, exported and served."""
+    if settings.precision is MixedPrecision.FLOAT32:
+        return model
+    with _policy(MixedPrecision.FLOAT32):
+        plain = architecture.build(task, "none")
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def _collect_state(model: Any) -> list[Any]:
+    """Return every variable that decides how a fit goes on: weights, random states, and what the optimiser knows."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _save_state(model: Any, folder: Path, epoch: int) -> None:
+    state = folder / _STATE_FILE.format(epoch)
+    partial = folder / f"partial-{state.name}"
+    arrays: dict[str, Any] = {str(place): np.asarray(value) for place, value in enumerate(_collect_state(model))}
+    np.savez(partial, **arrays)
+    partial.replace(state)
+    for older in folder.glob(_STATE_PATTERN):
+        if older != state:
+            older.unlink()
+
+
+def _load_state(model: Any, path: Path) -> None:
+    variables = _collect_state(model)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for variable, (_, array) in zip(variables, arrays.items(), strict=True):
+                variable.assign(array)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise TrainingError(f"{path} cannot be resumed from ({error}); name a new folder with --out") from None
 
 
 def _save(model: Any, path: Path) -> None:
@@ -226,6 +289,6 @@ def read_history(folder: Path) -> list[EpochRow]:
     """Read `history.csv` of a training folder."""
     with (folder / HISTORY_FILE).open(newline="") as file:
         return [
-            EpochRow(int(row["epoch"]), *(float(row[field.name]) for field in fields(EpochRow)[1:]))
+            EpochRow(int(row["epoch"]), *(float(row.get(field.name, 0.0)) for field in fields(EpochRow)[1:]))
             for row in csv.DictReader(file)
         ]

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from nightread.errors import ScanError, StorageError
 from nightread.files import read_file
 from nightread.preparing import InputSpec, Tensor, read_and_prepare
 from nightread.reasons import Reason
-from trainer.datasets import LabelledScan
+from trainer.datasets import LabelledScan, Listing
 from trainer.errors import DatasetError
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -41,44 +40,43 @@ class PreparedScans:
 
     Attributes:
         scans: N scans that could be read.
-        inputs: (N, H, W, C) float32 within the input's value range.
-        targets: (N,) float32, 1 where the label is present, else 0.
+        inputs: (N, H, W, C) float32 within the input's value range, not to be written to: where C is 3, the channels
+            are the same memory three times.
+        targets: (N,) int64, indices into the task's classes.
         sha256: of each file's bytes.
         unreadable: the others.
     """
 
     scans: tuple[LabelledScan, ...]
     inputs: Tensor
-    targets: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.int64]
     sha256: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
 
 
-def prepare_scans(
-    scans: Sequence[LabelledScan], folder: Path, spec: InputSpec, *, report: Callable[[int, int], None]
-) -> PreparedScans:
+def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, int], None]) -> PreparedScans:
     """Read and prepare every scan, on one thread a core.
 
     Args:
-        scans: what a data set listed.
-        folder: the data set's folder; files that links lead out of it are not read.
+        listing: what a data set listed; files that links lead out of its roots are not read.
         spec: the network's input.
         report: is told (scans done, scans in all).
 
     Raises:
         DatasetError: not one scan can be read.
     """
-    roots = [folder.resolve()]
+    scans, roots = listing.scans, [root.resolve() for root in listing.roots]
+    gray = spec.model_copy(update={"channels": 1})  # `prepare` repeats the one channel that a radiograph has
 
     def read_one(scan: LabelledScan) -> _Outcome:
         try:
             data = read_file(scan.path, roots=roots, max_bytes=MAX_FILE_BYTES)
-            prepared, _ = read_and_prepare(data, spec, max_pixels=MAX_PIXELS)
+            prepared, _ = read_and_prepare(data, gray, max_pixels=MAX_PIXELS)
         except (ScanError, StorageError) as error:
             return error.reason
         return prepared, hashlib.sha256(data).hexdigest()
 
-    inputs = np.empty((len(scans), *spec.shape), np.float32)
+    inputs = np.empty((len(scans), *gray.shape), np.float32)
     kept: list[LabelledScan] = []
     sha256: list[str] = []
     unreadable: list[Unreadable] = []
@@ -92,10 +90,23 @@ def prepare_scans(
         report(done, len(scans))
     if not kept:
         raise DatasetError(
-            f"none of the {len(scans)} scans in {folder} can be read; the first is {unreadable[0].reason}"
+            f"none of the {len(scans)} scans in {listing.roots[0]} can be read; the first is {unreadable[0].reason}"
         )
-    targets = np.array([scan.is_positive for scan in kept], np.float32)
-    return PreparedScans(tuple(kept), inputs[: len(kept)], targets, tuple(sha256), tuple(unreadable))
+    repeated = np.broadcast_to(inputs[: len(kept)], (len(kept), *spec.shape))
+    targets = np.array([listing.task.classes.index(scan.label) for scan in kept], np.int64)
+    return PreparedScans(tuple(kept), repeated, targets, tuple(sha256), tuple(unreadable))
+
+
+def select_scans(scans: PreparedScans, places: Sequence[int], classes: Sequence[str]) -> PreparedScans:
+    """Return the scans at these places, with targets that count these classes."""
+    kept = tuple(scans.scans[place] for place in places)
+    return PreparedScans(
+        kept,
+        np.broadcast_to(scans.inputs[list(places), :, :, :1], (len(kept), *scans.inputs.shape[1:])),
+        np.array([classes.index(scan.label) for scan in kept], np.int64),
+        tuple(scans.sha256[place] for place in places),
+        scans.unreadable,
+    )
 
 
 def _map_ahead(

@@ -1,7 +1,7 @@
-"""The record of a training: `training.json` and the prepared scans that an export is checked and calibrated on.
+"""The record of a training: `training.json`, the draft of a card, and the prepared scans that an export is checked on.
 
-`training.json` holds, under `card`, the fields of a bundle's card that training knows, as `nightread.card` names them.
-That file and the checkpoint are all that trainer and exporter share.
+`card.json` holds the fields of a bundle's card that training knows, as `nightread.card` names them; its texts may be
+edited before the export. These files and the checkpoint are all that trainer and exporter share.
 """
 
 import hashlib
@@ -14,27 +14,37 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from nightread.card import Metric, Threshold, Training
 from nightread.preparing import PREPROCESSING_VERSION
 from trainer import fitting
-from trainer.architectures import Architecture
-from trainer.datasets import Dataset, Listing
-from trainer.preparation import PreparedScans
-from trainer.splitting import Indices, Part, Shares
+from trainer.architectures.architecture import Architecture
+from trainer.datasets import Dataset, Listing, SplitBy, Task
+from trainer.dividing import Divided
+from trainer.hyperparameters import FitSettings
+from trainer.splitting import Indices, Part, Shares, Targets
 
 RECORD_FILE: Final = "training.json"
+CARD_FILE: Final = "card.json"
 PREPARED_FILE: Final = "prepared.npz"
 
 #: Prepared training scans that are kept for the exporter to calibrate int8 on: enough for stable ranges, and small.
 _CALIBRATION_SCANS = 256
 
+_SPLITS: Final = {
+    SplitBy.PATIENT: "by patient, stratified by label; identical files, and patients that may be one person, on one "
+    "side",
+    SplitBy.ARTICLE: "scan by scan at random, as in the article: a patient's scans, and copies of a file, stand on "
+    "several sides, so the figures flatter",
+}
+
 _PACKAGES = ("tensorflow", "keras", "numpy", "pillow", "pydicom")
 
 _NOT_CALIBRATED = (
-    "Not calibrated: the output of a sigmoid after training on about three pneumonia scans to one normal. It is a "
-    "score that orders scans, not a probability of pneumonia."
+    "Not calibrated: the output of a {activation} after training on these shares of labels: {shares}. It is a score "
+    "that orders scans, not a probability."
 )
 
 
@@ -44,9 +54,10 @@ class Outcome:
 
     dataset: Dataset
     architecture: Architecture
-    settings: fitting.FitSettings
+    settings: FitSettings
     shares: Shares
-    threshold: float
+    split_by: SplitBy
+    threshold: float | None
     metrics: Mapping[Part, Mapping[str, Metric]]
     history: list[fitting.EpochRow]
 
@@ -62,9 +73,12 @@ class Record(BaseModel):
         patients: patients by part.
         left_alone: files that were passed over, by reason.
         without_patient: scans whose names tell no patient; each counts as a patient of its own.
-        unreadable: scans that could not be read, by path, with the reason.
+        unreadable: scans that could not be read, by name, with the reason.
+        missing: names of scans that a table of the data set names and no folder holds.
+        too_few_patients: labels that were left out, with their patients: a split by patient needs three of each.
+        labels: scans by part and label.
+        input_wait_share: how much of all epochs' time the steps waited for their batches.
         sha256: of the checkpoint and of the prepared scans.
-        card: fields of the card.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,74 +92,109 @@ class Record(BaseModel):
     left_alone: dict[str, int]
     without_patient: int
     unreadable: dict[str, str]
+    missing: tuple[str, ...] = ()
+    too_few_patients: dict[str, int] = {}
+    labels: dict[str, dict[str, int]]
+    input_wait_share: float
     sha256: dict[str, str]
-    card: dict[str, Any]
 
 
-def write_record(
-    folder: Path, outcome: Outcome, listing: Listing, scans: PreparedScans, split: Mapping[Part, Indices]
-) -> Record:
-    """Write `training.json` and `prepared.npz` into a training folder that holds its checkpoint."""
+def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divided) -> tuple[Record, dict[str, Any]]:
+    """Write `training.json`, `card.json` and `prepared.npz` into a training folder that holds its checkpoint.
+
+    Returns:
+        What the first and the second hold.
+    """
+    task, scans, split = divided.task, divided.scans, divided.split
     hold_out = split[Part.HOLD_OUT]
     np.savez_compressed(
         folder / PREPARED_FILE,
         inputs=scans.inputs[hold_out],
-        targets=scans.targets[hold_out],
+        targets=_mark_labels(scans.targets[hold_out], task),
         sha256=np.array([scans.sha256[index] for index in hold_out.tolist()], "S64"),
         calibration=scans.inputs[_spread(split[Part.TRAIN], _CALIBRATION_SCANS)],
     )
     scan_counts = {part.value: len(split[part]) for part in Part}
     patient_counts = {part.value: len({scans.scans[index].patient for index in split[part].tolist()}) for part in Part}
+    label_counts = {part.value: _count_labels(scans.targets[split[part]], task) for part in Part}
+    seconds = sum(row.seconds for row in outcome.history)
     record = Record(
         epochs_done=len(outcome.history),
-        best_epoch=fitting.find_best(outcome.history).epoch,
-        seconds=round(sum(row.seconds for row in outcome.history), 1),
+        best_epoch=fitting.find_best(outcome.history, outcome.settings.monitor).epoch,
+        seconds=round(seconds, 1),
         scans=scan_counts,
         patients=patient_counts,
         left_alone=dict(listing.left_alone),
         without_patient=listing.without_patient,
         unreadable={Path(scan.path).name: scan.reason.value for scan in scans.unreadable},
+        missing=listing.missing,
+        too_few_patients=dict(divided.too_few_patients),
+        labels=label_counts,
+        input_wait_share=round(sum(row.input_wait_s for row in outcome.history) / max(seconds, 1e-9), 4),
         sha256={
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
             for name in (fitting.CHECKPOINT_FILE, PREPARED_FILE)
         },
-        card=_describe(outcome, scan_counts, patient_counts),
     )
-    (folder / RECORD_FILE).write_text(json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
-    return record
+    card = _describe(outcome, task, scan_counts, patient_counts, label_counts[Part.TRAIN.value])
+    for name, content in ((CARD_FILE, card), (RECORD_FILE, record.model_dump(mode="json"))):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    return record, card
 
 
-def _describe(outcome: Outcome, scan_counts: dict[str, int], patient_counts: dict[str, int]) -> dict[str, Any]:
+def _count_labels(targets: Targets, task: Task) -> dict[str, int]:
+    counts = np.bincount(targets, minlength=len(task.classes))
+    return dict(zip(task.classes, counts.tolist(), strict=True))
+
+
+def _mark_labels(targets: Targets, task: Task) -> npt.NDArray[np.float32]:
+    """Return (N, L) float32: 1 where a label is present."""
+    present: npt.NDArray[np.float32] = np.eye(len(task.classes), dtype=np.float32)[targets]
+    return present[:, -len(task.labels) :]
+
+
+def _describe(
+    outcome: Outcome,
+    task: Task,
+    scan_counts: dict[str, int],
+    patient_counts: dict[str, int],
+    trained_on: dict[str, int],
+) -> dict[str, Any]:
     """Return the fields of `nightread.card.Card` that training knows."""
-    dataset, architecture = outcome.dataset, outcome.architecture
+    dataset, architecture, settings = outcome.dataset, outcome.architecture, outcome.settings
     training = Training(
         data_source=dataset.data_source,
         license=dataset.license,
         attribution=dataset.attribution,
-        split=f"by patient, stratified by label, {outcome.shares} percent of the scans for train, validation and "
-        "hold-out; identical files, and patients that may be one person, on one side",
+        split=f"{_SPLITS[outcome.split_by]}; {outcome.shares} percent of the scans for train, validation and hold-out",
         scans=scan_counts,
         patients=patient_counts,
-        seed=outcome.settings.seed,
+        seed=settings.seed,
         hyperparameters={
-            **asdict(outcome.settings),
+            **asdict(settings),
+            # A file of weights is told by its name: where it lay is nobody's business.
+            "backbone_weights": Path(settings.backbone_weights).name,
             "epochs": len(outcome.history),
-            "best_epoch": fitting.find_best(outcome.history).epoch,
-            "optimizer": "SGD",
-            "loss": "binary cross-entropy",
-            "checkpoint": "best validation accuracy",
-            "threshold": "best balanced accuracy on validation",
+            "best_epoch": fitting.find_best(outcome.history, settings.monitor).epoch,
+            "loss": "binary cross-entropy" if task.activation == "sigmoid" else "categorical cross-entropy",
+            "checkpoint": f"best {settings.monitor}",
+            "threshold": "best balanced accuracy on validation" if task.activation == "sigmoid" else "highest score",
         },
         packages={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     )
+    total = sum(trained_on.values())
+    shares = ", ".join(f"{label} {100 * count / total:.1f} %" for label, count in trained_on.items())
+    thresholds = {} if outcome.threshold is None else {task.labels[0]: outcome.threshold}
     return {
-        "description": f"{dataset.label.capitalize()} on chest X-rays. {architecture.description}.",
+        "description": f"{dataset.finding.capitalize()} on chest X-rays. {architecture.description}.",
         "architecture": architecture.name,
-        "labels": [dataset.label],
-        "activation": "sigmoid",
-        "negative_decision": dataset.negative_decision,
-        "thresholds": {dataset.label: Threshold(low=outcome.threshold, high=outcome.threshold).model_dump(mode="json")},
-        "calibration": _NOT_CALIBRATED,
+        "labels": list(task.labels),
+        "activation": task.activation,
+        "negative_decision": task.negative_decision,
+        "thresholds": {
+            label: Threshold(low=value, high=value).model_dump(mode="json") for label, value in thresholds.items()
+        },
+        "calibration": _NOT_CALIBRATED.format(activation=task.activation, shares=shares),
         "input": architecture.input.model_dump(mode="json"),
         "preprocessing_version": PREPROCESSING_VERSION,
         "training": training.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""The split into train, validation and hold-out: by patient, stratified by label, the same for the same seed."""
+"""The split into train, validation and hold-out: by patient and stratified by label, or scan by scan at random."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from trainer.errors import DatasetError, TrainingError
 
 Indices = npt.NDArray[np.int64]
+Targets = npt.NDArray[np.int64]
 
 
 class Part(StrEnum):
@@ -81,14 +82,17 @@ def group_scans(kin: Sequence[str], sha256: Sequence[str]) -> Indices:
     return np.array([numbers[root] for root in roots], np.int64)
 
 
-def split_scans(
-    groups: Indices, targets: npt.NDArray[np.float32], shares: Shares, *, seed: int
+def split_by_patient(
+    groups: Indices, targets: Targets, classes: Sequence[str], shares: Shares, *, seed: int
 ) -> Mapping[Part, Indices]:
-    """Divide scans so that no group stands on two sides and each side has its share of both labels.
+    """Divide scans so that no group stands on two sides and each side has its share of every label.
+
+    A group whose scans have several labels counts for the rarest of them.
 
     Args:
         groups: (N,) int64, from `group_scans`.
-        targets: (N,) float32, 1 where the label is present.
+        targets: (N,) int64, indices into `classes`.
+        classes: what a scan can be.
         shares: the parts' sizes.
         seed: the same seed and the same files give the same split.
 
@@ -96,23 +100,61 @@ def split_scans(
         For each part the indices of its scans, ascending.
 
     Raises:
-        DatasetError: fewer than three groups of a label.
+        DatasetError: fewer than three groups of a label; `count_groups` tells beforehand.
     """
     rng = np.random.default_rng(seed)
     sizes = np.bincount(groups)
-    is_positive = np.bincount(groups, weights=targets) > 0
+    stratum = find_strata(groups, targets, len(classes))
     part_of_group: dict[int, Part] = {}
-    for stratum in (False, True):
-        members = np.flatnonzero(is_positive == stratum)
+    for number, label in enumerate(classes):
+        members = np.flatnonzero(stratum == number)
         if len(members) < len(Part):
-            label = "with" if stratum else "without"
             raise DatasetError(
-                f"{len(members)} patients {label} the label; a split by patient needs at least {len(Part)}: add scans"
+                f"{len(members)} patients are {label}; a split by patient needs at least {len(Part)}: add scans"
             )
         members = rng.permutation(members)
         part_of_group.update(zip(members.tolist(), _cut(sizes[members], shares), strict=True))
     parts = np.array([part_of_group[group] for group in groups.tolist()])
     return {part: np.flatnonzero(parts == part).astype(np.int64) for part in Part}
+
+
+def count_groups(groups: Indices, targets: Targets, classes: Sequence[str]) -> dict[str, int]:
+    """Return how many groups count for each label."""
+    counts = np.bincount(find_strata(groups, targets, len(classes)), minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
+
+
+def split_by_scan(count: int, shares: Shares, *, seed: int) -> Mapping[Part, Indices]:
+    """Divide scans at random, whoever's they are, as both articles did.
+
+    A patient's scans, and copies of one file, come to stand on several sides: figures on such a split flatter.
+
+    Args:
+        count: N scans.
+        shares: the parts' sizes.
+        seed: the same seed and the same files give the same split.
+
+    Returns:
+        For each part the indices of its scans, ascending.
+
+    Raises:
+        DatasetError: too few scans for each side to have one.
+    """
+    train, validation = round(count * shares.train), round(count * shares.validation)
+    if not (train and validation and count > train + validation):
+        raise DatasetError(f"{count} scans are too few to be split {shares}: add scans")
+    order = np.random.default_rng(seed).permutation(count).astype(np.int64)
+    cuts = np.split(order, [train, train + validation])
+    return {part: np.sort(indices) for part, indices in zip(Part, cuts, strict=True)}
+
+
+def find_strata(groups: Indices, targets: Targets, classes: int) -> Indices:
+    """Return (G,) int64: for each group its label, the one with the fewest scans where it has several."""
+    stratum = np.zeros(int(groups.max()) + 1, np.int64)
+    scans = np.bincount(targets, minlength=classes)
+    for label in np.argsort(-scans, kind="stable"):  # the rarest is written last
+        stratum[groups[targets == label]] = label
+    return stratum
 
 
 def _cut(sizes: npt.NDArray[np.intp], shares: Shares) -> list[Part]:

@@ -4,22 +4,21 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-
-from nightread.card import Metric
-from nightread.preparing import Tensor
 from trainer import evaluation, fitting
 from trainer.architectures import find_architecture
-from trainer.datasets import Dataset
-from trainer.errors import TrainingError
-from trainer.pediatric import PEDIATRIC
+from trainer.architectures.architecture import check_backbone_weights
+from trainer.batches import FitData
+from trainer.catalog import find_dataset
+from trainer.datasets import Choices
+from trainer.dividing import divide
+from trainer.hyperparameters import FitSettings
 from trainer.preparation import PreparedScans, prepare_scans
 from trainer.record import Outcome, Record, write_record
-from trainer.splitting import Indices, Part, Shares, group_scans, split_scans
-
-DATASETS: Final[Mapping[str, Dataset]] = {dataset.name: dataset for dataset in (PEDIATRIC,)}
+from trainer.report import ReportFacts, ReportPart, write_report
+from trainer.scoring import find_majority, find_mistakes, load_checkpoint, score_parts
+from trainer.splitting import Indices, Part, Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,8 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        stage: `prepare` or `fit`.
-        done: scans, or steps.
+        stage: `prepare`, `fit` or `evaluate`.
+        done: scans, steps, or parts.
         total: of the same.
         last_epoch: the last finished epoch of a fit.
     """
@@ -47,9 +46,11 @@ class Request:
         dataset: name of a data set.
         data: its folder.
         architecture: name of a network.
-        out: the training folder; one of the same training is resumed.
+        out: the training folder.
         shares: the split.
         settings: hyperparameters.
+        choices: how the data set is read and divided.
+        resume: go on with a training that `out` holds.
     """
 
     dataset: str
@@ -57,74 +58,77 @@ class Request:
     architecture: str
     out: Path
     shares: Shares
-    settings: fitting.FitSettings
+    settings: FitSettings
+    choices: Choices = Choices()  # noqa: RUF009 - frozen
+    resume: bool = False
 
 
-def train(request: Request, *, report: Callable[[Progress], None]) -> Record:
+def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Record, dict[str, Any]]:
     """Train a network and write its training folder.
 
     Returns:
-        What `training.json` in the folder holds.
+        What `training.json` and `card.json` in the folder hold.
 
     Raises:
         DatasetError: nothing can be trained on the data.
         TrainingError: an unknown name, a folder that holds something else, or a loss that is not finite.
     """
     dataset, architecture = find_dataset(request.dataset), find_architecture(request.architecture)
-    listing = dataset.list_scans(request.data)
+    check_backbone_weights(architecture, request.settings.backbone_weights)
+    listing = dataset.list_scans(request.data, request.choices)
     scans = prepare_scans(
-        listing.scans,
-        request.data,
-        architecture.input,
-        report=lambda done, total: report(Progress("prepare", done, total)),
+        listing, architecture.input, report=lambda done, total: report(Progress("prepare", done, total))
     )
-    groups = group_scans([scan.kin for scan in scans.scans], scans.sha256)
-    split = split_scans(groups, scans.targets, request.shares, seed=request.settings.seed)
-    digest = _compute_digest(scans, split)
+    divided = divide(listing.task, scans, request.choices.split_by, request.shares, seed=request.settings.seed)
     history = fitting.fit(
         architecture,
-        fitting.FitData(scans.inputs, scans.targets, split[Part.TRAIN], split[Part.VALIDATION], digest),
+        divided.task,
+        FitData(
+            divided.scans.inputs,
+            divided.scans.targets,
+            divided.split[Part.TRAIN],
+            divided.split[Part.VALIDATION],
+            architecture.input,
+            _compute_digest(divided.scans, divided.split),
+        ),
         request.settings,
         request.out,
+        resume=request.resume,
         report=lambda done, total, row: report(Progress("fit", done, total, row)),
     )
-    threshold, metrics = _evaluate(request, scans, groups, split)
-    outcome = Outcome(dataset, architecture, request.settings, request.shares, threshold, metrics, history)
-    return write_record(request.out, outcome, listing, scans, split)
-
-
-def find_dataset(name: str) -> Dataset:
-    """Return the data set called `name`.
-
-    Raises:
-        TrainingError: there is none; the message lists those that are there.
-    """
-    try:
-        return DATASETS[name]
-    except KeyError:
-        raise TrainingError(f"there is no data set {name!r}; there are: {', '.join(sorted(DATASETS))}") from None
-
-
-def _evaluate(
-    request: Request, scans: PreparedScans, groups: Indices, split: Mapping[Part, Indices]
-) -> tuple[float, dict[Part, Mapping[str, Metric]]]:
-    """Return the threshold that validation chose, and the best checkpoint's figures on validation and hold-out."""
-    model = _load_checkpoint(request.out)
-    scores = {part: _score(model, scans.inputs[split[part]]) for part in (Part.VALIDATION, Part.HOLD_OUT)}
-    targets = scans.targets > 0.5
-    threshold = evaluation.choose_threshold(targets[split[Part.VALIDATION]], scores[Part.VALIDATION])
-    metrics = {
-        part: evaluation.evaluate(
-            targets[split[part]],
-            part_scores,
-            groups[split[part]],
-            threshold,
-            majority=bool(targets[split[Part.TRAIN]].mean() >= 0.5),
-            seed=request.settings.seed,
+    report(Progress("evaluate", 0, len(Part)))
+    model = load_checkpoint(request.out)
+    scores = score_parts(model, divided, architecture.input.scored_at_once)
+    evaluations = {}
+    for done, part in enumerate(Part, start=1):
+        evaluations[part] = evaluation.evaluate(
+            scores[part], majority=find_majority(divided), seed=request.settings.seed
         )
-        for part, part_scores in scores.items()
-    }
-    return threshold, metrics
+        report(Progress("evaluate", done, len(Part)))
+    outcome = Outcome(
+        dataset,
+        architecture,
+        request.settings,
+        request.shares,
+        request.choices.split_by,
+        scores[Part.HOLD_OUT].threshold,
+        {part: evaluations[part].figures for part in (Part.VALIDATION, Part.HOLD_OUT)},
+        history,
+    )
+    record, card = write_record(request.out, outcome, listing, divided)
+    write_report(
+        request.out,
+        ReportFacts(
+            title=f"{architecture.name} on {dataset.name}",
+            card=card,
+            record=record,
+            history=history,
+            best_epoch=record.best_epoch,
+            parts={part.value: ReportPart(scores[part], evaluations[part]) for part in Part},
+            mistakes=find_mistakes(divided.scans, divided.split[Part.HOLD_OUT], scores[Part.HOLD_OUT]),
+        ),
+    )
+    return record, card
 
 
 def _compute_digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:
@@ -133,21 +137,3 @@ def _compute_digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:
         f"{part} {scans.sha256[index]} {scans.targets[index]:g}" for part in Part for index in split[part].tolist()
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _load_checkpoint(folder: Path) -> Any:
-    import keras
-
-    return keras.models.load_model(folder / fitting.CHECKPOINT_FILE, compile=False, safe_mode=True)
-
-
-def _score(model: Any, inputs: Tensor) -> evaluation.Scores:
-    """Return (N,) float64 scores."""
-    scores = np.concatenate(
-        [np.asarray(model(inputs[start : start + 256], training=False)) for start in range(0, len(inputs), 256)]
-    )
-    if scores.shape != (len(inputs), 1) or not np.isfinite(scores).all():
-        raise TrainingError(
-            f"the network gives scores of shape {scores.shape} for {len(inputs)} scans, or not finite ones"
-        )
-    return scores[:, 0].astype(np.float64)

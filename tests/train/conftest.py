@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.fitting import FitSettings
+from trainer.hyperparameters import FitSettings
 from trainer.splitting import parse_shares
 from trainer.training import Progress, Request, train
 

@@ -157,7 +157,7 @@ def test_a_training_folder_without_targets_is_refused_with_the_remedy(trained, t
     record = json.loads((folder / "training.json").read_text())
     record["sha256"]["prepared.npz"] = hashlib.sha256((folder / "prepared.npz").read_bytes()).hexdigest()
     (folder / "training.json").write_text(json.dumps(record))
-    with pytest.raises(ExportError, match="repeat `nightread train` on it, which trains nothing again"):
+    with pytest.raises(ExportError, match="repeat `nightread train --resume` on it, which trains nothing again"):
         export(folder, tmp_path / "models", "tiny", "1", precision=Precision.INT8, report=ignore)
     assert export(folder, tmp_path / "models", "tiny", "1", report=ignore).conversion.auc == {}
 
@@ -200,7 +200,7 @@ def test_the_command_line_trains_and_exports_with_one_json_object_each(base_requ
     app.command()(training.train)
     app.command()(training.export)
     out = str(tmp_path / "training")
-    arguments = ["--data", str(base_request.data), "--out", out, "--epochs", "1", "--split", "60/20/20", "--json"]
+    arguments = ["--data", str(base_request.data), "--out", out, "--epochs", "1", "--shares", "60/20/20", "--json"]
     result = CliRunner().invoke(app, ["train", "pediatric", *arguments], catch_exceptions=False)
     record = json.loads(result.stdout)
     assert record["epochs_done"] == 1

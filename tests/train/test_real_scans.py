@@ -1,13 +1,15 @@
 import os
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trainer.architectures import CNN75_INPUT
+from trainer.architectures import find_architecture
 from trainer.pediatric import list_pediatric
 from trainer.preparation import prepare_scans
-from trainer.splitting import Part, Shares, group_scans, split_scans
+from trainer.splitting import Part, Shares, group_scans, split_by_patient
 
 DATA = os.environ.get("NIGHTREAD_TEST_DATA", "")
 FOLDER = Path(DATA) / "chest_xray"
@@ -24,20 +26,21 @@ def ignore(done, total):
 def test_every_scan_of_the_training_part_has_a_patient():
     listing = list_pediatric(FOLDER)
     assert len(listing.scans) == 5216
-    assert sum(scan.is_positive for scan in listing.scans) == 3875
+    assert sum(scan.label == "pneumonia" for scan in listing.scans) == 3875
     assert listing.without_patient == 0
     assert len({scan.patient for scan in listing.scans}) == 2846
+    assert Counter(scan.subgroup for scan in listing.scans) == {"": 1341, "bacterial": 2530, "viral": 1345}
     assert len({scan.kin for scan in listing.scans}) == 2635  # 211 numbers are in both series of normal scans
 
 
 def test_real_scans_split_without_a_patient_on_two_sides():
     listing = list_pediatric(FOLDER)
-    scans = prepare_scans(listing.scans[::7], FOLDER, CNN75_INPUT, report=ignore)
+    scans = prepare_scans(replace(listing, scans=listing.scans[::7]), find_architecture("cnn75").input, report=ignore)
     assert not scans.unreadable
     assert scans.inputs.min() >= 0
     assert scans.inputs.max() <= 1
     assert 0.3 < float(np.mean(scans.inputs)) < 0.7
     groups = group_scans([scan.kin for scan in scans.scans], scans.sha256)
-    split = split_scans(groups, scans.targets, Shares(0.7, 0.15, 0.15), seed=2018)
+    split = split_by_patient(groups, scans.targets, listing.task.classes, Shares(0.7, 0.15, 0.15), seed=2018)
     kin = [{scans.scans[index].kin for index in split[part].tolist()} for part in Part]
     assert len(set.union(*kin)) == sum(map(len, kin))

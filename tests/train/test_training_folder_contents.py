@@ -8,9 +8,12 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
-from trainer.architectures import CNN75_INPUT, find_architecture
+from trainer.architectures import find_architecture
+from trainer.batches import FitData
+from trainer.datasets import Task
 from trainer.errors import TrainingError
-from trainer.fitting import FitData, FitSettings, find_best, fit, read_history
+from trainer.fitting import find_best, fit, read_history
+from trainer.hyperparameters import FitSettings, Monitor
 from trainer.splitting import parse_shares
 from trainer.training import train
 
@@ -39,7 +42,7 @@ def test_two_epochs_leave_a_checkpoint_a_history_and_a_record(trained):
     assert [row.epoch for row in history] == [1, 2]
     assert all(np.isfinite([row.loss, row.val_loss]).all() for row in history)
     assert record["epochs_done"] == 2
-    assert record["best_epoch"] == find_best(history).epoch
+    assert record["best_epoch"] == find_best(history, Monitor.ACCURACY).epoch
     assert record["scans"] == {"train": 24, "validation": 8, "hold-out": 8}
     assert record["unreadable"] == {"IM-9999-0001.png": "empty-file"}
     assert zipfile.is_zipfile(folder / "checkpoint.keras")  # Keras' own format: a zip of JSON and HDF5, no pickle
@@ -60,8 +63,8 @@ def test_the_network_has_the_layers_of_the_article(trained):
 
     model = keras.models.load_model(trained.request.out / "checkpoint.keras", compile=False)
     kinds = [type(layer).__name__ for layer in model.layers]
-    assert kinds == ["Conv2D", "MaxPooling2D"] * 3 + ["Flatten", "Dense", "Dense"]
-    for layer in model.layers[:6:2]:
+    assert kinds == ["InputLayer", *["Conv2D", "MaxPooling2D"] * 3, "Flatten", "Dense", "Dense"]
+    for layer in model.layers[1:7:2]:
         assert (layer.filters, layer.kernel_size, layer.padding) == (75, (2, 2), "same")
     assert [layer.units for layer in model.layers[-2:]] == [75, 1]
     assert model.count_params() == 608_776
@@ -72,7 +75,7 @@ def test_the_same_seed_gives_the_same_weights_and_history(trained, tmp_path):
     for first, second in zip(read_weights(trained.request.out), read_weights(tmp_path / "again"), strict=True):
         assert np.array_equal(first, second)
     first, second = (
-        [replace(row, seconds=0.0) for row in read_history(folder)]
+        [replace(row, seconds=0.0, input_wait_s=0.0) for row in read_history(folder)]
         for folder in (trained.request.out, tmp_path / "again")
     )
     assert first == second
@@ -90,20 +93,29 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, tmp_path,
         train(request, report=kill)
     assert not (request.out / "training.json").exists()
     steps = []
-    train(request, report=lambda progress: steps.append(progress.done) if progress.stage == "fit" else None)
+    train(
+        replace(request, resume=True),
+        report=lambda progress: steps.append(progress.done) if progress.stage == "fit" else None,
+    )
     assert steps[0] == (1 if at_step == 2 else 4)  # a finished epoch is not done again
     assert [row.epoch for row in read_history(request.out)] == [1, 2]
-    for name in ("checkpoint.keras", "last.keras"):
-        for whole, resumed in zip(
-            read_weights(trained.request.out, name), read_weights(request.out, name), strict=True
-        ):
-            assert np.array_equal(whole, resumed)
+    for whole, resumed in zip(read_weights(trained.request.out), read_weights(request.out), strict=True):
+        assert np.array_equal(whole, resumed)
+    with np.load(trained.request.out / "state-0002.npz") as whole, np.load(request.out / "state-0002.npz") as resumed:
+        assert all(np.array_equal(whole[name], resumed[name]) for name in whole.files)
+
+
+def test_a_damaged_state_is_named(trained, tmp_path):
+    shutil.copytree(trained.request.out, tmp_path / "damaged")
+    (tmp_path / "damaged/state-0002.npz").write_bytes(b"no state")
+    with pytest.raises(TrainingError, match=r"state-0002.npz cannot be resumed from"):
+        train(replace(trained.request, out=tmp_path / "damaged", resume=True), report=ignore)
 
 
 def test_a_finished_training_can_be_given_more_epochs(trained, tmp_path):
     shutil.copytree(trained.request.out, tmp_path / "more")
     settings = replace(trained.request.settings, epochs=3)
-    record = train(replace(trained.request, out=tmp_path / "more", settings=settings), report=ignore)
+    record, _ = train(replace(trained.request, out=tmp_path / "more", settings=settings, resume=True), report=ignore)
     assert record.epochs_done == 3
     assert read_history(tmp_path / "more")[:2] == read_history(trained.request.out)
 
@@ -123,7 +135,12 @@ def test_a_folder_of_another_training_is_refused(trained, change, named):
     else:
         request = replace(request, settings=replace(request.settings, **change))
     with pytest.raises(TrainingError, match=named):
-        train(request, report=ignore)
+        train(replace(request, resume=True), report=ignore)
+
+
+def test_a_folder_that_holds_a_training_is_not_gone_on_with_unasked(trained):
+    with pytest.raises(TrainingError, match="holds a training; go on with it with --resume"):
+        train(trained.request, report=ignore)
 
 
 def test_a_folder_of_something_else_is_refused(trained, tmp_path):
@@ -136,11 +153,20 @@ def test_an_epochs_figures_are_over_all_its_scans(tmp_path):
     import keras
 
     rng = np.random.default_rng(3)
-    inputs = rng.random((20, *CNN75_INPUT.shape), np.float32)
-    targets = (np.arange(20) % 3 == 0).astype(np.float32)
-    data = FitData(inputs, targets, np.arange(13), np.arange(13, 20), "digest")
+    architecture = find_architecture("cnn75")
+    inputs = rng.random((20, *architecture.input.shape), np.float32)
+    targets = (np.arange(20) % 3 == 0).astype(np.int64)
+    data = FitData(inputs, targets, np.arange(13), np.arange(13, 20), architecture.input, "digest")
     settings = FitSettings(epochs=1, batch_size=5, learning_rate=0.0)  # so that the weights stay what they are
-    (row,) = fit(find_architecture("cnn75"), data, settings, tmp_path, report=lambda done, total, row: None)
+    (row,) = fit(
+        architecture,
+        Task(("pneumonia",), "sigmoid"),
+        data,
+        settings,
+        tmp_path,
+        resume=False,
+        report=lambda done, total, row: None,
+    )
     model = keras.models.load_model(tmp_path / "checkpoint.keras", compile=False)
     scores = model.predict(inputs[:13], verbose=0)[:, 0]
     losses = -np.log(np.where(targets[:13] > 0, scores, 1 - scores))

@@ -74,5 +74,5 @@ def test_a_folder_without_the_hold_out_is_refused(trained, tmp_path):
 
 
 def test_a_training_folder_from_before_files_were_told_names_the_remedy(trained, data):
-    with pytest.raises(ExportError, match="repeat `nightread train`"):
+    with pytest.raises(ExportError, match="repeat `nightread train --resume`"):
         check(replace(trained, sha256=None), data)

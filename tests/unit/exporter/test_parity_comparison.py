@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from exporter.parity import BATCH_SIZES, check_independence, check_parity
+from exporter.parity import BATCH_SIZES, check_independence, check_parity, choose_batch_sizes
 from nightread.errors import ParityMismatch
+from nightread.preparing import InputSpec
 
 SCANS = np.linspace(0, 1, 10, dtype=np.float32).reshape(10, 1, 1, 1)
 
@@ -23,8 +24,8 @@ def check(compute, thresholds=(0.5,)):
 def test_equal_models_pass_at_every_batch_size():
     seen = []
     parity = check(lambda scans: (seen.append(len(scans)), score(scans))[1])
-    assert seen == [*BATCH_SIZES, 10]
-    assert BATCH_SIZES == (1, 2, 7, 32, 256)
+    assert seen == [*BATCH_SIZES, 256, 10]
+    assert BATCH_SIZES == (1, 2, 7, 32)
     assert parity.largest_difference == 0
     assert parity.scans == 10
 
@@ -104,3 +105,15 @@ def test_a_scan_scores_the_same_in_any_batch_and_position():
 def test_a_score_that_depends_on_its_neighbours_is_refused(compute, message):
     with pytest.raises(ParityMismatch, match=message):
         check_independence(compute, SCANS)
+
+
+def test_the_largest_batch_is_what_memory_allows():
+    assert choose_batch_sizes(InputSpec(height_px=75, width_px=75, channels=3).scored_at_once) == (1, 2, 7, 32, 256)
+    assert choose_batch_sizes(InputSpec(height_px=192, width_px=192, channels=3).scored_at_once) == (1, 2, 7, 32, 64)
+    assert choose_batch_sizes(InputSpec(height_px=4096, width_px=4096, channels=1).scored_at_once) == (1,)
+
+
+def test_independence_looks_at_no_more_scans_than_fit():
+    seen = []
+    check_independence(lambda scans: (seen.append(len(scans)), score(scans))[1], SCANS, at_once=4)
+    assert max(seen) == 4

@@ -25,8 +25,8 @@ def write_folder(folder, shape=(4, 16, 16, 3), arrays=None, **card):
             for name in ("checkpoint.keras", "prepared.npz")
         },
         "epochs_done": 3,
-        "card": {**fields, **card},
     }
+    (folder / "card.json").write_text(json.dumps({**fields, **card}))
     (folder / "training.json").write_text(json.dumps(record))
     return folder
 
@@ -39,7 +39,7 @@ def test_what_training_knows_is_read(tmp_path):
     assert trained.card["intended_use"] == "tests"
 
 
-@pytest.mark.parametrize("name", ["training.json", "checkpoint.keras", "prepared.npz"])
+@pytest.mark.parametrize("name", ["training.json", "card.json", "checkpoint.keras", "prepared.npz"])
 def test_an_unfinished_training_is_named_with_the_remedy(tmp_path, name):
     (write_folder(tmp_path) / name).unlink()
     with pytest.raises(ExportError, match=rf"no finished training: {name} cannot be read; .*nightread train"):
@@ -53,9 +53,10 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path, name):
         read_training_folder(tmp_path)
 
 
-def test_a_damaged_record_is_refused_in_one_line(tmp_path):
-    (write_folder(tmp_path) / "training.json").write_text("{")
-    with pytest.raises(ExportError, match=r"training.json does not hold: .*train again"):
+@pytest.mark.parametrize("name", ["training.json", "card.json"])
+def test_a_damaged_record_is_refused_in_one_line(tmp_path, name):
+    (write_folder(tmp_path) / name).write_text("{")
+    with pytest.raises(ExportError, match=rf"{name} does not hold: .*train --resume"):
         read_training_folder(tmp_path)
 
 

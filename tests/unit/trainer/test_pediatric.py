@@ -1,7 +1,9 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from trainer.datasets import Choices, SplitBy
 from trainer.errors import DatasetError
 from trainer.pediatric import list_pediatric, parse_patient
 
@@ -41,8 +43,8 @@ def test_other_names_tell_no_patient(stem):
 def test_a_folder_of_the_two_labels_is_read(tmp_path):
     write(tmp_path, "NORMAL/IM-0115-0001.jpeg", "PNEUMONIA/person17_virus_1.jpeg")
     normal, pneumonia = list_pediatric(tmp_path).scans
-    assert (normal.patient, normal.is_positive) == ("IM-0115", False)
-    assert (pneumonia.patient, pneumonia.is_positive) == ("person17", True)
+    assert (normal.patient, normal.label, normal.subgroup) == ("IM-0115", "normal", "")
+    assert (pneumonia.patient, pneumonia.label, pneumonia.subgroup) == ("person17", "pneumonia", "viral")
 
 
 def test_train_and_val_are_pooled_and_the_official_test_part_is_left_alone(tmp_path):
@@ -84,5 +86,28 @@ def test_a_label_without_scans_is_named(tmp_path, empty):
     write(tmp_path, "NORMAL/IM-0115-0001.jpeg", "PNEUMONIA/person17_virus_1.jpeg")
     for file in (tmp_path / empty).iterdir():
         file.unlink()
-    with pytest.raises(DatasetError, match=f"holds no scans labelled {empty}"):
+    with pytest.raises(DatasetError, match=f"holds no {empty.lower()} scans"):
         list_pediatric(tmp_path)
+
+
+def test_three_labels_are_told_by_the_names(tmp_path):
+    write(
+        tmp_path,
+        "NORMAL/IM-0115-0001.jpeg",
+        "PNEUMONIA/person17_virus_1.jpeg",
+        "PNEUMONIA/person18_bacteria_2.jpeg",
+        "PNEUMONIA/BACTERIA-1008087-0001.jpeg",
+        "PNEUMONIA/scan.jpeg",
+    )
+    listing = list_pediatric(tmp_path, Choices(subtypes=True))
+    assert listing.task.classes == ("bacterial", "normal", "viral")
+    assert Counter(scan.label for scan in listing.scans) == {"bacterial": 2, "normal": 1, "viral": 1}
+    assert listing.left_alone == {"unknown-subtype": 1}
+
+
+def test_the_articles_split_joins_all_parts(tmp_path):
+    for part in ("train", "val", "test"):
+        write(tmp_path, f"{part}/NORMAL/IM-0115-{part}.jpeg", f"{part}/PNEUMONIA/person17_virus_{part}.jpeg")
+    listing = list_pediatric(tmp_path, Choices(split_by=SplitBy.ARTICLE))
+    assert len(listing.scans) == 6
+    assert not listing.left_alone

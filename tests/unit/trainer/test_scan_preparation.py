@@ -7,8 +7,8 @@ from PIL import Image
 
 from nightread.preparing import InputSpec, read_and_prepare
 from nightread.reasons import Reason
-from trainer.architectures import CNN75_INPUT, find_architecture
-from trainer.datasets import LabelledScan
+from trainer.architectures import find_architecture
+from trainer.datasets import LabelledScan, Listing, Task
 from trainer.errors import DatasetError, TrainingError
 from trainer.preparation import MAX_PIXELS, prepare_scans
 
@@ -27,19 +27,21 @@ def write_scans(folder, contents):
     for number, content in enumerate(contents):
         path = folder / f"person{number}_virus_1.png"
         path.write_bytes(content)
-        scans.append(LabelledScan(str(path), number % 2 == 0, f"person{number}", f"person{number}"))
+        label = "normal" if number % 2 else "pneumonia"
+        scans.append(LabelledScan(str(path), label, f"person{number}", f"person{number}"))
     return scans
 
 
-def ignore(done, total):
-    pass
+def prepare_all(scans, folder, *, report=lambda done, total: None):
+    listing = Listing(Task(("pneumonia",), "sigmoid"), tuple(scans), {}, 0, roots=(folder,))
+    return prepare_scans(listing, SPEC, report=report)
 
 
 def test_scans_are_prepared_by_the_function_that_workers_use(tmp_path):
     contents = [encode_png(seed) for seed in range(600)]  # more than are decoded ahead
     told = []
-    prepared = prepare_scans(
-        write_scans(tmp_path, contents), tmp_path, SPEC, report=lambda done, total: told.append((done, total))
+    prepared = prepare_all(
+        write_scans(tmp_path, contents), tmp_path, report=lambda done, total: told.append((done, total))
     )
     for number in (0, 255, 256, 599):
         expected, _ = read_and_prepare(contents[number], SPEC, max_pixels=MAX_PIXELS)
@@ -53,8 +55,8 @@ def test_scans_are_prepared_by_the_function_that_workers_use(tmp_path):
 def test_unreadable_scans_are_named_and_the_others_stay_in_line(tmp_path):
     good = [encode_png(seed) for seed in range(3)]
     scans = write_scans(tmp_path, [good[0], b"", good[1], good[2][:200], b"text", good[2]])
-    scans.append(LabelledScan(str(tmp_path / "gone.png"), is_positive=True, patient="gone", kin="gone"))
-    prepared = prepare_scans(scans, tmp_path, SPEC, report=ignore)
+    scans.append(LabelledScan(str(tmp_path / "gone.png"), label="pneumonia", patient="gone", kin="gone"))
+    prepared = prepare_all(scans, tmp_path)
     assert prepared.sha256 == tuple(hashlib.sha256(content).hexdigest() for content in good)
     assert prepared.targets.tolist() == [1, 1, 0]
     assert len(prepared.inputs) == len(prepared.scans) == 3
@@ -68,10 +70,10 @@ def test_unreadable_scans_are_named_and_the_others_stay_in_line(tmp_path):
 
 def test_a_data_set_without_one_readable_scan_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"none of the 2 scans .* can be read; the first is empty-file"):
-        prepare_scans(write_scans(tmp_path, [b"", b""]), tmp_path, SPEC, report=ignore)
+        prepare_all(write_scans(tmp_path, [b"", b""]), tmp_path)
 
 
 def test_architectures_are_found_by_name():
-    assert find_architecture("cnn75").input == CNN75_INPUT
+    assert find_architecture("cnn75").input.shape == (75, 75, 3)
     with pytest.raises(TrainingError, match=r"no architecture 'cnn76'; there are: cnn75"):
         find_architecture("cnn76")

@@ -1,0 +1,49 @@
+"""Reading the tables that come with data sets: CSV files of unknown encoding, and columns that must be there."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from trainer.errors import DatasetError
+
+#: Tried in this order: every UTF-8 text is also some GB18030 text, but hardly ever the other way round.
+_ENCODINGS = ("utf-8-sig", "gb18030")
+
+
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Read a CSV file, UTF-8 or GB18030, that has these columns.
+
+    Returns:
+        One mapping a row, from the names of the columns to their values without surrounding blanks; a column that a
+        short row lacks is empty.
+
+    Raises:
+        DatasetError: the file is missing, is neither encoding throughout, is no table, or lacks a column.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        reader = csv.DictReader(_decode(path, content).splitlines(keepends=True), restval="", strict=True)
+        rows = [{name: value.strip() for name, value in row.items() if isinstance(value, str)} for row in reader]
+    except csv.Error as error:
+        raise DatasetError(f"{path} is no table of comma-separated values: {error}") from None
+    present = reader.fieldnames or ()
+    missing = [name for name in columns if name not in present]
+    if missing:
+        raise DatasetError(
+            f"{path} has no column {', '.join(missing)}; it has: {', '.join(present) if present else 'none'}"
+        )
+    return rows
+
+
+def _decode(path: Path, content: bytes) -> str:
+    for encoding in _ENCODINGS:
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+    raise DatasetError(
+        f"{path} is neither UTF-8 nor GB18030 throughout (line {line}); save it in one of the two encodings"
+    )
