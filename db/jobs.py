@@ -259,6 +259,27 @@ def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenSca
     return list(halves)
 
 
+def suspect_jobs(connection: Connection, run_id: str) -> int:
+    """Let those jobs of a new embedded run begin with a crash that hold what was the death of such a run before.
+
+    A run that shares its process with its caller cannot try a job again once that process has died: what it held when
+    it died must be known when the same folder is scored again.
+
+    Returns:
+        How many jobs that are.
+    """
+    deadly = (
+        select(scans.c.path)
+        .join(jobs, jobs.c.id == scans.c.job_id)
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(jobs.c.crashes > 0, runs.c.embedded, scans.c.status == ScanStatus.FAILED)
+    )
+    holding = select(scans.c.job_id).where(
+        scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED, scans.c.path.in_(deadly)
+    )
+    return connection.execute(update(jobs).where(jobs.c.id.in_(holding)).values(crashes=1)).rowcount
+
+
 def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run_id: str | None = None) -> list[str]:
     """Mark up to `limit` jobs as published, oldest first, and return their ids; the caller commits, then publishes.
 

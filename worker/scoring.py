@@ -21,6 +21,7 @@ from db.runs import RunInfo, close_finished_runs, find_run
 from nightread.card import Card
 from nightread.errors import DeviceError, ModelError
 from nightread.reasons import Reason
+from nightread.settings import Settings
 from worker.errors import LeaseLost
 from worker.lease import Heartbeat
 from worker.pipeline import JobResult, end_without_score, score_scans
@@ -73,7 +74,7 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
         open_scans = load_open_scans(connection, claim.job_id)
     if not open_scans:
         return _store(process, claim, JobResult())
-    if claim.crashes >= settings.max_attempts:
+    if claim.crashes >= _most_crashes(settings):
         return _isolate(process, claim, open_scans)
     try:
         with Heartbeat(process.engine, claim, settings.lease_s) as heartbeat:
@@ -82,10 +83,11 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
                 open_scans,
                 scorer,
                 process.make_limits(run),
-                executor=process.executor,
+                decoder=process.decoder,
                 find_predicted=functools.partial(_find_predicted, process, run, scorer.card),
                 check_lease=heartbeat.check,
                 worker=process.name,
+                isolated=claim.crashes > 0,
             )
     except LeaseLost as lost:
         _log.warning("%s", lost)
@@ -132,7 +134,7 @@ def _store(
 def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan]) -> JobReport:
     """Split a job that keeps killing its workers, until the one poisonous scan stands alone and is failed."""
     if len(open_scans) > 1:
-        crashes = process.settings.max_attempts - 1
+        crashes = _most_crashes(process.settings) - 1
         write(process.engine, lambda connection: split_job(connection, claim, open_scans, crashes))
         _log.warning("job %s has killed %d workers: split in two", claim.job_id, claim.crashes)
         return JobReport(split=True)
@@ -140,6 +142,11 @@ def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan
         open_scans[0], Reason.WORKER_CRASH, f"its worker died, hung or failed {claim.crashes} times while scoring it"
     )
     return _store(process, claim, JobResult(outcomes=[outcome]))
+
+
+def _most_crashes(settings: Settings) -> int:
+    """Return the deaths after which a job is split: not before its scans were decoded once where they do no harm."""
+    return max(settings.max_attempts, 2)
 
 
 def _await_model(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan], why: str) -> JobReport:
