@@ -32,6 +32,7 @@ def worker(
     app = make_app(settings)
     Publisher(app, settings).count_waiting()  # one clear line now rather than endless retries later
     arguments = ["worker", f"--concurrency={concurrency}", "--pool=prefork", "--without-gossip", "--without-mingle",
+                 "--without-heartbeat",
                  f"--hostname=nightread-{os.getpid()}@%h", f"--loglevel={settings.log_level}"]  # fmt: skip
     app.worker_main([*arguments, "--beat"] if beat else arguments)
 

@@ -82,3 +82,7 @@ def test_both_tasks_are_registered_by_the_names_that_messages_carry():
     app = make_app(read_settings(broker_url="redis://127.0.0.1:1/0"))
     app.loader.import_default_modules()
     assert {"nightread.score_job", "nightread.sweep"} <= set(app.tasks)
+
+
+def test_no_remote_control_is_listened_to():
+    assert configure()["worker_enable_remote_control"] is False
