@@ -317,6 +317,38 @@ def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
     connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=None))
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs that a worker could take now, and how long the oldest of them has been waiting, in seconds."""
+
+    jobs: int
+    longest_s: float
+
+
+def count_waiting_jobs(connection: Connection, *, unpublished_s: float | None = None) -> Waiting:
+    """Return how much work waits for workers, embedded runs left out.
+
+    Args:
+        connection: for reading.
+        unpublished_s: where given, only jobs for which no message was sent in that time.
+    """
+    ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
+    since = case(
+        (jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at),
+        else_=func.coalesce(jobs.c.not_before, jobs.c.created_at),
+    )
+    query = (
+        select(func.count(), func.min(since, type_=UtcDateTime()), database_now())
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(jobs.c.status != JobStatus.DONE, or_(_is_due(), ran_out), ~runs.c.embedded)
+    )
+    if unpublished_s is not None:
+        sent = jobs.c.published_at
+        query = query.where(or_(sent.is_(None), sent < database_now(-unpublished_s)))
+    count, oldest, now = connection.execute(query).one()
+    return Waiting(count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+
+
 def count_leases(connection: Connection, run_id: str | None = None) -> int:
     """Return how many workers hold a live lease now, on any run or on one."""
     query = select(func.count(jobs.c.lease_holder.distinct())).where(

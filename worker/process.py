@@ -19,6 +19,7 @@ from nightread.files import decode_path
 from nightread.settings import Settings
 from worker.choosing import choose_bundle
 from worker.decoder import Decoder
+from worker.health import Progress, find_progress
 from worker.isolating import IsolationLimits
 from worker.pipeline import Limits
 from worker.scorer import Scorer
@@ -33,6 +34,7 @@ class WorkerProcess:
         settings: as read when the process started.
         engine: connections of this process.
         decoder: reading and decoding threads, and the processes for scans that may do harm.
+        progress: what this process has achieved, for the worker's health.
         name: host and process id, as stored with leases and predictions.
     """
 
@@ -44,6 +46,7 @@ class WorkerProcess:
             self.threads, IsolationLimits(settings.decode_limit_s, settings.max_pixels, settings.max_file_bytes)
         )
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.progress = find_progress() if settings.has_shared_broker else Progress(None)
         self._scorers: dict[str, Scorer] = {}
 
     def find_scorer(self, run: RunInfo) -> Scorer:

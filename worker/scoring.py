@@ -56,6 +56,7 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     claim = write(process.engine, lambda connection: claim_job(connection, job_id, process.name, lease_s))
     if claim is None:
         return None
+    process.progress.note("claimed")
     try:
         return _score_claimed(process, claim)
     except DatabaseError:
@@ -77,7 +78,7 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
     if claim.crashes >= _most_crashes(settings):
         return _isolate(process, claim, open_scans)
     try:
-        with Heartbeat(process.engine, claim, settings.lease_s) as heartbeat:
+        with Heartbeat(process.engine, claim, settings.lease_s, lambda: process.progress.note("renewed")) as heartbeat:
             scorer = process.find_scorer(run)
             result = score_scans(
                 open_scans,
@@ -124,6 +125,7 @@ def _store(
         process.engine,
         lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
     )
+    process.progress.note("committed")
     write(process.engine, close_finished_runs)
     if not ours:
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
