@@ -2,11 +2,15 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from db.engine import reading, write
-from db.errors import DatabaseError
+from db.errors import DatabaseError, DatabaseFull
 from db.jobs import (
     Claim,
     OpenScan,
@@ -32,6 +36,9 @@ _log = logging.getLogger(__name__)
 _LONGEST_BACKOFF_S = 300.0
 #: Claims after which a job ends `model-unavailable`: over an hour, with the back-off, to put the bundle right.
 _MODEL_TRIES = 20
+#: Less than the half hour after which Celery ends a job by force.
+_ROOM_LIMIT_S = 1200.0
+_ROOM_POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +128,8 @@ def _store(
     if is_last:
         outcomes += [end_without_score(scan, reason, text) for scan, reason, text in result.put_off]
     retry_in_s = (wait_s or backoff_s(claim.attempts)) if result.put_off and not is_last else None
-    ours = write(
-        process.engine,
+    ours = _write_where_there_is_room(
+        process,
         lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
     )
     process.progress.note("committed")
@@ -131,6 +138,25 @@ def _store(
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
         return JobReport()
     return JobReport(ended=len(outcomes), put_off=0 if is_last else len(result.put_off))
+
+
+def _write_where_there_is_room(process: WorkerProcess, work: Callable[[Connection], bool]) -> bool:
+    """Write results that were computed, and wait where the disk of the database is full.
+
+    A worker that waits takes no other job, so that a full disk stops a run where it is.
+
+    Raises:
+        DatabaseFull: there was no room for long; the lease has run out by then, and brings the job back.
+    """
+    deadline = time.monotonic() + (_ROOM_LIMIT_S if process.settings.has_shared_broker else math.inf)
+    while True:
+        try:
+            return write(process.engine, work)
+        except DatabaseFull as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.error("%s; the results of a job wait for that", error)
+            time.sleep(_ROOM_POLL_S)
 
 
 def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan]) -> JobReport:
