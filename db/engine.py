@@ -189,7 +189,6 @@ def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailabl
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
     said = lines[0] if lines else type(error.orig).__name__
     if _is_full(error):
-        return DatabaseFull(
-            f"the disk of the database {url} is full ({said}): make room, what was stored stays (NIGHTREAD_DATABASE_URL)"
-        )
+        remedy = "make room; what was stored stays (NIGHTREAD_DATABASE_URL)"
+        return DatabaseFull(f"the disk of the database {url} is full ({said}): {remedy}")
     return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")

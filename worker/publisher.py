@@ -133,7 +133,8 @@ class Publisher:
 def explain_broker(error: BaseException, settings: Settings) -> BrokerUnavailable:
     """Tell a broker's error in one line, without its password."""
     host = settings.broker_url.get_secret_value().rpartition("@")[2].partition("?")[0].removeprefix("redis://")
+    said = "its certificate is not accepted" if "CERTIFICATE_VERIFY_FAILED" in str(error) else type(error).__name__
     return BrokerUnavailable(
-        f"the broker {host} does not answer: {type(error).__name__}; start it or set NIGHTREAD_BROKER_URL. "
+        f"the broker {host} does not answer: {said}; start it or set NIGHTREAD_BROKER_URL. "
         "What is in the database stays there, and is published when the broker is back"
     )

@@ -35,13 +35,23 @@ def make_app(settings: Settings) -> NightreadApp:
         from worker.guarding import guard_redis  # Redis' client takes its time to import
 
         guard_redis()
-    app = NightreadApp("nightread", broker=settings.broker_url.get_secret_value(), include=["worker.tasks"])
+    app = NightreadApp(
+        "nightread", broker=_verify_broker(settings.broker_url.get_secret_value()), include=["worker.tasks"]
+    )
     app.nightread = settings
     app.conf.update(_configure(settings))
     setup_logging.connect(_configure_logging, weak=False)
     if settings.has_shared_broker:
         worker_init.connect(_check_before_start, weak=False)
     return app
+
+
+def _verify_broker(url: str) -> str:
+    """Return a broker's URL that verifies its certificate: kombu does only where the URL asks for it."""
+    query = url.partition("?")[2]
+    if not url.startswith("rediss:") or "ssl_cert_reqs=" in query:
+        return url
+    return f"{url}{'&' if query else '?'}ssl_cert_reqs=required"
 
 
 def _configure_logging(**_: Any) -> None:
