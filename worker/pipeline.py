@@ -15,7 +15,7 @@ import numpy as np
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
-from nightread.errors import ScanError, StorageError
+from nightread.errors import DeviceFull, ScanError, StorageError
 from nightread.files import decode_path, read_file
 from nightread.formats import SNIFF_BYTES, Format, sniff
 from nightread.preparing import Tensor
@@ -23,7 +23,7 @@ from nightread.reading import DicomUids
 from nightread.reasons import Reason
 from worker.decoder import Decoder, Decoding
 from worker.decoding import Prepared
-from worker.scorer import Scorer
+from worker.scorer import Scorer, Scores
 from worker.threads import Task
 
 _log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ def score_scans(
 
     Raises:
         LeaseLost: from `check_lease`.
+        DeviceFull: the device has not even the memory for one scan.
     """
     pipeline = _Pipeline(scorer, limits, decoder, find_predicted, worker, isolated=isolated)
     waiting: _Window | None = None
@@ -131,6 +132,7 @@ class _Pipeline:
         self._find_predicted = find_predicted
         self._worker = worker
         self._isolated = isolated
+        self._most = limits.batch_size  # scans in one batch, fewer once the device was found full
         self._contents: dict[str, Prepared] = {}  # of this job, without their tensors
         self._started: set[str] = set()  # contents that are, or have been, decoded by this job
         self.result = JobResult()
@@ -175,26 +177,42 @@ class _Pipeline:
             first_seen.discard(file.sha256)
 
     def _predict(self, digests: list[str], tensors: list[Tensor]) -> set[str]:
-        """Score one batch and keep its predictions; returns the digests whose scores are invalid."""
+        """Score contents and keep their predictions; returns the digests whose scores are invalid."""
         card = self._scorer.card
-        scores = self._scorer.score_batch(np.stack(tensors))
         invalid = set()
-        for sha256, row in zip(digests, scores, strict=True):
-            values = tuple(float(score) for score in row)
-            if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
-                invalid.add(sha256)
-                continue
-            decisions = card.decide(values)
-            self.result.predictions.extend(
-                NewPrediction(
-                    sha256=sha256, model_digest=self._scorer.digest, preprocessing=card.preprocessing_version,
-                    label=label, score=value, decision=decision, runtime=self._scorer.runtime,
-                    provider=self._scorer.provider, device=self._scorer.device, batch_size=len(digests),
-                    worker=self._worker,
-                )
-                for label, value, decision in zip(card.labels, values, decisions, strict=True)
-            )  # fmt: skip
+        for start, scores in self._score_parts(tensors):
+            for sha256, row in zip(digests[start : start + len(scores)], scores, strict=True):
+                values = tuple(float(score) for score in row)
+                if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
+                    invalid.add(sha256)
+                    continue
+                decisions = card.decide(values)
+                self.result.predictions.extend(
+                    NewPrediction(
+                        sha256=sha256, model_digest=self._scorer.digest, preprocessing=card.preprocessing_version,
+                        label=label, score=value, decision=decision, runtime=self._scorer.runtime,
+                        provider=self._scorer.provider, device=self._scorer.device, batch_size=len(scores),
+                        worker=self._worker,
+                    )
+                    for label, value, decision in zip(card.labels, values, decisions, strict=True)
+                )  # fmt: skip
         return invalid
+
+    def _score_parts(self, tensors: list[Tensor]) -> Iterator[tuple[int, Scores]]:
+        """Yield (place of the first, scores) of one batch, or of smaller ones where the device's memory is short."""
+        start = 0
+        while start < len(tensors):
+            part = tensors[start : start + self._most]
+            try:
+                scores = self._scorer.score_batch(np.stack(part))
+            except DeviceFull as error:
+                if len(part) == 1:
+                    raise
+                self._most = len(part) // 2
+                _log.warning("%s; going on with %d", error, self._most)
+                continue
+            yield start, scores
+            start += len(part)
 
     def _end(self, file: _File, known: set[str], *, is_first: bool) -> None:
         if isinstance(file.error, StorageError):
