@@ -49,7 +49,7 @@ WORKDIR /
 # job takes (stop_grace_period in docker-compose.yml). Where it is killed sooner nothing is lost: the lease runs out,
 # and another worker scores the job's remaining scans.
 STOPSIGNAL SIGTERM
-# Says whether this container reaches database and broker and can serve its model. That the worker itself lives is the
-# business of the restart policy: it is the container's first process.
-HEALTHCHECK --interval=120s --timeout=30s --start-period=60s --retries=3 CMD ["nightread", "doctor"]
+# Says whether the worker gets anywhere: whether it commits while jobs wait. That it lives is the business of the restart
+# policy: it is the container's first process.
+HEALTHCHECK --interval=60s --timeout=30s --start-period=120s --retries=3 CMD ["nightread", "worker", "--health"]
 CMD ["nightread", "worker", "--no-beat"]

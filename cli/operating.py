@@ -89,7 +89,8 @@ def _check_broker(settings: "Settings") -> str:
     from worker.publisher import Publisher
     from worker.queue import make_app
 
-    return f"answers, {Publisher(make_app(settings), settings).count_waiting()} messages waiting"
+    publisher = Publisher(make_app(settings), settings)
+    return f"answers, {publisher.count_waiting()} messages waiting, {publisher.count_refused()} refused so far"
 
 
 def _check_model(settings: "Settings") -> str:

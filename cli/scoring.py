@@ -167,6 +167,8 @@ def cancel(run: NamedRun, as_json: Json = False) -> None:
 
 def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_json: bool) -> int:
     from cli.console import waiting
+    from db.engine import write
+    from db.jobs import suspect_jobs
     from db.schema import ensure_schema
     from nightread.logs import configure_logging
     from worker.embedded import close_orphans
@@ -180,6 +182,7 @@ def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_js
         close_orphans(process.engine)
         bundle = process.open_default()
         enqueued = write_run(process.engine, settings, bundle, paths, name=name, embedded=True)
+        write(process.engine, lambda connection: suspect_jobs(connection, enqueued.run_id))
     return _work_here(process, enqueued.run_id, as_json)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
-from db.errors import DatabaseUnavailable
+from db.errors import DatabaseFull, DatabaseUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ _TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "
 _CONNECTION_SQLSTATE = "08"
 # No permission, a standby that only reads: for the operator to mend, though the driver takes them for our mistake.
 _REFUSING_SQLSTATES = frozenset({"42501", "25006"})
+_DISK_FULL_SQLSTATE = "53100"
 _SECRET_PARAMETERS = ("password", "sslpassword")
 
 _POSTGRESQL_TIMEOUTS = (
@@ -132,7 +133,8 @@ def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
     `work` may run several times, also after a commit whose outcome is not known: it must be idempotent.
 
     Raises:
-        DatabaseUnavailable: the database does not answer, is full or cannot be written.
+        DatabaseUnavailable: the database does not answer or cannot be written.
+        DatabaseFull: there is no room on its disk.
     """
     for attempt in range(1, _WRITE_TRIES + 1):
         try:
@@ -174,9 +176,19 @@ def _is_refused(error: DBAPIError) -> bool:
     return isinstance(error, OperationalError) and not getattr(error.orig, "sqlstate", None)
 
 
+def _is_full(error: DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):
+        # The latter: no room for the file of shared memory beside the database.
+        return getattr(error.orig, "sqlite_errorcode", 0) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+    return getattr(error.orig, "sqlstate", None) == _DISK_FULL_SQLSTATE
+
+
 def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailable:
     """Tell a driver's error in one line, without the password and without the statement."""
     url = engine.url.difference_update_query(_SECRET_PARAMETERS).render_as_string(hide_password=True)
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
     said = lines[0] if lines else type(error.orig).__name__
+    if _is_full(error):
+        remedy = "make room; what was stored stays (NIGHTREAD_DATABASE_URL)"
+        return DatabaseFull(f"the disk of the database {url} is full ({said}): {remedy}")
     return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")

@@ -259,6 +259,27 @@ def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenSca
     return list(halves)
 
 
+def suspect_jobs(connection: Connection, run_id: str) -> int:
+    """Let those jobs of a new embedded run begin with a crash that hold what was the death of such a run before.
+
+    A run that shares its process with its caller cannot try a job again once that process has died: what it held when
+    it died must be known when the same folder is scored again.
+
+    Returns:
+        How many jobs that are.
+    """
+    deadly = (
+        select(scans.c.path)
+        .join(jobs, jobs.c.id == scans.c.job_id)
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(jobs.c.crashes > 0, runs.c.embedded, scans.c.status == ScanStatus.FAILED)
+    )
+    holding = select(scans.c.job_id).where(
+        scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED, scans.c.path.in_(deadly)
+    )
+    return connection.execute(update(jobs).where(jobs.c.id.in_(holding)).values(crashes=1)).rowcount
+
+
 def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run_id: str | None = None) -> list[str]:
     """Mark up to `limit` jobs as published, oldest first, and return their ids; the caller commits, then publishes.
 
@@ -294,6 +315,38 @@ def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run
 def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
     """Take back `take_due_jobs` for jobs whose message could not be sent."""
     connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=None))
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs that a worker could take now, and how long the oldest of them has been waiting, in seconds."""
+
+    jobs: int
+    longest_s: float
+
+
+def count_waiting_jobs(connection: Connection, *, unpublished_s: float | None = None) -> Waiting:
+    """Return how much work waits for workers, embedded runs left out.
+
+    Args:
+        connection: for reading.
+        unpublished_s: where given, only jobs for which no message was sent in that time.
+    """
+    ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
+    since = case(
+        (jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at),
+        else_=func.coalesce(jobs.c.not_before, jobs.c.created_at),
+    )
+    query = (
+        select(func.count(), func.min(since, type_=UtcDateTime()), database_now())
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(jobs.c.status != JobStatus.DONE, or_(_is_due(), ran_out), ~runs.c.embedded)
+    )
+    if unpublished_s is not None:
+        sent = jobs.c.published_at
+        query = query.where(or_(sent.is_(None), sent < database_now(-unpublished_s)))
+    count, oldest, now = connection.execute(query).one()
+    return Waiting(count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
 
 
 def count_leases(connection: Connection, run_id: str | None = None) -> int:

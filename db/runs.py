@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, case, func, insert, or_, select, update
 
 from db.dialects import insert_many
 from db.errors import UnknownRun
@@ -204,8 +204,17 @@ def close_finished_runs(connection: Connection) -> int:
     ).rowcount
 
 
-def cancel_run(connection: Connection, run_id: str, reason_code: str, reason_text: str) -> int:
+def cancel_run(
+    connection: Connection, run_id: str, reason_code: str, reason_text: str, *, crashed: bool = False
+) -> int:
     """End a run at once: its open scans become `failed`, and whoever holds one of its jobs is fenced off.
+
+    Args:
+        connection: in a transaction.
+        run_id: the run's.
+        reason_code: of its open scans.
+        reason_text: of its open scans.
+        crashed: whoever held one of its jobs is dead, which counts as a crash of that job.
 
     Returns:
         How many scans were still open; `retry_run` queues them again.
@@ -217,6 +226,7 @@ def cancel_run(connection: Connection, run_id: str, reason_code: str, reason_tex
         .values(
             status=JobStatus.DONE, lease_holder=None, lease_expires_at=None, lease_token=jobs.c.lease_token + 1,
             finished_at=database_now(),
+            crashes=jobs.c.crashes + (case((jobs.c.status == JobStatus.LEASED, 1), else_=0) if crashed else 0),
         )
     )  # fmt: skip
     ended = connection.execute(
@@ -235,26 +245,30 @@ def cancel_run(connection: Connection, run_id: str, reason_code: str, reason_tex
 def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: bool, settings: dict[str, Any]) -> int:
     """Queue a run's failed scans again, as new jobs; returns how many.
 
-    Safe while the run is still going on: scans that are not `failed` are left alone.
+    Safe while the run is still going on: scans that are not `failed` are left alone. Those of jobs that were the death
+    of a worker get jobs of their own, which begin with that crash: they are not to be the death of another.
     """
     _lock_run(connection, run_id)
     failed = connection.execute(
-        select(scans.c.id)
+        select(scans.c.id, func.coalesce(jobs.c.crashes, 0) > 0)
+        .outerjoin(jobs, jobs.c.id == scans.c.job_id)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.FAILED)
         .order_by(scans.c.id)
-        .with_for_update()
-    ).scalars().all()  # fmt: skip
+        .with_for_update(of=scans)
+    ).all()
     if not failed:
         return 0
     now: datetime = connection.execute(select(database_now())).scalar_one()
-    for start in range(0, len(failed), job_size):
-        job_id = uuid.uuid4().hex
-        connection.execute(insert(jobs), [new_job(job_id, run_id, now)])
-        connection.execute(
-            update(scans)
-            .where(scans.c.id.in_(failed[start : start + job_size]))
-            .values(status=ScanStatus.QUEUED, reason_code=None, reason_text=None, finished_at=None, job_id=job_id)
-        )
+    for crashes in (0, 1):
+        ids = [scan_id for scan_id, has_crashed in failed if has_crashed == bool(crashes)]
+        for start in range(0, len(ids), job_size):
+            job_id = uuid.uuid4().hex
+            connection.execute(insert(jobs), [new_job(job_id, run_id, now, crashes=crashes)])
+            connection.execute(
+                update(scans)
+                .where(scans.c.id.in_(ids[start : start + job_size]))
+                .values(status=ScanStatus.QUEUED, reason_code=None, reason_text=None, finished_at=None, job_id=job_id)
+            )
     connection.execute(
         update(runs)
         .where(runs.c.id == run_id)

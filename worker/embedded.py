@@ -118,21 +118,22 @@ def _look(engine: Engine, run_id: str) -> tuple[RunCounts, RunStatus]:
         return count_scans(connection, [run_id])[run_id], find_run(connection, run_id).status
 
 
-def _cancel_rest(engine: Engine, run_id: str) -> int:
+def _cancel_rest(engine: Engine, run_id: str, *, crashed: bool = False) -> int:
     """Account for the scans of a run that was interrupted; changes nothing where the run has ended."""
-    text = "the run was interrupted before this scan"
-    return write(engine, lambda connection: cancel_run(connection, run_id, Reason.CANCELLED.value, text))
+    code, text = Reason.CANCELLED.value, "the run was interrupted before this scan"
+    return write(engine, lambda connection: cancel_run(connection, run_id, code, text, crashed=crashed))
 
 
 def close_orphans(engine: Engine) -> int:
     """Account for runs of `nightread score` whose process was killed on this host; returns how many.
 
-    Their predictions stay, so that the same folder again goes on where they stopped.
+    Their predictions stay, so that the same folder again goes on where they stopped; what they were at when they died
+    is decoded with care from then on.
     """
     with reading(engine) as connection:
         orphans = [run for run in find_open_embedded_runs(connection) if _is_orphan(run)]
     for run in orphans:
-        ended = _cancel_rest(engine, run.id)
+        ended = _cancel_rest(engine, run.id, crashed=True)
         _log.info("run %s was killed before its end: %d scans marked `%s`", run.id[:8], ended, Reason.CANCELLED)
     return len(orphans)
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -21,17 +22,21 @@ _RENEWALS = 4
 class Heartbeat:
     """Renews a lease on a thread of its own for as long as the `with` block runs."""
 
-    def __init__(self, engine: Engine, claim: Claim, lease_s: float) -> None:
+    def __init__(
+        self, engine: Engine, claim: Claim, lease_s: float, on_renewed: Callable[[], None] = lambda: None
+    ) -> None:
         """Start nothing yet.
 
         Args:
             engine: the database.
             claim: what is renewed.
             lease_s: how long each renewal holds, in seconds.
+            on_renewed: is called after each renewal.
         """
         self._engine = engine
         self._claim = claim
         self._lease_s = lease_s
+        self._on_renewed = on_renewed
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="nightread-heartbeat", daemon=True)
@@ -61,3 +66,4 @@ class Heartbeat:
             if not ours:
                 self._lost.set()
                 return
+            self._on_renewed()

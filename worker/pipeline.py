@@ -7,7 +7,6 @@ decoders, the hash and the inference all release the GIL) and the one after that
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,13 +15,16 @@ import numpy as np
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
-from nightread.errors import ScanError, StorageError
+from nightread.errors import DeviceFull, ScanError, StorageError
 from nightread.files import decode_path, read_file
 from nightread.formats import SNIFF_BYTES, Format, sniff
-from nightread.preparing import InputSpec, Tensor, read_and_prepare
+from nightread.preparing import Tensor
 from nightread.reading import DicomUids
 from nightread.reasons import Reason
-from worker.scorer import Scorer
+from worker.decoder import Decoder, Decoding
+from worker.decoding import Prepared
+from worker.scorer import Scorer, Scores
+from worker.threads import Task
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +38,6 @@ class Limits:
 
     roots: Sequence[Path]
     max_file_bytes: int
-    max_pixels: int
     batch_size: int
 
 
@@ -66,22 +67,12 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """One content of a window: its tensor, or the reason why there is none."""
-
-    tensor: Tensor | None
-    uids: DicomUids | None
-    reason: Reason | None = None
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class _Window:
     """Files of one batch, with the decoding of each new content under way."""
 
     files: list[_File]
     known: set[str]
-    decoding: dict[str, Future[_Prepared]]
+    decoding: dict[str, Decoding]
 
 
 def score_scans(
@@ -89,10 +80,11 @@ def score_scans(
     scorer: Scorer,
     limits: Limits,
     *,
-    executor: Executor,
+    decoder: Decoder,
     find_predicted: Callable[[Sequence[str]], set[str]],
     check_lease: Callable[[], None],
     worker: str,
+    isolated: bool = False,
 ) -> JobResult:
     """Score a job's scans; touches files and the model, and the database through `find_predicted` alone.
 
@@ -100,15 +92,17 @@ def score_scans(
         open_scans: what is to be scored.
         scorer: the run's model.
         limits: see `Limits`.
-        executor: threads for reading and decoding.
+        decoder: reads and decodes.
         find_predicted: returns those of some SHA-256 digests that are predicted already.
         check_lease: is called once a window; raises where the job is no longer ours.
         worker: who scores, for the stored rows.
+        isolated: decode in processes that may die, since one of these scans may be the death of them.
 
     Raises:
         LeaseLost: from `check_lease`.
+        DeviceFull: the device has not even the memory for one scan.
     """
-    pipeline = _Pipeline(scorer, limits, executor, find_predicted, worker)
+    pipeline = _Pipeline(scorer, limits, decoder, find_predicted, worker, isolated=isolated)
     waiting: _Window | None = None
     for files in pipeline.read_ahead(open_scans):
         check_lease()
@@ -126,24 +120,28 @@ class _Pipeline:
         self,
         scorer: Scorer,
         limits: Limits,
-        executor: Executor,
+        decoder: Decoder,
         find_predicted: Callable[[Sequence[str]], set[str]],
         worker: str,
+        *,
+        isolated: bool,
     ) -> None:
         self._scorer = scorer
         self._limits = limits
-        self._executor = executor
+        self._decoder = decoder
         self._find_predicted = find_predicted
         self._worker = worker
-        self._contents: dict[str, _Prepared] = {}  # of this job, without their tensors
+        self._isolated = isolated
+        self._most = limits.batch_size  # scans in one batch, fewer once the device was found full
+        self._contents: dict[str, Prepared] = {}  # of this job, without their tensors
         self._started: set[str] = set()  # contents that are, or have been, decoded by this job
         self.result = JobResult()
 
     def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[_File]]:
         """Yield windows of read files, the next one always being read meanwhile."""
-        reading: list[Future[_File]] = []
+        reading: list[Task[_File]] = []
         for window in split_windows(open_scans, self._limits.batch_size, _WINDOW_BYTES):
-            upcoming = [self._executor.submit(_read, scan, self._limits) for scan in window]
+            upcoming = [self._decoder.submit(_read, scan, self._limits) for scan in window]
             if reading:
                 yield [future.result() for future in reading]
             reading = upcoming
@@ -155,7 +153,7 @@ class _Pipeline:
         contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
         known = self._find_predicted(sorted(contents)) if contents else set()
         decoding = {
-            sha256: self._executor.submit(prepare_bytes, data, self._scorer.card.input, self._limits.max_pixels)
+            sha256: self._decoder.start(data, self._scorer.card.input, isolated=self._isolated)
             for sha256, data in contents.items()
             if sha256 not in known
         }
@@ -164,41 +162,57 @@ class _Pipeline:
 
     def score(self, window: _Window) -> None:
         """Score what a window has decoded, and write down the outcome of each of its files."""
-        prepared = {sha256: future.result() for sha256, future in window.decoding.items()}
+        prepared = {sha256: self._decoder.finish(decoding) for sha256, decoding in window.decoding.items()}
         tensors = {sha256: content.tensor for sha256, content in prepared.items() if content.tensor is not None}
         invalid = self._predict(list(tensors), list(tensors.values())) if tensors else set()
         for sha256, content in prepared.items():
             if sha256 in invalid:
                 reason, text = Reason.INVALID_SCORE, "the model returned a score that is no number in [0, 1]"
-                self._contents[sha256] = _Prepared(None, content.uids, reason, text)
+                self._contents[sha256] = Prepared(None, content.uids, reason, text)
             else:
-                self._contents[sha256] = _Prepared(None, content.uids, content.reason, content.text)
+                self._contents[sha256] = Prepared(None, content.uids, content.reason, content.text)
         first_seen = set(prepared)
         for file in window.files:
             self._end(file, window.known, is_first=file.sha256 in first_seen)
             first_seen.discard(file.sha256)
 
     def _predict(self, digests: list[str], tensors: list[Tensor]) -> set[str]:
-        """Score one batch and keep its predictions; returns the digests whose scores are invalid."""
+        """Score contents and keep their predictions; returns the digests whose scores are invalid."""
         card = self._scorer.card
-        scores = self._scorer.score_batch(np.stack(tensors))
         invalid = set()
-        for sha256, row in zip(digests, scores, strict=True):
-            values = tuple(float(score) for score in row)
-            if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
-                invalid.add(sha256)
-                continue
-            decisions = card.decide(values)
-            self.result.predictions.extend(
-                NewPrediction(
-                    sha256=sha256, model_digest=self._scorer.digest, preprocessing=card.preprocessing_version,
-                    label=label, score=value, decision=decision, runtime=self._scorer.runtime,
-                    provider=self._scorer.provider, device=self._scorer.device, batch_size=len(digests),
-                    worker=self._worker,
-                )
-                for label, value, decision in zip(card.labels, values, decisions, strict=True)
-            )  # fmt: skip
+        for start, scores in self._score_parts(tensors):
+            for sha256, row in zip(digests[start : start + len(scores)], scores, strict=True):
+                values = tuple(float(score) for score in row)
+                if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
+                    invalid.add(sha256)
+                    continue
+                decisions = card.decide(values)
+                self.result.predictions.extend(
+                    NewPrediction(
+                        sha256=sha256, model_digest=self._scorer.digest, preprocessing=card.preprocessing_version,
+                        label=label, score=value, decision=decision, runtime=self._scorer.runtime,
+                        provider=self._scorer.provider, device=self._scorer.device, batch_size=len(scores),
+                        worker=self._worker,
+                    )
+                    for label, value, decision in zip(card.labels, values, decisions, strict=True)
+                )  # fmt: skip
         return invalid
+
+    def _score_parts(self, tensors: list[Tensor]) -> Iterator[tuple[int, Scores]]:
+        """Yield (place of the first, scores) of one batch, or of smaller ones where the device's memory is short."""
+        start = 0
+        while start < len(tensors):
+            part = tensors[start : start + self._most]
+            try:
+                scores = self._scorer.score_batch(np.stack(part))
+            except DeviceFull as error:
+                if len(part) == 1:
+                    raise
+                self._most = len(part) // 2
+                _log.warning("%s; going on with %d", error, self._most)
+                continue
+            yield start, scores
+            start += len(part)
 
     def _end(self, file: _File, known: set[str], *, is_first: bool) -> None:
         if isinstance(file.error, StorageError):
@@ -267,17 +281,3 @@ def _read(scan: OpenScan, limits: Limits) -> _File:
         _log.error("reading failed with %s", type(error).__name__)  # its text may hold the path
         return _File(scan, error=StorageError(Reason.INTERNAL_ERROR, f"reading failed with {type(error).__name__}"))
     return _File(scan, data, hashlib.sha256(data).hexdigest())
-
-
-def prepare_bytes(data: bytes, spec: InputSpec, max_pixels: int) -> _Prepared:
-    """Decode and prepare one content, whatever it does: hostile bytes must not end the job of 63 others."""
-    try:
-        tensor, scan = read_and_prepare(data, spec, max_pixels=max_pixels)
-    except ScanError as error:
-        return _Prepared(None, None, error.reason, str(error))
-    except MemoryError:  # would end Celery's main process, then that of the next worker to take the job
-        return _Prepared(None, None, Reason.OUT_OF_MEMORY, "not enough memory to decode the scan")
-    except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; recorded, and logged without them
-        _log.error("decoding failed with %s", type(error).__name__)  # its text may hold patient data
-        return _Prepared(None, None, Reason.INTERNAL_ERROR, f"decoding failed with {type(error).__name__}")
-    return _Prepared(tensor, scan.uids)

@@ -17,6 +17,7 @@ from nightread.errors import ModelError, NightreadError
 from nightread.settings import Settings, read_settings
 from worker.choosing import choose_bundle
 from worker.enqueueing import check_roots
+from worker.health import register_worker
 from worker.process import count_cores
 from worker.scorer import Scorer
 
@@ -72,6 +73,7 @@ def refuse_or_start(sender: Any, **_: Any) -> None:
     )  # fmt: skip
     if found["retired"]:
         _log.warning("model %s is retired: runs made before are seen through, new ones refused", found["model"])
+    register_worker()
     if not settings.scan_roots:
         _log.warning("NIGHTREAD_SCAN_ROOTS is not set: jobs may read whatever folders their run names")
 

@@ -7,7 +7,6 @@ connection survives being inherited.
 import logging
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -19,6 +18,9 @@ from nightread.errors import CardMismatch
 from nightread.files import decode_path
 from nightread.settings import Settings
 from worker.choosing import choose_bundle
+from worker.decoder import Decoder
+from worker.health import Progress, find_progress
+from worker.isolating import IsolationLimits
 from worker.pipeline import Limits
 from worker.scorer import Scorer
 
@@ -31,7 +33,8 @@ class WorkerProcess:
     Attributes:
         settings: as read when the process started.
         engine: connections of this process.
-        executor: reading and decoding threads.
+        decoder: reading and decoding threads, and the processes for scans that may do harm.
+        progress: what this process has achieved, for the worker's health.
         name: host and process id, as stored with leases and predictions.
     """
 
@@ -39,8 +42,11 @@ class WorkerProcess:
         self.settings = settings
         self.threads = settings.threads or count_cores()
         self.engine: Engine = make_engine(settings.database_url.get_secret_value())
-        self.executor = ThreadPoolExecutor(self.threads, thread_name_prefix="nightread-decode")
+        self.decoder = Decoder(
+            self.threads, IsolationLimits(settings.decode_limit_s, settings.max_pixels, settings.max_file_bytes)
+        )
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.progress = find_progress() if settings.has_shared_broker else Progress(None)
         self._scorers: dict[str, Scorer] = {}
 
     def find_scorer(self, run: RunInfo) -> Scorer:
@@ -102,13 +108,12 @@ class WorkerProcess:
         return Limits(
             roots=settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources),
             max_file_bytes=settings.max_file_bytes,
-            max_pixels=settings.max_pixels,
             batch_size=settings.batch_size,
         )
 
     def close(self) -> None:
-        """End threads and connections."""
-        self.executor.shutdown()
+        """End threads, decoder processes and connections."""
+        self.decoder.close()
         self.engine.dispose()
 
 

@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 QUEUE = "nightread"
 SCORE_TASK = "nightread.score_job"
 SWEEP_TASK = "nightread.sweep"
+#: What was refused in the queue since Redis was started empty; kombu does not put its prefix before it.
+REFUSED_KEY = "nightread:refused"
 
 _LEADER_LOCK = 7_201_121
 #: A message that lies in no queue and was not claimed in this time is taken for lost.
@@ -59,6 +61,18 @@ class Publisher:
                 channel = connection.default_channel
                 channel.queue_declare(queue=QUEUE, durable=True)
                 return int(channel._size(QUEUE))  # noqa: SLF001  # LLEN; kombu has no public name for it
+        except self._errors as error:
+            raise explain_broker(error, self._settings) from None
+
+    def count_refused(self) -> int:
+        """Return how many messages workers have refused, since they were none of ours.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        try:
+            with self._app.connection_for_read() as connection:
+                return int(connection.default_channel.client.get(REFUSED_KEY) or 0)
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
@@ -119,7 +133,8 @@ class Publisher:
 def explain_broker(error: BaseException, settings: Settings) -> BrokerUnavailable:
     """Tell a broker's error in one line, without its password."""
     host = settings.broker_url.get_secret_value().rpartition("@")[2].partition("?")[0].removeprefix("redis://")
+    said = "its certificate is not accepted" if "CERTIFICATE_VERIFY_FAILED" in str(error) else type(error).__name__
     return BrokerUnavailable(
-        f"the broker {host} does not answer: {type(error).__name__}; start it or set NIGHTREAD_BROKER_URL. "
+        f"the broker {host} does not answer: {said}; start it or set NIGHTREAD_BROKER_URL. "
         "What is in the database stays there, and is published when the broker is back"
     )

@@ -31,13 +31,27 @@ class NightreadApp(Celery):
 
 def make_app(settings: Settings) -> NightreadApp:
     """Return the app for `settings`; connects to nothing yet."""
-    app = NightreadApp("nightread", broker=settings.broker_url.get_secret_value(), include=["worker.tasks"])
+    if settings.has_shared_broker:
+        from worker.guarding import guard_redis  # Redis' client takes its time to import
+
+        guard_redis()
+    app = NightreadApp(
+        "nightread", broker=_verify_broker(settings.broker_url.get_secret_value()), include=["worker.tasks"]
+    )
     app.nightread = settings
     app.conf.update(_configure(settings))
     setup_logging.connect(_configure_logging, weak=False)
     if settings.has_shared_broker:
         worker_init.connect(_check_before_start, weak=False)
     return app
+
+
+def _verify_broker(url: str) -> str:
+    """Return a broker's URL that verifies its certificate: kombu does only where the URL asks for it."""
+    query = url.partition("?")[2]
+    if not url.startswith("rediss:") or "ssl_cert_reqs=" in query:
+        return url
+    return f"{url}{'&' if query else '?'}ssl_cert_reqs=required"
 
 
 def _configure_logging(**_: Any) -> None:
@@ -67,6 +81,8 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_acks_on_failure_or_timeout": True,
         "task_reject_on_worker_lost": False,
+        # Remote control listens to whoever can publish: it ends workers, and nothing here uses it.
+        "worker_enable_remote_control": False,
         # Nothing waits unacknowledged behind a slow job.
         "worker_prefetch_multiplier": 1,
         "task_time_limit": _JOB_LIMIT_S,

@@ -21,6 +21,8 @@ _CPU: Final = "CPUExecutionProvider"
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _LOAD_ERROR_LENGTH = 200
+#: What the allocators of ONNX Runtime, CUDA, cuDNN and cuBLAS say where there is no memory; no error class tells it.
+_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 _state = ort.capi.onnxruntime_pybind11_state
 _LOAD_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
@@ -31,6 +33,21 @@ _LOAD_ERRORS: tuple[type[Exception], ...] = (
     _state.InvalidProtobuf,
     _state.NotImplemented,
 )
+
+
+#: What `InferenceSession.run` may raise.
+RUN_ERRORS: tuple[type[Exception], ...] = (
+    MemoryError,
+    RuntimeError,
+    _state.Fail,
+    _state.EPFail,
+    _state.RuntimeException,
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of `InferenceSession.run` says that the device's memory does not suffice."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from nightread.bundle import Bundle
 from nightread.card import Card
-from nightread.errors import CardMismatch, ParityMismatch
+from nightread.errors import CardMismatch, DeviceFull, ParityMismatch
 from nightread.preparing import Tensor
 from nightread.settings import Device
-from worker.runtime import open_session
+from worker.runtime import RUN_ERRORS, is_out_of_memory, open_session
 
 #: A machine's own rounding on top of what the export allowed: other processors and providers order sums differently.
 _MACHINE_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
@@ -61,8 +61,19 @@ class Scorer:
 
         Returns:
             (N, labels) float32 in the order of the card's labels; not checked for range.
+
+        Raises:
+            DeviceFull: there is not enough memory for so many scans at once.
         """
-        scores: Scores = self._session.run([self._output_name], {self._input_name: batch})[0]
+        try:
+            scores: Scores = self._session.run([self._output_name], {self._input_name: batch})[0]
+        except RUN_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeviceFull(
+                f"the memory of the device ({self.device}) does not suffice for {len(batch)} scans at once: free some, "
+                "or set NIGHTREAD_BATCH_SIZE lower"
+            ) from None
         return scores
 
     def _check_parity(self, bundle: Bundle) -> float:

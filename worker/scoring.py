@@ -2,11 +2,15 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from db.engine import reading, write
-from db.errors import DatabaseError
+from db.errors import DatabaseError, DatabaseFull
 from db.jobs import (
     Claim,
     OpenScan,
@@ -21,6 +25,7 @@ from db.runs import RunInfo, close_finished_runs, find_run
 from nightread.card import Card
 from nightread.errors import DeviceError, ModelError
 from nightread.reasons import Reason
+from nightread.settings import Settings
 from worker.errors import LeaseLost
 from worker.lease import Heartbeat
 from worker.pipeline import JobResult, end_without_score, score_scans
@@ -31,6 +36,9 @@ _log = logging.getLogger(__name__)
 _LONGEST_BACKOFF_S = 300.0
 #: Claims after which a job ends `model-unavailable`: over an hour, with the back-off, to put the bundle right.
 _MODEL_TRIES = 20
+#: Less than the half hour after which Celery ends a job by force.
+_ROOM_LIMIT_S = 1200.0
+_ROOM_POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     claim = write(process.engine, lambda connection: claim_job(connection, job_id, process.name, lease_s))
     if claim is None:
         return None
+    process.progress.note("claimed")
     try:
         return _score_claimed(process, claim)
     except DatabaseError:
@@ -73,19 +82,20 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
         open_scans = load_open_scans(connection, claim.job_id)
     if not open_scans:
         return _store(process, claim, JobResult())
-    if claim.crashes >= settings.max_attempts:
+    if claim.crashes >= _most_crashes(settings):
         return _isolate(process, claim, open_scans)
     try:
-        with Heartbeat(process.engine, claim, settings.lease_s) as heartbeat:
+        with Heartbeat(process.engine, claim, settings.lease_s, lambda: process.progress.note("renewed")) as heartbeat:
             scorer = process.find_scorer(run)
             result = score_scans(
                 open_scans,
                 scorer,
                 process.make_limits(run),
-                executor=process.executor,
+                decoder=process.decoder,
                 find_predicted=functools.partial(_find_predicted, process, run, scorer.card),
                 check_lease=heartbeat.check,
                 worker=process.name,
+                isolated=claim.crashes > 0,
             )
     except LeaseLost as lost:
         _log.warning("%s", lost)
@@ -118,10 +128,11 @@ def _store(
     if is_last:
         outcomes += [end_without_score(scan, reason, text) for scan, reason, text in result.put_off]
     retry_in_s = (wait_s or backoff_s(claim.attempts)) if result.put_off and not is_last else None
-    ours = write(
-        process.engine,
+    ours = _write_where_there_is_room(
+        process,
         lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
     )
+    process.progress.note("committed")
     write(process.engine, close_finished_runs)
     if not ours:
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
@@ -129,10 +140,29 @@ def _store(
     return JobReport(ended=len(outcomes), put_off=0 if is_last else len(result.put_off))
 
 
+def _write_where_there_is_room(process: WorkerProcess, work: Callable[[Connection], bool]) -> bool:
+    """Write results that were computed, and wait where the disk of the database is full.
+
+    A worker that waits takes no other job, so that a full disk stops a run where it is.
+
+    Raises:
+        DatabaseFull: there was no room for long; the lease has run out by then, and brings the job back.
+    """
+    deadline = time.monotonic() + (_ROOM_LIMIT_S if process.settings.has_shared_broker else math.inf)
+    while True:
+        try:
+            return write(process.engine, work)
+        except DatabaseFull as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.error("%s; the results of a job wait for that", error)
+            time.sleep(_ROOM_POLL_S)
+
+
 def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan]) -> JobReport:
     """Split a job that keeps killing its workers, until the one poisonous scan stands alone and is failed."""
     if len(open_scans) > 1:
-        crashes = process.settings.max_attempts - 1
+        crashes = _most_crashes(process.settings) - 1
         write(process.engine, lambda connection: split_job(connection, claim, open_scans, crashes))
         _log.warning("job %s has killed %d workers: split in two", claim.job_id, claim.crashes)
         return JobReport(split=True)
@@ -140,6 +170,11 @@ def _isolate(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan
         open_scans[0], Reason.WORKER_CRASH, f"its worker died, hung or failed {claim.crashes} times while scoring it"
     )
     return _store(process, claim, JobResult(outcomes=[outcome]))
+
+
+def _most_crashes(settings: Settings) -> int:
+    """Return the deaths after which a job is split: not before its scans were decoded once where they do no harm."""
+    return max(settings.max_attempts, 2)
 
 
 def _await_model(process: WorkerProcess, claim: Claim, open_scans: Sequence[OpenScan], why: str) -> JobReport:

@@ -170,7 +170,7 @@ def _score_missing(
             [OpenScan(scan.id, scan.path, scan.size_bytes) for scan in part],
             scorer,
             limits,
-            executor=process.executor,
+            decoder=process.decoder,
             find_predicted=functools.partial(_find_predicted, process, scorer.card, model),
             check_lease=lambda: None,
             worker=process.name,

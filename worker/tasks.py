@@ -35,6 +35,10 @@ def score_job_task(task: Any, job_id: str) -> None:
         if report is not None:
             _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
     _top_up(task, process)
+    if process.settings.has_shared_broker and process.decoder.is_stuck:
+        # A thread cannot be ended, but this process can: its job is committed, and Celery starts another.
+        _log.warning("a decoder does not come back: this process ends, and another takes its place")
+        raise SystemExit(0)
 
 
 @shared_task(name=SWEEP_TASK, bind=True)

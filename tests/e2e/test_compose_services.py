@@ -5,6 +5,7 @@ What differs from the container are the places: hosts and ports of this test's R
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.compose import load_compose
+from tests.compose_redis import PASSWORDS, USERS, run_compose_redis
 from tests.program import PROGRAM, last_json, run, started
 
-SECRETS = {"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r", "SCANS_DIR": "/scans"}
+SECRETS = {**PASSWORDS, "POSTGRES_PASSWORD": "p", "SCANS_DIR": "/scans"}
 SERVICES = load_compose(SECRETS)["services"]
 
 
@@ -44,11 +46,21 @@ def resolve(command):
     return [PROGRAM, *command[1:]]
 
 
-def test_the_services_score_a_night_together(tmp_path, scans, postgres_url, redis_url):
-    envs = {
-        name: make_service_environment(name, tmp_path, postgres_url, redis_url)
-        for name in ("migrate", "worker", "beat", "cli")
-    }
+@pytest.fixture
+def compose_redis(tmp_path):
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with run_compose_redis(folder) as server:
+        yield server
+
+
+def test_the_services_score_a_night_together(tmp_path, scans, postgres_url, compose_redis):
+    envs = {}
+    for name in ("migrate", "worker", "beat", "cli"):
+        url = SERVICES[name]["environment"]["NIGHTREAD_BROKER_URL"]
+        user, password = re.match(r"redis://(\w+):([^@]+)@redis:", url).groups()
+        assert password == PASSWORDS[USERS[user]]
+        envs[name] = make_service_environment(name, tmp_path, postgres_url, compose_redis.url(user))
     migrated = subprocess.run(resolve(SERVICES["migrate"]["command"]), env=envs["migrate"], cwd=tmp_path, check=False)
     assert migrated.returncode == 0
 

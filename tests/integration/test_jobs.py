@@ -5,7 +5,9 @@ from sqlalchemy import func, select, update
 
 from db.engine import reading, write
 from db.jobs import (
+    Waiting,
     count_leases,
+    count_waiting_jobs,
     find_predicted,
     give_back_job,
     mark_unpublished,
@@ -411,3 +413,45 @@ def test_a_claim_that_waits_for_a_cancellation_finds_the_job_gone(postgres_engin
         claiming = in_background(lambda: claim(postgres_engine, job_id))
         wait_until_blocked(postgres_engine)
     assert claiming.result(30) is None
+
+
+class TestWaiting:
+    def test_what_a_worker_could_take_is_counted_with_the_longest_wait(self, engine):
+        run_id = add_run(engine, 3, job_size=1)
+        first, second, _ = job_ids(engine, run_id)
+        shift_time(engine, first, "created_at", -100)
+        claim(engine, second)
+        found = count_waiting(engine)
+        assert found.jobs == 2
+        assert 100 <= found.longest_s < 200
+
+    def test_a_lease_that_ran_out_waits_since_then_and_a_back_off_since_its_end(self, engine):
+        run_id = add_run(engine, 2, job_size=1)
+        for job_id in job_ids(engine, run_id):
+            shift_time(engine, job_id, "created_at", -1000)
+        first, second = job_ids(engine, run_id)
+        claim(engine, first)
+        shift_time(engine, first, "lease_expires_at", -50)
+        shift_time(engine, second, "not_before", 60)
+        found = count_waiting(engine)
+        assert (found.jobs, 50 <= found.longest_s < 150) == (1, True)
+        shift_time(engine, second, "not_before", -10)
+        assert count_waiting(engine).jobs == 2
+
+    def test_nothing_waits_where_nothing_is_due_or_all_is_embedded(self, engine):
+        assert count_waiting(engine) == Waiting(0, 0.0)
+        add_run(engine, 1, embedded=True)
+        assert count_waiting(engine) == Waiting(0, 0.0)
+
+    def test_jobs_for_which_a_message_was_sent_may_be_left_out(self, engine):
+        (job_id,) = job_ids(engine, add_run(engine, 1))
+        assert count_waiting(engine, unpublished_s=60).jobs == 1
+        write(engine, lambda connection: take_due_jobs(connection, 10, 60))
+        assert count_waiting(engine, unpublished_s=60).jobs == 0
+        shift_time(engine, job_id, "published_at", -61)
+        assert count_waiting(engine, unpublished_s=60).jobs == 1
+
+
+def count_waiting(engine, **options):
+    with reading(engine) as connection:
+        return count_waiting_jobs(connection, **options)

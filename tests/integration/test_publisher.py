@@ -15,6 +15,7 @@ from db.runs import RunCounts
 from db.types import RunStatus
 from nightread.settings import IN_PROCESS_BROKER, read_settings
 from tests.db_factories import add_job, add_run, claim, count, fetch_job, fetch_run, job_ids, shift_time
+from worker import guarding
 from worker import publisher as publisher_module
 from worker.errors import BrokerUnavailable
 from worker.publisher import QUEUE, SCORE_TASK, Publisher
@@ -202,7 +203,9 @@ class TestForgedMessages:
             return received[0].decode()
 
     @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-yaml", "text/weird"])
-    def test_what_is_not_json_is_refused_and_not_run(self, publisher, client, tmp_path, content_type):
+    def test_what_is_not_json_is_refused_and_not_run(self, publisher, client, tmp_path, monkeypatch, content_type):
+        """By Celery's own settings, the second line of defence: such a message does not get past `worker.guarding`."""
+        monkeypatch.setattr(guarding, "clean_message", lambda message: message)
         publisher.publish(["0" * 32])
         message = json.loads(client.lpop(KEY))
         message |= {

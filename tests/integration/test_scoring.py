@@ -25,7 +25,7 @@ from tests.db_factories import (
     shift_time,
 )
 from tests.worker_factories import add_job_of, add_run_of, run_process, write_scans
-from worker import pipeline, scoring
+from worker import decoding, scoring
 from worker.lease import Heartbeat
 from worker.scorer import Scorer
 from worker.scoring import backoff_s, score_job
@@ -412,14 +412,14 @@ def test_a_job_reads_nothing_outside_the_folders_that_its_run_names(process, tmp
 
 def test_pixels_that_end_the_decoder_end_one_scan(process, tmp_path, monkeypatch):
     folder = write_scans(tmp_path / "night", 2)
-    decode, victim = pipeline.read_and_prepare, (folder / "scan-000").read_bytes()
+    decode, victim = decoding.read_and_prepare, (folder / "scan-000").read_bytes()
 
     def read_and_prepare(data, *arguments, **options):
         if data == victim:
             raise MemoryError
         return decode(data, *arguments, **options)
 
-    monkeypatch.setattr(pipeline, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(decoding, "read_and_prepare", read_and_prepare)
     job_id = add_job_of(process, folder)
     score_job(process, job_id)
     rows = fetch_scans(process.engine, run_id_of(process, job_id))

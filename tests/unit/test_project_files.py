@@ -31,7 +31,10 @@ def find_commands(command, name=""):
 
 COMMANDS = find_commands(typer.main.get_command(app))
 
-ENVIRONMENT = {"REDIS_PASSWORD": "r3dis", "POSTGRES_PASSWORD": "p0stgres", "SCANS_DIR": "/srv/scans"}
+ENVIRONMENT = {
+    "REDIS_PASSWORD": "r3dis", "REDIS_WORKER_PASSWORD": "w0rker", "REDIS_PUBLISHER_PASSWORD": "publ1sher",
+    "POSTGRES_PASSWORD": "p0stgres", "SCANS_DIR": "/srv/scans",
+}  # fmt: skip
 OF_NIGHTREAD = {"migrate", "worker", "beat", "cli"}
 RUN_ONCE = {"migrate", "cli"}
 
@@ -136,7 +139,13 @@ class TestCompose:
         assert all(set(service["networks"]) <= set(networks) for service in services.values())
 
     def test_holds_no_secret(self):
-        for file in ("docker-compose.yml", "docker-compose.cuda.yml", "docker/redis.conf", "Dockerfile"):
+        for file in (
+            "docker-compose.yml",
+            "docker-compose.cuda.yml",
+            "docker/redis.conf",
+            "docker/users.acl",
+            "Dockerfile",
+        ):
             for line in read(file).splitlines():
                 if re.search(r"(?i)password\b", line.partition("#")[0]):
                     assert re.search(r"\$\{\w+PASSWORD:\?", line), f"{file}: {line}"

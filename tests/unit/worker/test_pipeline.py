@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,10 @@ from db.types import ScanStatus
 from nightread.files import encode_path
 from nightread.reasons import Reason
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
-from worker import pipeline
+from worker import decoding, pipeline
+from worker.decoder import Decoder
 from worker.errors import LeaseLost
+from worker.isolating import IsolationLimits
 from worker.pipeline import Limits, end_without_score, score_scans, split_windows
 
 MAX_BYTES = 100_000
@@ -40,9 +41,10 @@ class FakeScorer:
 
 
 @pytest.fixture(scope="module")
-def executor():
-    with ThreadPoolExecutor(2) as threads:
-        yield threads
+def decoder():
+    decoder = Decoder(2, IsolationLimits(60, 1_000_000, MAX_BYTES))
+    yield decoder
+    decoder.close()
 
 
 @pytest.fixture
@@ -82,15 +84,15 @@ def digest_of(folder, name):
     return hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
-def run(folder, names, scorer, executor, *, batch_size=4, known=(), check_lease=lambda: None):
+def run(folder, names, scorer, decoder, *, batch_size=4, known=(), check_lease=lambda: None):
     return score_scans(
-        list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, 1_000_000, batch_size), executor=executor,
+        list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size), decoder=decoder,
         find_predicted=lambda digests: set(digests) & set(known), check_lease=check_lease, worker="worker-1",
     )  # fmt: skip
 
 
-def test_each_kind_of_file_ends_as_it_should(folder, scorer, executor):
-    result = run(folder, EXPECTED, scorer, executor)
+def test_each_kind_of_file_ends_as_it_should(folder, scorer, decoder):
+    result = run(folder, EXPECTED, scorer, decoder)
     names = list(EXPECTED)
     ended = {names[outcome.scan_id]: outcome for outcome in result.outcomes}
     for name, outcome in ended.items():
@@ -108,11 +110,11 @@ def test_each_kind_of_file_ends_as_it_should(folder, scorer, executor):
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_scan_has_one_outcome_and_every_new_content_one_prediction(
-    folder, shipped, executor, names, batch_size, known
+    folder, shipped, decoder, names, batch_size, known
 ):
     scorer = FakeScorer(shipped.card)
     stored = {digest_of(folder, "two")} if known else set()
-    result = run(folder, names, scorer, executor, batch_size=batch_size, known=stored)
+    result = run(folder, names, scorer, decoder, batch_size=batch_size, known=stored)
     ended = [outcome.scan_id for outcome in result.outcomes] + [scan.id for scan, _, _ in result.put_off]
     assert sorted(ended) == list(range(len(names)))
     assert all(batch <= batch_size for batch in scorer.batches)
@@ -130,17 +132,17 @@ def test_every_scan_has_one_outcome_and_every_new_content_one_prediction(
             assert (outcome.study_uid is not None) == (names[outcome.scan_id] == "dicom")
 
 
-def test_scores_are_those_of_scoring_one_at_a_time(folder, shipped, executor):
+def test_scores_are_those_of_scoring_one_at_a_time(folder, shipped, decoder):
     names = ["one", "two", "three", "dicom"]
-    together = run(folder, names, FakeScorer(shipped.card), executor, batch_size=4).predictions
-    apart = run(folder, names, FakeScorer(shipped.card), executor, batch_size=1).predictions
+    together = run(folder, names, FakeScorer(shipped.card), decoder, batch_size=4).predictions
+    apart = run(folder, names, FakeScorer(shipped.card), decoder, batch_size=1).predictions
     assert {one.sha256: one.score for one in together} == {one.sha256: one.score for one in apart}
     assert {one.batch_size for one in together} == {4}
     assert {one.batch_size for one in apart} == {1}
 
 
-def test_a_prediction_tells_how_it_was_made(folder, scorer, executor):
-    (found,) = run(folder, ["one"], scorer, executor).predictions
+def test_a_prediction_tells_how_it_was_made(folder, scorer, decoder):
+    (found,) = run(folder, ["one"], scorer, decoder).predictions
     card = scorer.card
     assert (found.model_digest, found.preprocessing) == (scorer.digest, card.preprocessing_version)
     assert (found.label, found.decision) == (card.labels[0], card.decide((found.score,))[0])
@@ -149,29 +151,29 @@ def test_a_prediction_tells_how_it_was_made(folder, scorer, executor):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
-def test_a_content_that_comes_again_is_scored_once_and_then_reused(folder, scorer, executor, batch_size):
-    result = run(folder, ["one", "copy-of-one", "two", "one"], scorer, executor, batch_size=batch_size)
+def test_a_content_that_comes_again_is_scored_once_and_then_reused(folder, scorer, decoder, batch_size):
+    result = run(folder, ["one", "copy-of-one", "two", "one"], scorer, decoder, batch_size=batch_size)
     assert sum(scorer.batches) == 2
     assert [outcome.reused for outcome in result.outcomes] == [False, True, False, True]
 
 
-def test_known_contents_are_neither_decoded_nor_scored(folder, scorer, executor, monkeypatch):
-    monkeypatch.setattr(pipeline, "read_and_prepare", None)
+def test_known_contents_are_neither_decoded_nor_scored(folder, scorer, decoder, monkeypatch):
+    monkeypatch.setattr(decoding, "read_and_prepare", None)
     names = ["one", "copy-of-one", "dicom"]
-    result = run(folder, names, scorer, executor, known={digest_of(folder, name) for name in names})
+    result = run(folder, names, scorer, decoder, known={digest_of(folder, name) for name in names})
     assert [(outcome.status, outcome.reused) for outcome in result.outcomes] == [(ScanStatus.SCORED, True)] * 3
     assert scorer.batches == []
     assert result.outcomes[2].instance_uid == "1.2.826.0.1.3680043.8.498.1"
     assert result.outcomes[2].series_uid == "1.2.826.0.1.3680043.8.498.3"
 
 
-def test_a_known_content_whose_uids_cannot_be_read_is_scored_all_the_same(folder, scorer, executor, monkeypatch):
+def test_a_known_content_whose_uids_cannot_be_read_is_scored_all_the_same(folder, scorer, decoder, monkeypatch):
     monkeypatch.setattr("nightread.dicom.read_uids", fail_with(RecursionError(CANARY)))
-    (outcome,) = run(folder, ["dicom"], scorer, executor, known={digest_of(folder, "dicom")}).outcomes
+    (outcome,) = run(folder, ["dicom"], scorer, decoder, known={digest_of(folder, "dicom")}).outcomes
     assert (outcome.status, outcome.study_uid) == (ScanStatus.SCORED, None)
 
 
-def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, scorer, executor):
+def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, scorer, decoder):
     asked = []
 
     def find_predicted(digests):
@@ -180,7 +182,7 @@ def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, score
 
     score_scans(
         list_scans(folder, ["one", "two", "copy-of-one", "one", "text", "empty"]), scorer,
-        Limits([folder], MAX_BYTES, 1_000_000, 2), executor=executor, find_predicted=find_predicted,
+        Limits([folder], MAX_BYTES, 2), decoder=decoder, find_predicted=find_predicted,
         check_lease=lambda: None, worker="worker-1",
     )  # fmt: skip
     assert asked[0] == sorted([digest_of(folder, "one"), digest_of(folder, "two")])
@@ -189,10 +191,10 @@ def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, score
 
 
 @pytest.mark.parametrize("score", [float("nan"), -0.001, 1.001, float("inf")])
-def test_an_invalid_score_fails_its_scan_alone(folder, shipped, executor, score):
+def test_an_invalid_score_fails_its_scan_alone(folder, shipped, decoder, score):
     values = itertools.chain([0.25, score], itertools.repeat(0.75))
     scorer = FakeScorer(shipped.card, lambda tensor: next(values))
-    result = run(folder, ["one", "two", "three"], scorer, executor)
+    result = run(folder, ["one", "two", "three"], scorer, decoder)
     assert [(outcome.status, outcome.reason_code) for outcome in result.outcomes] == [
         (ScanStatus.SCORED, None), (ScanStatus.FAILED, "invalid-score"), (ScanStatus.SCORED, None),
     ]  # fmt: skip
@@ -200,8 +202,8 @@ def test_an_invalid_score_fails_its_scan_alone(folder, shipped, executor, score)
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
-def test_the_ends_of_the_range_are_scores(folder, shipped, executor, score):
-    result = run(folder, ["one"], FakeScorer(shipped.card, lambda tensor: score), executor)
+def test_the_ends_of_the_range_are_scores(folder, shipped, decoder, score):
+    result = run(folder, ["one"], FakeScorer(shipped.card, lambda tensor: score), decoder)
     assert [prediction.score for prediction in result.predictions] == [score]
 
 
@@ -221,14 +223,14 @@ def fail_with(error):
         (UnicodeDecodeError("ascii", CANARY.encode(), 0, 1, CANARY), Reason.INTERNAL_ERROR),
     ],
 )
-def test_whatever_decoding_raises_costs_one_scan(folder, scorer, executor, monkeypatch, caplog, error, reason):
-    decode, victim = pipeline.read_and_prepare, (folder / "two").read_bytes()
+def test_whatever_decoding_raises_costs_one_scan(folder, scorer, decoder, monkeypatch, caplog, error, reason):
+    decode, victim = decoding.read_and_prepare, (folder / "two").read_bytes()
 
     def read_and_prepare(data, *arguments, **options):
         return fail_with(error)() if data == victim else decode(data, *arguments, **options)
 
-    monkeypatch.setattr(pipeline, "read_and_prepare", read_and_prepare)
-    result = run(folder, ["one", "two", "three"], scorer, executor)
+    monkeypatch.setattr(decoding, "read_and_prepare", read_and_prepare)
+    result = run(folder, ["one", "two", "three"], scorer, decoder)
     assert [outcome.reason_code for outcome in result.outcomes] == [None, reason.value, None]
     assert result.outcomes[1].status is ScanStatus.FAILED
     assert CANARY not in caplog.text + str(result)
@@ -238,34 +240,34 @@ def test_whatever_decoding_raises_costs_one_scan(folder, scorer, executor, monke
     ("error", "reason"),
     [(MemoryError(), Reason.OUT_OF_MEMORY), (OverflowError(PATH_CANARY), Reason.INTERNAL_ERROR)],
 )
-def test_whatever_reading_raises_puts_one_scan_off(folder, scorer, executor, monkeypatch, caplog, error, reason):
+def test_whatever_reading_raises_puts_one_scan_off(folder, scorer, decoder, monkeypatch, caplog, error, reason):
     read = pipeline.read_file
 
     def read_file(path, **options):
         return fail_with(error)() if path.endswith("two") else read(path, **options)
 
     monkeypatch.setattr(pipeline, "read_file", read_file)
-    result = run(folder, ["one", "two", "three"], scorer, executor)
+    result = run(folder, ["one", "two", "three"], scorer, decoder)
     assert [(scan.id, why) for scan, why, _ in result.put_off] == [(1, reason)]
     assert [outcome.scan_id for outcome in result.outcomes] == [0, 2]
     assert PATH_CANARY not in caplog.text
 
 
-def test_a_model_that_raises_ends_the_job(folder, shipped, executor):
+def test_a_model_that_raises_ends_the_job(folder, shipped, decoder):
     with pytest.raises(RuntimeError, match="CUDA"):
-        run(folder, ["one"], FakeScorer(shipped.card, fail_with(RuntimeError("CUDA is gone"))), executor)
+        run(folder, ["one"], FakeScorer(shipped.card, fail_with(RuntimeError("CUDA is gone"))), decoder)
 
 
-def test_neither_log_nor_reason_tells_a_path_or_a_patient(folder, scorer, executor, caplog):
+def test_neither_log_nor_reason_tells_a_path_or_a_patient(folder, scorer, decoder, caplog):
     caplog.set_level("DEBUG")
-    result = run(folder, EXPECTED, scorer, executor)
+    result = run(folder, EXPECTED, scorer, decoder)
     told = caplog.text + "".join(str(outcome.reason_text) for outcome in result.outcomes)
     told += "".join(text for _, _, text in result.put_off)
     assert PATH_CANARY not in told
     assert CANARY not in told
 
 
-def test_a_lost_lease_stops_the_work_within_a_window(folder, scorer, executor):
+def test_a_lost_lease_stops_the_work_within_a_window(folder, scorer, decoder):
     calls = itertools.count(1)
 
     def check_lease():
@@ -273,13 +275,13 @@ def test_a_lost_lease_stops_the_work_within_a_window(folder, scorer, executor):
             raise LeaseLost("taken over")
 
     with pytest.raises(LeaseLost):
-        run(folder, ["one", "two", "three", "dicom"], scorer, executor, batch_size=1, check_lease=check_lease)
+        run(folder, ["one", "two", "three", "dicom"], scorer, decoder, batch_size=1, check_lease=check_lease)
     assert sum(scorer.batches) < 3
 
 
-def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, executor, monkeypatch):
+def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, decoder, monkeypatch):
     decoded = threading.Semaphore(0)
-    decode = pipeline.read_and_prepare
+    decode = decoding.read_and_prepare
 
     def read_and_prepare(*arguments, **options):
         tensor = decode(*arguments, **options)
@@ -292,13 +294,13 @@ def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, e
         decoded.release()
         return 0.5
 
-    monkeypatch.setattr(pipeline, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(decoding, "read_and_prepare", read_and_prepare)
     scorer = FakeScorer(shipped.card, score)
-    scorer_last = run(folder, ["one", "two"], FakeScorer(shipped.card), executor, batch_size=1)
+    scorer_last = run(folder, ["one", "two"], FakeScorer(shipped.card), decoder, batch_size=1)
     assert len(scorer_last.predictions) == 2
     while decoded.acquire(blocking=False):
         pass
-    run(folder, ["one", "two", "text"], _LastIsFree(scorer), executor, batch_size=1)
+    run(folder, ["one", "two", "text"], _LastIsFree(scorer), decoder, batch_size=1)
 
 
 class _LastIsFree:
@@ -326,8 +328,8 @@ def test_windows_keep_the_order_and_respect_number_and_bytes(sizes, batch_size, 
         assert len(window) == 1 or sum(scan.size_bytes for scan in window) <= max_bytes
 
 
-def test_no_scans_are_no_work(folder, scorer, executor):
-    result = run(folder, [], scorer, executor)
+def test_no_scans_are_no_work(folder, scorer, decoder):
+    result = run(folder, [], scorer, decoder)
     assert (result.outcomes, result.predictions, result.put_off, scorer.batches) == ([], [], [], [])
 
 

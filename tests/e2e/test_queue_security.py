@@ -1,0 +1,183 @@
+"""A night with the Redis users that are shipped, and whatever somebody may put into the queue."""
+
+import base64
+import json
+import os
+import pickle
+import shutil
+import signal
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from db.engine import make_engine
+from tests.compose_redis import run_compose_redis
+from tests.program import PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until, worker
+
+QUEUE = "nightread:nightread"
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with run_compose_redis(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def env(tmp_path, postgres_url, server):
+    """Of the command line; workers have another user."""
+    environment = make_environment(
+        tmp_path, database_url=postgres_url, broker_url=server.url("publisher"), lease_s=4, sweep_s=1, job_size=4,
+        threads=1,
+    )  # fmt: skip
+    run("db", "upgrade", env=environment, cwd=tmp_path)
+    return environment
+
+
+@pytest.fixture
+def worker_env(env, server):
+    return env | {"NIGHTREAD_BROKER_URL": server.url("worker")}
+
+
+@pytest.fixture
+def night(ward, tmp_path):
+    folder = tmp_path / "night"
+    folder.mkdir()
+    for scan in sorted(ward.iterdir())[:20]:
+        shutil.copy(scan, folder)
+    return folder
+
+
+@pytest.mark.timeout(300)
+def test_the_users_that_are_shipped_are_denied_nothing_in_a_night_with_all_its_troubles(
+    env, worker_env, server, night, tmp_path
+):
+    slow = worker_env | slow_reading(tmp_path)
+    database = make_engine(env["NIGHTREAD_DATABASE_URL"])
+    leased = sa.text("SELECT count(*) FROM jobs WHERE status = 'leased'")
+
+    def is_working():
+        with database.connect() as connection:
+            return connection.execute(leased).scalar()
+
+    with server.connect() as admin:
+        with worker(slow, tmp_path, tmp_path / "killed.log", "--no-beat") as first:
+            run("enqueue", night, env=env, cwd=tmp_path)
+            wait_until(lambda: is_working() and admin.hlen("nightread:unacked"), "a job under way")
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+        # Long ago, so that the next worker takes back at once what the dead one held.
+        held = admin.hkeys("nightread:unacked")
+        assert held
+        admin.zadd("nightread:unacked_index", dict.fromkeys(held, 1.0))
+        beat = [PROGRAM, "beat"]
+        with (
+            started(beat, env, tmp_path, tmp_path / "beat.log"),
+            worker(worker_env, tmp_path, tmp_path / "worker.log") as second,
+        ):
+            followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))
+            wait_until(lambda: not admin.hexists("nightread:unacked", held[0]), "the dead worker's message")
+            run("sweep", env=env, cwd=tmp_path)
+            run("doctor", env=env, cwd=tmp_path)
+            run("doctor", env=worker_env, cwd=tmp_path)
+            run("enqueue", night, "--wait", env=env, cwd=tmp_path)
+            second.terminate()
+            assert second.wait(60) == 0
+        denied = [(entry["username"], entry["object"], entry["reason"]) for entry in admin.acl_log()]
+    database.dispose()
+    assert (followed["scored"], followed["queued"]) == (20, 0)
+    assert denied == []
+    assert "Traceback" not in (tmp_path / "worker.log").read_text() + (tmp_path / "beat.log").read_text()
+
+
+class Canary:
+    """Writes a file where somebody unpickles it."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+def make_message(task="nightread.score_job", arguments=("f" * 32,), *, embed=None, body=None, headers=(), **fields):
+    body = json.dumps([list(arguments), {}, embed or {}]).encode() if body is None else body
+    task_id = str(uuid.uuid4())
+    return {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": task, "id": task_id, "argsrepr": "CANARY", **dict(headers)},
+        "properties": {
+            "correlation_id": task_id, "reply_to": "", "delivery_mode": 2, "body_encoding": "base64", "priority": 0,
+            "delivery_info": {"exchange": "", "routing_key": "nightread"}, "delivery_tag": str(uuid.uuid4()),
+        },
+        **fields,
+    }  # fmt: skip
+
+
+def make_garbage(file):
+    """Return what must neither run nor end a worker; `file` appears where any of it is executed."""
+    pickled = pickle.dumps(Canary(file))
+    call = {
+        "task": "nightread.sweep",
+        "args": [],
+        "kwargs": {},
+        "options": {},
+        "subtask_type": None,
+        "immutable": False,
+    }
+    no_properties, no_headers = make_message(), make_message()
+    del no_properties["properties"], no_headers["headers"]
+    messages = [
+        [], {}, None, 7, "CANARY", no_properties, no_headers,
+        make_message("nightread.other", headers={"shadow": "CANARY"}),
+        make_message("celery.backend_cleanup", []),
+        make_message("celery.map", [call, [1]]),
+        make_message(["nightread.score_job"]),
+        make_message(body=pickled, **{"content-type": "application/x-python-serialize", "content-encoding": "binary"}),
+        make_message(body=pickled),
+        make_message(body=b"\xff\xfe"),
+        make_message(body=b"[" * 500),
+        make_message(arguments=[]),
+        make_message(arguments=["CANARY", "CANARY"]),
+        make_message(arguments=["CANARY"]),
+        make_message(arguments=[7]),
+        make_message(headers={"id": "CANARY\nCANARY"}),
+        make_message(headers={"expires": "CANARY"}),
+        make_message(body=b"x" * 10_000_000),
+    ]  # fmt: skip
+    raw = [b"CANARY", b"", b"\xff\xfe\x00", b"[" * 100_000, pickled]
+    return raw + [json.dumps(message).encode() for message in messages]
+
+
+@pytest.mark.timeout(300)
+def test_whatever_lies_in_the_queue_runs_nothing_ends_no_worker_and_is_counted(
+    env, worker_env, server, night, tmp_path
+):
+    log, executed = tmp_path / "worker.log", tmp_path / "executed"
+    garbage = make_garbage(executed)
+    with server.connect("publisher") as forger, server.connect() as admin, worker(worker_env, tmp_path, log) as process:
+        wait_until(lambda: "ready" in log.read_text(), "the worker")
+        for message in garbage:
+            forger.lpush(QUEUE, message)
+        # Those that are ours but for what they want on top: harmless, so that they are not refused.
+        for headers in ({"eta": "2099-01-01T00:00:00+00:00"}, {"timelimit": [1, 1]}, {"retries": 10**9}):
+            forger.lpush(QUEUE, json.dumps(make_message(headers=headers)))
+        forger.lpush(QUEUE, json.dumps(make_message(embed={"callbacks": [make_message("celery.backend_cleanup", [])]})))
+        followed = last_json(run("enqueue", night, "--wait", "--json", env=env, cwd=tmp_path))
+        wait_until(lambda: not admin.llen(QUEUE) and not admin.hlen("nightread:unacked"), "an empty queue")
+        assert process.poll() is None  # the very same process
+        assert admin.get("nightread:refused") == str(len(garbage))
+        assert admin.acl_log() == []
+        told = run("doctor", env=env, cwd=tmp_path).stdout
+    assert (followed["scored"], followed["failed"]) == (20, 0)
+    assert f"{len(garbage)} refused" in told
+    assert not executed.exists()
+    said = log.read_text()
+    assert "a message in the queue was refused: no JSON; 1 so far" in said
+    assert "CANARY" not in said
+    assert "Traceback" not in said

@@ -1,0 +1,212 @@
+"""Is a worker getting anywhere? Told by what it commits in SQL, never by whether it answers.
+
+Each process of a worker notes in a small file when it last claimed a job, renewed a lease or stored results, and only
+after the database has confirmed it. `nightread worker --health` reads these files, on the same host, and asks the
+database whether jobs wait: work that waits while a worker stands still is what is wrong.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from db.engine import reading
+from db.jobs import Waiting, count_waiting_jobs
+from nightread.errors import SettingsError
+from nightread.settings import Settings
+from worker.enqueueing import read_start
+
+_log = logging.getLogger(__name__)
+
+_WORKER, _PROGRESS = ".worker", ".progress"
+
+
+class Progress:
+    """What one process of a worker has achieved, for whoever asks after the worker."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Note nothing yet.
+
+        Args:
+            file: where it is noted; None where nobody asks, as in an embedded run.
+        """
+        self._file = file
+        self._steps: dict[str, float] = {}
+
+    def note(self, step: str) -> None:
+        """Note that the database has confirmed a step: `claimed`, `renewed` or `committed`."""
+        if self._file is None:
+            return
+        self._steps[step] = time.monotonic()
+        _write(self._file, self._steps)
+
+
+def register_worker() -> None:
+    """Note that this process is the main process of a worker, from now on."""
+    pid = os.getpid()
+    with _not_noted():
+        _write(_folder() / f"{pid}{_WORKER}", {"process_started": read_start(pid), "started": time.monotonic()})
+
+
+def find_progress() -> Progress:
+    """Return where this process, a child of a worker's main process or that itself, notes its progress."""
+    pid = os.getpid()
+    with _not_noted():
+        folder = _folder()
+        for main in (os.getppid(), pid):
+            if (folder / f"{main}{_WORKER}").exists():
+                return Progress(folder / f"{main}.{pid}{_PROGRESS}")
+    return Progress(None)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """One worker of this host.
+
+    Attributes:
+        pid: of its main process.
+        still_s: since it claimed, renewed or committed anything, or was started, in seconds.
+        last: what it did last: `started`, `claimed`, `renewed` or `committed`.
+    """
+
+    pid: int
+    still_s: float
+    last: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the workers of this host get anywhere.
+
+    Attributes:
+        workers: those that live.
+        due_jobs: jobs that a worker could take.
+        waiting_s: how long the oldest of them has waited, in seconds.
+        limit_s: how long both may go on at once.
+        faults: what is wrong, each in one line; none where all is well.
+    """
+
+    workers: list[WorkerHealth]
+    due_jobs: int
+    waiting_s: float
+    limit_s: float
+    faults: list[str] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        """Return it for a program."""
+        return {"healthy": not self.faults, **asdict(self)}
+
+
+def check_workers(engine: Engine, settings: Settings) -> Health:
+    """Judge the workers of this host.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer.
+        SettingsError: the folder of temporary files cannot be used.
+    """
+    with reading(engine) as connection:
+        waiting = count_waiting_jobs(connection)
+    return judge(find_workers(), waiting, find_limit(settings))
+
+
+def check_sweeping(engine: Engine, settings: Settings) -> Health:
+    """Judge whether anybody publishes what is due; that is the beat's business, and the workers'.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer.
+    """
+    limit_s = find_limit(settings)
+    with reading(engine) as connection:
+        waiting = count_waiting_jobs(connection, unpublished_s=limit_s)
+    faults = []
+    if waiting.jobs and waiting.longest_s > limit_s:
+        faults.append(
+            f"{waiting.jobs:,} jobs are due and no message was sent for them in {limit_s:.0f} s: nobody sweeps, or the "
+            "queue stays full"
+        )
+    return Health([], waiting.jobs, waiting.longest_s, limit_s, faults)
+
+
+def find_limit(settings: Settings) -> float:
+    """Return how long work may wait while a worker stands still; a lost message takes a lease and a sweep."""
+    return 2 * (settings.lease_s + settings.sweep_s)
+
+
+def judge(workers: list[WorkerHealth], waiting: Waiting, limit_s: float) -> Health:
+    """Say what is wrong: no worker, or one that stands still while work waits. An idle worker is a healthy one."""
+    faults = []
+    if not workers:
+        faults.append("no worker of this user runs on this host: start `nightread worker`")
+    if waiting.jobs and waiting.longest_s > limit_s:
+        faults += [
+            f"worker {worker.pid} stands still: {worker.last} {worker.still_s:.0f} s ago and nothing since, while "
+            f"{waiting.jobs:,} jobs wait, the oldest for {waiting.longest_s:.0f} s; restart it"
+            for worker in workers
+            if worker.still_s > limit_s
+        ]
+    return Health(workers, waiting.jobs, waiting.longest_s, limit_s, faults)
+
+
+def find_workers() -> list[WorkerHealth]:
+    """Return the workers of this user on this host; what dead ones have left is removed."""
+    now, workers = time.monotonic(), []
+    try:
+        folder = _folder()
+    except OSError as error:
+        raise SettingsError(f"the workers' progress cannot be read: {error.strerror or error}") from None
+    for file in sorted(folder.glob(f"*{_WORKER}")):
+        pid, registered = int(file.stem), _read(file)
+        files = list(folder.glob(f"{pid}.*{_PROGRESS}"))
+        if read_start(pid) is None or read_start(pid) != registered.get("process_started"):
+            for left in (file, *files):
+                left.unlink(missing_ok=True)
+            continue
+        steps = {"started": float(registered["started"])}
+        for progress in files:
+            for step, at in _read(progress).items():
+                steps[step] = max(at, steps.get(step, 0.0))
+        last = max(steps, key=lambda step: steps[step])
+        workers.append(WorkerHealth(pid, now - steps[last], last))
+    return workers
+
+
+def _folder() -> Path:
+    """Return a folder that this user alone may write to: what lies in it is believed."""
+    folder = Path(tempfile.gettempdir()) / f"nightread-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        raise PermissionError(f"{folder} belongs to somebody else: remove it")
+    return folder
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text())
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+@contextlib.contextmanager
+def _not_noted() -> Iterator[None]:
+    """Go on where progress cannot be noted: that stops no worker."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("progress was not noted: %s", error.strerror or error)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Replace a file as a whole."""
+    new = file.with_suffix(".new")
+    with _not_noted():
+        new.write_text(json.dumps(content))
+        new.replace(file)
