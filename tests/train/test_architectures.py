@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
+from nightread.preparing import InputSpec
 from trainer.architectures import ARCHITECTURES, find_architecture
-from trainer.architectures.architecture import check_backbone_weights
+from trainer.architectures.architecture import Architecture, check_backbone_weights
 from trainer.batches import FitData
 from trainer.datasets import Task
 from trainer.errors import TrainingError
@@ -110,10 +111,19 @@ def assert_equal_states(*paths):
         assert all(np.array_equal(first[name], second[name]) for name in first.files)
 
 
+def build_with_dropout(task, backbone_weights):
+    from keras import Input, Model, layers
+
+    scans = Input(shape=(16, 16, 1))
+    stack = layers.Dropout(0.5)(layers.Flatten()(scans))
+    return Model(scans, layers.Dense(len(task.labels), activation="softmax")(stack))
+
+
 def test_dropout_and_augmentation_go_on_where_they_were(tmp_path):
-    architecture = find_architecture("inception")
-    data = make_data(architecture, TWELVE, count=14)
+    spec = InputSpec(height_px=16, width_px=16, channels=1)
     settings = FitSettings(epochs=2, batch_size=4, augment=Augment.MODERN, optimizer=Optimizer.ADAM, learning_rate=1e-3)
+    architecture = Architecture("dropout", "Dropout and a dense layer", spec, settings, build_with_dropout)
+    data = make_data(architecture, TWELVE, count=14)
 
     def run(folder, *, epochs, resume=False):
         return fit(architecture, TWELVE, data, replace(settings, epochs=epochs), folder, resume=resume, report=ignore)
