@@ -36,7 +36,8 @@ def test_every_setting_can_be_given_by_its_variable(monkeypatch):
         "DATABASE_URL": "postgresql://user:pw@host/db", "BROKER_URL": "rediss://:pw@host:6379/0", "MODEL": "a@1",
         "MODELS_DIR": "/models", "SCAN_ROOTS": "/a:/b", "DEVICE": "cuda", "BATCH_SIZE": "8", "JOB_SIZE": "9",
         "LEASE_S": "50", "SWEEP_S": "5", "MAX_ATTEMPTS": "4", "QUEUE_HIGH_WATER": "7",
-        "MAX_PIXELS": "100", "MAX_FILE_BYTES": "200", "THREADS": "2", "LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG",
+        "MAX_PIXELS": "100", "MAX_FILE_BYTES": "200", "DECODE_LIMIT_S": "9",
+        "THREADS": "2", "LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG",
     }  # fmt: skip
     assert {name.lower() for name in values} == set(Settings.model_fields)
     for name, value in values.items():
@@ -48,6 +49,7 @@ def test_every_setting_can_be_given_by_its_variable(monkeypatch):
     assert settings.log_format is LogFormat.JSON
     assert settings.has_shared_broker
     assert (settings.batch_size, settings.lease_s, settings.max_pixels) == (8, 50, 100)
+    assert settings.decode_limit_s == 9
 
 
 def test_the_command_line_goes_before_the_environment_before_the_env_file(monkeypatch):
