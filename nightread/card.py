@@ -183,6 +183,8 @@ class Card(_Part):
     metrics: dict[str, dict[str, Metric]]
     intended_use: str
     limitations: tuple[str, ...]
+    population: str = ""
+    not_tested: tuple[str, ...] = ()
     scaling: Scaling | None = None
     operating_points: dict[Label, dict[str, OperatingPoint]] = {}
     gate: Gate | None = None
