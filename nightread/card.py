@@ -186,7 +186,7 @@ class Card(_Part):
     scaling: Scaling | None = None
     operating_points: dict[Label, dict[str, OperatingPoint]] = {}
     gate: Gate | None = None
-    reference: Reference | None = None
+    drift_reference: Reference | None = None
     same_pixels: dict[str, SamePixels] = {}
     precision: Precision = Precision.FLOAT32
     outputs: tuple[Output, ...] = ()
