@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, insert, or_, select, update
 
 from db.dialects import insert_ignoring
+from db.measuring import NewMeasurement, store_measurements
 from db.runs import new_job
 from db.tables import jobs, predictions, runs, scans
 from db.types import JobStatus, RunStatus, ScanStatus, UtcDateTime, database_now
@@ -160,25 +161,28 @@ def store_results(
     claim: Claim,
     outcomes: Sequence[ScanOutcome],
     new_predictions: Sequence[NewPrediction],
+    new_measurements: Sequence[NewMeasurement] = (),
     *,
     retry_in_s: float | None = None,
 ) -> bool:
     """Store what a job came to and end it, or put it off, all in the caller's transaction.
 
-    Rows are sorted by key, since two writers that meet in opposite order deadlock. A prediction that is there already
-    stays. Where the claim is no longer ours only the predictions are kept, which are true whoever computed them.
+    Rows are sorted by key, since two writers that meet in opposite order deadlock. A prediction or measurement that is
+    there already stays. Where the claim is no longer ours only those are kept, which are true whoever computed them.
 
     Args:
         connection: in a transaction.
         claim: the claim that the results were computed under.
         outcomes: terminal statuses; scans of the job that are missing stay queued.
         new_predictions: any order.
+        new_measurements: any order.
         retry_in_s: where not None, the job goes back to the queue for its remaining scans, due after that time.
 
     Returns:
         Whether the claim was still ours.
     """
     store_predictions(connection, new_predictions)
+    store_measurements(connection, new_measurements)
     end: dict[str, Any] = {"lease_holder": None, "lease_expires_at": None}
     if retry_in_s is None:
         end |= {"status": JobStatus.DONE, "finished_at": database_now()}

@@ -183,10 +183,12 @@ class Card(_Part):
     metrics: dict[str, dict[str, Metric]]
     intended_use: str
     limitations: tuple[str, ...]
+    population: str = ""
+    not_tested: tuple[str, ...] = ()
     scaling: Scaling | None = None
     operating_points: dict[Label, dict[str, OperatingPoint]] = {}
     gate: Gate | None = None
-    reference: Reference | None = None
+    drift_reference: Reference | None = None
     same_pixels: dict[str, SamePixels] = {}
     precision: Precision = Precision.FLOAT32
     outputs: tuple[Output, ...] = ()

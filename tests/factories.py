@@ -278,3 +278,20 @@ def make_card(**fields: Any) -> dict[str, Any]:
         "limitations": ["everything"],
         **fields,
     }
+
+
+def make_metric(value: float, margin: float = 0.01) -> dict[str, float]:
+    return {"value": value, "low": value - margin, "high": value + margin}
+
+
+def make_rates(sensitivity: float = 0.9, specificity: float = 0.8) -> dict[str, Any]:
+    return {"sensitivity": make_metric(sensitivity), "specificity": make_metric(specificity)}
+
+
+def make_operating_points(**thresholds: float) -> dict[str, Any]:
+    """Return the operating points of one label, by name with `_` for `-`."""
+    thresholds = thresholds or {"high_sensitivity": 0.2, "balanced": 0.5, "high_specificity": 0.9}
+    return {
+        name.replace("_", "-"): {"threshold": threshold, "chosen_on": make_rates(), "hold_out": make_rates()}
+        for name, threshold in thresholds.items()
+    }

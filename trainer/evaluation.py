@@ -95,6 +95,7 @@ class Evaluation:
         labels: by class, in the task's order.
         subgroups: the share of right decisions among the scans of a subgroup, with their number.
         confusion: (K, K) int64, scans by class (rows) and decision (columns).
+        subgroup_figures: what the shares of `subgroups` are called, with the subgroup behind: `sensitivity (viral)`.
     """
 
     scans: int
@@ -103,6 +104,13 @@ class Evaluation:
     labels: Mapping[str, LabelFigures]
     subgroups: Mapping[str, tuple[int, Metric]]
     confusion: npt.NDArray[np.int64]
+    subgroup_figures: Mapping[str, str]
+
+    @property
+    def card_figures(self) -> dict[str, Metric]:
+        """The figures as a card holds them: of the whole part, and then of each subgroup."""
+        told = {self.subgroup_figures[name]: metric for name, (_, metric) in self.subgroups.items()}
+        return {**self.figures, **told}
 
 
 def spread_scores(task: Task, scores: npt.NDArray[np.floating]) -> Scores:
@@ -362,4 +370,13 @@ def _describe(part: PartScores, groups: int, metrics: dict[str, Metric]) -> Eval
         if f"subgroup/{name}" in metrics
     }
     figures = {name: metric for name, metric in metrics.items() if "/" not in name}
-    return Evaluation(len(part.targets), groups, figures, labels, subgroups, confusion)
+    named = {name: f"{_name_share(part, name)} ({name})" for name in names}
+    return Evaluation(len(part.targets), groups, figures, labels, subgroups, confusion, named)
+
+
+def _name_share(part: PartScores, subgroup: str) -> str:
+    """Name the share of right decisions in a subgroup: with one label that all or none of its scans have, as usual."""
+    if part.threshold is None:
+        return "accuracy"
+    present = {int(target) for target, name in zip(part.targets, part.subgroups, strict=True) if name == subgroup}
+    return {frozenset({1}): "sensitivity", frozenset({0}): "specificity"}.get(frozenset(present), "accuracy")

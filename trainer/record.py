@@ -220,6 +220,8 @@ def _describe(
         },
         "intended_use": dataset.intended_use,
         "limitations": list(dataset.limitations),
+        "population": dataset.population,
+        "not_tested": list(dataset.not_tested),
     }
 
 

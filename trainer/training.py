@@ -119,7 +119,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         request.shares,
         request.choices.split_by,
         scores[Part.HOLD_OUT].threshold,
-        {part: evaluations[part].figures for part in (Part.VALIDATION, Part.HOLD_OUT)},
+        {part: evaluations[part].card_figures for part in (Part.VALIDATION, Part.HOLD_OUT)},
         history,
         scaling,
         points,
