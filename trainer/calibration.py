@@ -1,8 +1,8 @@
 """From scores to probabilities: Platt's scaling, fitted on the validation part and folded into the last layer.
 
-Platt 1999, Probabilistic outputs for support vector machines: `sigmoid(slope * logit + intercept)`, with targets drawn in
-a little from 0 and 1, so that scans that are told apart without a fault do not ask for an endless slope. Folded into the
-weights, it costs a worker nothing, and no score is ever seen that is not calibrated.
+Platt 1999, Probabilistic outputs for support vector machines: `sigmoid(slope * logit + intercept)`, with targets drawn
+in a little from 0 and 1, so that scans that are told apart without a fault do not ask for an endless slope. Folded into
+the weights, it costs a worker nothing, and no score is ever seen that is not calibrated.
 """
 
 from dataclasses import dataclass

@@ -106,7 +106,6 @@ def fit(
 
 def find_best(history: list[EpochRow], monitor: Monitor) -> EpochRow:
     """Return the epoch whose weights are kept: the first of equals."""
-
     if monitor is Monitor.LAST:
         return history[-1]
 

@@ -50,10 +50,10 @@ _NOT_CALIBRATED = (
 
 
 _CALIBRATED = (
-    "Calibrated: of scans like those of the data set's own patients, with the share of {labels} that it has ({shares}), "
-    "about so many in a hundred have the label as the score says (Platt scaling on patients that the network was not "
-    "fitted on). Where the label is rarer or more frequent, as in most wards, or where patients, devices or exposure are "
-    "others, it is a score that orders scans, and no probability."
+    "Calibrated: of scans like those of the data set's own patients, with the share of {labels} that it has "
+    "({shares}), about so many in a hundred have the label as the score says (Platt scaling on patients that the "
+    "network was not fitted on). Where the label is rarer or more frequent, as in most wards, or where patients, "
+    "devices or exposure are others, it is a score that orders scans, and no probability."
 )
 
 

@@ -126,28 +126,28 @@ class _Follower:
         self._push(_stand_for(called, arguments))
 
     _STEPS: Final[dict[str, Callable[["_Follower", Any], None]]] = {
-        "PROTO": lambda self, argument: None,
+        "PROTO": lambda _self, _: None,
         **dict.fromkeys(_CONSTANTS, _push),
-        "NONE": lambda self, argument: self._push(None),
-        "NEWTRUE": lambda self, argument: self._push(True),  # noqa: FBT003 - a value, not a switch
-        "NEWFALSE": lambda self, argument: self._push(False),  # noqa: FBT003 - the same
-        "EMPTY_TUPLE": lambda self, argument: self._push(()),
-        "EMPTY_LIST": lambda self, argument: self._push([]),
-        "EMPTY_DICT": lambda self, argument: self._push({}),
-        "MARK": lambda self, argument: self._push(_MARK),
+        "NONE": lambda self, _: self._push(None),
+        "NEWTRUE": lambda self, _: self._push(True),
+        "NEWFALSE": lambda self, _: self._push(False),
+        "EMPTY_TUPLE": lambda self, _: self._push(()),
+        "EMPTY_LIST": lambda self, _: self._push([]),
+        "EMPTY_DICT": lambda self, _: self._push({}),
+        "MARK": lambda self, _: self._push(_MARK),
         **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _remember),
         **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda self, argument: self._push(self._memo[argument])),
-        "TUPLE": lambda self, argument: self._push(tuple(self._pop_marked())),
-        "TUPLE1": lambda self, argument: self._push(tuple(self._pop_many(1))),
-        "TUPLE2": lambda self, argument: self._push(tuple(self._pop_many(2))),
-        "APPENDS": lambda self, argument: self._extend(self._pop_marked()),
-        "SETITEM": lambda self, argument: self._update(self._pop_many(2)),
-        "SETITEMS": lambda self, argument: self._update(self._pop_marked()),
+        "TUPLE": lambda self, _: self._push(tuple(self._pop_marked())),
+        "TUPLE1": lambda self, _: self._push(tuple(self._pop_many(1))),
+        "TUPLE2": lambda self, _: self._push(tuple(self._pop_many(2))),
+        "APPENDS": lambda self, _: self._extend(self._pop_marked()),
+        "SETITEM": lambda self, _: self._update(self._pop_many(2)),
+        "SETITEMS": lambda self, _: self._update(self._pop_marked()),
         "GLOBAL": lambda self, argument: self._push(_Global(argument)),
-        "BINPERSID": lambda self, argument: self._push(_name_storage(self._stack.pop())),
-        "REDUCE": lambda self, argument: self._call(),
+        "BINPERSID": lambda self, _: self._push(_name_storage(self._stack.pop())),
+        "REDUCE": lambda self, _: self._call(),
         # The table's own attribute `_metadata`: versions of PyTorch's modules.
-        "BUILD": lambda self, argument: self._stack.__delitem__(-1),
+        "BUILD": lambda self, _: self._stack.__delitem__(-1),
     }  # fmt: skip
 
 

