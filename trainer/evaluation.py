@@ -9,7 +9,7 @@ binomial interval over the scans (Clopper and Pearson) stands there instead.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -178,6 +178,12 @@ def evaluate(part: PartScores, *, majority: int, seed: int, resamples: int = RES
         if (metric := _make_metric(float(values[0]), np.concatenate(draws[name]))) is not None
     }
     return _describe(part, groups, _widen(metrics, part))
+
+
+def count_rates(part: PartScores, threshold: float, *, seed: int, resamples: int = RESAMPLES) -> tuple[Metric, Metric]:
+    """Return sensitivity and specificity of one label at another threshold than the part's own."""
+    figures = evaluate(replace(part, threshold=threshold), majority=0, seed=seed, resamples=resamples).figures
+    return figures["sensitivity"], figures["specificity"]
 
 
 @dataclass(frozen=True, slots=True)

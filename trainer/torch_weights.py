@@ -8,6 +8,7 @@ The format: `torch/serialization.py` (`_legacy_save`), and PEP 307 for the instr
 """
 
 import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,12 +21,10 @@ from trainer.errors import TrainingError
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 
-_DTYPES: Final = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
 _TABLE: Final = "collections OrderedDict"
 _TENSOR: Final = "torch._utils _rebuild_tensor_v2"
-_CONSTANTS: Final = {
-    "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "NONE", "NEWTRUE", "NEWFALSE",
-}  # fmt: skip
+_CONSTANTS: Final = ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE")
 _MARK: Final = object()
 
 
@@ -66,66 +65,90 @@ def read_torch_weights(path: Path) -> dict[str, npt.NDArray[Any]]:
     """
     try:
         with path.open("rb") as file:
-            if _follow(file) != _MAGIC or _follow(file) != _PROTOCOL:
-                raise ValueError("not in PyTorch's format from before 1.6")
-            _follow(file)  # sizes of C types, which the dtypes above fix
-            table = _follow(file)
-            storages = _read_storages(file, _follow(file), table)
-        return {name: _cut_out(view, storages) for name, view in table.items()}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError) as error:
+            return _read_table(file)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, StopIteration) as error:
         raise TrainingError(f"{path} holds no table of PyTorch weights: {error}") from None
 
 
-def _follow(file: BinaryIO) -> Any:
-    """Follow one pickle to its value."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    for code, argument, _ in pickletools.genops(file):
-        name = code.name
-        if name in _CONSTANTS:
-            stack.append(argument if name not in {"NEWTRUE", "NEWFALSE"} else name == "NEWTRUE")
-        elif name in {"BINPUT", "LONG_BINPUT"}:
-            memo[argument] = stack[-1]
-        elif name in {"BINGET", "LONG_BINGET"}:
-            stack.append(memo[argument])
-        elif name in {"EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"}:
-            stack.append({"EMPTY_TUPLE": (), "EMPTY_LIST": [], "EMPTY_DICT": {}}[name])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in {"TUPLE", "TUPLE1", "TUPLE2"}:
-            count = _count_marked(stack) if name == "TUPLE" else int(name[-1])
-            items = tuple(stack[len(stack) - count :])
-            del stack[len(stack) - count - (name == "TUPLE") :]
-            stack.append(items)
-        elif name == "APPENDS":
-            count = _count_marked(stack)
-            items_list = stack[len(stack) - count :]
-            del stack[len(stack) - count - 1 :]
-            stack[-1].extend(items_list)
-        elif name in {"SETITEM", "SETITEMS"}:
-            count = 2 if name == "SETITEM" else _count_marked(stack)
-            flat = stack[len(stack) - count :]
-            del stack[len(stack) - count - (name == "SETITEMS") :]
-            stack[-1].update(zip(flat[::2], flat[1::2], strict=True))
-        elif name == "GLOBAL":
-            stack.append(_Global(argument))
-        elif name == "BINPERSID":
-            stack.append(_name_storage(stack.pop()))
-        elif name == "REDUCE":
-            arguments, called = stack.pop(), stack.pop()
-            stack.append(_stand_for(called, arguments))
-        elif name == "BUILD":
-            stack.pop()  # the table's own attribute `_metadata`: versions of PyTorch's modules
-        elif name == "STOP":
-            return stack.pop()
-        elif name != "PROTO":
-            raise ValueError(f"the instruction {name}, which no table of weights needs")
-    raise EOFError("a pickle without its end")
+def _read_table(file: BinaryIO) -> dict[str, npt.NDArray[Any]]:
+    if _Follower().follow(file) != _MAGIC or _Follower().follow(file) != _PROTOCOL:
+        raise ValueError("not in PyTorch's format from before 1.6")
+    _Follower().follow(file)  # sizes of C types, which the dtypes above fix
+    table = _Follower().follow(file)
+    if not isinstance(table, dict) or not all(isinstance(view, _View) for view in table.values()):
+        raise TypeError("something else than arrays by name")
+    storages = _read_storages(file, _Follower().follow(file), table)
+    return {name: _cut_out(view, storages) for name, view in table.items()}
 
 
-def _count_marked(stack: list[Any]) -> int:
-    """Return how many values lie above the topmost mark."""
-    return next(depth for depth, value in enumerate(reversed(stack)) if value is _MARK)
+class _Follower:
+    """Follows the instructions of one pickle; one method for each kind that a table of weights is made of."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def follow(self, file: BinaryIO) -> Any:
+        """Follow one pickle to its value."""
+        for code, argument, _ in pickletools.genops(file):
+            if code.name == "STOP":
+                return self._stack.pop()
+            step = self._STEPS.get(code.name)
+            if step is None:
+                raise ValueError(f"the instruction {code.name}, which no table of weights needs")
+            step(self, argument)
+        raise EOFError("a pickle without its end")
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _pop_many(self, count: int) -> list[Any]:
+        items = self._stack[len(self._stack) - count :]
+        del self._stack[len(self._stack) - count :]
+        return items
+
+    def _pop_marked(self) -> list[Any]:
+        """Take what lies above the topmost mark, and the mark."""
+        above = next(depth for depth, value in enumerate(reversed(self._stack)) if value is _MARK)
+        return self._pop_many(above + 1)[1:]
+
+    def _remember(self, place: Any) -> None:
+        self._memo[place] = self._stack[-1]
+
+    def _extend(self, items: list[Any]) -> None:
+        self._stack[-1].extend(items)
+
+    def _update(self, flat: list[Any]) -> None:
+        self._stack[-1].update(zip(flat[::2], flat[1::2], strict=True))
+
+    def _call(self) -> None:
+        called, arguments = self._pop_many(2)
+        self._push(_stand_for(called, arguments))
+
+    _STEPS: Final[dict[str, Callable[["_Follower", Any], None]]] = {
+        "PROTO": lambda _self, _: None,
+        **dict.fromkeys(_CONSTANTS, _push),
+        "NONE": lambda self, _: self._push(None),
+        "NEWTRUE": lambda self, _: self._push(True),
+        "NEWFALSE": lambda self, _: self._push(False),
+        "EMPTY_TUPLE": lambda self, _: self._push(()),
+        "EMPTY_LIST": lambda self, _: self._push([]),
+        "EMPTY_DICT": lambda self, _: self._push({}),
+        "MARK": lambda self, _: self._push(_MARK),
+        **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _remember),
+        **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda self, argument: self._push(self._memo[argument])),
+        "TUPLE": lambda self, _: self._push(tuple(self._pop_marked())),
+        "TUPLE1": lambda self, _: self._push(tuple(self._pop_many(1))),
+        "TUPLE2": lambda self, _: self._push(tuple(self._pop_many(2))),
+        "APPENDS": lambda self, _: self._extend(self._pop_marked()),
+        "SETITEM": lambda self, _: self._update(self._pop_many(2)),
+        "SETITEMS": lambda self, _: self._update(self._pop_marked()),
+        "GLOBAL": lambda self, argument: self._push(_Global(argument)),
+        "BINPERSID": lambda self, _: self._push(_name_storage(self._stack.pop())),
+        "REDUCE": lambda self, _: self._call(),
+        # The table's own attribute `_metadata`: versions of PyTorch's modules.
+        "BUILD": lambda self, _: self._stack.__delitem__(-1),
+    }  # fmt: skip
 
 
 def _name_storage(reference: tuple[Any, ...]) -> _Storage:
@@ -135,7 +158,7 @@ def _name_storage(reference: tuple[Any, ...]) -> _Storage:
     return _Storage(key, _DTYPES[dtype.name], count)
 
 
-def _stand_for(called: Any, arguments: tuple[Any, ...]) -> Any:
+def _stand_for(called: Any, arguments: Any) -> Any:
     """Return what a call would make, for the two calls that a table of weights holds."""
     if called == _Global(_TABLE) and not arguments:
         return {}
@@ -145,10 +168,8 @@ def _stand_for(called: Any, arguments: tuple[Any, ...]) -> Any:
     raise ValueError(f"a call of {getattr(called, 'name', called)}, which no table of weights needs")
 
 
-def _read_storages(file: BinaryIO, keys: Any, table: Any) -> dict[str, npt.NDArray[Any]]:
+def _read_storages(file: BinaryIO, keys: list[str], table: dict[str, _View]) -> dict[str, npt.NDArray[Any]]:
     """Read the numbers behind the pickles: for each key their count as int64, and then they themselves."""
-    if not isinstance(table, dict) or not all(isinstance(view, _View) for view in table.values()):
-        raise TypeError("something else than arrays by name")
     known = {view.storage.key: view.storage for view in table.values()}
     storages = {}
     for key in keys:

