@@ -23,7 +23,7 @@ from db.jobs import (
 )
 from db.runs import RunInfo, close_finished_runs, find_run
 from nightread.card import Card
-from nightread.errors import DeviceError, ModelError
+from nightread.errors import DeviceError, ModelError, NightreadError
 from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.errors import LeaseLost
@@ -48,6 +48,23 @@ class JobReport:
     ended: int = 0
     put_off: int = 0
     split: bool = False
+
+
+def attend_job(process: WorkerProcess, job_id: str) -> None:
+    """Score one job, whatever comes of it: the boundary of a delivery, where every error ends in the log.
+
+    A job is never lost by that: what is understood leaves its lease, which runs out and brings the job back, and what
+    nobody foresaw has given it back already.
+    """
+    try:
+        report = score_job(process, job_id)
+    except (NightreadError, DatabaseError) as error:
+        _log.error("job %s: %s", job_id, error)
+    except Exception:  # noqa: BLE001  # see above
+        _log.exception("job %s failed", job_id)
+    else:
+        if report is not None:
+            _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
 
 
 def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
@@ -90,7 +107,7 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
             result = score_scans(
                 open_scans,
                 scorer,
-                process.make_limits(run),
+                process.make_limits(run, scorer),
                 decoder=process.decoder,
                 find_predicted=functools.partial(_find_predicted, process, run, scorer.card),
                 check_lease=heartbeat.check,
