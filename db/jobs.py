@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, i
 from db.dialects import insert_ignoring
 from db.runs import new_job
 from db.tables import jobs, predictions, runs, scans
+from db.tallies import tally_scans
 from db.types import JobStatus, RunStatus, ScanStatus, UtcDateTime, database_now
 
 
@@ -188,6 +189,7 @@ def store_results(
         return False
     if outcomes:
         _end_scans(connection, claim, outcomes)
+        tally_scans(connection, claim.run_id, sorted(outcome.scan_id for outcome in outcomes))
     return True
 
 
