@@ -197,7 +197,7 @@ def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
         with progress_bar("scoring", None) as bar:
             run = run_embedded(process, run_id, lambda counts: bar.set(counts.terminal, counts.found))
     except KeyboardInterrupt:
-        done = count_run(process.engine, run_id)
+        done = count_run(process.engine, run_id).counts
         say(
             f"interrupted: {done.scored + done.rejected:,} of {done.found:,} scans are done and stay so; "
             "repeat the command to go on"

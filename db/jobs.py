@@ -17,6 +17,7 @@ from db.dialects import insert_ignoring
 from db.measuring import NewMeasurement, store_measurements
 from db.runs import new_job
 from db.tables import jobs, predictions, runs, scans
+from db.tallies import tally_scans
 from db.types import JobStatus, RunStatus, ScanStatus, UtcDateTime, database_now
 
 
@@ -192,6 +193,7 @@ def store_results(
         return False
     if outcomes:
         _end_scans(connection, claim, outcomes)
+        tally_scans(connection, claim.run_id, sorted(outcome.scan_id for outcome in outcomes))
     return True
 
 

@@ -18,14 +18,13 @@ from sqlalchemy import Engine
 from db.engine import reading, write
 from db.jobs import take_due_jobs
 from db.runs import (
-    RunCounts,
     RunInfo,
     cancel_run,
     close_finished_runs,
-    count_scans,
     find_open_embedded_runs,
     find_run,
 )
+from db.tallies import RunCounts, read_tallies
 from db.types import RunStatus
 from nightread.reasons import Reason
 from nightread.settings import IN_PROCESS_BROKER
@@ -147,7 +146,7 @@ def _follow(process: WorkerProcess, crew: _Crew, run_id: str, on_progress: Calla
 
 def _look(engine: Engine, run_id: str) -> tuple[RunCounts, RunStatus]:
     with reading(engine) as connection:
-        return count_scans(connection, [run_id])[run_id], find_run(connection, run_id).status
+        return read_tallies(connection, [run_id])[run_id].counts, find_run(connection, run_id).status
 
 
 def _cancel_rest(engine: Engine, run_id: str, *, crashed: bool = False) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from db.engine import reading, write
 from db.queries import ResultFilter, stream_results
-from db.runs import RunCounts, retry_run
+from db.runs import retry_run
+from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
 from tests.worker_factories import add_run_of, run_process, write_scans

@@ -9,8 +9,9 @@ from db.engine import reading, write
 from db.errors import DatabaseUnavailable
 from db.jobs import renew_lease
 from db.queries import ResultFilter, stream_results
-from db.runs import RunCounts, cancel_run, retry_run
+from db.runs import cancel_run, retry_run
 from db.tables import predictions
+from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.reasons import Reason
 from tests.db_factories import (
