@@ -15,6 +15,7 @@ import numpy as np
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
+from failpoints.points import Point, failpoint
 from nightread.errors import DeviceFull, ScanError, StorageError
 from nightread.files import decode_path, read_file
 from nightread.formats import SNIFF_BYTES, Format, sniff
@@ -106,6 +107,7 @@ def score_scans(
     waiting: _Window | None = None
     for files in pipeline.read_ahead(open_scans):
         check_lease()
+        failpoint(Point.WORKER_AFTER_READ, MemoryError)
         window = pipeline.start_decoding(files)
         if waiting is not None:
             pipeline.score(waiting)
@@ -204,7 +206,9 @@ class _Pipeline:
         while start < len(tensors):
             part = tensors[start : start + self._most]
             try:
+                failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
                 scores = self._scorer.score_batch(np.stack(part))
+                failpoint(Point.WORKER_AFTER_SCORING, DeviceFull)
             except DeviceFull as error:
                 if len(part) == 1:
                     raise
@@ -270,8 +274,13 @@ def end_without_score(scan: OpenScan, reason: Reason, text: str, sha256: str | N
     return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text[:REASON_TEXT_LENGTH])
 
 
+def _away(message: str) -> StorageError:
+    return StorageError(Reason.STORAGE_ERROR, message)
+
+
 def _read(scan: OpenScan, limits: Limits) -> _File:
     try:
+        failpoint(Point.WORKER_READING, _away)
         data = read_file(decode_path(scan.path), roots=limits.roots, max_bytes=limits.max_file_bytes)
     except (ScanError, StorageError) as error:
         return _File(scan, error=error)

@@ -7,6 +7,7 @@ from celery import shared_task
 from celery.signals import worker_process_init
 
 from db.errors import DatabaseError
+from failpoints.points import Point, failpoint
 from nightread.errors import NightreadError
 from nightread.logs import configure_logging
 from nightread.settings import Settings, read_settings
@@ -34,7 +35,9 @@ def score_job_task(task: Any, job_id: str) -> None:
     else:
         if report is not None:
             _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
+    failpoint(Point.WORKER_BEFORE_TOP_UP)
     _top_up(task, process)
+    failpoint(Point.WORKER_BEFORE_ACK)
     if process.settings.has_shared_broker and process.decoder.is_stuck:
         # A thread cannot be ended, but this process can: its job is committed, and Celery starts another.
         _log.warning("a decoder does not come back: this process ends, and another takes its place")
