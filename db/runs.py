@@ -15,6 +15,7 @@ from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from failpoints.points import Point, failpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,10 @@ def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) 
     now: datetime = connection.execute(select(database_now())).scalar_one()
     job_ids = [uuid.uuid4().hex for _ in range(0, queued, run.job_size)]
     insert_many(connection, jobs, (new_job(job_id, run.id, now) for job_id in job_ids))
+    failpoint(Point.ENQUEUE_IN_TRANSACTION)
     insert_many(connection, scans, _make_scan_rows(found, run.id, job_ids, run.job_size, now))
     begin_tally(connection, run.id, len(found), by_status)
+    failpoint(Point.ENQUEUE_BEFORE_COMMIT)
     return run.id
 
 
@@ -162,6 +165,7 @@ def close_finished_runs(connection: Connection) -> int:
     ).scalars().all()  # fmt: skip
     if not candidates:
         return 0
+    failpoint(Point.SWEEP_IN_CLOSING)
     # Looked at again under the lock: a retry may have added jobs since, which a statement that waited does not see.
     return connection.execute(
         update(runs)
@@ -195,6 +199,7 @@ def cancel_run(
             crashes=jobs.c.crashes + (case((jobs.c.status == JobStatus.LEASED, 1), else_=0) if crashed else 0),
         )
     )  # fmt: skip
+    failpoint(Point.CANCEL_IN_TRANSACTION)
     ended = connection.execute(
         update(scans)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED)
@@ -236,6 +241,7 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
                 .where(scans.c.id.in_(ids[start : start + job_size]))
                 .values(status=ScanStatus.QUEUED, reason_code=None, reason_text=None, finished_at=None, job_id=job_id)
             )
+            failpoint(Point.RETRY_IN_TRANSACTION)
     connection.execute(
         update(runs)
         .where(runs.c.id == run_id)

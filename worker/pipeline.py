@@ -17,6 +17,7 @@ import numpy as np
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
+from failpoints.points import Point, failpoint
 from nightread.errors import DeviceFull, ScanError, StorageError
 from nightread.files import decode_path, read_file
 from nightread.formats import SNIFF_BYTES, Format, sniff
@@ -132,6 +133,7 @@ def score_scans(
     scoring: _Scoring | None = None
     for files in pipeline.read_ahead(open_scans):
         check_lease()
+        failpoint(Point.WORKER_AFTER_READ, MemoryError)
         window = pipeline.start_decoding(files)
         # The threads never run dry: what they decode or score next is submitted before anything is waited for.
         following = None if decoding is None else pipeline.start_scoring(decoding)
@@ -267,7 +269,10 @@ class _Pipeline:
             start += len(part)
 
     def _score(self, tensors: list[Tensor]) -> Scores:
-        return self._scorer.score_batch(np.stack(tensors))
+        failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
+        scores = self._scorer.score_batch(np.stack(tensors))
+        failpoint(Point.WORKER_AFTER_SCORING, DeviceFull)
+        return scores
 
     def _reduce(self, count: int, error: DeviceFull) -> None:
         """Go on with smaller batches after one of `count` scans did not fit.
@@ -336,8 +341,13 @@ def end_without_score(scan: OpenScan, reason: Reason, text: str, sha256: str | N
     return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text[:REASON_TEXT_LENGTH])
 
 
+def _away(message: str) -> StorageError:
+    return StorageError(Reason.STORAGE_ERROR, message)
+
+
 def _read(scan: OpenScan, limits: Limits) -> _File:
     try:
+        failpoint(Point.WORKER_READING, _away)
         data = read_file(decode_path(scan.path), roots=limits.roots, max_bytes=limits.max_file_bytes)
     except (ScanError, StorageError) as error:
         return _File(scan, error=error)

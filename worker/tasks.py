@@ -7,6 +7,7 @@ from celery import shared_task
 from celery.signals import worker_process_init
 
 from db.errors import DatabaseError
+from failpoints.points import Point, failpoint
 from nightread.errors import NightreadError
 from nightread.logs import configure_logging
 from nightread.settings import Settings, read_settings
@@ -26,7 +27,9 @@ def score_job_task(task: Any, job_id: str) -> None:
     """Score one job; the message is acknowledged after its results are committed."""
     process = _find_process(task)
     attend_job(process, job_id)
+    failpoint(Point.WORKER_BEFORE_TOP_UP)
     _top_up(task, process)
+    failpoint(Point.WORKER_BEFORE_ACK)
     if process.settings.has_shared_broker and process.decoder.is_stuck:
         # A thread cannot be ended, but this process can: its job is committed, and Celery starts another.
         _log.warning("a decoder does not come back: this process ends, and another takes its place")
