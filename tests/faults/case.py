@@ -22,7 +22,7 @@ from nightread.bundle import find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
 from tests.faults.checker import Evidence, Expected, Violation, check
 from tests.faults.fleet import Fleet, Worker, now
-from tests.faults.nights import CANARIES, Night, Pool, make_night
+from tests.faults.nights import CANARIES, Night, Pool, make_night, mark
 from tests.faults.proxy import Proxy
 from tests.faults.servers import PostgresServer
 from tests.program import make_environment, run
@@ -121,12 +121,17 @@ class Case:
         self.extra_logs: dict[str, str] = {}
         self.most_rss_bytes = 2**30
         self.work_s = WORK_S
+        self.timeline: list[str] = []
         self._nights: dict[str, Night] = {}
         self._began = time.monotonic()
         self._fault_over = now()
         self._drained_s: float | None = None
         self._log_from: dict[str, int] = {}
         self._restarts_before = 0
+
+    def note(self, what: str) -> None:
+        """Write down when something happened, for whoever looks into a failure."""
+        self.timeline.append(f"{time.monotonic() - self._began:6.2f} s {what}")
 
     # Before the fault
 
@@ -139,7 +144,9 @@ class Case:
             "database_url": self.rig.database_url, "broker_url": self.rig.broker_url, "lease_s": LEASE_S,
             "sweep_s": SWEEP_S, "job_size": 4, "batch_size": 4, "threads": 1, "max_attempts": 20, "device": "cpu",
         } | settings  # fmt: skip
-        return make_environment(self.rig.folder, **given) | {
+        kept = make_environment(self.rig.folder, **given)
+        kept.pop("PYTEST_CURRENT_TEST", None)
+        return kept | {
             "TMPDIR": str(self.rig.folder), "PYTHONPATH": str(_INSIDE), "FAULTS_VISIBILITY_S": str(VISIBILITY_S),
             "FAULTS_SOCKET_S": "2", "FAULTS_READ_S": "0.05", "FAULTS_FOLDER": str(self.rig.folder / "gates"),
         } | inside  # fmt: skip
@@ -155,6 +162,7 @@ class Case:
             folder.mkdir()
             rig.fleet, rig.fleet_env = Fleet(folder, *wanted), wanted
         rig.fleet.wait_ready()
+        self.note("workers are ready")
         self._restarts_before = rig.fleet.restarts
         self._log_from = {name: len(text) for name, text in rig.fleet.read_logs().items()}
         return rig.fleet
@@ -187,32 +195,38 @@ class Case:
         self.accepted[run_id] = night.expected
         self._nights[run_id] = night
         self.counts.scans += len(night)
+        self.note(f"{len(night)} scans are enqueued")
 
-    def enqueue_here(self, night: Night, *, publish: bool = True) -> str:
+    def enqueue_here(self, night: Night, **given: Any) -> str:
         """Enqueue in this process, for cases in which the time that a command takes to start is too long."""
-        settings = self.settings()
+        settings = self.settings(**given)
         bundle = load_bundle(find_bundle("pneumonia-cnn75", settings.models_dir))
         run_id = enqueue(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
         self.accept(run_id, night)
-        if publish:
-            self.publisher().publish_due(self.engine)
+        Publisher(make_app(settings), settings).publish_due(self.engine)
         return run_id
 
-    def settings(self) -> Settings:
-        return read_settings(
-            database_url=self.rig.postgres.url(DATABASE), broker_url=self.rig.redis.url, lease_s=LEASE_S,
-            sweep_s=SWEEP_S, job_size=4,
-        )  # fmt: skip
+    def settings(self, **given: Any) -> Settings:
+        return read_settings(**{
+            "database_url": self.rig.postgres.url(DATABASE), "broker_url": self.rig.redis.url, "lease_s": LEASE_S,
+            "sweep_s": SWEEP_S, "job_size": 4, **given,
+        })  # fmt: skip
 
-    def publisher(self) -> Publisher:
-        settings = self.settings()
-        return Publisher(make_app(settings), settings)
+    def send_anew(self, night: Night) -> Expected:
+        """Replace every file of a night, as a modality does that sends again; returns what comes of it."""
+        again = Night(night.folder, scores=dict(night.scores))
+        for number, path in enumerate(sorted(night.folder.iterdir())):
+            base = self.choose.choice(self.rig.pool.plain)
+            again.add(self.rig.pool, path.name, mark(base, f"{self.seed} anew {number}"), base)
+        self._nights = {run_id: again if one is night else one for run_id, one in self._nights.items()}
+        return again.expected
 
     # The fault
 
     def inject(self, name: str, times: int = 1) -> None:
         """Count a fault."""
         self.counts.faults[name] += times
+        self.note(name)
 
     def query(self, statement: str, **values: Any) -> Any:
         with reading(self.engine) as connection:
@@ -261,6 +275,8 @@ class Case:
     def closed(self, gate: str) -> Iterator[Path]:
         """Hold up every worker that comes to a place; see `inside/sitecustomize.py`."""
         file = self.gates / f"{gate}.gate"
+        for left in self.gates.glob(f"{file.name}.*"):
+            left.unlink()
         file.touch()
         try:
             yield file
@@ -281,16 +297,23 @@ class Case:
     # After it
 
     def drain(self) -> None:
-        """Wait until no run is open and no message is left, as long as that may take, and no longer."""
+        """Wait until no run is open, as long as that may take, and no longer."""
+        self.note("the fault is over")
         self._fault_over = now()
         limit_s = LEASE_S + SWEEP_S + self.work_s
         open_runs = "SELECT count(*) FROM runs WHERE status IN ('queued', 'running')"
         while self.query(open_runs) and now() < self._fault_over + limit_s:
             time.sleep(0.05)
         self._drained_s = now() - self._fault_over
-        deadline = now() + VISIBILITY_S + 6
-        while self.count_messages() and now() < deadline:
+        self.note("drained")
+
+    def wait_empty(self) -> None:
+        """Wait until Redis holds no message for a job, or would have delivered it again long ago."""
+        deadline, empty = now() + VISIBILITY_S + 6, 0
+        while empty < 5 and now() < deadline:  # for a moment a message is neither waiting nor unacknowledged
+            empty = 0 if self.count_messages() else empty + 1
             time.sleep(0.1)
+        self.note(f"{self.count_messages()} messages are left")
 
     def count_messages(self) -> int:
         """Return how many messages for jobs Redis holds, waiting or not acknowledged."""
@@ -311,14 +334,13 @@ class Case:
             if is_moving or now() > deadline:
                 return
 
-    def finish(self, *, repeat: bool = True) -> list[Violation]:
-        """Drain, do the same once more, and return what is wrong."""
-        self.drain()
-        if repeat and self._drained_s < LEASE_S + SWEEP_S + self.work_s:
-            self.repeat(next(iter(self.accepted)))
-            deadline = now() + VISIBILITY_S + 6
-            while self.count_messages() and now() < deadline:
-                time.sleep(0.1)
+    def finish(self, repeat: str | None = None) -> list[Violation]:
+        """Drain, do a run again (the first one where it is not named), and return what is wrong."""
+        if self._drained_s is None:
+            self.drain()
+        if self._drained_s < LEASE_S + SWEEP_S + self.work_s:
+            self.repeat(repeat or next(iter(self.accepted)))
+            self.wait_empty()
         logs = {name: text[self._log_from.get(name, 0) :] for name, text in self.fleet.read_logs().items()}
         self._count(logs)
         self.extra_logs |= {

@@ -13,5 +13,6 @@ assert workers
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_nothing_is_lost_doubled_or_wrong(row, seed, case):
     violations = row.play(case)
+    print(*case.timeline, sep="\n")  # noqa: T201  # shown where it fails
     again = f"again with: pytest tests/faults --seed {seed} -k {row}"
-    assert not violations, "\n".join([again, *map(str, violations)])
+    assert not violations, "\n".join([again, *map(str, violations), *case.timeline])
