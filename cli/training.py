@@ -173,6 +173,13 @@ def export(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data set: hold-out scans are read from their files again.")
     ] = None,
+    full_resolution: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of scans that are scored as they are, decoded in full, as PNG and DICOM copies, and from the "
+            "files of the same names in --data: the card tells the differences."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of bundles; default: NIGHTREAD_MODELS_DIR.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
 ) -> None:
@@ -200,6 +207,7 @@ def export(
             version,
             precision=Precision(precision),
             data=data,
+            full_resolution=full_resolution,
             report=status.update,
         )
     if as_json:
@@ -286,6 +294,11 @@ def _print_export(exported: "Exported") -> None:
     typer.echo(f"decisions  {accuracy.decisions_changed} of {accuracy.scans} changed")
     for label, auc in conversion.auc.items():
         typer.echo(f"AUC        {auc:.4f} for {label} on the hold-out, {conversion.source_auc[label]:.4f} before")
+    for way, found in card.same_pixels.items():
+        typer.echo(
+            f"{way}: scores of {found.scans} scans differ by {found.median_difference:.2g} in the median, "
+            f"{found.largest_difference:.2g} at most; {found.decisions_changed} decisions changed"
+        )
     typer.echo(f"outputs    {', '.join(output.name for output in card.outputs)}")
     typer.echo(f"left       {conversion.transposes} Transpose nodes")
 
@@ -305,4 +318,5 @@ def _describe_export(exported: "Exported") -> dict[str, Any]:
         "decisions_changed": exported.conversion.decisions_changed,
         "auc": exported.conversion.auc,
         "source_auc": exported.conversion.source_auc,
+        "same_pixels": {way: found.model_dump() for way, found in exported.bundle.card.same_pixels.items()},
     }
