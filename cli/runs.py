@@ -44,14 +44,15 @@ def runs(
     """
     from cli.console import make_table, out, print_json, say, show_text, show_time
     from db.engine import reading
-    from db.runs import count_scans, list_runs
+    from db.runs import list_runs
+    from db.tallies import read_tallies
 
     engine = open_database()
     with reading(engine) as connection:
         listed = list_runs(connection, limit)
-        counts = count_scans(connection, [run.id for run in listed])
+        tallies = read_tallies(connection, [run.id for run in listed])
     if as_json:
-        print_json([{**_describe(run), **_count(counts[run.id])} for run in listed])
+        print_json([{**_describe(run), **_count(tallies[run.id].counts)} for run in listed])
         return
     if not listed:
         say("no runs yet: start one with `nightread score FOLDER`")
@@ -61,7 +62,7 @@ def runs(
         right=("found", "scored", "rejected", "failed", "reused"),
     )  # fmt: skip
     for run in listed:
-        of_run = counts[run.id]
+        of_run = tallies[run.id].counts
         table.add_row(
             run.id[:8], show_text(run.name), run.status.value, f"{run.found:,}", f"{of_run.scored:,}",
             f"{of_run.rejected:,}", f"{of_run.failed:,}", f"{of_run.reused:,}", run.model, show_time(run.created_at),
@@ -85,8 +86,9 @@ def status(
     from cli.reports import print_summary, summarise
     from db.engine import reading
     from db.jobs import count_leases
-    from db.queries import find_providers, read_clock
+    from db.queries import read_clock
     from db.runs import find_run
+    from db.tallies import read_tallies
 
     engine = open_database()
     with reading(engine) as connection:
@@ -94,15 +96,15 @@ def status(
     if follow:
         raise typer.Exit(follow_run(engine, found.id, as_json=as_json))
     with reading(engine) as connection:
-        providers = ", ".join(find_providers(connection, found.id))
+        tally = read_tallies(connection, [found.id])[found.id]
         workers = count_leases(connection, found.id)
         now = read_clock(connection)
     seconds = ((found.finished_at or now) - found.created_at).total_seconds()
-    summary = summarise(engine, found, seconds=seconds, provider=providers) | {"workers": workers}
+    summary = summarise(found, tally, seconds=seconds) | {"workers": workers}
     if as_json:
         print_json(summary)
     else:
-        print_summary(engine, found, summary)
+        print_summary(found, tally, summary)
 
 
 def results(

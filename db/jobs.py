@@ -17,7 +17,9 @@ from db.dialects import insert_ignoring
 from db.measuring import NewMeasurement, store_measurements
 from db.runs import new_job
 from db.tables import jobs, predictions, runs, scans
+from db.tallies import tally_scans
 from db.types import JobStatus, RunStatus, ScanStatus, UtcDateTime, database_now
+from failpoints.points import Point, failpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ def give_back_job(connection: Connection, claim: Claim, retry_in_s: float) -> bo
         "status": JobStatus.QUEUED, "crashes": jobs.c.crashes + 1, "lease_holder": None, "lease_expires_at": None,
         "not_before": database_now(retry_in_s), "published_at": None,
     }  # fmt: skip
-    return connection.execute(update(jobs).where(_is_ours(claim)).values(values)).rowcount == 1
+    is_ours = connection.execute(update(jobs).where(_is_ours(claim)).values(values)).rowcount == 1
+    failpoint(Point.WORKER_GIVE_BACK)
+    return is_ours
 
 
 def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:
@@ -190,8 +194,10 @@ def store_results(
         end |= {"status": JobStatus.QUEUED, "not_before": database_now(retry_in_s), "published_at": None}
     if connection.execute(update(jobs).where(_is_ours(claim)).values(end)).rowcount != 1:
         return False
+    failpoint(Point.WORKER_IN_COMMIT if retry_in_s is None else Point.WORKER_PUT_OFF)
     if outcomes:
         _end_scans(connection, claim, outcomes)
+        tally_scans(connection, claim.run_id, sorted(outcome.scan_id for outcome in outcomes))
     return True
 
 
@@ -254,6 +260,7 @@ def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenSca
     middle = len(open_scans) // 2
     halves = {uuid.uuid4().hex: open_scans[:middle], uuid.uuid4().hex: open_scans[middle:]}
     connection.execute(insert(jobs), [new_job(half, claim.run_id, now, crashes=crashes) for half in halves])
+    failpoint(Point.WORKER_IN_SPLIT)
     for half, part in halves.items():
         connection.execute(
             update(scans)

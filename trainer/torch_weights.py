@@ -140,6 +140,8 @@ class _Follower:
         "TUPLE": lambda self, _: self._push(tuple(self._pop_marked())),
         "TUPLE1": lambda self, _: self._push(tuple(self._pop_many(1))),
         "TUPLE2": lambda self, _: self._push(tuple(self._pop_many(2))),
+        "TUPLE3": lambda self, _: self._push(tuple(self._pop_many(3))),
+        "APPEND": lambda self, _: self._extend(self._pop_many(1)),
         "APPENDS": lambda self, _: self._extend(self._pop_marked()),
         "SETITEM": lambda self, _: self._update(self._pop_many(2)),
         "SETITEMS": lambda self, _: self._update(self._pop_marked()),

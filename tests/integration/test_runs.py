@@ -8,21 +8,14 @@ import pytest
 from sqlalchemy import func, select
 
 import db.runs
+import db.tallies
 from db.engine import reading, write
 from db.errors import DatabaseError, UnknownRun
 from db.jobs import store_results
 from db.queries import OperatingPoint, ResultFilter, count_decisions, count_reasons, find_providers, stream_results
-from db.runs import (
-    NewScan,
-    RunCounts,
-    cancel_run,
-    close_finished_runs,
-    create_run,
-    find_run,
-    list_runs,
-    retry_run,
-)
+from db.runs import NewScan, cancel_run, close_finished_runs, create_run, find_run, list_runs, retry_run
 from db.tables import jobs, results, runs, scans
+from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.files import decode_path, encode_path
 from tests.db_factories import (
@@ -372,7 +365,7 @@ class TestAsking:
             connection, held, [scored(one), scored(two, reused=True)], [], retry_in_s=0
         ))  # fmt: skip
         with reading(engine) as connection:
-            counts = db.runs.count_scans(connection, [first, second, empty])
+            counts = db.tallies.count_scans(connection, [first, second, empty])
         assert counts == {
             first: RunCounts(queued=1, scored=2, rejected=1, reused=1), second: RunCounts(queued=2), empty: RunCounts(),
         }  # fmt: skip

@@ -19,8 +19,10 @@ from trainer.errors import TrainingError
 from trainer.hyperparameters import FitSettings, Monitor, Optimizer
 from trainer.torch_weights import read_torch_weights
 
-#: Gray levels of 0 to 255 were shown to the pretrained network as (level - 127) / 128.
-_INPUT: Final = InputSpec(height_px=160, width_px=160, channels=1, value_range=(-127 / 128, 1.0))
+_INPUT: Final = InputSpec(height_px=160, width_px=160, channels=1)
+
+#: The spread of gray levels that the pretrained network was shown, as (level - 127) / 128, is about half.
+_SPREAD: Final = 0.5
 
 _EPSILON: Final = 1e-3
 _STEM_FILTERS: Final = 32
@@ -52,15 +54,17 @@ _STAGES: Final = (
 )
 
 
-def build_backbone(spec: InputSpec) -> tuple[Any, Any]:
+def build_backbone(scans: Any) -> Any:
     """Build the network up to its embedding, with random weights.
 
-    Returns:
-        The input (N, H, W, C), and the embedding (N, 1280).
-    """
-    from keras import Input, layers
+    Args:
+        scans: (N, H, W, C), of mean 0 and a spread of about a half.
 
-    scans = Input(shape=spec.shape)
+    Returns:
+        The embedding (N, 1280).
+    """
+    from keras import layers
+
     stack = _normalize(
         layers.Conv2D(
             _STEM_FILTERS,
@@ -80,7 +84,19 @@ def build_backbone(spec: InputSpec) -> tuple[Any, Any]:
             block += 1
     head = layers.Conv2D(_HEAD_FILTERS, 1, use_bias=False, name="head_conv", kernel_initializer="he_normal")
     stack = _normalize(head(stack), "head_bn")
-    return scans, layers.GlobalAveragePooling2D(name="embedding")(stack)
+    return layers.GlobalAveragePooling2D(name="embedding")(stack)
+
+
+def _standardize(scans: Any) -> Any:
+    """Give each scan the same mean and spread of gray levels: exposure goes with the label here, and with the ward.
+
+    In the pediatric data scans of pneumonia have less contrast than normal ones. A network that may learn that does so,
+    and errs where exposures are others (`docs/training-log.md`).
+    """
+    from keras import layers
+
+    stack = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, epsilon=1e-3)(scans)
+    return layers.Rescaling(_SPREAD)(stack)
 
 
 def _normalize(stack: Any, name: str, *, active: bool = True) -> Any:
@@ -166,17 +182,18 @@ def _to_keras(kernel: npt.NDArray[Any], layer: Any) -> npt.NDArray[Any]:
 
 def _build(task: Task, backbone_weights: str) -> Any:
     """Build the backbone, dropout and one dense layer; 3,371,585 weights for one label."""
-    from keras import Model, layers
+    from keras import Input, Model, layers
 
-    scans, embedding = build_backbone(_INPUT)
-    stack = layers.Dropout(_DROPOUT)(embedding)
+    scans = Input(shape=_INPUT.shape)  # (N, 160, 160, 1)
+    stack = layers.Dropout(_DROPOUT)(build_backbone(_standardize(scans)))
     model = Model(scans, add_output(stack, task), name="efficientnetlite0")
     if backbone_weights != "none":
-        load_backbone_weights(model, _find_weights(backbone_weights))
+        load_backbone_weights(model, find_weights(backbone_weights))
     return model
 
 
-def _find_weights(backbone_weights: str) -> Path:
+def find_weights(backbone_weights: str) -> Path:
+    """Return the file that a value of `--backbone-weights` names; `imagenet` is the one that the package carries."""
     if backbone_weights != "imagenet":
         return Path(backbone_weights)
     try:
