@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _MEASUREMENTS: Final = (
     "score", "distance", "brightness", "contrast", "darkest", "brightest", "detail", "symmetry",
 )  # fmt: skip
-_PASSED: Final = "passed"
 
 
 def drift(run: RunReference = None, as_json: Json = False) -> None:
@@ -79,13 +78,14 @@ class Night:
 def gather(scans: "Iterable[MeasuredScan]") -> Night:
     """Gather what the scans of a run measure, eight bytes a value."""
     from nightread.drift import name_component
+    from nightread.gate import PASSED
 
     night = Night()
     for scan in scans:
         night.scans += 1
         night.measured += scan.brightness is not None
         night.judged += scan.gate_verdict is not None
-        night.rejected += scan.gate_verdict not in {None, _PASSED}
+        night.rejected += scan.gate_verdict not in {None, PASSED}
         told = {name: getattr(scan, name) for name in _MEASUREMENTS}
         told |= {name_component(place): value for place, value in enumerate(scan.components or ())}
         for name, value in told.items():
