@@ -91,6 +91,7 @@ def describe_settings(settings: Settings) -> dict[str, object]:
     """Return what is stored with a run of the settings it was started with, and of the process that started it."""
     return {
         "job_size": settings.job_size,
+        "gate": settings.gate,
         "scan_roots": [encode_path(root) for root in settings.scan_roots],
         "host": os.uname().nodename,
         "pid": os.getpid(),

@@ -119,6 +119,7 @@ class WorkerProcess:
             max_file_bytes=settings.max_file_bytes,
             batch_size=settings.batch_size,
             micro_batch=_CPU_MICRO_BATCH if scorer.device == "cpu" else 0,
+            gated=bool(run.settings.get("gate", True)),
         )
 
     def close(self) -> None:
