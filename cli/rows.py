@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 
 from cli.console import make_table, say, show_text, show_time, silence_stdout
 from cli.console import out as stdout
+from db.exporting import stream_csv
 from db.queries import ResultFilter, stream_results
-from db.rows import COLUMNS, format_csv, to_text
+from db.rows import COLUMNS, to_text
 from nightread.errors import NightreadError
 
 _TABLE_ROWS = 100
@@ -31,17 +32,14 @@ def write_rows(connection: Connection, wanted: ResultFilter, form: str, path: Pa
     if form == "table" and path is None:
         _print_table(connection, wanted)
         return
-    rows = stream_results(connection, wanted)
     try:
-        if form == "parquet":
-            with _open(path, "wb") as file:
-                _write_parquet(rows, file)
-        else:
-            with _open(path, "w") as file:
-                if form == "json":
-                    _write_json(rows, file)
-                else:
-                    file.writelines(format_csv(rows))
+        with _open(path, "w" if form == "json" else "wb") as file:
+            if form == "csv":
+                file.writelines(stream_csv(connection, wanted))
+            elif form == "json":
+                _write_json(stream_results(connection, wanted), file)
+            else:
+                _write_parquet(stream_results(connection, wanted), file)
     except BrokenPipeError:  # `nightread results | head` has read enough
         silence_stdout()
     except OSError as error:

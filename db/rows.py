@@ -1,7 +1,5 @@
-"""Result rows as text: the columns that are handed out, and the CSV of them."""
+"""Result rows as text: the columns that are handed out, and how their values are written."""
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 #: The columns of a row that leaves Nightread, in this order; only ever added to.
@@ -9,22 +7,6 @@ COLUMNS = (
     "run_id", "run", "path", "study", "label", "score", "decision", "status", "reason", "reason_text", "model",
     "sha256", "reused", "provider", "time",
 )  # fmt: skip
-
-
-class _Line:
-    """What `csv.writer` takes for a file: it hands the line back instead of keeping it."""
-
-    @staticmethod
-    def write(line: str) -> str:
-        return line
-
-
-def format_csv(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the header and then one line a row, each with its line end."""
-    writer = csv.writer(_Line(), lineterminator="\n")
-    yield str(writer.writerow(COLUMNS))
-    for row in rows:
-        yield str(writer.writerow([to_text(row[column]) for column in COLUMNS]))
 
 
 def to_text(value: Any) -> str:

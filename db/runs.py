@@ -2,19 +2,24 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, insert, or_, select, update
 
-from db.dialects import insert_many
+from db.dialects import copy_in, write_time
 from db.errors import UnknownRun
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
+
+_SCAN_COLUMNS = (
+    "run_id", "job_id", "path", "size_bytes", "status", "reason_code", "reason_text", "attempts", "reused",
+    "created_at", "finished_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +104,13 @@ def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) 
     )  # fmt: skip
     now: datetime = connection.execute(select(database_now())).scalar_one()
     job_ids = [uuid.uuid4().hex for _ in range(0, queued, run.job_size)]
-    insert_many(connection, jobs, (new_job(job_id, run.id, now) for job_id in job_ids))
-    insert_many(connection, scans, _make_scan_rows(found, run.id, job_ids, run.job_size, now))
+    created_at = write_time(connection, now)
+    new_jobs = (
+        {**new_job(job_id, run.id, now), "status": JobStatus.QUEUED.value, "created_at": created_at}
+        for job_id in job_ids
+    )
+    copy_in(connection, jobs, list(new_job("", "", now)), (tuple(job.values()) for job in new_jobs))
+    copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run, job_ids, created_at))
     begin_tally(connection, run.id, len(found), by_status)
     return run.id
 
@@ -258,17 +268,17 @@ def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
 
 
 def _make_scan_rows(
-    found: Collection[NewScan], run_id: str, job_ids: list[str], job_size: int, now: datetime
-) -> Iterator[dict[str, Any]]:
+    found: Iterable[NewScan], run: NewRun, job_ids: Sequence[str], created_at: str
+) -> Iterator[tuple[str | int | bool | None, ...]]:
+    """Yield the rows of a new run's scans, dealt to its jobs in their order; columns as in `_SCAN_COLUMNS`."""
     queued = 0
     for scan in found:
         is_queued = scan.status is ScanStatus.QUEUED
-        yield {
-            "run_id": run_id, "job_id": job_ids[queued // job_size] if is_queued else None, "path": scan.path,
-            "size_bytes": scan.size_bytes, "status": scan.status, "reason_code": scan.reason_code,
-            "reason_text": scan.reason_text, "attempts": 0, "reused": False, "created_at": now,
-            "finished_at": None if is_queued else now,
-        }  # fmt: skip
+        yield (
+            run.id, job_ids[queued // run.job_size] if is_queued else None, scan.path, scan.size_bytes,
+            scan.status.value, scan.reason_code, scan.reason_text, 0, False, created_at,
+            None if is_queued else created_at,
+        )  # fmt: skip
         queued += is_queued
 
 
