@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -78,8 +78,13 @@ class RunInfo:
     finished_at: datetime | None
 
 
-def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) -> str:
+def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) -> str:
     """Write a run, its scans and its jobs; the caller commits, then publishes.
+
+    Args:
+        connection: in a transaction.
+        run: the request.
+        found: its scans, in the order in which they are dealt to jobs; gone through twice.
 
     Returns:
         The run's id.
@@ -93,11 +98,12 @@ def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) 
     register_model(connection, run.model)
     refuse_retired(connection, run.model.digest)
     by_status = Counter((scan.status.value, scan.reason_code or "") for scan in found)
+    found_count = by_status.total()
     queued = by_status.pop((ScanStatus.QUEUED.value, ""), 0)
     connection.execute(
         insert(runs).values(
             id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
-            embedded=run.embedded, skipped=run.skipped, found=len(found), created_at=database_now(),
+            embedded=run.embedded, skipped=run.skipped, found=found_count, created_at=database_now(),
             status=RunStatus.QUEUED if queued else RunStatus.FINISHED,
             finished_at=None if queued else database_now(),
         )
@@ -111,7 +117,7 @@ def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) 
     )
     copy_in(connection, jobs, list(new_job("", "", now)), (tuple(job.values()) for job in new_jobs))
     copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run, job_ids, created_at))
-    begin_tally(connection, run.id, len(found), by_status)
+    begin_tally(connection, run.id, found_count, by_status)
     return run.id
 
 
