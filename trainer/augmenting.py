@@ -81,10 +81,10 @@ def vary(inputs: Tensor, spec: InputSpec, rng: np.random.Generator, variation: V
     means = gray.mean(axis=(1, 2, 3), keepdims=True)
     gray = (gray - means) * (1 + draw(variation.contrast)) + means + draw(variation.brightness)
     if variation.sharpness:
-        gray = gray + draw(variation.sharpness) * (gray - _blur(gray))
+        gray += draw(variation.sharpness) * (gray - _blur(gray))
     if variation.noise:
         grain = rng.standard_normal(gray.shape, dtype=np.float32)
-        gray = gray + np.abs(draw(variation.noise)) * grain
+        gray += np.abs(draw(variation.noise)) * grain
     varied = np.clip(gray, 0.0, 1.0) * np.float32(high - low) + np.float32(low)
     return np.repeat(varied, inputs.shape[-1], axis=-1)
 
@@ -94,7 +94,7 @@ def _blur(gray: Tensor) -> Tensor:
     for axis in (1, 2):
         widened = np.pad(gray, [(1, 1) if side == axis else (0, 0) for side in range(4)], mode="edge")
         before, after = (np.take(widened, range(start, start + gray.shape[axis]), axis=axis) for start in (0, 2))
-        gray = (before + after) / 4 + gray / 2
+        gray = ((before + after) / 4 + gray / 2).astype(np.float32)
     return gray
 
 
