@@ -209,7 +209,8 @@ def _decide(scores: npt.NDArray[np.float64], thresholds: tuple[Threshold, ...]) 
     if not thresholds:
         return scores.argmax(axis=1)[:, np.newaxis].astype(np.int64)
     low, high = (np.array([getattr(threshold, name) for threshold in thresholds]) for name in ("low", "high"))
-    return (scores >= low).astype(np.int64) + (scores >= high).astype(np.int64)
+    levels: npt.NDArray[np.int64] = (scores >= low).astype(np.int64) + (scores >= high).astype(np.int64)
+    return levels
 
 
 def _round(value: float) -> float:

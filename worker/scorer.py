@@ -50,7 +50,7 @@ class Scorer:
         self.runtime = opened.runtime
         if faults := find_graph_faults(self._session, self.card):
             raise CardMismatch(f"the graph of {self.card.reference} {'; it '.join(faults)}")
-        # Several threads may score at once; what that takes of a GPU was never measured: there, one at a time.
+        # Several threads may score at once; what that would take of a GPU was never measured: one at a time there.
         self._turn: AbstractContextManager[Any] = nullcontext() if self.device == "cpu" else threading.Lock()
         self._input_name: str = self._session.get_inputs()[0].name
         self._output_name: str = self._session.get_outputs()[0].name
