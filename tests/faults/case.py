@@ -32,7 +32,7 @@ from worker.publisher import SWEEP_TASK, Publisher
 from worker.queue import make_app
 
 DATABASE = "night"
-LEASE_S = 2.0
+LEASE_S = 3.0
 SWEEP_S = 1.0
 #: Celery's own redelivery, which takes an hour and a half in production.
 VISIBILITY_S = 6.0
