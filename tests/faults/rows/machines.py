@@ -18,7 +18,7 @@ _MODEL = Path("pneumonia-cnn75") / "1"
     "a worker's clock is wrong",
     injection="one worker's clock two hours ahead or behind (its Python's clock; the whole process's with libfaketime, "
     "where FAULTS_LIBFAKETIME names it), one of both killed",
-    outcome="leases go by the database's clock: nothing is taken over early, or never; Celery may deliver again at once",
+    outcome="leases go by the database's clock: nothing is taken over early, or never",
     own_workers=True,
 )
 def clock_skew(case: Case) -> list[Violation]:

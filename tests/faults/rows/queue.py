@@ -37,8 +37,8 @@ def everything_twice(case: Case) -> list[Violation]:
 @row(
     "21",
     "the queue is poisoned",
-    injection="raw bytes, JSON that is no object, missing properties, unknown tasks, pickles, wrong arguments and 10 MB "
-    "among the messages of a night",
+    injection="raw bytes, JSON that is no object, missing properties, unknown tasks, pickles, wrong arguments "
+    "and 10 MB among the messages of a night",
     outcome="nothing of it runs, no worker ends, each is counted",
 )
 def poisoned_queue(case: Case) -> list[Violation]:

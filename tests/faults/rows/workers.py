@@ -190,9 +190,9 @@ def messages_lost_on_the_way(case: Case) -> list[Violation]:
 )
 def told_to_end(case: Case) -> list[Violation]:
     fleet = case.start_workers()
-    case.enqueue_here(case.make_night())
-    for number in case.choose.sample([signal.SIGTERM, signal.SIGQUIT], 2):
+    for night, number in enumerate(case.choose.sample([signal.SIGTERM, signal.SIGQUIT], 2)):
         gate = case.choose.choice(_GATES)
+        case.enqueue_here(case.make_night(16, seed=1000 * night + case.seed))
         with fleet.unsupervised():
             with case.closed(gate):
                 worker = case.wait_at(gate)
