@@ -15,23 +15,19 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from db.engine import make_engine, reading, write
-from db.schema import upgrade
 from db.tables import Base
 from db.types import ScanStatus
 from nightread.bundle import find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
 from tests.faults.checker import Evidence, Expected, Violation, check
 from tests.faults.fleet import Fleet, Worker, now
-from tests.faults.nights import CANARIES, Night, Pool, make_night, mark
-from tests.faults.proxy import Proxy
-from tests.faults.servers import PostgresServer
+from tests.faults.nights import CANARIES, Night, make_night, mark
+from tests.faults.rig import DATABASE, Rig
 from tests.program import make_environment, run
-from tests.services import RedisServer
 from worker.enqueueing import enqueue
 from worker.publisher import SWEEP_TASK, Publisher
 from worker.queue import make_app
 
-DATABASE = "night"
 LEASE_S = 3.0
 SWEEP_S = 1.0
 #: Celery's own redelivery, which takes an hour and a half in production.
@@ -40,47 +36,6 @@ VISIBILITY_S = 6.0
 WORK_S = 75.0
 _QUEUE, _UNACKED = "nightread:nightread", "nightread:unacked"
 _INSIDE = Path(__file__).parent / "inside"
-
-
-@dataclass
-class Rig:
-    """The services, the network to them, and what all cases share."""
-
-    folder: Path
-    redis: RedisServer
-    postgres: PostgresServer
-    redis_proxy: Proxy
-    postgres_proxy: Proxy
-    pool: Pool
-    fleet: Fleet | None = None
-    fleet_env: Any = None
-    fleets: int = 0
-
-    @property
-    def broker_url(self) -> str:
-        return f"redis://127.0.0.1:{self.redis_proxy.port}/0"
-
-    @property
-    def database_url(self) -> str:
-        return self.postgres.url(DATABASE, self.postgres_proxy.port)
-
-    def stop_fleet(self) -> None:
-        if self.fleet is not None:
-            self.fleet.stop()
-        self.fleet = self.fleet_env = None
-
-    def make_database(self) -> None:
-        """Make the tables that all cases share, each starting with none of their rows."""
-        server = sa.create_engine(
-            self.postgres.url("postgres").replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
-        )
-        with server.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-            connection.exec_driver_sql(f"CREATE DATABASE {DATABASE}")
-        server.dispose()
-        engine = make_engine(self.postgres.url(DATABASE))
-        upgrade(engine)
-        engine.dispose()
 
 
 @dataclass

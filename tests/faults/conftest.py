@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.case import Case, Rig
+from tests.faults.case import Case
 from tests.faults.nights import make_pool
-from tests.faults.proxy import run_proxy
-from tests.faults.servers import run_postgres_server
-from tests.services import run_redis
+from tests.faults.rig import run_rig
 
 _RECORD = pytest.StashKey[list[dict]]()
 
@@ -40,19 +38,8 @@ def pool(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rig(pool, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rig")
-    (folder / "redis").mkdir()
-    (folder / "gates").mkdir()
-    with (
-        run_redis(folder / "redis") as redis,
-        run_postgres_server() as postgres,
-        run_proxy(redis.port) as redis_proxy,
-        run_proxy(postgres.port) as postgres_proxy,
-    ):
-        rig = Rig(folder, redis, postgres, redis_proxy, postgres_proxy, pool)
-        rig.make_database()
+    with run_rig(tmp_path_factory.mktemp("rig"), pool) as rig:
         yield rig
-        rig.stop_fleet()
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from db.engine import make_engine, reading
 from db.errors import DatabaseUnavailable
 from db.runs import find_run
 from db.types import ScanStatus
-from tests.faults.case import DATABASE, Case
+from tests.faults.case import Case
 from tests.faults.checker import Evidence, Outcome, Violation, check
 from tests.faults.nights import CANARIES, make_night
+from tests.faults.rig import DATABASE
 from tests.faults.rows.redis import disturb
 from tests.faults.rows.table import row
 from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
