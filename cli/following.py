@@ -15,21 +15,19 @@ def follow_run(engine: "Engine", run_id: str, *, as_json: bool) -> int:
     from cli.reports import report_run
     from db.engine import reading
     from db.jobs import count_leases
-    from db.queries import find_providers
-    from db.runs import count_scans, find_run
+    from db.runs import find_run
+    from db.tallies import read_tallies
 
     with progress_bar("waiting for a worker", None) as bar:
         while True:
             with reading(engine) as connection:
                 run = find_run(connection, run_id)
-                counts = count_scans(connection, [run_id])[run_id]
+                counts = read_tallies(connection, [run_id])[run_id].counts
                 workers = count_leases(connection, run_id)
             said = f"scoring, {workers} worker{'s' * (workers != 1)}" if workers else "waiting for a worker"
             bar.set(counts.terminal, counts.found, said)
             if run.finished_at is not None:
                 break
             time.sleep(_POLL_S)
-    with reading(engine) as connection:
-        providers = ", ".join(find_providers(connection, run_id))
     seconds = (run.finished_at - run.created_at).total_seconds()
-    return report_run(engine, run, seconds=seconds, provider=providers, as_json=as_json)
+    return report_run(engine, run, seconds=seconds, as_json=as_json)

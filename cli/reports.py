@@ -1,5 +1,6 @@
 """What a run came to: the reconciliation, for people and for programs, and the exit code that it stands for."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cli.exits import Exit
@@ -7,21 +8,30 @@ from cli.exits import Exit
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from db.runs import RunCounts, RunInfo
+    from db.runs import RunInfo
+    from db.tallies import RunTally
 
 
-def count_run(engine: "Engine", run_id: str) -> "RunCounts":
-    """Return a run's counts."""
+def count_run(engine: "Engine", run_id: str) -> "RunTally":
+    """Return what a run came to, its scans counted one by one: that is what a reconciliation goes by."""
     from db.engine import reading
-    from db.runs import count_scans
+    from db.tallies import count_scans, read_tallies
 
     with reading(engine) as connection:
-        return count_scans(connection, [run_id])[run_id]
+        tally = read_tallies(connection, [run_id])[run_id]
+        return replace(tally, counts=count_scans(connection, [run_id])[run_id])
 
 
-def summarise(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str) -> dict[str, Any]:
-    """Return the object that `score --json` ends with; fields are only ever added."""
-    counts = count_run(engine, run.id)
+def summarise(run: "RunInfo", tally: "RunTally", *, seconds: float, provider: str = "") -> dict[str, Any]:
+    """Return the object that `score --json` ends with; fields are only ever added.
+
+    Args:
+        run: as it stands.
+        tally: what it has come to.
+        seconds: that it took so far.
+        provider: the execution provider, where it is known better than from the run's predictions.
+    """
+    counts = tally.counts
     return {
         "run": run.id,
         "name": run.name,
@@ -37,7 +47,7 @@ def summarise(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str
         "seconds": round(seconds, 3),
         "scans_per_second": round(counts.terminal / seconds, 1) if seconds > 0 else 0.0,
         "model": run.model,
-        "provider": provider,
+        "provider": provider or ", ".join(tally.providers),
     }
 
 
@@ -53,33 +63,29 @@ def exit_code(summary: dict[str, Any]) -> int:
     return Exit.SOME_FAILED if summary["failed"] else Exit.OK
 
 
-def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str, as_json: bool) -> int:
+def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str = "", as_json: bool) -> int:
     """Print what a run that has ended came to; returns the exit code."""
     from cli.console import print_json
 
-    summary = summarise(engine, run, seconds=seconds, provider=provider)
+    tally = count_run(engine, run.id)
+    summary = summarise(run, tally, seconds=seconds, provider=provider)
     if as_json:
         print_json(summary)
     else:
-        print_summary(engine, run, summary)
+        print_summary(run, tally, summary)
     return exit_code(summary)
 
 
-def print_summary(engine: "Engine", run: "RunInfo", summary: dict[str, Any]) -> None:
+def print_summary(run: "RunInfo", tally: "RunTally", summary: dict[str, Any]) -> None:
     """Print a run's reconciliation, decisions and reasons for people."""
     from cli.console import make_table, out, show_duration, show_text
-    from db.engine import reading
-    from db.queries import count_decisions, count_reasons
 
-    with reading(engine) as connection:
-        decisions = count_decisions(connection, run.id)
-        reasons = count_reasons(connection, run.id)
     provider = f" on {summary['provider']}" if summary["provider"] else ""
     out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}", markup=False)
     table = make_table("scans", "status", "", right=("scans",))
-    table.add_row(f"{summary['scored']:,}", "scored", _detail(decisions, "reused", summary["reused"]))
+    table.add_row(f"{summary['scored']:,}", "scored", _detail(tally.decisions, "reused", summary["reused"]))
     for status in ("rejected", "failed"):
-        table.add_row(f"{summary[status]:,}", status, _detail(reasons[status]))
+        table.add_row(f"{summary[status]:,}", status, _detail(tally.reasons[status]))
     out.print(table)
     skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
     out.print(_reconcile(summary) + skipped, markup=False)

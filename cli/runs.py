@@ -10,7 +10,10 @@ import typer
 from cli.options import Json, RunReference
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
+
+    from db.queries import OperatingPoint
+    from db.runs import RunInfo
 
 
 class Format(StrEnum):
@@ -41,14 +44,15 @@ def runs(
     """
     from cli.console import make_table, out, print_json, say, show_text, show_time
     from db.engine import reading
-    from db.runs import count_scans, list_runs
+    from db.runs import list_runs
+    from db.tallies import read_tallies
 
     engine = open_database()
     with reading(engine) as connection:
         listed = list_runs(connection, limit)
-        counts = count_scans(connection, [run.id for run in listed])
+        tallies = read_tallies(connection, [run.id for run in listed])
     if as_json:
-        print_json([{**_describe(run), **_count(counts[run.id])} for run in listed])
+        print_json([{**_describe(run), **_count(tallies[run.id].counts)} for run in listed])
         return
     if not listed:
         say("no runs yet: start one with `nightread score FOLDER`")
@@ -58,7 +62,7 @@ def runs(
         right=("found", "scored", "rejected", "failed", "reused"),
     )  # fmt: skip
     for run in listed:
-        of_run = counts[run.id]
+        of_run = tallies[run.id].counts
         table.add_row(
             run.id[:8], show_text(run.name), run.status.value, f"{run.found:,}", f"{of_run.scored:,}",
             f"{of_run.rejected:,}", f"{of_run.failed:,}", f"{of_run.reused:,}", run.model, show_time(run.created_at),
@@ -82,8 +86,9 @@ def status(
     from cli.reports import print_summary, summarise
     from db.engine import reading
     from db.jobs import count_leases
-    from db.queries import find_providers, read_clock
+    from db.queries import read_clock
     from db.runs import find_run
+    from db.tallies import read_tallies
 
     engine = open_database()
     with reading(engine) as connection:
@@ -91,15 +96,15 @@ def status(
     if follow:
         raise typer.Exit(follow_run(engine, found.id, as_json=as_json))
     with reading(engine) as connection:
-        providers = ", ".join(find_providers(connection, found.id))
+        tally = read_tallies(connection, [found.id])[found.id]
         workers = count_leases(connection, found.id)
         now = read_clock(connection)
     seconds = ((found.finished_at or now) - found.created_at).total_seconds()
-    summary = summarise(engine, found, seconds=seconds, provider=providers) | {"workers": workers}
+    summary = summarise(found, tally, seconds=seconds) | {"workers": workers}
     if as_json:
         print_json(summary)
     else:
-        print_summary(engine, found, summary)
+        print_summary(found, tally, summary)
 
 
 def results(
@@ -110,6 +115,15 @@ def results(
     label: Annotated[str | None, typer.Option("--label", help="Only rows of this label.")] = None,
     min_score: Annotated[
         float | None, typer.Option("--min-score", min=0, max=1, help="Only scores from here on.")
+    ] = None,
+    operating_point: Annotated[
+        str | None,
+        typer.Option(
+            "--operating-point",
+            metavar="NAME",
+            help="Derive the decisions from the scores at this point of the model's card, such as high-sensitivity, "
+            "balanced or high-specificity; the stored decisions stay.",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="The first so many rows; a table shows 100 if left out.")
@@ -138,6 +152,7 @@ def results(
             label=label,
             min_score=min_score,
             limit=limit,
+            decided_at=None if operating_point is None else _find_operating_point(connection, found, operating_point),
         )
         write_rows(connection, wanted, format.value, out)
 
@@ -151,6 +166,24 @@ def open_database() -> "Engine":
     engine = make_engine(read_settings().database_url.get_secret_value())
     ensure_schema(engine)
     return engine
+
+
+def _find_operating_point(connection: "Connection", run: "RunInfo", name: str) -> "OperatingPoint":
+    from db.queries import OperatingPoint
+    from db.worklist import read_card
+    from nightread.errors import NightreadError
+
+    card = read_card(connection, run.model_digest)  # of another release perhaps: only what is needed is read
+    labels, points = card.get("labels", []), card.get("operating_points", {})
+    known = {point for told in points.values() for point in told}
+    shared = sorted(point for point in known if all(point in points.get(label, {}) for label in labels))
+    if name not in shared:
+        raise NightreadError(
+            f"the card of {run.model} has no operating point {name}; it has {', '.join(shared) or 'none'}: "
+            "without --operating-point the stored decisions are shown"
+        )
+    thresholds = {label: float(points[label][name]["threshold"]) for label in labels}
+    return OperatingPoint(name, thresholds, card.get("negative_decision", "normal"))
 
 
 def _describe(run: Any) -> dict[str, Any]:

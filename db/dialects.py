@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, text
+from sqlalchemy import Connection, Table, case, insert, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 _ROWS_PER_INSERT = 5_000
@@ -15,6 +15,23 @@ def insert_ignoring(connection: Connection, table: Table) -> postgresql.Insert |
     if connection.dialect.name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def insert_adding(connection: Connection, tallies: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT of counts that adds to those which are there already (`ON CONFLICT DO UPDATE`).
+
+    A change that takes away does not count as news: the time stays.
+    """
+    kind = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = kind(tallies)
+    count, added = tallies.c["count"], statement.excluded["count"]
+    return statement.on_conflict_do_update(
+        index_elements=list(tallies.primary_key),
+        set_={
+            "count": count + added,
+            "changed_at": case((added > 0, statement.excluded.changed_at), else_=tallies.c.changed_at),
+        },
+    )
 
 
 def insert_many(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:

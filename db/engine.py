@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
 from db.errors import DatabaseFull, DatabaseUnavailable
+from failpoints.points import Point, failpoint
 
 _log = logging.getLogger(__name__)
 
@@ -138,8 +139,7 @@ def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
     """
     for attempt in range(1, _WRITE_TRIES + 1):
         try:
-            with engine.begin() as connection:
-                return work(connection)
+            return _transact(engine, work)
         except DBAPIError as error:
             # A server that has just dropped a connection may refuse the next ones while it restarts.
             if not (_is_transient(error) or (attempt > 1 and _is_refused(error))):
@@ -151,6 +151,19 @@ def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
             _log.warning("database transaction is tried again: %s", type(error.orig).__name__)
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)  # noqa: S311  # jitter, no secret
     raise AssertionError("unreachable")
+
+
+def _transact(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
+    with engine.begin() as connection:
+        result = work(connection)
+        failpoint(Point.WRITE_BEFORE_COMMIT, lost_connection)
+    failpoint(Point.WRITE_AFTER_COMMIT, lost_connection)
+    return result
+
+
+def lost_connection(message: str) -> DBAPIError:
+    """Return the error of a connection that broke: what was sent last may or may not have been done."""
+    return OperationalError(None, None, ConnectionError(message), connection_invalidated=True)
 
 
 def _is_transient(error: DBAPIError) -> bool:

@@ -1,7 +1,7 @@
 """Result rows as text: the columns that are handed out, and the CSV of them."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 #: The columns of a row that leaves Nightread, in this order; only ever added to.
@@ -9,6 +9,8 @@ COLUMNS = (
     "run_id", "run", "path", "study", "label", "score", "decision", "status", "reason", "reason_text", "model",
     "sha256", "reused", "provider", "time",
 )  # fmt: skip
+#: One more where the decisions were derived anew, so that a file tells by itself whose they are.
+OPERATING_POINT = "operating_point"
 
 
 class _Line:
@@ -19,12 +21,12 @@ class _Line:
         return line
 
 
-def format_csv(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def format_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
     """Yield the header and then one line a row, each with its line end."""
     writer = csv.writer(_Line(), lineterminator="\n")
-    yield str(writer.writerow(COLUMNS))
+    yield str(writer.writerow(columns))
     for row in rows:
-        yield str(writer.writerow([to_text(row[column]) for column in COLUMNS]))
+        yield str(writer.writerow([to_text(row[column]) for column in columns]))
 
 
 def to_text(value: Any) -> str:

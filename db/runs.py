@@ -1,7 +1,8 @@
 """Runs: writing a new one down, finding it again, counting it, closing, cancelling and retrying it."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,9 @@ from db.dialects import insert_many
 from db.errors import UnknownRun
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
+from db.tallies import begin_tally, change_tally
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from failpoints.points import Point, failpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +56,6 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
-class RunCounts:
-    """How many scans of a run are in which status; `reused` counts the scored ones that cost no inference."""
-
-    queued: int = 0
-    scored: int = 0
-    rejected: int = 0
-    failed: int = 0
-    reused: int = 0
-
-    @property
-    def found(self) -> int:
-        """All scans of the run: found = queued + scored + rejected + failed."""
-        return self.queued + self.terminal
-
-    @property
-    def terminal(self) -> int:
-        """Scans that are accounted for."""
-        return self.scored + self.rejected + self.failed
-
-
-@dataclass(frozen=True, slots=True)
 class RunInfo:
     """A run as it is shown."""
 
@@ -92,7 +74,7 @@ class RunInfo:
     finished_at: datetime | None
 
 
-def create_run(connection: Connection, run: NewRun, found: Sequence[NewScan]) -> str:
+def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) -> str:
     """Write a run, its scans and its jobs; the caller commits, then publishes.
 
     Returns:
@@ -106,7 +88,8 @@ def create_run(connection: Connection, run: NewRun, found: Sequence[NewScan]) ->
         return run.id  # a commit before this one did succeed, though its answer was lost
     register_model(connection, run.model)
     refuse_retired(connection, run.model.digest)
-    queued = [scan for scan in found if scan.status is ScanStatus.QUEUED]
+    by_status = Counter((scan.status.value, scan.reason_code or "") for scan in found)
+    queued = by_status.pop((ScanStatus.QUEUED.value, ""), 0)
     connection.execute(
         insert(runs).values(
             id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
@@ -116,9 +99,12 @@ def create_run(connection: Connection, run: NewRun, found: Sequence[NewScan]) ->
         )
     )  # fmt: skip
     now: datetime = connection.execute(select(database_now())).scalar_one()
-    job_ids = [uuid.uuid4().hex for _ in range(0, len(queued), run.job_size)]
+    job_ids = [uuid.uuid4().hex for _ in range(0, queued, run.job_size)]
     insert_many(connection, jobs, (new_job(job_id, run.id, now) for job_id in job_ids))
+    failpoint(Point.ENQUEUE_IN_TRANSACTION)
     insert_many(connection, scans, _make_scan_rows(found, run.id, job_ids, run.job_size, now))
+    begin_tally(connection, run.id, len(found), by_status)
+    failpoint(Point.ENQUEUE_BEFORE_COMMIT)
     return run.id
 
 
@@ -166,23 +152,6 @@ def list_runs(connection: Connection, limit: int, *, after: str | None = None) -
     return [_to_info(row) for row in connection.execute(query)]
 
 
-def count_scans(connection: Connection, run_ids: Iterable[str]) -> dict[str, RunCounts]:
-    """Return the counts of several runs by run id, from the scans themselves."""
-    ids = list(run_ids)
-    counts: dict[str, dict[str, int]] = {run_id: {} for run_id in ids}
-    query = (
-        select(scans.c.run_id, scans.c.status, scans.c.reused, func.count())
-        .where(scans.c.run_id.in_(ids))
-        .group_by(scans.c.run_id, scans.c.status, scans.c.reused)
-    )
-    for run_id, status, reused, count in connection.execute(query):
-        of_run = counts[run_id]
-        of_run[status.value] = of_run.get(status.value, 0) + count
-        if reused:
-            of_run["reused"] = of_run.get("reused", 0) + count
-    return {run_id: RunCounts(**of_run) for run_id, of_run in counts.items()}
-
-
 def close_finished_runs(connection: Connection) -> int:
     """Close every run that has no open job left; returns how many.
 
@@ -196,6 +165,7 @@ def close_finished_runs(connection: Connection) -> int:
     ).scalars().all()  # fmt: skip
     if not candidates:
         return 0
+    failpoint(Point.SWEEP_IN_CLOSING)
     # Looked at again under the lock: a retry may have added jobs since, which a statement that waited does not see.
     return connection.execute(
         update(runs)
@@ -229,6 +199,7 @@ def cancel_run(
             crashes=jobs.c.crashes + (case((jobs.c.status == JobStatus.LEASED, 1), else_=0) if crashed else 0),
         )
     )  # fmt: skip
+    failpoint(Point.CANCEL_IN_TRANSACTION)
     ended = connection.execute(
         update(scans)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED)
@@ -239,6 +210,7 @@ def cancel_run(
         .where(runs.c.id == run_id, runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))
         .values(status=RunStatus.CANCELLED, finished_at=database_now())
     )
+    change_tally(connection, run_id, {(ScanStatus.FAILED.value, reason_code): ended})
     return ended
 
 
@@ -250,7 +222,7 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
     """
     _lock_run(connection, run_id)
     failed = connection.execute(
-        select(scans.c.id, func.coalesce(jobs.c.crashes, 0) > 0)
+        select(scans.c.id, func.coalesce(jobs.c.crashes, 0) > 0, scans.c.reason_code)
         .outerjoin(jobs, jobs.c.id == scans.c.job_id)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.FAILED)
         .order_by(scans.c.id)
@@ -260,7 +232,7 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
         return 0
     now: datetime = connection.execute(select(database_now())).scalar_one()
     for crashes in (0, 1):
-        ids = [scan_id for scan_id, has_crashed in failed if has_crashed == bool(crashes)]
+        ids = [scan_id for scan_id, has_crashed, _ in failed if has_crashed == bool(crashes)]
         for start in range(0, len(ids), job_size):
             job_id = uuid.uuid4().hex
             connection.execute(insert(jobs), [new_job(job_id, run_id, now, crashes=crashes)])
@@ -269,11 +241,14 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
                 .where(scans.c.id.in_(ids[start : start + job_size]))
                 .values(status=ScanStatus.QUEUED, reason_code=None, reason_text=None, finished_at=None, job_id=job_id)
             )
+            failpoint(Point.RETRY_IN_TRANSACTION)
     connection.execute(
         update(runs)
         .where(runs.c.id == run_id)
         .values(status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings)
     )
+    reasons = Counter((ScanStatus.FAILED.value, reason_code) for _, _, reason_code in failed)
+    change_tally(connection, run_id, {reason: -count for reason, count in reasons.items()})
     return len(failed)
 
 
@@ -289,7 +264,7 @@ def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
 
 
 def _make_scan_rows(
-    found: Sequence[NewScan], run_id: str, job_ids: list[str], job_size: int, now: datetime
+    found: Collection[NewScan], run_id: str, job_ids: list[str], job_size: int, now: datetime
 ) -> Iterator[dict[str, Any]]:
     queued = 0
     for scan in found:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -49,6 +50,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
+        list[float]: JSON(none_as_null=True),
         RunStatus: enum_by_value(RunStatus, "status"),
         JobStatus: enum_by_value(JobStatus, "status"),
         ScanStatus: enum_by_value(ScanStatus, "status"),
@@ -102,7 +104,15 @@ class Run(Base):
     """One request: one model over a set of paths."""
 
     __tablename__ = "runs"
-    __table_args__ = (Index(None, "created_at"),)
+    __table_args__ = (
+        Index(None, "created_at"),
+        # Whoever closes runs or looks for orphans must not look at every night that ever was.
+        Index(
+            "ix_runs_open", "id",
+            postgresql_where=text("status IN ('queued', 'running')"),
+            sqlite_where=text("status IN ('queued', 'running')"),
+        ),
+    )  # fmt: skip
 
     id: Mapped[str] = mapped_column(_ID, primary_key=True, comment="random, 32 hexadecimal digits")
     name: Mapped[str] = mapped_column(String(RUN_NAME_LENGTH), index=True, comment="for people; need not be unique")
@@ -131,6 +141,12 @@ class Job(Base):
             "ix_jobs_open", "created_at", "id",
             postgresql_where=text("status <> 'done'"), sqlite_where=text("status <> 'done'"),
         ),
+        # The same of one run: is it at its end, and what of it is due?
+        Index(
+            "ix_jobs_open_of_run", "run_id", "created_at", "id",
+            postgresql_where=text("status <> 'done'"), sqlite_where=text("status <> 'done'"),
+        ),
+        Index("ix_jobs_crashed", "id", postgresql_where=text("crashes > 0"), sqlite_where=text("crashes > 0")),
         Index(None, "run_id", "status"),
     )  # fmt: skip
 
@@ -165,7 +181,10 @@ class Scan(Base):
             name="one_terminal_status",
         ),
         CheckConstraint("(reason_code IS NULL) = (reason_text IS NULL)", name="reason_has_text"),
-        Index(None, "run_id", "status", "reused"),
+        # Counts of a run from this index alone, and the scans of one status in the order of finding.
+        Index(None, "run_id", "status", "reused", "id"),
+        # All scans of a run in the order of finding, without sorting.
+        Index(None, "run_id", "id"),
         Index(None, "job_id", "status"),
         Index(None, "sha256"),
     )
@@ -213,12 +232,87 @@ class Prediction(Base):
     created_at: Mapped[datetime] = mapped_column(comment="UTC")
 
 
+class Measurement(Base):
+    """What a scan's prepared pixels and its embedding measure: scan content x model. Written once, never changed."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        PrimaryKeyConstraint("sha256", "model_digest", "preprocessing"),
+        CheckConstraint("distance >= 0", name="distance_not_negative"),
+    )
+
+    sha256: Mapped[str] = mapped_column(_DIGEST, comment="of the scan's bytes")
+    model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"))
+    preprocessing: Mapped[str] = mapped_column(String(16), comment="preprocessing version")
+    gate_verdict: Mapped[str | None] = mapped_column(
+        String(32),
+        comment="passed, or the reason for which the input gate rejects it, on or off; null: the card has no gate",
+    )
+    distance: Mapped[float | None] = mapped_column(
+        Double, comment="of its embedding from the training scans'; null where it was not inferred"
+    )
+    components: Mapped[list[float] | None] = mapped_column(
+        comment="the first principal components of its embedding; null where it was not inferred"
+    )
+    brightness: Mapped[float] = mapped_column(Double, comment="mean gray, 0 black, 1 white")
+    contrast: Mapped[float] = mapped_column(Double, comment="standard deviation of the gray")
+    darkest: Mapped[float] = mapped_column(Double, comment="gray below which 5 % of the scan lies")
+    brightest: Mapped[float] = mapped_column(Double, comment="gray above which 5 % of the scan lies")
+    detail: Mapped[float] = mapped_column(Double, comment="mean step of the gray between neighbouring places")
+    symmetry: Mapped[float] = mapped_column(Double, comment="correlation of the scan with its mirror image")
+    created_at: Mapped[datetime] = mapped_column(comment="UTC")
+
+
+class Tally(Base):
+    """One count of a run, kept beside it in the transactions that change it; read as the sum over the slots."""
+
+    __tablename__ = "tallies"
+    __table_args__ = (PrimaryKeyConstraint("run_id", "slot", "kind", "name"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    slot: Mapped[int] = mapped_column(
+        SmallInteger,
+        comment="one of a few that workers add to, so that they seldom wait for each other; the count is the sum",
+    )
+    kind: Mapped[str] = mapped_column(
+        String(16), comment="found, scored, rejected or failed scans; decision or provider of their predictions"
+    )
+    name: Mapped[str] = mapped_column(String(64), comment="the reason code, decision or provider; or reused")
+    count: Mapped[int] = mapped_column(BigInteger, comment="may be negative in one slot")
+    changed_at: Mapped[datetime] = mapped_column(comment="when something was last added by this slot, UTC")
+
+
+class WorklistRow(Base):
+    """One label of a scored scan of a run, where its score puts it; written with the scan's status.
+
+    The scores lie with the contents, in `predictions`, and the scans with the runs: no index over both can be had.
+    No foreign keys, which would be looked up again for each row: it comes from a statement over the tables themselves.
+    """
+
+    __tablename__ = "worklist_rows"
+    __table_args__ = (
+        PrimaryKeyConstraint("run_id", "label", "decision", "minus_score", "scan_id"),
+        {"sqlite_with_rowid": False},
+    )
+
+    run_id: Mapped[str] = mapped_column(_ID)
+    label: Mapped[str] = mapped_column(String(64), comment="as in predictions")
+    decision: Mapped[str] = mapped_column(String(64), comment="as in predictions")
+    minus_score: Mapped[float] = mapped_column(
+        Double, comment="the negated score, so that the highest comes first in an ascending key"
+    )
+    scan_id: Mapped[int] = mapped_column(BigInteger, comment="scans.id")
+
+
 models: Table = Model.__table__  # type: ignore[assignment]  # declared as FromClause, is a Table
 stage_changes: Table = StageChange.__table__  # type: ignore[assignment]
 runs: Table = Run.__table__  # type: ignore[assignment]
 jobs: Table = Job.__table__  # type: ignore[assignment]
 scans: Table = Scan.__table__  # type: ignore[assignment]
 predictions: Table = Prediction.__table__  # type: ignore[assignment]
+measurements: Table = Measurement.__table__  # type: ignore[assignment]
+tallies: Table = Tally.__table__  # type: ignore[assignment]
+worklist_rows: Table = WorklistRow.__table__  # type: ignore[assignment]
 
 #: The view `results`, as the migrations create it; for queries only, so it stays out of the tables' metadata.
 results = sqlalchemy.table(

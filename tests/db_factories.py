@@ -10,8 +10,11 @@ from sqlalchemy import Engine, select, text, update
 
 from db.engine import reading, write
 from db.jobs import Claim, NewPrediction, OpenScan, ScanOutcome, claim_job, load_open_scans
-from db.runs import NewModel, NewRun, NewScan, RunCounts, count_scans, create_run
+from db.measuring import NewMeasurement
+from db.queries import count_decisions, count_reasons, find_providers
+from db.runs import NewModel, NewRun, NewScan, create_run
 from db.tables import jobs, runs, scans
+from db.tallies import RunCounts, count_scans, read_tallies
 from db.types import ScanStatus, database_now
 
 MODEL_DIGEST = "d" * 64
@@ -84,9 +87,24 @@ def new_prediction(number: int = 1, **fields: Any) -> NewPrediction:
     })  # fmt: skip
 
 
+def new_measurement(number: int = 1, **fields: Any) -> NewMeasurement:
+    return NewMeasurement(**{
+        "sha256": sha256_of(number), "model_digest": MODEL_DIGEST, "preprocessing": "1", "gate_verdict": "passed",
+        "distance": 12.5, "components": [0.5, -1.25], "brightness": 0.5, "contrast": 0.25, "darkest": 0.0,
+        "brightest": 1.0, "detail": 0.03, "symmetry": 0.75, **fields,
+    })  # fmt: skip
+
+
 def count(engine: Engine, run_id: str) -> RunCounts:
+    """Return a run's counts from its scans; whatever a test has done, the tally beside the run must say the same."""
     with reading(engine) as connection:
-        return count_scans(connection, [run_id])[run_id]
+        counted = count_scans(connection, [run_id])[run_id]
+        tally = read_tallies(connection, [run_id])[run_id]
+        assert tally.counts == counted
+        assert tally.decisions == count_decisions(connection, run_id)
+        assert tally.reasons == count_reasons(connection, run_id)
+        assert tally.providers == find_providers(connection, run_id)
+        return counted
 
 
 def fetch_job(engine: Engine, job_id: str) -> Any:

@@ -16,10 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from db.engine import reading
 from db.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
-from db.queries import ResultFilter, count_decisions, count_reasons, find_providers, stream_results
+from db.queries import ResultFilter, stream_results
 from db.rows import format_csv
-from db.runs import RunInfo, count_scans, find_run, list_runs
+from db.runs import RunInfo, find_run, list_runs
 from db.schema import check_schema
+from db.tallies import read_tallies
 from db.types import RunStatus, ScanStatus
 from db.worklist import read_card, read_page, read_progress
 from web.filters import WorklistFilter, read_filter, read_position, read_run_id
@@ -41,9 +42,14 @@ def show_runs(request: Request) -> Response:
     with _reading(request) as connection:
         listed = list_runs(connection, RUNS_PER_PAGE + 1, after=after)
         runs, has_more = listed[:RUNS_PER_PAGE], len(listed) > RUNS_PER_PAGE
-        counts = count_scans(connection, [run.id for run in runs])
+        tallies = read_tallies(connection, [run.id for run in runs])
     return render(
-        request, "runs.html", runs=runs, counts=counts, is_first=after is None, last=runs[-1].id if has_more else None
+        request,
+        "runs.html",
+        runs=runs,
+        counts={run_id: tally.counts for run_id, tally in tallies.items()},
+        is_first=after is None,
+        last=runs[-1].id if has_more else None,
     )
 
 
@@ -54,33 +60,30 @@ def show_run(request: Request) -> Response:
     with _reading(request) as connection:
         run = _find_run(connection, request)
         page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, after)
-        counts = count_scans(connection, [run.id])[run.id]
-        decisions = count_decisions(connection, run.id)
-        reasons = count_reasons(connection, run.id)
-        providers = find_providers(connection, run.id)
+        tally = read_tallies(connection, [run.id])[run.id]
         card = read_card(connection, run.model_digest)
     return render(
         request,
         "run.html",
         run=run,
         is_open=run.status in _OPEN,
-        sentence=reconcile(run, counts),
+        sentence=reconcile(run, tally.counts),
         rows=page.rows,
         asked=asked,
         statuses=list(ScanStatus),
         # What is asked for stays in its list, though no row has it.
-        decisions=_by_count(decisions),
-        decision_names=sorted({*decisions, *([asked.decision] if asked.decision else [])}),
+        decisions=_by_count(tally.decisions),
+        decision_names=sorted({*tally.decisions, *([asked.decision] if asked.decision else [])}),
         labels=list(dict.fromkeys([*_read_labels(card), *([asked.label] if asked.label else [])])),
-        reasons={status: _by_count(counted) for status, counted in reasons.items() if counted},
-        providers=providers,
+        reasons={status: _by_count(counted) for status, counted in tally.reasons.items() if counted},
+        providers=tally.providers,
         calibration=str(card.get("calibration") or ""),
         intended_use=str(card.get("intended_use") or ""),
         is_first=after is None,
         query=asked.to_query(),
         next_query=asked.to_query(page.last) if page.last else None,
-        status_queries={status: WorklistFilter(status=ScanStatus(status)).to_query() for status in reasons},
-        decision_queries={decision: WorklistFilter(decision=decision).to_query() for decision in decisions},
+        status_queries={status: WorklistFilter(status=ScanStatus(status)).to_query() for status in tally.reasons},
+        decision_queries={decision: WorklistFilter(decision=decision).to_query() for decision in tally.decisions},
     )
 
 

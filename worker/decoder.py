@@ -34,7 +34,11 @@ class Decoding:
 
 
 class Decoder:
-    """The threads and the decoder processes of one worker process."""
+    """The threads and the decoder processes of one worker process.
+
+    Attributes:
+        threads: how many things it does side by side.
+    """
 
     def __init__(self, threads: int, limits: IsolationLimits) -> None:
         """Start nothing yet.
@@ -43,6 +47,7 @@ class Decoder:
             threads: for reading and decoding; each may have a decoder process.
             limits: of one scan.
         """
+        self.threads = threads
         self._threads = Threads(threads, "nightread-decode")
         self._isolated = IsolatedDecoders(limits)
         self._limits = limits
@@ -53,7 +58,7 @@ class Decoder:
         return self._threads.stuck > 0
 
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Task[_Result]:
-        """Have a thread do something that comes back, such as reading a file."""
+        """Have a thread do something that comes back, such as reading a file or scoring a batch."""
         return self._threads.submit(work, *arguments)
 
     def start(self, data: bytes, spec: InputSpec, *, isolated: bool) -> Decoding:

@@ -12,6 +12,7 @@ from db.registry import NewModel
 from db.runs import NewRun, NewScan, create_run
 from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
+from failpoints.points import Point, failpoint
 from nightread.bundle import Bundle
 from nightread.errors import SettingsError
 from nightread.files import encode_path, find_root
@@ -77,6 +78,7 @@ def enqueue(
         job_size=settings.job_size,
     )
     run_id = write(engine, lambda connection: create_run(connection, run, found))
+    failpoint(Point.ENQUEUE_AFTER_COMMIT)
     return Enqueued(run_id, len(found), skipped)
 
 

@@ -1,11 +1,13 @@
 """The way of a job's scans from file to score: read and hash, look up, decode and prepare, score, in overlapping steps.
 
 Scans go through in windows of one batch. While a window is being scored, the next one is decoded on threads (the
-decoders, the hash and the inference all release the GIL) and the one after that is read.
+decoders, the hash and the inference all release the GIL) and the one after that is read. On a CPU the scoring, too, is
+work for the same threads: as many of them as there are cores, each with the next thing to do, never more.
 """
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
+from failpoints.points import Point, failpoint
 from nightread.errors import DeviceFull, ScanError, StorageError
 from nightread.files import decode_path, read_file
 from nightread.formats import SNIFF_BYTES, Format, sniff
@@ -34,11 +37,20 @@ _WINDOW_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds the reading and scoring of one job."""
+    """What bounds the reading and scoring of one job.
+
+    Attributes:
+        roots: folders below which scans may be read.
+        max_file_bytes: the largest file that is read.
+        batch_size: the most scans that are scored together.
+        micro_batch: where not 0, a batch is divided into parts of at most so many scans, which the decoder's threads
+            score side by side; else it is scored as a whole by the caller, as a GPU wants it.
+    """
 
     roots: Sequence[Path]
     max_file_bytes: int
     batch_size: int
+    micro_batch: int = 0
 
 
 @dataclass(slots=True)
@@ -75,6 +87,20 @@ class _Window:
     decoding: dict[str, Decoding]
 
 
+#: Prepared scans that are scored together, by digest, and their scores, which may still be under way.
+_Part = tuple[dict[str, Tensor], Task[Scores] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """A window that is decoded, with its scoring under way."""
+
+    files: list[_File]
+    known: set[str]
+    contents: set[str]
+    parts: list[_Part]
+
+
 def score_scans(
     open_scans: Sequence[OpenScan],
     scorer: Scorer,
@@ -103,15 +129,22 @@ def score_scans(
         DeviceFull: the device has not even the memory for one scan.
     """
     pipeline = _Pipeline(scorer, limits, decoder, find_predicted, worker, isolated=isolated)
-    waiting: _Window | None = None
+    decoding: _Window | None = None
+    scoring: _Scoring | None = None
     for files in pipeline.read_ahead(open_scans):
         check_lease()
+        failpoint(Point.WORKER_AFTER_READ, MemoryError)
         window = pipeline.start_decoding(files)
-        if waiting is not None:
-            pipeline.score(waiting)
-        waiting = window
-    if waiting is not None:
-        pipeline.score(waiting)
+        # The threads never run dry: what they decode or score next is submitted before anything is waited for.
+        following = None if decoding is None else pipeline.start_scoring(decoding)
+        if scoring is not None:
+            pipeline.end(scoring)
+        decoding, scoring = window, following
+    if decoding is not None:
+        following = pipeline.start_scoring(decoding)
+        if scoring is not None:
+            pipeline.end(scoring)
+        pipeline.end(following)
     return pipeline.result
 
 
@@ -160,31 +193,48 @@ class _Pipeline:
         self._started.update(decoding)
         return _Window(files, known, decoding)
 
-    def score(self, window: _Window) -> None:
-        """Score what a window has decoded, and write down the outcome of each of its files."""
+    def start_scoring(self, window: _Window) -> _Scoring:
+        """Take what a window has decoded, and have it scored: in parts on the threads, or as a whole by `end`."""
         prepared = {sha256: self._decoder.finish(decoding) for sha256, decoding in window.decoding.items()}
         tensors = {sha256: content.tensor for sha256, content in prepared.items() if content.tensor is not None}
-        invalid = self._predict(list(tensors), list(tensors.values())) if tensors else set()
-        for sha256, content in prepared.items():
-            if sha256 in invalid:
-                reason, text = Reason.INVALID_SCORE, "the model returned a score that is no number in [0, 1]"
-                self._contents[sha256] = Prepared(None, content.uids, reason, text)
-            else:
-                self._contents[sha256] = Prepared(None, content.uids, content.reason, content.text)
-        first_seen = set(prepared)
-        for file in window.files:
-            self._end(file, window.known, is_first=file.sha256 in first_seen)
+        for sha256, content in prepared.items():  # what is kept until the job's end is without its tensor
+            self._contents[sha256] = replace(content, tensor=None)
+        parts: list[_Part] = []
+        for part in self._divide(tensors):
+            task = self._decoder.submit(self._score, list(part.values())) if self._limits.micro_batch else None
+            parts.append((part, task))
+        # Of the bytes only those are needed any more whose UIDs were not read with their pixels.
+        files = [file if file.sha256 in window.known else replace(file, data=b"") for file in window.files]
+        return _Scoring(files, window.known, set(prepared), parts)
+
+    def _divide(self, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield the parts of a batch that are scored at once: all of it, or enough parts to keep every thread busy."""
+        size = self._limits.batch_size
+        if self._limits.micro_batch:
+            size = min(size, self._limits.micro_batch, math.ceil(len(tensors) / self._decoder.threads))
+        pairs = list(tensors.items())
+        for start in range(0, len(pairs), size or 1):
+            yield dict(pairs[start : start + size])
+
+    def end(self, scoring: _Scoring) -> None:
+        """Take the scores of a window, and write down the outcome of each of its files."""
+        for part, task in scoring.parts:
+            self._keep(part, task)
+        first_seen = set(scoring.contents)
+        for file in scoring.files:
+            self._end(file, scoring.known, is_first=file.sha256 in first_seen)
             first_seen.discard(file.sha256)
 
-    def _predict(self, digests: list[str], tensors: list[Tensor]) -> set[str]:
-        """Score contents and keep their predictions; returns the digests whose scores are invalid."""
+    def _keep(self, part: dict[str, Tensor], task: Task[Scores] | None) -> None:
+        """Keep the predictions of contents, and note which of their scores are invalid."""
         card = self._scorer.card
-        invalid = set()
-        for start, scores in self._score_parts(tensors):
+        digests = list(part)
+        for start, scores in self._collect(list(part.values()), task):
             for sha256, row in zip(digests[start : start + len(scores)], scores, strict=True):
                 values = tuple(float(score) for score in row)
                 if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
-                    invalid.add(sha256)
+                    text = "the model returned a score that is no number in [0, 1]"
+                    self._contents[sha256] = replace(self._contents[sha256], reason=Reason.INVALID_SCORE, text=text)
                     continue
                 decisions = card.decide(values)
                 self.result.predictions.extend(
@@ -196,23 +246,44 @@ class _Pipeline:
                     )
                     for label, value, decision in zip(card.labels, values, decisions, strict=True)
                 )  # fmt: skip
-        return invalid
 
-    def _score_parts(self, tensors: list[Tensor]) -> Iterator[tuple[int, Scores]]:
-        """Yield (place of the first, scores) of one batch, or of smaller ones where the device's memory is short."""
+    def _collect(self, tensors: list[Tensor], task: Task[Scores] | None) -> Iterator[tuple[int, Scores]]:
+        """Yield (place of the first, scores) of a part as it was scored, or of what did not fit, in smaller parts."""
+        if task is not None:
+            try:
+                scores = task.result()
+            except DeviceFull as error:
+                self._reduce(len(tensors), error)
+            else:
+                yield 0, scores
+                return
         start = 0
         while start < len(tensors):
             part = tensors[start : start + self._most]
             try:
-                scores = self._scorer.score_batch(np.stack(part))
+                scores = self._score(part)
             except DeviceFull as error:
-                if len(part) == 1:
-                    raise
-                self._most = len(part) // 2
-                _log.warning("%s; going on with %d", error, self._most)
+                self._reduce(len(part), error)
                 continue
             yield start, scores
             start += len(part)
+
+    def _score(self, tensors: list[Tensor]) -> Scores:
+        failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
+        scores = self._scorer.score_batch(np.stack(tensors))
+        failpoint(Point.WORKER_AFTER_SCORING, DeviceFull)
+        return scores
+
+    def _reduce(self, count: int, error: DeviceFull) -> None:
+        """Go on with smaller batches after one of `count` scans did not fit.
+
+        Raises:
+            DeviceFull: it was a single scan.
+        """
+        if count == 1:
+            raise error
+        self._most = min(self._most, count // 2)
+        _log.warning("%s; going on with %d", error, self._most)
 
     def _end(self, file: _File, known: set[str], *, is_first: bool) -> None:
         if isinstance(file.error, StorageError):
@@ -270,8 +341,13 @@ def end_without_score(scan: OpenScan, reason: Reason, text: str, sha256: str | N
     return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text[:REASON_TEXT_LENGTH])
 
 
+def _away(message: str) -> StorageError:
+    return StorageError(Reason.STORAGE_ERROR, message)
+
+
 def _read(scan: OpenScan, limits: Limits) -> _File:
     try:
+        failpoint(Point.WORKER_READING, _away)
         data = read_file(decode_path(scan.path), roots=limits.roots, max_bytes=limits.max_file_bytes)
     except (ScanError, StorageError) as error:
         return _File(scan, error=error)

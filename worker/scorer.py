@@ -1,5 +1,7 @@
 """A model bundle that scores: checked against its card and its parity file before the first scan."""
 
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -48,13 +50,15 @@ class Scorer:
         self.runtime = opened.runtime
         if faults := find_graph_faults(self._session, self.card):
             raise CardMismatch(f"the graph of {self.card.reference} {'; it '.join(faults)}")
+        # Several threads may score at once; what that takes of a GPU was never measured: there, one at a time.
+        self._turn: AbstractContextManager[Any] = nullcontext() if self.device == "cpu" else threading.Lock()
         self._input_name: str = self._session.get_inputs()[0].name
         self._output_name: str = self._session.get_outputs()[0].name
         self.allowed_parity = find_allowed_parity(self.card, self.device)
         self.parity = self._check_parity(bundle)
 
     def score_batch(self, batch: Tensor) -> Scores:
-        """Score prepared scans.
+        """Score prepared scans; several threads may do so at once.
 
         Args:
             batch: (N, H, W, C) float32, as `prepare` made them.
@@ -66,7 +70,8 @@ class Scorer:
             DeviceFull: there is not enough memory for so many scans at once.
         """
         try:
-            scores: Scores = self._session.run([self._output_name], {self._input_name: batch})[0]
+            with self._turn:
+                scores: Scores = self._session.run([self._output_name], {self._input_name: batch})[0]
         except RUN_ERRORS as error:
             if not is_out_of_memory(error):
                 raise

@@ -162,7 +162,7 @@ def _score_missing(
     process: WorkerProcess, run: RunInfo, scorer: Scorer, model: ModelKey, on_progress: Callable[[int], None]
 ) -> dict[int, str]:
     """Score what has no prediction of `model` yet; returns the reasons of the scans that get none, by scan id."""
-    limits = process.make_limits(run)
+    limits = process.make_limits(run, scorer)
     reasons: dict[int, str] = {}
     done = 0
     for part in _read_unpredicted(process, run, model):

@@ -1,15 +1,15 @@
-"""A run in one process: the same app, task and tables as a cluster, with nothing left open at its end."""
+"""A run in one process: the same jobs and tables as a cluster, with nothing left open at its end."""
 
 import os
 import subprocess
 import sys
 
-import kombu
 import pytest
 
 from db.engine import reading, write
 from db.queries import ResultFilter, stream_results
-from db.runs import RunCounts, retry_run
+from db.runs import retry_run
+from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
 from tests.worker_factories import add_run_of, run_process, write_scans
@@ -22,7 +22,6 @@ from worker.enqueueing import describe_settings, read_start
 def process(engine):
     with run_process(engine, job_size=2, batch_size=2) as process:
         yield process
-    kombu.pools.reset()
 
 
 def nothing(counts):

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from db.engine import make_engine, reading, write
 from db.errors import DatabaseFull
-from db.runs import RunCounts
+from db.tallies import RunCounts
 from db.types import JobStatus
 from tests.db_factories import claim, count, expire_lease, fetch_job, fetch_scans
 from tests.program import make_environment, run, wait_until

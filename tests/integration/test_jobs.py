@@ -16,8 +16,9 @@ from db.jobs import (
     store_results,
     take_due_jobs,
 )
-from db.runs import RunCounts, cancel_run
+from db.runs import cancel_run
 from db.tables import predictions, scans
+from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from tests.db_factories import (
     MODEL_DIGEST,

@@ -11,7 +11,7 @@ from kombu.exceptions import ContentDisallowed
 
 from db.engine import write
 from db.errors import DatabaseUnavailable
-from db.runs import RunCounts
+from db.tallies import RunCounts
 from db.types import RunStatus
 from nightread.settings import IN_PROCESS_BROKER, read_settings
 from tests.db_factories import add_job, add_run, claim, count, fetch_job, fetch_run, job_ids, shift_time

@@ -9,8 +9,9 @@ from db.engine import reading, write
 from db.errors import DatabaseUnavailable
 from db.jobs import renew_lease
 from db.queries import ResultFilter, stream_results
-from db.runs import RunCounts, cancel_run, retry_run
+from db.runs import cancel_run, retry_run
 from db.tables import predictions
+from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.reasons import Reason
 from tests.db_factories import (
@@ -39,7 +40,7 @@ def process(engine):
 
 @pytest.fixture
 def session_runs(monkeypatch):
-    """The batch sizes of all inference, the parity checks of an opening model left out."""
+    """How many scans each inference scored, the parity checks of an opening model left out."""
     runs = []
     score_batch = Scorer.score_batch
 
@@ -89,7 +90,7 @@ class TestScoring:
         assert all(0 <= row["score"] <= 1 for row in rows)
         assert [row["study"] is not None for row in rows] == [False, False, True, False]
         assert {row["provider"] for row in rows} == {"CPUExecutionProvider"}
-        assert session_runs == [4]
+        assert sum(session_runs) == 4  # in parts, one for each thread
         with reading(process.engine) as connection:
             assert set(connection.execute(select(predictions.c.worker)).scalars()) == {process.name}
 
@@ -99,13 +100,13 @@ class TestScoring:
         before = fetch_scans(process.engine, run_id_of(process, job_id))
         assert score_job(process, job_id) is None
         assert fetch_scans(process.engine, run_id_of(process, job_id)) == before
-        assert session_runs == [2]
+        assert sum(session_runs) == 2
 
     def test_two_deliveries_at_once_score_once(self, process, tmp_path, session_runs):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
         reports = at_once([lambda: score_job(process, job_id)] * 3)
         assert sorted(report is not None for report in reports) == [False, False, True]
-        assert session_runs == [2]
+        assert sum(session_runs) == 2
 
     def test_the_same_folder_again_runs_no_inference_and_has_the_same_scores(self, process, tmp_path, session_runs):
         folder = write_scans(tmp_path / "night", 3)

@@ -4,8 +4,10 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
 from nightread.preparing import InputSpec
-from trainer.augmenting import vary
+from trainer.augmenting import VARIATIONS, vary
+from trainer.hyperparameters import Augment
 
+MODERN, STRONG = VARIATIONS[Augment.MODERN], VARIATIONS[Augment.STRONG]
 SPEC = InputSpec(height_px=64, width_px=48, channels=3)
 
 
@@ -19,7 +21,7 @@ def make_scans(count=6):
 
 def test_scans_vary_within_the_range_and_are_never_mirrored():
     scans = make_scans(200)
-    varied = vary(scans, SPEC, np.random.default_rng(1))
+    varied = vary(scans, SPEC, np.random.default_rng(1), MODERN)
     assert varied.shape == scans.shape
     assert varied.dtype == np.float32
     assert varied.min() >= 0
@@ -33,7 +35,7 @@ def test_scans_vary_within_the_range_and_are_never_mirrored():
 
 def test_the_same_draws_give_the_same_scans_and_other_draws_others():
     scans = make_scans()
-    first, again, other = (vary(scans, SPEC, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (vary(scans, SPEC, np.random.default_rng(seed), MODERN) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -42,8 +44,8 @@ def test_a_symmetric_range_is_varied_alike():
     scans = make_scans()
     symmetric = SPEC.model_copy(update={"value_range": (-1.0, 1.0)})
     plain, shifted = (
-        vary(scans, SPEC, np.random.default_rng(1)),
-        vary(scans * 2 - 1, symmetric, np.random.default_rng(1)),
+        vary(scans, SPEC, np.random.default_rng(1), MODERN),
+        vary(scans * 2 - 1, symmetric, np.random.default_rng(1), MODERN),
     )
     assert np.allclose(shifted, plain * 2 - 1, atol=1e-5)
 
@@ -54,4 +56,10 @@ def test_without_any_draw_the_scans_stay(monkeypatch):
             return np.full(size, (low + high) / 2)
 
     scans = make_scans()
-    assert np.allclose(vary(scans, SPEC, Middle()), scans, atol=1e-5)
+    assert np.allclose(vary(scans, SPEC, Middle(), MODERN), scans, atol=1e-5)
+
+
+def test_strong_variation_goes_further():
+    scans = make_scans(100)
+    spreads = [vary(scans, SPEC, np.random.default_rng(1), how).std(axis=0).mean() for how in (MODERN, STRONG)]
+    assert spreads[1] > 1.3 * spreads[0]

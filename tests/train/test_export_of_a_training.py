@@ -212,3 +212,18 @@ def test_the_command_line_trains_and_exports_with_one_json_object_each(base_requ
     outcome = json.loads(result.stdout)
     assert outcome["model"] == "tiny@2"
     assert outcome["digest"] == load_bundle(tmp_path / "models/tiny/2").digest
+
+
+def test_the_card_tells_how_scores_depend_on_the_file(trained, tmp_path, capsys):
+    training.export(
+        trained.request.out,
+        "tiny",
+        "1",
+        data=trained.request.data,
+        full_resolution=trained.request.data,
+        out=tmp_path,
+    )
+    told = load_bundle(tmp_path / "tiny" / "1").card.same_pixels
+    assert told["DICOM copy, MONOCHROME1, 16 bit"].scans == 40
+    assert told["file of the data set, 90 x 80"].largest_difference == 0
+    assert "file of the data set, 90 x 80: scores of 40 scans differ by 0 in the median" in capsys.readouterr().out

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from db.runs import RunCounts, RunInfo
+from db.runs import RunInfo
+from db.tallies import RunCounts
 from db.types import RunStatus
 from web.showing import reconcile, show_duration, show_path, show_text
 
