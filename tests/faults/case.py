@@ -19,6 +19,7 @@ from db.tables import Base
 from db.types import ScanStatus
 from nightread.bundle import find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
+from tests.factories import UNGATED_MODEL
 from tests.faults.checker import Evidence, Expected, Violation, check
 from tests.faults.fleet import Fleet, Worker, now
 from tests.faults.nights import CANARIES, Night, make_night, mark
@@ -155,7 +156,7 @@ class Case:
     def enqueue_here(self, night: Night, **given: Any) -> str:
         """Enqueue in this process, for cases in which the time that a command takes to start is too long."""
         settings = self.settings(**given)
-        bundle = load_bundle(find_bundle("pneumonia-cnn75", settings.models_dir))
+        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
         run_id = enqueue(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
         self.accept(run_id, night)
         Publisher(make_app(settings), settings).publish_due(self.engine)
@@ -164,7 +165,7 @@ class Case:
     def settings(self, **given: Any) -> Settings:
         return read_settings(**{
             "database_url": self.rig.postgres.url(DATABASE), "broker_url": self.rig.redis.url, "lease_s": LEASE_S,
-            "sweep_s": SWEEP_S, "job_size": 4, **given,
+            "sweep_s": SWEEP_S, "job_size": 4, "model": UNGATED_MODEL, **given,
         })  # fmt: skip
 
     def send_anew(self, night: Night) -> Expected:

@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 from nightread.bundle import SHIPPED_DIR
+from tests.factories import UNGATED_MODEL
 from tests.faults.case import Case
 from tests.faults.checker import Violation
 from tests.faults.rows.table import row
 from tests.onnx_factories import write_tiny_bundle
 
-_MODEL = Path("pneumonia-cnn75") / "1"
+_MODEL = Path(*UNGATED_MODEL.split("@"))
 
 
 @row(
