@@ -77,6 +77,7 @@ class Case:
         self.extra_logs: dict[str, str] = {}
         self.most_rss_bytes = 2**30
         self.work_s = WORK_S
+        self.awake_s = 30.0
         self.timeline: list[str] = []
         self._nights: dict[str, Night] = {}
         self._began = time.monotonic()
@@ -279,7 +280,7 @@ class Case:
 
     def repeat(self, run_id: str) -> None:
         """Enqueue the same folder again until every worker has done something since the fault."""
-        deadline = now() + 30
+        deadline = now() + self.awake_s
         while True:
             again = self.enqueue_here(self._nights[run_id])
             self.repeated[again] = run_id

@@ -12,14 +12,56 @@ from db.engine import make_engine, reading
 from db.errors import DatabaseUnavailable
 from db.runs import find_run
 from db.types import ScanStatus
+from tests.faults.cable import HERE, lay_cable
 from tests.faults.case import Case
 from tests.faults.checker import Evidence, Outcome, Violation, check
 from tests.faults.nights import CANARIES, make_night
+from tests.faults.proxy import run_proxy
 from tests.faults.rig import DATABASE
 from tests.faults.rows.redis import disturb
 from tests.faults.rows.table import row
 from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
 from tests.services import run_small_disk
+
+
+@row(
+    "13b",
+    "PostgreSQL is gone without a word",
+    injection="a worker in a network of its own whose cable is pulled while it waits for an answer; its connections "
+    "end meanwhile on the other side; the cable is plugged in again",
+    outcome="the worker finds out by probes, and goes on",
+    own_workers=True,
+)
+def postgres_gone_silently(case: Case) -> list[Violation]:
+    with (
+        lay_cable() as cable,
+        run_proxy(case.rig.redis.port, HERE) as to_redis,
+        run_proxy(case.rig.postgres.port, HERE) as to_postgres,
+        psycopg.connect(case.rig.postgres.url(DATABASE), application_name="fault") as blocker,
+    ):
+        afar = case.env(
+            broker_url=f"redis://{HERE}:{to_redis.port}/0", NETWORK=cable.network,
+            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", HERE),
+        )  # fmt: skip
+        case.start_workers(2, afar, case.env())
+        far = case.fleet.workers[0]
+        case.awake_s = 60.0
+        with case.closed("before-store"):
+            case.enqueue_here(case.make_night())
+            case.wait(lambda: any((case.gates / f"before-store.gate.{child.pid}").exists() for child in far.children()),
+                      "the worker afar")  # fmt: skip
+            blocker.execute("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE")
+        case.wait(lambda: case.query("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "waiting")
+        case.nap(0.2, 0.5)
+        cable.pull()
+        case.inject("cable pulled")
+        to_postgres.reset()
+        case.nap(0.5, 2)
+        blocker.rollback()
+        cable.plug()
+        violations = case.finish()
+        case.rig.stop_fleet()
+        return violations
 
 
 @row(
