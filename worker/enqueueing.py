@@ -26,6 +26,7 @@ _LISTING_TEXTS = {
     Reason.PERMISSION_DENIED: "no permission to look into it",
     Reason.OUTSIDE_ROOTS: "a link that leads out of the folders that may be read",
     Reason.MISSING_FILE: "gone since the folder was listed, or a link to nothing",
+    Reason.NOT_A_FILE: "a link to itself",
     Reason.STORAGE_ERROR: "reading failed while the folder was listed",
 }
 
