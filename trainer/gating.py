@@ -6,9 +6,6 @@ empirical covariance of more than a thousand features from a few thousand scans 
 where it is not known, and the matrix that travels with the network stays small.
 """
 
-from dataclasses import dataclass
-from typing import Any, Final
-
 import numpy as np
 import numpy.typing as npt
 
