@@ -17,9 +17,10 @@ from sqlalchemy import Engine, delete, select
 from cli.bench_scans import BenchScans
 from cli.bench_servers import Servers
 from db.engine import make_engine, reading
-from db.runs import count_scans, find_run
+from db.runs import find_run
 from db.schema import upgrade
 from db.tables import predictions
+from db.tallies import count_scans
 from nightread.bundle import Bundle
 from nightread.errors import NightreadError
 from nightread.settings import Settings, read_settings
