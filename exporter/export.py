@@ -16,6 +16,7 @@ from exporter.end_to_end import check_files
 from exporter.errors import ExportError
 from exporter.parity import Parity, Scorer, check_independence, check_parity, choose_batch_sizes, open_session
 from exporter.precision import LIMITS, change_precision
+from exporter.reference import measure_hold_out
 from exporter.same_pixels import compare_ways
 from exporter.training_folder import TrainingFolder, read_training_folder
 from nightread.bundle import Bundle, write_bundle
@@ -102,6 +103,8 @@ def export(
     if full_resolution is not None:
         report("score the same scans from other files")
         same_pixels = compare_ways(full_resolution, data, trained.input, compute, trained.thresholds)
+    report("measure the hold-out")
+    reference = measure_hold_out(model, trained, converted.outputs)
     report("write the bundle")
     calibrated = len(calibration) if precision is Precision.INT8 else 0
     conversion = _describe(converted, parity, accuracy, files=files, calibration_scans=calibrated)
@@ -122,6 +125,7 @@ def export(
             "outputs": converted.outputs,
             "conversion": conversion,
             "same_pixels": same_pixels,
+            "drift_reference": reference,
         },
     )
     return Exported(bundle, folder, parity, accuracy, conversion)

@@ -207,9 +207,11 @@ def _copy(scan: Scan) -> Iterator[tuple[str, bytes]]:
 def _decide(scores: npt.NDArray[np.float64], thresholds: tuple[Threshold, ...]) -> npt.NDArray[np.int64]:
     """Return (N, labels) 0 for absent, 1 for uncertain, 2 for present; (N, 1) the highest score's place without any."""
     if not thresholds:
-        return scores.argmax(axis=1)[:, np.newaxis].astype(np.int64)
+        highest: npt.NDArray[np.int64] = np.argmax(scores, axis=1, keepdims=True).astype(np.int64)
+        return highest
     low, high = (np.array([getattr(threshold, name) for threshold in thresholds]) for name in ("low", "high"))
-    return (scores >= low).astype(np.int64) + (scores >= high)
+    decided: npt.NDArray[np.int64] = (scores >= low).astype(np.int64) + (scores >= high)
+    return decided
 
 
 def _round(value: float) -> float:

@@ -78,6 +78,11 @@ def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     return np.repeat(prepared[:, :, np.newaxis], spec.channels, axis=2)
 
 
+def decode_size_px(spec: InputSpec) -> int:
+    """Return the shorter side that a scan is decoded to at least, where its format allows for less than all of it."""
+    return _DECODE_MARGIN * max(spec.height_px, spec.width_px)
+
+
 def read_and_prepare(
     data: bytes, spec: InputSpec, *, max_pixels: int, with_colors: bool = False
 ) -> tuple[Tensor, Scan]:
@@ -95,6 +100,7 @@ def read_and_prepare(
     Raises:
         ScanError: as `read_scan` does.
     """
-    at_least_px = _DECODE_MARGIN * max(spec.height_px, spec.width_px)
-    scan = read_scan(data, max_pixels=max_pixels, at_least_px=at_least_px, with_colors=with_colors)
+    scan = read_scan(
+        data, max_pixels=max_pixels, at_least_px=decode_size_px(spec), with_colors=with_colors
+    )
     return prepare(scan, spec), scan

@@ -69,7 +69,7 @@ class Scorer:
         self.runtime = opened.runtime
         if faults := find_graph_faults(self._session, self.card):
             raise CardMismatch(f"the graph of {self.card.reference} {'; it '.join(faults)}")
-        # Several threads may score at once. What that would take of a GPU's memory was never measured: one at a time there.
+        # Several threads may score at once; what that would take of a GPU was never measured: one at a time there.
         self._turn: AbstractContextManager[Any] = nullcontext() if self.device == "cpu" else threading.Lock()
         self._input_name: str = self._session.get_inputs()[0].name
         self._output_names: list[str] = [self._session.get_outputs()[0].name]

@@ -1,14 +1,18 @@
 """Runs are written, found, counted, closed, cancelled and retried so that every scan stays accounted for."""
 
+import csv
+import json
 import os
 import uuid
 from dataclasses import replace
 
 import pytest
+from pyarrow import parquet
 from sqlalchemy import func, select
 
 import db.runs
 import db.tallies
+from cli.rows import write_rows
 from db.engine import reading, write
 from db.errors import DatabaseError, UnknownRun
 from db.jobs import store_results
@@ -419,6 +423,24 @@ class TestAsking:
         assert rows[0].keys() == {*results.c.keys(), "operating_point"}
         assert [(row["path"], row["decision"]) for row in only] == [(two.path, "absent")]
         assert stored == [None, "uncertain", "normal", "uncertain", "normal"]
+
+    @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+    def test_a_file_tells_the_operating_point_of_its_decisions(self, sqlite_engine, tmp_path, form):
+        run_id = add_run(sqlite_engine, 1)
+        (job_id,) = job_ids(sqlite_engine, run_id)
+        held, (scan,) = claim(sqlite_engine, job_id), open_scans(sqlite_engine, job_id)
+        found = [new_prediction(scan.id, label="a", score=0.5, decision="uncertain")]
+        write(sqlite_engine, lambda connection: store_results(connection, held, [scored(scan)], found))
+        path = tmp_path / f"night.{form}"
+        with reading(sqlite_engine) as connection:
+            point = OperatingPoint("balanced", {"a": 0.5}, "absent")
+            write_rows(connection, ResultFilter(run_id, decided_at=point), form, path)
+        (row,) = {
+            "csv": lambda: list(csv.DictReader(path.read_text().splitlines())),
+            "json": lambda: json.loads(path.read_text()),
+            "parquet": lambda: parquet.read_table(path).to_pylist(),
+        }[form]()
+        assert (row["decision"], row["operating_point"], float(row["score"])) == ("a", "balanced", 0.5)
 
     def test_a_prediction_of_another_model_or_preprocessing_is_not_shown(self, engine):
         add_run(engine, model=new_model(digest="e" * 64, version="2"))
