@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 
 from cli.console import make_table, say, show_text, show_time, silence_stdout
 from cli.console import out as stdout
+from db.exporting import list_columns, stream_csv
 from db.queries import ResultFilter, stream_results
-from db.rows import COLUMNS, OPERATING_POINT, format_csv, to_text
+from db.rows import to_text
 from nightread.errors import NightreadError
 
 _TABLE_ROWS = 100
@@ -31,18 +32,15 @@ def write_rows(connection: Connection, wanted: ResultFilter, form: str, path: Pa
     if form == "table" and path is None:
         _print_table(connection, wanted)
         return
-    rows = stream_results(connection, wanted)
-    columns = COLUMNS if wanted.decided_at is None else (*COLUMNS, OPERATING_POINT)
+    columns = list_columns(wanted)
     try:
-        if form == "parquet":
-            with _open(path, "wb") as file:
-                _write_parquet(rows, file, columns)
-        else:
-            with _open(path, "w") as file:
-                if form == "json":
-                    _write_json(rows, file, columns)
-                else:
-                    file.writelines(format_csv(rows, columns))
+        with _open(path, "w" if form == "json" else "wb") as file:
+            if form == "csv":
+                file.writelines(stream_csv(connection, wanted))
+            elif form == "json":
+                _write_json(stream_results(connection, wanted), file, columns)
+            else:
+                _write_parquet(stream_results(connection, wanted), file, columns)
     except BrokenPipeError:  # `nightread results | head` has read enough
         silence_stdout()
     except OSError as error:

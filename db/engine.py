@@ -37,6 +37,16 @@ _POSTGRESQL_TIMEOUTS = (
     "-c statement_timeout=120s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
 
+# Without probes a process waits for hours for the answer of a server that is gone without a word (a network that broke
+# while it was restarted). The URL may say otherwise.
+_POSTGRESQL_CONNECTION: dict[str, int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # in ms
+}
+
 
 def make_engine(url: str) -> Engine:
     """Return an engine; nothing is connected yet.
@@ -53,11 +63,12 @@ def make_engine(url: str) -> Engine:
         ) from None
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed.database)
+    given = {name: value for name, value in _POSTGRESQL_CONNECTION.items() if name not in parsed.query}
     # The first connection after a restart of the server must not fail a job: every checkout is tried first.
     return sqlalchemy.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 5, "options": _POSTGRESQL_TIMEOUTS, "application_name": "nightread"},
+        connect_args={"options": _POSTGRESQL_TIMEOUTS, "application_name": "nightread", **given},
     )
 
 

@@ -7,7 +7,7 @@ broker's message is acknowledged after that.
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -78,6 +78,9 @@ class NewPrediction:
     device: str
     batch_size: int
     worker: str
+
+
+_PREDICTION_FIELDS = tuple(field.name for field in fields(NewPrediction))
 
 
 def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float) -> Claim | None:
@@ -204,7 +207,7 @@ def store_results(
 def store_predictions(connection: Connection, new_predictions: Sequence[NewPrediction]) -> None:
     """Store predictions, sorted by key; one that is there already stays."""
     if new_predictions:
-        rows = sorted((asdict(prediction) for prediction in new_predictions), key=_prediction_key)
+        rows = sorted(map(_to_row, new_predictions), key=_prediction_key)
         connection.execute(insert_ignoring(connection, predictions).values(created_at=database_now()), rows)
 
 
@@ -376,6 +379,10 @@ def _is_due() -> ColumnElement[bool]:
 
 def _is_ours(claim: Claim) -> ColumnElement[bool]:
     return and_(jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token, jobs.c.status == JobStatus.LEASED)
+
+
+def _to_row(prediction: NewPrediction) -> dict[str, Any]:
+    return {name: getattr(prediction, name) for name in _PREDICTION_FIELDS}  # `asdict` copies deeply, ten times as slow
 
 
 def _prediction_key(row: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -1,7 +1,7 @@
 """Measurements of scans: what the input gate says of each, and what a night is compared with its training data by."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, select, text
@@ -53,11 +53,18 @@ class MeasuredScan:
     symmetry: float | None
 
 
+_FIELDS = tuple(field.name for field in fields(NewMeasurement))
+
+
 def store_measurements(connection: Connection, new_measurements: Sequence[NewMeasurement]) -> None:
     """Store measurements, sorted by key; one that is there already stays."""
     if new_measurements:
-        rows = sorted((asdict(measurement) for measurement in new_measurements), key=lambda row: str(row["sha256"]))
+        rows = sorted(map(_to_row, new_measurements), key=lambda row: str(row["sha256"]))
         connection.execute(insert_ignoring(connection, measurements).values(created_at=database_now()), rows)
+
+
+def _to_row(measurement: NewMeasurement) -> dict[str, Any]:
+    return {name: getattr(measurement, name) for name in _FIELDS}  # `asdict` copies deeply, ten times as slow
 
 
 def find_verdicts(

@@ -58,7 +58,7 @@ def select_results(wanted: ResultFilter) -> Select[Any]:
     decision: ColumnElement[Any] = results.c.decision
     query = select(results)
     if wanted.decided_at is not None:
-        decision = _decide(wanted.decided_at)
+        decision = derive_decision(wanted.decided_at)
         kept = [column for column in results.c if column.name != "decision"]
         query = select(*kept, decision.label("decision"), literal(wanted.decided_at.name).label("operating_point"))
     query = query.where(results.c.run_id == wanted.run_id)
@@ -76,7 +76,7 @@ def select_results(wanted: ResultFilter) -> Select[Any]:
     return query.limit(wanted.limit) if wanted.limit is not None else query
 
 
-def _decide(point: OperatingPoint) -> ColumnElement[Any]:
+def derive_decision(point: OperatingPoint) -> ColumnElement[Any]:
     """Return the decision at an operating point; null where there is no score."""
     present = [
         (and_(results.c.label == label, results.c.score >= threshold), literal(label))

@@ -2,20 +2,25 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, insert, or_, select, update
 
-from db.dialects import insert_many
+from db.dialects import copy_in, write_time
 from db.errors import UnknownRun
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from failpoints.points import Point, failpoint
+
+_SCAN_COLUMNS = (
+    "run_id", "job_id", "path", "size_bytes", "status", "reason_code", "reason_text", "attempts", "reused",
+    "created_at", "finished_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,13 @@ class RunInfo:
     finished_at: datetime | None
 
 
-def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) -> str:
+def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) -> str:
     """Write a run, its scans and its jobs; the caller commits, then publishes.
+
+    Args:
+        connection: in a transaction.
+        run: the request.
+        found: its scans, in the order in which they are dealt to jobs; gone through twice.
 
     Returns:
         The run's id.
@@ -89,21 +99,27 @@ def create_run(connection: Connection, run: NewRun, found: Collection[NewScan]) 
     register_model(connection, run.model)
     refuse_retired(connection, run.model.digest)
     by_status = Counter((scan.status.value, scan.reason_code or "") for scan in found)
+    found_count = by_status.total()
     queued = by_status.pop((ScanStatus.QUEUED.value, ""), 0)
     connection.execute(
         insert(runs).values(
             id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
-            embedded=run.embedded, skipped=run.skipped, found=len(found), created_at=database_now(),
+            embedded=run.embedded, skipped=run.skipped, found=found_count, created_at=database_now(),
             status=RunStatus.QUEUED if queued else RunStatus.FINISHED,
             finished_at=None if queued else database_now(),
         )
     )  # fmt: skip
     now: datetime = connection.execute(select(database_now())).scalar_one()
     job_ids = [uuid.uuid4().hex for _ in range(0, queued, run.job_size)]
-    insert_many(connection, jobs, (new_job(job_id, run.id, now) for job_id in job_ids))
+    created_at = write_time(connection, now)
+    new_jobs = (
+        {**new_job(job_id, run.id, now), "status": JobStatus.QUEUED.value, "created_at": created_at}
+        for job_id in job_ids
+    )
+    copy_in(connection, jobs, list(new_job("", "", now)), (tuple(job.values()) for job in new_jobs))
     failpoint(Point.ENQUEUE_IN_TRANSACTION)
-    insert_many(connection, scans, _make_scan_rows(found, run.id, job_ids, run.job_size, now))
-    begin_tally(connection, run.id, len(found), by_status)
+    copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run, job_ids, created_at))
+    begin_tally(connection, run.id, found_count, by_status)
     failpoint(Point.ENQUEUE_BEFORE_COMMIT)
     return run.id
 
@@ -264,17 +280,17 @@ def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
 
 
 def _make_scan_rows(
-    found: Collection[NewScan], run_id: str, job_ids: list[str], job_size: int, now: datetime
-) -> Iterator[dict[str, Any]]:
+    found: Iterable[NewScan], run: NewRun, job_ids: Sequence[str], created_at: str
+) -> Iterator[tuple[str | int | bool | None, ...]]:
+    """Yield the rows of a new run's scans, dealt to its jobs in their order; columns as in `_SCAN_COLUMNS`."""
     queued = 0
     for scan in found:
         is_queued = scan.status is ScanStatus.QUEUED
-        yield {
-            "run_id": run_id, "job_id": job_ids[queued // job_size] if is_queued else None, "path": scan.path,
-            "size_bytes": scan.size_bytes, "status": scan.status, "reason_code": scan.reason_code,
-            "reason_text": scan.reason_text, "attempts": 0, "reused": False, "created_at": now,
-            "finished_at": None if is_queued else now,
-        }  # fmt: skip
+        yield (
+            run.id, job_ids[queued // run.job_size] if is_queued else None, scan.path, scan.size_bytes,
+            scan.status.value, scan.reason_code, scan.reason_text, 0, False, created_at,
+            None if is_queued else created_at,
+        )  # fmt: skip
         queued += is_queued
 
 

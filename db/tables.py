@@ -275,9 +275,9 @@ class Tally(Base):
         comment="one of a few that workers add to, so that they seldom wait for each other; the count is the sum",
     )
     kind: Mapped[str] = mapped_column(
-        String(16), comment="found, scored, rejected or failed scans; decision or provider of their predictions"
+        String(16), comment="found, scored, rejected or failed scans; label, decision or provider of their rows"
     )
-    name: Mapped[str] = mapped_column(String(64), comment="the reason code, decision or provider; or reused")
+    name: Mapped[str] = mapped_column(String(64), comment="the reason code, label, decision or provider; or reused")
     count: Mapped[int] = mapped_column(BigInteger, comment="may be negative in one slot")
     changed_at: Mapped[datetime] = mapped_column(comment="when something was last added by this slot, UTC")
 

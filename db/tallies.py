@@ -23,6 +23,7 @@ from db.types import ScanStatus, UtcDateTime, database_now
 TallyKey = tuple[str, str]
 
 FOUND: Final = "found"
+LABEL: Final = "label"
 DECISION: Final = "decision"
 PROVIDER: Final = "provider"
 REUSED: Final = "reused"
@@ -58,6 +59,7 @@ class RunTally:
     Attributes:
         counts: its scans by status.
         decisions: how often each decision was taken, over all labels.
+        labels: how many rows each label has; none where `is_kept` is False.
         reasons: how often each reason stands for `rejected` and for `failed` scans.
         providers: the execution providers that its predictions were computed on.
         changed_at: when a scan last became terminal; None where none did.
@@ -66,6 +68,7 @@ class RunTally:
 
     counts: RunCounts
     decisions: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, dict[str, int]] = field(
         default_factory=lambda: {ScanStatus.REJECTED.value: {}, ScanStatus.FAILED.value: {}}
     )
@@ -159,7 +162,11 @@ def tally_scans(connection: Connection, run_id: str, scan_ids: Sequence[int]) ->
         .group_by(scans.c.status, name),
         *(
             select(literal(kind), column, func.count()).where(of_scans, column.is_not(None)).group_by(column)
-            for kind, column in ((DECISION, results.c.decision), (PROVIDER, results.c.provider))
+            for kind, column in (
+                (LABEL, results.c.label),
+                (DECISION, results.c.decision),
+                (PROVIDER, results.c.provider),
+            )
         ),
     ).subquery()
     summed = (
@@ -219,6 +226,7 @@ def _to_tally(sums: Mapping[TallyKey, int], changed_at: datetime | None) -> RunT
             queued, sum(scored.values()), sum(rejected.values()), sum(failed.values()), scored.get(REUSED, 0)
         ),
         decisions=named.get(DECISION, {}),
+        labels=named.get(LABEL, {}),
         reasons={ScanStatus.REJECTED.value: rejected, ScanStatus.FAILED.value: failed},
         providers=sorted(named.get(PROVIDER, {})),
         changed_at=changed_at,
@@ -228,12 +236,19 @@ def _to_tally(sums: Mapping[TallyKey, int], changed_at: datetime | None) -> RunT
 
 def _count_all(connection: Connection, run_ids: Sequence[str]) -> dict[str, RunTally]:
     counts = count_scans(connection, run_ids)
+    newest = (
+        select(scans.c.run_id, func.max(scans.c.finished_at, type_=UtcDateTime()))
+        .where(scans.c.run_id.in_(run_ids))
+        .group_by(scans.c.run_id)
+    )
+    changed_at: dict[str, datetime | None] = dict(connection.execute(newest).all())
     return {
         run_id: RunTally(
             counts=counts[run_id],
             decisions=count_decisions(connection, run_id),
             reasons=count_reasons(connection, run_id),
             providers=find_providers(connection, run_id),
+            changed_at=changed_at.get(run_id),
         )
         for run_id in run_ids
     }

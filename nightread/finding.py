@@ -68,34 +68,43 @@ def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> I
         walk: is filled with the counts of what was skipped.
         roots: resolved folders below which reading is allowed.
     """
-    search = _Search(walk, roots)
-    for path in paths:
-        yield from search.look_below(os.path.abspath(path))
+    starts = [os.path.abspath(path) for path in paths]
+    search = _Search(walk, roots, starts)
+    for start in starts:
+        yield from search.look_below(start)
 
 
 class _Search:
     """One walk over all the paths of a run, and what it has come across so far."""
 
-    def __init__(self, walk: Walk, roots: Sequence[Path]) -> None:
+    def __init__(self, walk: Walk, roots: Sequence[Path], starts: Iterable[str]) -> None:
         self._skipped = walk.skipped
         self._roots = roots
-        self._seen_paths: set[str] = set()  # `score night night/ward-1` names some scans twice
+        # `score night night/ward-1` names some scans twice. A folder is listed once, by whatever path, so that what
+        # lies in it cannot come up again but as a start: to remember every path of a large night is not needed.
+        self._starts = frozenset(starts)
+        self._seen_paths: set[str] = set()
         self._seen_folders: set[tuple[int, int]] = set()
 
     def look_below(self, start: str) -> Iterator[FoundScan]:
         if find_root(os.path.realpath(start), self._roots) is None:
             yield FoundScan(start, 0, Reason.OUTSIDE_ROOTS)
             return
-        pending = [start]
+        pending: list[Iterator[str]] = [iter([start])]
         while pending:
-            path = pending.pop()
+            path = next(pending[-1], None)
+            if path is None:
+                pending.pop()
+                continue
             if path in self._seen_paths:
                 continue
-            self._seen_paths.add(path)
+            if path in self._starts:
+                self._seen_paths.add(path)
             try:
                 found, is_folder = self._look_at(path)
                 if is_folder:
-                    pending.extend(self._list_folder(path))
+                    self._seen_paths.add(path)
+                    pending.append(self._list_folder(path))
             except OSError as error:
                 found = FoundScan(path, 0, _explain(error))
             if found is not None:
@@ -120,18 +129,17 @@ class _Search:
         return FoundScan(path, status.st_size), False
 
     def _list_folder(self, path: str) -> Iterator[str]:
-        """Yield what a folder holds, last name first; nothing where the walk has been in it by another path."""
+        """Return what a folder holds, by name; nothing where the walk has been in it by another path."""
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in self._seen_folders:
             self._skipped[Skip.LINK_LOOP] += 1
-            return
-        names = sorted(os.listdir(path), reverse=True)
+            return iter(())
+        names = os.listdir(path)
         self._seen_folders.add((status.st_dev, status.st_ino))
-        for name in names:
-            if name.startswith("."):
-                self._skipped[Skip.HIDDEN] += 1
-            else:
-                yield os.path.join(path, name)
+        shown = sorted(name for name in names if not name.startswith("."))
+        if len(shown) < len(names):
+            self._skipped[Skip.HIDDEN] += len(names) - len(shown)
+        return (os.path.join(path, name) for name in shown)  # made one by one: a folder may hold a million
 
 
 def _read_head(path: str) -> bytes:
@@ -155,11 +163,9 @@ def _explain(error: OSError) -> Reason:
 def _tell_skip(path: str, head: bytes) -> Skip | None:
     """Say why a regular file is plainly no scan; None where it is, or where its name claims that it is."""
     kind = sniff(head)
-    name = PurePath(path).name
     if isinstance(kind, Format):
-        return (
-            Skip.NOT_A_SCAN if name.upper() == "DICOMDIR" else None
-        )  # an index of other files; what it names is not followed
-    if kind is NoScan.OTHER_IMAGE or PurePath(name).suffix.lower() in _SCAN_SUFFIXES:
+        # An index of other files; what it names is not followed.
+        return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
+    if kind is NoScan.OTHER_IMAGE or PurePath(path).suffix.lower() in _SCAN_SUFFIXES:
         return None
     return Skip.ARCHIVE if kind is NoScan.ARCHIVE else Skip.NOT_A_SCAN

@@ -67,7 +67,7 @@ def check_pixels(scan: Scan, gate: Gate) -> Finding | None:
             f"the longer side is {ratio:.1f} times the shorter; a chest X-ray has at most {gate.max_aspect_ratio:g}"
             + _GO_ON,
         )
-    return _check_colors(scan.colors) or _check_flatness(scan)
+    return _check_flatness(scan) or _check_colors(scan.colors)  # a screenshot may be colored, and is one all the same
 
 
 def _check_colors(colors: Colors | None) -> Finding | None:

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     decode_limit_s: float = Field(
         60.0, ge=1.0, le=600.0, description="how long decoding one scan may take, in seconds; then the scan fails alone"
     )
+    gate: bool = Field(True, description="whether scans that a model's input gate rejects stay without a score")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
     threads: int = Field(
         0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core"

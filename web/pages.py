@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Final
 
 import anyio
@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from db.engine import reading
 from db.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
-from db.queries import ResultFilter, stream_results
-from db.rows import format_csv
+from db.exporting import stream_csv
+from db.queries import ResultFilter
 from db.runs import RunInfo, find_run, list_runs
 from db.schema import check_schema
 from db.tallies import read_tallies
@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 ROWS_PER_PAGE: Final = 50
 #: Runs on one page.
 RUNS_PER_PAGE: Final = 30
-_LINES_PER_CHUNK = 500
 _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
@@ -59,9 +58,9 @@ def show_run(request: Request) -> Response:
     after = read_position(request.query_params.get("after"))
     with _reading(request) as connection:
         run = _find_run(connection, request)
-        page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, after)
         tally = read_tallies(connection, [run.id])[run.id]
         card = read_card(connection, run.model_digest)
+        page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, after, tally)
     return render(
         request,
         "run.html",
@@ -139,11 +138,9 @@ class _CsvResponse(StreamingResponse):
                 await run_sync(self._chunks.close)
 
 
-def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[str]:
+def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[bytes]:
     with reading(engine) as connection:
-        lines = format_csv(stream_results(connection, wanted))
-        while chunk := "".join(islice(lines, _LINES_PER_CHUNK)):
-            yield chunk
+        yield from stream_csv(connection, wanted)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from nightread.card import Gate
 from nightread.preparing import InputSpec
 from worker.decoding import Prepared, prepare_bytes
 from worker.isolating import IsolatedDecoders, IsolationLimits
@@ -29,6 +30,7 @@ class Decoding:
 
     data: bytes
     spec: InputSpec
+    gate: Gate | None
     task: Task[Prepared]
     is_isolated: bool
 
@@ -61,18 +63,20 @@ class Decoder:
         """Have a thread do something that comes back, such as reading a file or scoring a batch."""
         return self._threads.submit(work, *arguments)
 
-    def start(self, data: bytes, spec: InputSpec, *, isolated: bool) -> Decoding:
+    def start(self, data: bytes, spec: InputSpec, *, isolated: bool, gate: Gate | None = None) -> Decoding:
         """Begin to decode one content.
 
         Args:
             data: the whole file.
             spec: what it is prepared for.
             isolated: in a process of its own; so is all that follows a scan which a thread is stuck in.
+            gate: of the model, where it has one.
         """
         if isolated or self.is_stuck:
-            return Decoding(data, spec, self._threads.submit(self._isolated.prepare, data, spec), is_isolated=True)
-        task = self._threads.submit(prepare_bytes, data, spec, self._limits.max_pixels)
-        return Decoding(data, spec, task, is_isolated=False)
+            task = self._threads.submit(self._isolated.prepare, data, spec, gate)
+            return Decoding(data, spec, gate, task, is_isolated=True)
+        task = self._threads.submit(prepare_bytes, data, spec, self._limits.max_pixels, gate)
+        return Decoding(data, spec, gate, task, is_isolated=False)
 
     def finish(self, decoding: Decoding) -> Prepared:
         """Return what a decoding came to; where its thread does not come back, what a process of its own came to."""
@@ -82,7 +86,7 @@ class Decoder:
             return self._threads.wait(decoding.task, self._limits.limit_s)
         except Overdue:
             _log.warning("decoding a scan took over %g s: decoded again in a process of its own", self._limits.limit_s)
-            return self._isolated.prepare(decoding.data, decoding.spec)
+            return self._isolated.prepare(decoding.data, decoding.spec, decoding.gate)
 
     def close(self) -> None:
         """End threads and processes; a thread that is stuck ends with the program."""

@@ -35,7 +35,7 @@ from worker.scoring import attend_job
 _log = logging.getLogger(__name__)
 
 _JOBS_AT_ONCE: Final = 2
-_POLL_S = 0.1
+_POLL_S = 0.25
 #: Counting a large run takes its time, of which the scoring must not lose much.
 _POLL_SHARE = 20
 #: How long jobs under way are waited for; they are leased, so that nothing is lost where one does not come back.

@@ -20,11 +20,13 @@ from nightread.finding import FoundScan, Walk, find_scans
 from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.errors import NothingToScore, WrongPaths
+from worker.packing import PackedScans
 
 _LISTING_TEXTS = {
     Reason.PERMISSION_DENIED: "no permission to look into it",
     Reason.OUTSIDE_ROOTS: "a link that leads out of the folders that may be read",
     Reason.MISSING_FILE: "gone since the folder was listed, or a link to nothing",
+    Reason.NOT_A_FILE: "a link to itself",
     Reason.STORAGE_ERROR: "reading failed while the folder was listed",
 }
 
@@ -58,9 +60,10 @@ def enqueue(
     """
     sources = [resolve_source(path, settings.scan_roots) for path in paths]
     walk = Walk()
-    found = [_to_new_scan(scan) for scan in find_scans(sources, walk, roots=settings.scan_roots or sources)]
+    listed = find_scans(sources, walk, roots=settings.scan_roots or sources)
+    found = PackedScans(map(_to_new_scan, listed))
     skipped = {reason.value: count for reason, count in sorted(walk.skipped.items())}
-    if not found:
+    if not len(found):
         passed_over = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise NothingToScore(
             f"no scans in {', '.join(map(str, paths))}"
@@ -91,6 +94,7 @@ def describe_settings(settings: Settings) -> dict[str, object]:
     """Return what is stored with a run of the settings it was started with, and of the process that started it."""
     return {
         "job_size": settings.job_size,
+        "gate": settings.gate,
         "scan_roots": [encode_path(root) for root in settings.scan_roots],
         "host": os.uname().nodename,
         "pid": os.getpid(),

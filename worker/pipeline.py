@@ -12,21 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
+from db.measuring import NewMeasurement
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
 from failpoints.points import Point, failpoint
 from nightread.errors import DeviceFull, ScanError, StorageError
 from nightread.files import decode_path, read_file
 from nightread.formats import SNIFF_BYTES, Format, sniff
+from nightread.gate import Finding, recall
 from nightread.preparing import Tensor
 from nightread.reading import DicomUids
 from nightread.reasons import Reason
 from worker.decoder import Decoder, Decoding
 from worker.decoding import Prepared
-from worker.scorer import Scorer, Scores
+from worker.judging import Judged, Judgement, judge_scans, make_measurement
+from worker.scorer import Scorer
 from worker.threads import Task
 
 _log = logging.getLogger(__name__)
@@ -45,12 +46,14 @@ class Limits:
         batch_size: the most scans that are scored together.
         micro_batch: where not 0, a batch is divided into parts of at most so many scans, which the decoder's threads
             score side by side; else it is scored as a whole by the caller, as a GPU wants it.
+        gated: whether what the model's gate says is acted on; it is stored in any case.
     """
 
     roots: Sequence[Path]
     max_file_bytes: int
     batch_size: int
     micro_batch: int = 0
+    gated: bool = True
 
 
 @dataclass(slots=True)
@@ -60,11 +63,13 @@ class JobResult:
     Attributes:
         outcomes: terminal statuses.
         predictions: new ones.
+        measurements: new ones, where the model has a gate.
         put_off: scans whose fault may pass, with its reason and text.
     """
 
     outcomes: list[ScanOutcome] = field(default_factory=list)
     predictions: list[NewPrediction] = field(default_factory=list)
+    measurements: list[NewMeasurement] = field(default_factory=list)
     put_off: list[tuple[OpenScan, Reason, str]] = field(default_factory=list)
 
 
@@ -87,8 +92,8 @@ class _Window:
     decoding: dict[str, Decoding]
 
 
-#: Prepared scans that are scored together, by digest, and their scores, which may still be under way.
-_Part = tuple[dict[str, Tensor], Task[Scores] | None]
+#: Prepared scans that are scored together, by digest, and what is said of them, which may still be under way.
+_Part = tuple[dict[str, Tensor], Task[Judged] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +113,12 @@ def score_scans(
     *,
     decoder: Decoder,
     find_predicted: Callable[[Sequence[str]], set[str]],
+    find_verdicts: Callable[[Sequence[str]], dict[str, str]],
     check_lease: Callable[[], None],
     worker: str,
     isolated: bool = False,
 ) -> JobResult:
-    """Score a job's scans; touches files and the model, and the database through `find_predicted` alone.
+    """Score a job's scans; touches files and the model, and the database only to find what is stored already.
 
     Args:
         open_scans: what is to be scored.
@@ -120,6 +126,7 @@ def score_scans(
         limits: see `Limits`.
         decoder: reads and decodes.
         find_predicted: returns those of some SHA-256 digests that are predicted already.
+        find_verdicts: returns what the gate has said of those that it has seen.
         check_lease: is called once a window; raises where the job is no longer ours.
         worker: who scores, for the stored rows.
         isolated: decode in processes that may die, since one of these scans may be the death of them.
@@ -128,7 +135,7 @@ def score_scans(
         LeaseLost: from `check_lease`.
         DeviceFull: the device has not even the memory for one scan.
     """
-    pipeline = _Pipeline(scorer, limits, decoder, find_predicted, worker, isolated=isolated)
+    pipeline = _Pipeline(scorer, limits, decoder, find_predicted, find_verdicts, worker=worker, isolated=isolated)
     decoding: _Window | None = None
     scoring: _Scoring | None = None
     for files in pipeline.read_ahead(open_scans):
@@ -155,14 +162,17 @@ class _Pipeline:
         limits: Limits,
         decoder: Decoder,
         find_predicted: Callable[[Sequence[str]], set[str]],
-        worker: str,
+        find_verdicts: Callable[[Sequence[str]], dict[str, str]],
         *,
+        worker: str,
         isolated: bool,
     ) -> None:
         self._scorer = scorer
         self._limits = limits
         self._decoder = decoder
         self._find_predicted = find_predicted
+        self._find_verdicts = find_verdicts
+        self._gate = scorer.card.gate
         self._worker = worker
         self._isolated = isolated
         self._most = limits.batch_size  # scans in one batch, fewer once the device was found full
@@ -184,21 +194,36 @@ class _Pipeline:
     def start_decoding(self, files: list[_File]) -> _Window:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
         contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
-        known = self._find_predicted(sorted(contents)) if contents else set()
+        recalled = self._recall(sorted(contents)) if contents else {}
+        for sha256, finding in recalled.items():
+            self._contents[sha256] = Prepared(None, None, finding.reason, finding.text)
+        wanted = sorted(contents.keys() - recalled.keys())
+        known = self._find_predicted(wanted) if wanted else set()
         decoding = {
-            sha256: self._decoder.start(data, self._scorer.card.input, isolated=self._isolated)
+            sha256: self._decoder.start(data, self._scorer.card.input, isolated=self._isolated, gate=self._gate)
             for sha256, data in contents.items()
-            if sha256 not in known
+            if sha256 not in known and sha256 not in recalled
         }
-        self._started.update(decoding)
+        self._started.update(decoding, recalled)
         return _Window(files, known, decoding)
+
+    def _recall(self, digests: list[str]) -> dict[str, Finding]:
+        """Return why the gate has rejected those contents before which it has; nothing where it is not acted on."""
+        if self._gate is None or not self._limits.gated:
+            return {}
+        findings = {sha256: recall(verdict) for sha256, verdict in self._find_verdicts(digests).items()}
+        return {sha256: finding for sha256, finding in findings.items() if finding is not None}
 
     def start_scoring(self, window: _Window) -> _Scoring:
         """Take what a window has decoded, and have it scored: in parts on the threads, or as a whole by `end`."""
         prepared = {sha256: self._decoder.finish(decoding) for sha256, decoding in window.decoding.items()}
-        tensors = {sha256: content.tensor for sha256, content in prepared.items() if content.tensor is not None}
-        for sha256, content in prepared.items():  # what is kept until the job's end is without its tensor
-            self._contents[sha256] = replace(content, tensor=None)
+        tensors = {}
+        for sha256, content in prepared.items():
+            self._contents[sha256] = replace(content, tensor=None)  # what is kept until the job's end
+            if content.finding is not None and self._limits.gated:
+                self._measure(sha256, Judgement())
+            elif content.tensor is not None:
+                tensors[sha256] = content.tensor
         parts: list[_Part] = []
         for part in self._divide(tensors):
             task = self._decoder.submit(self._score, list(part.values())) if self._limits.micro_batch else None
@@ -225,16 +250,36 @@ class _Pipeline:
             self._end(file, scoring.known, is_first=file.sha256 in first_seen)
             first_seen.discard(file.sha256)
 
-    def _keep(self, part: dict[str, Tensor], task: Task[Scores] | None) -> None:
+    def _measure(self, sha256: str, judgement: Judgement) -> bool:
+        """Keep what a content measures; returns whether it is to be scored.
+
+        The rules that need no model go first: they know better what a picture is.
+        """
+        content = self._contents[sha256]
+        if content.statistics is None:
+            return True
+        finding = content.finding or judgement.finding
+        new = make_measurement(self._scorer, sha256, content.statistics, judgement, finding)
+        self.result.measurements.append(new)
+        if finding is None or not self._limits.gated:
+            return True
+        self._contents[sha256] = replace(content, reason=finding.reason, text=finding.text)
+        return False
+
+    def _keep(self, part: dict[str, Tensor], task: Task[Judged] | None) -> None:
         """Keep the predictions of contents, and note which of their scores are invalid."""
         card = self._scorer.card
         digests = list(part)
-        for start, scores in self._collect(list(part.values()), task):
-            for sha256, row in zip(digests[start : start + len(scores)], scores, strict=True):
+        for start, judged in self._collect(list(part.values()), task):
+            scores = judged.scores
+            judgements = zip(digests[start : start + len(scores)], scores, judged.judgements, strict=True)
+            for sha256, row, judgement in judgements:
                 values = tuple(float(score) for score in row)
                 if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
                     text = "the model returned a score that is no number in [0, 1]"
                     self._contents[sha256] = replace(self._contents[sha256], reason=Reason.INVALID_SCORE, text=text)
+                    continue
+                if not self._measure(sha256, judgement):
                     continue
                 decisions = card.decide(values)
                 self.result.predictions.extend(
@@ -247,32 +292,32 @@ class _Pipeline:
                     for label, value, decision in zip(card.labels, values, decisions, strict=True)
                 )  # fmt: skip
 
-    def _collect(self, tensors: list[Tensor], task: Task[Scores] | None) -> Iterator[tuple[int, Scores]]:
+    def _collect(self, tensors: list[Tensor], task: Task[Judged] | None) -> Iterator[tuple[int, Judged]]:
         """Yield (place of the first, scores) of a part as it was scored, or of what did not fit, in smaller parts."""
         if task is not None:
             try:
-                scores = task.result()
+                judged = task.result()
             except DeviceFull as error:
                 self._reduce(len(tensors), error)
             else:
-                yield 0, scores
+                yield 0, judged
                 return
         start = 0
         while start < len(tensors):
             part = tensors[start : start + self._most]
             try:
-                scores = self._score(part)
+                judged = self._score(part)
             except DeviceFull as error:
                 self._reduce(len(part), error)
                 continue
-            yield start, scores
+            yield start, judged
             start += len(part)
 
-    def _score(self, tensors: list[Tensor]) -> Scores:
+    def _score(self, tensors: list[Tensor]) -> Judged:
         failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
-        scores = self._scorer.score_batch(np.stack(tensors))
+        judged = judge_scans(self._scorer, tensors)
         failpoint(Point.WORKER_AFTER_SCORING, DeviceFull)
-        return scores
+        return judged
 
     def _reduce(self, count: int, error: DeviceFull) -> None:
         """Go on with smaller batches after one of `count` scans did not fit.

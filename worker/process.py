@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 #: Scans that one thread of a CPU scores at once: of so few, what the layers hand on to each other stays in the core's
 #: cache. Batches of 32 took the networks that were measured 10 % longer (docs/performance.md).
-_CPU_MICRO_BATCH: Final = 8
+CPU_MICRO_BATCH: Final = 8
 
 
 class WorkerProcess:
@@ -118,7 +118,8 @@ class WorkerProcess:
             roots=settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources),
             max_file_bytes=settings.max_file_bytes,
             batch_size=settings.batch_size,
-            micro_batch=_CPU_MICRO_BATCH if scorer.device == "cpu" else 0,
+            micro_batch=CPU_MICRO_BATCH if scorer.device == "cpu" else 0,
+            gated=bool(run.settings.get("gate", True)),
         )
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from db.jobs import (
     split_job,
     store_results,
 )
+from db.measuring import find_verdicts
 from db.runs import RunInfo, close_finished_runs, find_run
 from failpoints.points import Point, failpoint
 from nightread.card import Card
@@ -113,6 +114,7 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
                 process.make_limits(run, scorer),
                 decoder=process.decoder,
                 find_predicted=functools.partial(_find_predicted, process, run, scorer.card),
+                find_verdicts=functools.partial(_find_verdicts, process, run),
                 check_lease=heartbeat.check,
                 worker=process.name,
                 isolated=claim.crashes > 0,
@@ -129,6 +131,11 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
 def _find_predicted(process: WorkerProcess, run: RunInfo, card: Card, digests: Sequence[str]) -> set[str]:
     with reading(process.engine) as connection:
         return find_predicted(connection, digests, run.model_digest, run.preprocessing, len(card.labels))
+
+
+def _find_verdicts(process: WorkerProcess, run: RunInfo, digests: Sequence[str]) -> dict[str, str]:
+    with reading(process.engine) as connection:
+        return find_verdicts(connection, digests, run.model_digest, run.preprocessing)
 
 
 def _store(
@@ -151,7 +158,9 @@ def _store(
     failpoint(Point.WORKER_BEFORE_COMMIT)
     ours = _write_where_there_is_room(
         process,
-        lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
+        lambda connection: store_results(
+            connection, claim, outcomes, result.predictions, result.measurements, retry_in_s=retry_in_s
+        ),
     )
     process.progress.note("committed")
     failpoint(Point.WORKER_AFTER_COMMIT, DatabaseUnavailable)

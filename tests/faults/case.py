@@ -15,24 +15,21 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from db.engine import make_engine, reading, write
-from db.schema import upgrade
 from db.tables import Base
 from db.types import ScanStatus
 from nightread.bundle import find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
+from tests.factories import UNGATED_MODEL
 from tests.faults.checker import Evidence, Expected, Violation, check
 from tests.faults.fleet import Fleet, Worker, now
-from tests.faults.nights import CANARIES, Night, Pool, make_night, mark
-from tests.faults.proxy import Proxy
-from tests.faults.servers import PostgresServer
+from tests.faults.nights import CANARIES, Night, make_night, mark
+from tests.faults.rig import DATABASE, Rig
 from tests.program import make_environment, run
-from tests.services import RedisServer
 from worker.enqueueing import enqueue
 from worker.publisher import SWEEP_TASK, Publisher
 from worker.queue import make_app
 
-DATABASE = "night"
-LEASE_S = 2.0
+LEASE_S = 3.0
 SWEEP_S = 1.0
 #: Celery's own redelivery, which takes an hour and a half in production.
 VISIBILITY_S = 6.0
@@ -40,47 +37,6 @@ VISIBILITY_S = 6.0
 WORK_S = 75.0
 _QUEUE, _UNACKED = "nightread:nightread", "nightread:unacked"
 _INSIDE = Path(__file__).parent / "inside"
-
-
-@dataclass
-class Rig:
-    """The services, the network to them, and what all cases share."""
-
-    folder: Path
-    redis: RedisServer
-    postgres: PostgresServer
-    redis_proxy: Proxy
-    postgres_proxy: Proxy
-    pool: Pool
-    fleet: Fleet | None = None
-    fleet_env: Any = None
-    fleets: int = 0
-
-    @property
-    def broker_url(self) -> str:
-        return f"redis://127.0.0.1:{self.redis_proxy.port}/0"
-
-    @property
-    def database_url(self) -> str:
-        return self.postgres.url(DATABASE, self.postgres_proxy.port)
-
-    def stop_fleet(self) -> None:
-        if self.fleet is not None:
-            self.fleet.stop()
-        self.fleet = self.fleet_env = None
-
-    def make_database(self) -> None:
-        """Make the tables that all cases share, each starting with none of their rows."""
-        server = sa.create_engine(
-            self.postgres.url("postgres").replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
-        )
-        with server.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-            connection.exec_driver_sql(f"CREATE DATABASE {DATABASE}")
-        server.dispose()
-        engine = make_engine(self.postgres.url(DATABASE))
-        upgrade(engine)
-        engine.dispose()
 
 
 @dataclass
@@ -121,6 +77,7 @@ class Case:
         self.extra_logs: dict[str, str] = {}
         self.most_rss_bytes = 2**30
         self.work_s = WORK_S
+        self.awake_s = 30.0
         self.timeline: list[str] = []
         self._nights: dict[str, Night] = {}
         self._began = time.monotonic()
@@ -200,7 +157,7 @@ class Case:
     def enqueue_here(self, night: Night, **given: Any) -> str:
         """Enqueue in this process, for cases in which the time that a command takes to start is too long."""
         settings = self.settings(**given)
-        bundle = load_bundle(find_bundle("pneumonia-cnn75", settings.models_dir))
+        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
         run_id = enqueue(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
         self.accept(run_id, night)
         Publisher(make_app(settings), settings).publish_due(self.engine)
@@ -209,7 +166,7 @@ class Case:
     def settings(self, **given: Any) -> Settings:
         return read_settings(**{
             "database_url": self.rig.postgres.url(DATABASE), "broker_url": self.rig.redis.url, "lease_s": LEASE_S,
-            "sweep_s": SWEEP_S, "job_size": 4, **given,
+            "sweep_s": SWEEP_S, "job_size": 4, "model": UNGATED_MODEL, **given,
         })  # fmt: skip
 
     def send_anew(self, night: Night) -> Expected:
@@ -323,7 +280,7 @@ class Case:
 
     def repeat(self, run_id: str) -> None:
         """Enqueue the same folder again until every worker has done something since the fault."""
-        deadline = now() + 30
+        deadline = now() + self.awake_s
         while True:
             again = self.enqueue_here(self._nights[run_id])
             self.repeated[again] = run_id

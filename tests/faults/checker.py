@@ -16,15 +16,17 @@ from sqlalchemy.types import Enum
 
 from cli.reports import summarise
 from db.engine import reading
+from db.queries import count_decisions
 from db.runs import find_run
-from db.tables import Base, jobs, models, predictions, runs, scans
+from db.tables import Base, jobs, models, predictions, results, runs, scans, worklist_rows
+from db.tallies import read_tallies
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from nightread.card import Card
 from nightread.reasons import Reason
-from worker.publisher import QUEUE
+from worker.publisher import QUEUE, SWEEP_TASK
 
 _PREFIX = "nightread:"
-_UNACKED = ("unacked", "unacked_index")
+_UNACKED = "unacked"
 #: Where a path may stand: the operator's own names for folders and files.
 _PATH_COLUMNS = {("scans", "path"), ("runs", "sources"), ("runs", "name"), ("runs", "settings")}
 #: Two batches of other sizes add up in another order.
@@ -257,15 +259,20 @@ def _check_open(connection: Connection) -> Iterator[Violation]:
 
 def _check_redis(url: str, canaries: Sequence[str]) -> Iterator[Violation]:
     with redis.Redis.from_url(url) as client:
-        if count := client.llen(_PREFIX + QUEUE):
+        if count := _count_jobs(client.lrange(_PREFIX + QUEUE, 0, -1)):
             yield Violation("I5", f"{count} messages lie in the queue")
-        if count := client.hlen(_PREFIX + _UNACKED[0]):
+        if count := _count_jobs(client.hvals(_PREFIX + _UNACKED)):
             yield Violation("I5", f"{count} messages are not acknowledged")
         for key in client.scan_iter():
             held = key + b" " + b" ".join(_read_key(client, key))
             for canary in canaries:
                 if canary.encode() in held:
                     yield Violation("I8", f"{canary} lies in Redis, below {key!r}")
+
+
+def _count_jobs(messages: Sequence[bytes]) -> int:
+    """Return how many messages stand for a job; a beat sends another kind for as long as it lives."""
+    return sum(SWEEP_TASK.encode() not in message for message in messages)
 
 
 def _read_key(client: redis.Redis, key: bytes) -> list[bytes]:
@@ -338,20 +345,39 @@ def _check_runs(connection: Connection, evidence: Evidence) -> Iterator[Violatio
 
 
 def _check_reports(evidence: Evidence) -> Iterator[Violation]:
+    """What is told of a run, from the tally and the worklist that are kept beside it, and what its tables say."""
     with reading(evidence.engine) as connection:
-        found = {run_id: find_run(connection, run_id) for run_id in connection.execute(select(runs.c.id)).scalars()}
-    for run_id, run in found.items():
-        report = summarise(evidence.engine, run, seconds=1.0, provider="")
-        with reading(evidence.engine) as connection:
+        run_ids = list(connection.execute(select(runs.c.id)).scalars())
+        for run_id, tally in read_tallies(connection, run_ids).items():
+            where = f"run {run_id[:8]}"
+            if not tally.is_kept:
+                yield Violation("I9", f"{where}: its tally is missing, or does not add up")
+            report = summarise(find_run(connection, run_id), tally, seconds=1.0)
             query = select(scans.c.status, func.count()).where(scans.c.run_id == run_id).group_by(scans.c.status)
             counts = dict(sorted((status.value, count) for status, count in connection.execute(query)))
-        told = {status.value: report[status.value] for status in sorted(ScanStatus) if report[status.value]}
-        if told != counts:
-            yield Violation("I9", f"run {run_id[:8]}: the report says {told}, the table {counts}")
-        if report["found"] != sum(counts.values()):
-            yield Violation(
-                "I9", f"run {run_id[:8]} has found {report['found']} scans and holds {sum(counts.values())}"
+            told = {status.value: report[status.value] for status in sorted(ScanStatus) if report[status.value]}
+            if told != counts:
+                yield Violation("I9", f"{where}: the report says {told}, the table {counts}")
+            if report["found"] != (held := sum(counts.values())):
+                yield Violation("I9", f"{where} has found {report['found']} scans and holds {held}")
+            if tally.decisions != (decisions := count_decisions(connection, run_id)):
+                yield Violation("I9", f"{where}: the tally says {tally.decisions}, the predictions {decisions}")
+            reasons: dict[str, dict[str, int]] = {"rejected": {}, "failed": {}}
+            named = select(scans.c.status, scans.c.reason_code, func.count()).group_by(
+                scans.c.status, scans.c.reason_code
             )
+            for status, reason, count in connection.execute(named.where(scans.c.run_id == run_id)):
+                if status.value in reasons:
+                    reasons[status.value][reason] = count
+            if tally.reasons != reasons:
+                yield Violation("I9", f"{where}: the tally says {tally.reasons}, the scans {reasons}")
+        shown = select(worklist_rows.c.run_id, worklist_rows.c.scan_id, worklist_rows.c.label, worklist_rows.c.decision)
+        there = select(results.c.run_id, results.c.scan_id, results.c.label, results.c.decision)
+        there = there.where(results.c.label.is_not(None))
+        differences = (("holds", shown.except_(there), "lack"), ("lacks", there.except_(shown), "hold"))
+        for name, query, verb in differences:
+            if count := len(connection.execute(query).all()):
+                yield Violation("I9", f"the worklist {name} {count} rows that the results {verb}")
 
 
 def _show(values: Any) -> str:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.case import Case, Rig
+from tests.faults.case import Case
 from tests.faults.nights import make_pool
-from tests.faults.proxy import run_proxy
-from tests.faults.servers import run_postgres_server
-from tests.services import run_redis
+from tests.faults.rig import run_rig
 
 _RECORD = pytest.StashKey[list[dict]]()
+_OUTCOME = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser):
@@ -24,6 +23,14 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[_RECORD] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "call":
+        item.stash[_OUTCOME] = report.outcome
+    return report
 
 
 def pytest_generate_tests(metafunc):
@@ -40,19 +47,8 @@ def pool(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rig(pool, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rig")
-    (folder / "redis").mkdir()
-    (folder / "gates").mkdir()
-    with (
-        run_redis(folder / "redis") as redis,
-        run_postgres_server() as postgres,
-        run_proxy(redis.port) as redis_proxy,
-        run_proxy(postgres.port) as postgres_proxy,
-    ):
-        rig = Rig(folder, redis, postgres, redis_proxy, postgres_proxy, pool)
-        rig.make_database()
+    with run_rig(tmp_path_factory.mktemp("rig"), pool) as rig:
         yield rig
-        rig.stop_fleet()
 
 
 @pytest.fixture
@@ -62,9 +58,12 @@ def case(rig, seed, tmp_path, request):
     yield case
     case.clear()
     if "row" in request.fixturenames:
-        request.config.stash[_RECORD].append(
-            {"row": request.getfixturevalue("row").number, "seed": seed, **vars(case.counts)}
-        )
+        record = request.config.stash[_RECORD]
+        outcome = request.node.stash.get(_OUTCOME, "skipped")
+        row = request.getfixturevalue("row").number
+        record.append({"row": row, "seed": seed, "outcome": outcome, **vars(case.counts)})
+        if file := request.config.getoption("--record", None):
+            file.write_text(json.dumps(record, indent=1))
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -75,5 +74,3 @@ def pytest_terminal_summary(terminalreporter, config):
     sums = {name: sum(entry[name] for entry in record) for name in ("scans", "redeliveries", "splits", "sweeps")}
     told = ", ".join(f"{count:,} {name}" for name, count in sums.items())
     terminalreporter.write_line(f"fault table: {len(record)} cases, {faults.total():,} faults, {told}")
-    if file := config.getoption("--record", None):
-        file.write_text(json.dumps(record, indent=1))

@@ -41,9 +41,11 @@ class Worker:
     def start(self) -> None:
         self.restarts += 1
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
+        # Goes over into the very process of the program.
+        inside = ["ip", "netns", "exec", self.env["FAULTS_NETWORK"]] if "FAULTS_NETWORK" in self.env else []
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [PROGRAM, "worker", *self._options], env=self.env, cwd=self.log.parent, stdout=log, stderr=log,
+                [*inside, PROGRAM, "worker", *self._options], env=self.env, cwd=self.log.parent, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 

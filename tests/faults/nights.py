@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from db.engine import make_engine, reading
-from db.runs import find_run
 from db.tables import predictions, scans
-from nightread.files import decode_path, encode_path
+from db.types import ScanStatus
+from nightread.files import encode_path
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
 from tests.faults.checker import Expected, Outcome
 from tests.program import last_json, make_environment, run
@@ -84,24 +84,35 @@ def make_pool(folder: Path) -> Pool:
     for number, content in enumerate(contents):
         path = night / f"{number:03}.jpg"
         path.write_bytes(content)
-        by_path[str(path)] = content
-    env = make_environment(folder)
-    run_id = last_json(run("score", night, "--json", env=env, cwd=folder))["run"]
-    engine = make_engine(f"sqlite:///{folder / 'data' / 'nightread' / 'nightread.db'}")
-    pool = Pool({}, {}, [content for content in contents[:_SOUND] if content.startswith(b"\xff\xd8")])
-    with reading(engine) as connection:
-        assert find_run(connection, run_id).found == len(contents)
-        for row in connection.execute(scans.select()):
-            scored = row.reason_code is None
-            pool.outcomes[by_path[decode_path(row.path)]] = Outcome(
-                row.status, row.reason_code, row.sha256 if scored else None
-            )
-        for row in connection.execute(predictions.select()):
-            pool.scores.setdefault(row.sha256, {})[row.label] = row.score
-    engine.dispose()
-    assert set(pool.outcomes) == set(contents)
+        by_path[encode_path(path)] = content
+    outcomes, scores = score_undisturbed(night, folder)
     shutil.rmtree(night)
-    return pool
+    plain = [content for content in contents[:_SOUND] if content.startswith(b"\xff\xd8")]
+    return Pool({by_path[path]: outcome for path, outcome in outcomes.items()}, scores, plain)
+
+
+def score_undisturbed(night: Path, folder: Path) -> tuple[dict[str, Outcome], dict[str, dict[str, float]]]:
+    """Have the real program score a folder where nothing disturbs it.
+
+    Returns:
+        Outcomes by path, scores by SHA-256 and label.
+    """
+    folder.mkdir(exist_ok=True)
+    env = make_environment(folder)
+    done = run("score", night, "--json", env=env, cwd=folder, expect=None)
+    assert done.returncode in {0, 3}
+    run_id = last_json(done)["run"]
+    engine = make_engine(f"sqlite:///{folder / 'data' / 'nightread' / 'nightread.db'}")
+    outcomes: dict[str, Outcome] = {}
+    scores: dict[str, dict[str, float]] = {}
+    with reading(engine) as connection:
+        for row in connection.execute(scans.select().where(scans.c.run_id == run_id)):
+            is_scored = row.status is ScanStatus.SCORED
+            outcomes[row.path] = Outcome(row.status, row.reason_code, row.sha256 if is_scored else None)
+        for row in connection.execute(predictions.select()):
+            scores.setdefault(row.sha256, {})[row.label] = row.score
+    engine.dispose()
+    return outcomes, scores
 
 
 def make_night(pool: Pool, folder: Path, count: int, seed: int) -> Night:

@@ -32,14 +32,14 @@ class _Link:
 
 
 class Proxy:
-    """Passes bytes on between 127.0.0.1:`port` and a service, until told to do worse.
+    """Passes bytes on between `host`:`port` and a service, until told to do worse.
 
     Attributes:
-        port: on 127.0.0.1; clients connect here.
+        port: clients connect here.
         connections: how many clients have connected so far.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str) -> None:
         self.connections = 0
         self._target_port = target_port
         self._links: set[_Link] = set()
@@ -47,7 +47,7 @@ class Proxy:
         self._refuses = False
         self._latency_s = 0.0
         self._bytes_per_s = 0.0
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = socket.create_server((host, 0))
         self.port = self._listening.getsockname()[1]
         self._is_ready = threading.Event()
 
@@ -152,8 +152,8 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def run_proxy(target_port: int) -> Iterator[Proxy]:
-    proxy = Proxy(target_port)
+def run_proxy(target_port: int, host: str = "127.0.0.1") -> Iterator[Proxy]:
+    proxy = Proxy(target_port, host)
     thread = threading.Thread(target=lambda: asyncio.run(proxy.serve()), daemon=True)
     thread.start()
     assert proxy._is_ready.wait(20)

@@ -81,11 +81,13 @@ def loose(sqlite_engine, bundle):
     first = score_run(sqlite_engine, bundle)
     again = score_run(sqlite_engine, bundle, reused=True)
     with sqlite_engine.begin() as connection:
+        view = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = 'results'")).scalar()
         connection.execute(text("DROP VIEW results"))
-        for table in ("predictions", "scans", "jobs", "runs"):
+        for table in ("predictions", "measurements", "tallies", "worklist_rows", "scans", "jobs", "runs"):
             connection.execute(text(f"CREATE TABLE bare AS SELECT * FROM {table}"))
             connection.execute(text(f"DROP TABLE {table}"))
             connection.execute(text(f"ALTER TABLE bare RENAME TO {table}"))
+        connection.execute(text(view))
     evidence = Evidence(sqlite_engine, {first: EXPECTED, again: EXPECTED}, repeated={again: first})
     assert check(evidence) == []
     return evidence
@@ -140,6 +142,15 @@ _AGAIN = "run_id = (SELECT id FROM runs ORDER BY rowid DESC LIMIT 1)"
         (f"UPDATE scans SET reused = 0 WHERE {_AGAIN}", "I9: the same folder again: 2 scans"),
         ("UPDATE predictions SET created_at = '2999-01-01 00:00:00.000000'", "I9: .* has added 2 predictions"),
         ("UPDATE runs SET found = 4", "I9: run .* has found 4 scans and holds 3"),
+        ("DELETE FROM tallies", "I9: run .*: its tally is missing, or does not add up"),
+        ("UPDATE tallies SET count = count + 1 WHERE kind = 'found'", "I9: run .*: its tally is missing, or does not"),
+        (
+            "UPDATE tallies SET name = 'blank' WHERE kind = 'rejected'",
+            "I9: run .*: the tally says .*'blank'",
+        ),
+        ("UPDATE tallies SET count = 2 WHERE name = 'pneumonia'", "I9: run .*: the tally says .*2.*, the predictions"),
+        ("DELETE FROM worklist_rows WHERE minus_score < -0.5", "I9: the worklist lacks 2 rows that the results hold"),
+        ("UPDATE worklist_rows SET decision = 'x'", "I9: the worklist holds 4 rows that the results lack"),
     ],
 )
 def test_tables_that_break_an_invariant_are_found(loose, statement, found):
@@ -163,7 +174,7 @@ def test_either_of_two_outcomes_may_be_right(sound):
 
 def test_what_is_left_in_redis_is_found(sound, redis_server):
     client = redis_server.connect()
-    client.lpush("nightread:nightread", "{}")
+    client.lpush("nightread:nightread", "{}", '{"headers": {"task": "nightread.sweep"}}')
     client.hset("nightread:unacked", "1", '{"args": "CANARY"}')
     client.set("CANARY", "1")
     assert set(map(str, check(sound))) == {

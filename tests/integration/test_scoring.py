@@ -42,14 +42,14 @@ def process(engine):
 def session_runs(monkeypatch):
     """How many scans each inference scored, the parity checks of an opening model left out."""
     runs = []
-    score_batch = Scorer.score_batch
+    infer_batch = Scorer.infer_batch
 
     def score(scorer, batch):
         if hasattr(scorer, "parity"):
             runs.append(len(batch))
-        return score_batch(scorer, batch)
+        return infer_batch(scorer, batch)
 
-    monkeypatch.setattr(Scorer, "score_batch", score)
+    monkeypatch.setattr(Scorer, "infer_batch", score)
     return runs
 
 
@@ -249,7 +249,7 @@ class TestCrashes:
         def fail(*_):
             raise RuntimeError("CUDA is gone")
 
-        monkeypatch.setattr(Scorer, "score_batch", fail)
+        monkeypatch.setattr(Scorer, "infer_batch", fail)
         for crashes in range(1, process.settings.max_attempts + 1):
             with pytest.raises(RuntimeError, match="CUDA is gone"):
                 score_job(process, job_id)

@@ -4,7 +4,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
 from nightread.preparing import InputSpec
-from trainer.augmenting import VARIATIONS, vary
+from trainer.augmenting import VARIATIONS, Variation, vary
 from trainer.hyperparameters import Augment
 
 MODERN, STRONG = VARIATIONS[Augment.MODERN], VARIATIONS[Augment.STRONG]
@@ -63,3 +63,21 @@ def test_strong_variation_goes_further():
     scans = make_scans(100)
     spreads = [vary(scans, SPEC, np.random.default_rng(1), how).std(axis=0).mean() for how in (MODERN, STRONG)]
     assert spreads[1] > 1.3 * spreads[0]
+
+
+def test_fine_detail_comes_and_goes_with_sharpness():
+    checks = np.indices((64, 48)).sum(axis=0) % 2 * 0.2 + 0.4
+    scans = np.broadcast_to(checks[None, :, :, None].astype(np.float32), (50, *SPEC.shape))
+    still = Variation(0, 0, 0, 0, 0, 0, sharpness=1.0)
+    steps = np.abs(np.diff(vary(scans, SPEC, np.random.default_rng(1), still)[..., 0], axis=2)).mean(axis=(1, 2))
+    assert steps.min() < 0.05
+    assert steps.max() > 0.3
+    assert np.median(steps) == pytest.approx(0.2, abs=0.06)
+
+
+def test_noise_is_small_and_different_in_each_place():
+    scans = np.full((50, *SPEC.shape), 0.5, np.float32)
+    varied = vary(scans, SPEC, np.random.default_rng(1), Variation(0, 0, 0, 0, 0, 0, noise=0.02))
+    spread = varied[..., 0].std(axis=(1, 2))
+    assert 0.015 < spread.max() < 0.025
+    assert np.abs(varied.mean() - 0.5) < 0.001

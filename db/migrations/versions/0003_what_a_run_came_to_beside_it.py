@@ -39,10 +39,13 @@ def upgrade() -> None:
             "kind",
             sa.String(length=16),
             nullable=False,
-            comment="found, scored, rejected or failed scans; decision or provider of their predictions",
+            comment="found, scored, rejected or failed scans; label, decision or provider of their rows",
         ),
         sa.Column(
-            "name", sa.String(length=64), nullable=False, comment="the reason code, decision or provider; or reused"
+            "name",
+            sa.String(length=64),
+            nullable=False,
+            comment="the reason code, label, decision or provider; or reused",
         ),
         sa.Column("count", sa.BigInteger(), nullable=False, comment="may be negative in one slot"),
         sa.Column(

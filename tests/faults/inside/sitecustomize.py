@@ -143,14 +143,14 @@ def _scoring(module: ModuleType) -> None:
 
 def _scorer(module: ModuleType) -> None:
     """Lose the device for as long as the file `no-device` is there."""
-    real, folder = module.Scorer.score_batch, Path(_told.get("FOLDER", "/nowhere"))
+    real, folder = module.Scorer.infer_batch, Path(_told.get("FOLDER", "/nowhere"))
 
-    def score_batch(self: Any, batch: Any) -> Any:
+    def infer_batch(self: Any, batch: Any) -> Any:
         if (folder / "no-device").exists():
             raise RuntimeError("CUDA failure 999: unknown error ; GPU=0 ; expr=cudaStreamSynchronize(stream)")
         return real(self, batch)
 
-    module.Scorer.score_batch = score_batch
+    module.Scorer.infer_batch = infer_batch
 
 
 def _shift_clock(offset_s: float) -> None:

@@ -19,6 +19,7 @@ class Row:
         injection: how it is made here.
         outcome: what must come of it, beside the invariants.
         play: makes it, and returns what was wrong in the end.
+        own_workers: whether its workers differ from those of other rows, and have to be started for it.
     """
 
     number: str
@@ -26,6 +27,7 @@ class Row:
     injection: str
     outcome: str
     play: Play
+    own_workers: bool
 
     def __str__(self) -> str:
         return f"{self.number}-{self.play.__name__.replace('_', '-')}"
@@ -34,11 +36,11 @@ class Row:
 ROWS: list[Row] = []
 
 
-def row(number: str, fault: str, *, injection: str, outcome: str) -> Callable[[Play], Play]:
+def row(number: str, fault: str, *, injection: str, outcome: str, own_workers: bool = False) -> Callable[[Play], Play]:
     """Put a function into the table."""
 
     def add(play: Play) -> Play:
-        ROWS.append(Row(number, fault, injection, outcome, play))
+        ROWS.append(Row(number, fault, injection, outcome, play, own_workers))
         return play
 
     return add

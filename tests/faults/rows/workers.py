@@ -49,6 +49,7 @@ def _poison(case: Case, night: Night, name: str, text: bytes, *reasons: Reason) 
     "a decoder crashes, eats memory or never returns",
     injection="files on which the decoder reads address 0, allocates without end, kills itself, and loops",
     outcome="each ends alone, with its reason; the others of its job are scored; one death of a worker finds them all",
+    own_workers=True,
 )
 def decoder_crashes(case: Case) -> list[Violation]:
     case.start_workers(2, *[case.env(decode_limit_s=2, job_size=8)] * 2)
@@ -71,6 +72,7 @@ def decoder_crashes(case: Case) -> list[Violation]:
     "a file kills its worker before it is decoded",
     injection="a file whose reading kills the pool process (SIGKILL), in a job of eight",
     outcome="the job is split until that file stands alone: `worker-crash`; no loop",
+    own_workers=True,
 )
 def reading_kills(case: Case) -> list[Violation]:
     case.start_workers(2, *[case.env(max_attempts=2, lease_s=1, sweep_s=0.5, job_size=8)] * 2)
@@ -188,9 +190,9 @@ def messages_lost_on_the_way(case: Case) -> list[Violation]:
 )
 def told_to_end(case: Case) -> list[Violation]:
     fleet = case.start_workers()
-    case.enqueue_here(case.make_night())
-    for number in case.choose.sample([signal.SIGTERM, signal.SIGQUIT], 2):
+    for night, number in enumerate(case.choose.sample([signal.SIGTERM, signal.SIGQUIT], 2)):
         gate = case.choose.choice(_GATES)
+        case.enqueue_here(case.make_night(16, seed=1000 * night + case.seed))
         with fleet.unsupervised():
             with case.closed(gate):
                 worker = case.wait_at(gate)

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,31 @@ def test_overlapping_paths_find_and_count_everything_once(night, order):
 
     assert names(found, night) == [("ward-1/a.jpg", None)]
     assert skipped == {Skip.NOT_A_SCAN: 1, Skip.HIDDEN: 1}
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["outer-first", "inner-first"])
+def test_what_cannot_be_looked_into_gets_one_row_though_it_is_named_twice(night, order):
+    (night / "a.jpg").symlink_to("gone.jpg")
+
+    found, _ = find(*[night, night / "a.jpg"][order], roots=[night])
+
+    assert names(found, night) == [("a.jpg", Reason.MISSING_FILE)]
+
+
+def test_a_folder_of_many_scans_takes_no_memory_for_those_that_were_yielded(night):
+    for number in range(2_000):
+        (night / f"{number:04}-{'x' * 200}.jpg").touch()
+    found = find_scans([night], Walk(), roots=[night])
+    next(found)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+
+    count = sum(1 for _ in found)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+
+    assert count == 1_999
+    assert grown < 100 * 200  # of 2,000 paths of more than 200 characters
 
 
 @pytest.mark.parametrize(

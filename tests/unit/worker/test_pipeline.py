@@ -20,6 +20,7 @@ from worker.decoder import Decoder
 from worker.errors import LeaseLost
 from worker.isolating import IsolationLimits
 from worker.pipeline import Limits, end_without_score, score_scans, split_windows
+from worker.scorer import Inference
 
 MAX_BYTES = 100_000
 PATH_CANARY = "canary-folder"
@@ -35,9 +36,9 @@ class FakeScorer:
         self.batches = []
         self._score = score or (lambda tensor: float(tensor.mean()))
 
-    def score_batch(self, batch):
+    def infer_batch(self, batch):
         self.batches.append(len(batch))
-        return np.array([[self._score(tensor)] for tensor in batch], np.float32)
+        return Inference(np.array([[self._score(tensor)] for tensor in batch], np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def digest_of(folder, name):
 def run(folder, names, scorer, decoder, *, batch_size=4, micro_batch=0, known=(), check_lease=lambda: None):
     return score_scans(
         list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size, micro_batch), decoder=decoder,
-        find_predicted=lambda digests: set(digests) & set(known), check_lease=check_lease, worker="worker-1",
+        find_predicted=lambda digests: set(digests) & set(known),
+        find_verdicts=lambda digests: {}, check_lease=check_lease, worker="worker-1",
     )  # fmt: skip
 
 
@@ -203,6 +205,7 @@ def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, score
     score_scans(
         list_scans(folder, ["one", "two", "copy-of-one", "one", "text", "empty"]), scorer,
         Limits([folder], MAX_BYTES, 2), decoder=decoder, find_predicted=find_predicted,
+        find_verdicts=lambda digests: {},
         check_lease=lambda: None, worker="worker-1",
     )  # fmt: skip
     assert asked[0] == sorted([digest_of(folder, "one"), digest_of(folder, "two")])
@@ -333,8 +336,8 @@ class _LastIsFree:
         self.device, self.runtime = scorer.device, scorer.runtime
         self._scorers = itertools.chain([scorer], itertools.repeat(FakeScorer(scorer.card)))
 
-    def score_batch(self, batch):
-        return next(self._scorers).score_batch(batch)
+    def infer_batch(self, batch):
+        return next(self._scorers).infer_batch(batch)
 
 
 @given(
