@@ -144,9 +144,7 @@ def measure_workers(site: Site, run_id: str, size: int, processes: int) -> dict[
             worker.terminate()
             worker.wait()
     with reading(site.engine) as connection:
-        query = select(
-            func.min(jobs.c.finished_at, type_=UtcDateTime()), func.max(jobs.c.finished_at, type_=UtcDateTime())
-        )
+        ends = (of(jobs.c.finished_at, type_=UtcDateTime()) for of in (func.min, func.max))
         first, last = connection.execute(select(*ends).where(jobs.c.run_id == run_id)).one()
     # From the end of the first job on, without what its worker needed to start.
     score_s = (last - first).total_seconds() * size / (size - _JOB)
