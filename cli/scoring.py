@@ -45,7 +45,8 @@ def demo(
 ) -> None:
     """Draw a small night of synthetic scans, faulty files included, and score it.
 
-    The chests are drawn, so their scores mean nothing: this shows the way, not the network.
+    The chests are drawn, so their scores mean nothing: this shows the way, not the network. The model's input gate,
+    which would reject them, is off.
 
     Example: nightread demo
     """
@@ -53,7 +54,7 @@ def demo(
     from cli.demo_scans import write_demo_night
     from nightread.settings import read_settings
 
-    settings = read_settings()
+    settings = read_settings(gate=False)  # which is there to tell drawn chests from real ones
     night = folder or Path(tempfile.mkdtemp(prefix="nightread-demo-"))
     write_demo_night(night)
     say(f"drew a night of synthetic scans in {night}")
