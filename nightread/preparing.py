@@ -100,7 +100,5 @@ def read_and_prepare(
     Raises:
         ScanError: as `read_scan` does.
     """
-    scan = read_scan(
-        data, max_pixels=max_pixels, at_least_px=decode_size_px(spec), with_colors=with_colors
-    )
+    scan = read_scan(data, max_pixels=max_pixels, at_least_px=decode_size_px(spec), with_colors=with_colors)
     return prepare(scan, spec), scan

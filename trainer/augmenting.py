@@ -44,7 +44,7 @@ class Variation:
 #: comes in, above all on how often it was scaled and compressed.
 VARIATIONS: Final[Mapping[Augment, Variation]] = {
     Augment.MODERN: Variation(0.06, np.deg2rad(7.0), 0.10, 0.30, 0.12, 0.35),
-    Augment.STRONG: Variation(0.10, np.deg2rad(12.0), 0.20, 0.50, 0.20, 0.60, 1.0, 0.02),
+    Augment.STRONG: Variation(0.10, np.deg2rad(12.0), 0.20, 0.50, 0.20, 0.60, 0.4),
 }
 
 

@@ -34,8 +34,10 @@ SWEEP_S = 1.0
 #: Celery's own redelivery, which takes an hour and a half in production.
 VISIBILITY_S = 6.0
 #: All the scoring that a case has to do, on a machine that does other things too, with a restart of every worker.
-WORK_S = 75.0
+WORK_S = 120.0
 _QUEUE, _UNACKED = "nightread:nightread", "nightread:unacked"
+#: Who delivers again holds this; where it dies meanwhile, the others wait for five minutes.
+_MUTEX = "nightread:unacked_mutex"
 _INSIDE = Path(__file__).parent / "inside"
 
 
@@ -77,7 +79,7 @@ class Case:
         self.extra_logs: dict[str, str] = {}
         self.most_rss_bytes = 2**30
         self.work_s = WORK_S
-        self.awake_s = 30.0
+        self.awake_s = 60.0
         self.timeline: list[str] = []
         self._nights: dict[str, Night] = {}
         self._began = time.monotonic()
@@ -258,14 +260,18 @@ class Case:
         self.note("the fault is over")
         self._fault_over = now()
         limit_s = LEASE_S + SWEEP_S + self.work_s
-        open_runs = "SELECT count(*) FROM runs WHERE status IN ('queued', 'running')"
-        while self.query(open_runs) and now() < self._fault_over + limit_s:
-            time.sleep(0.05)
+        self._wait_closed(self._fault_over + limit_s)
         self._drained_s = now() - self._fault_over
         self.note("drained")
 
+    def _wait_closed(self, deadline: float) -> None:
+        while self.query("SELECT count(*) FROM runs WHERE status IN ('queued', 'running')") and now() < deadline:
+            time.sleep(0.05)
+
     def wait_empty(self) -> None:
         """Wait until Redis holds no message for a job, or would have delivered it again long ago."""
+        with self.rig.redis.connect() as client:
+            client.delete(_MUTEX)
         deadline, empty = now() + VISIBILITY_S + 6, 0
         while empty < 5 and now() < deadline:  # for a moment a message is neither waiting nor unacknowledged
             empty = 0 if self.count_messages() else empty + 1
@@ -284,9 +290,7 @@ class Case:
         while True:
             again = self.enqueue_here(self._nights[run_id])
             self.repeated[again] = run_id
-            open_runs = "SELECT count(*) FROM runs WHERE status IN ('queued', 'running')"
-            while self.query(open_runs) and now() < deadline:
-                time.sleep(0.05)
+            self._wait_closed(now() + self.work_s)
             is_moving = all(worker.find_progress() >= self._fault_over for worker in self.fleet.workers)
             if is_moving or now() > deadline:
                 return

@@ -16,7 +16,7 @@ from tests.faults.checker import WorkerSeen
 from tests.program import PROGRAM, wait_until
 
 _RESTART_S = 0.2
-_READY_S = 90.0
+_READY_S = 240.0
 
 
 class Worker:

@@ -5,7 +5,7 @@ import pytest
 from tests.faults.rows import ROWS
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_nothing_is_lost_doubled_or_wrong(row, seed, case):
     violations = row.play(case)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from db.types import ScanStatus
 from nightread.files import encode_path
 from tests.faults.case import Case
-from tests.faults.checker import Outcome, Violation
+from tests.faults.checker import Expected, Outcome, Violation
 from tests.faults.hostile import NEVER, SCORED, make_dicoms, make_images, make_paths
 from tests.faults.nights import PATH_CANARY, Night, score_undisturbed
 from tests.faults.rows.table import row
@@ -59,9 +59,9 @@ def _play_hostile(
 def _expect_listed(case: Case, run_id: str, night: Night, may: dict[str, str]) -> None:
     """Expect a refusal of what has become something else than a file since it was listed."""
     swapped = [Outcome(ScanStatus.REJECTED, "outside-roots"), Outcome(ScanStatus.REJECTED, "not-a-file")]
-    night.outcomes |= {encode_path(night.folder / name): swapped for name in may if name.startswith("becomes-")}
-    case.accepted[run_id] = night.expected
-    case.counts.scans += len(night)
+    listed = {encode_path(night.folder / name): swapped for name in may if name.startswith("becomes-")}
+    case.accepted[run_id] = Expected(night.outcomes | listed, night.scores)
+    case.counts.scans += len(night.outcomes | listed)
 
 
 @row(

@@ -74,7 +74,8 @@ def run_job(night, scorer, micro_batch=0):
     try:
         return score_scans(
             scans, scorer, Limits([night], 10**6, 7, micro_batch), decoder=decoder,
-            find_predicted=lambda digests: set(), find_verdicts=lambda digests: {}, check_lease=lambda: None, worker="worker-1",
+            find_predicted=lambda digests: set(), find_verdicts=lambda digests: {},
+            check_lease=lambda: None, worker="worker-1",
         )  # fmt: skip
     finally:
         decoder.close()
