@@ -19,8 +19,10 @@ _DISTANCE: Final = "distance"
 _COMPONENTS: Final = "components"
 
 
-def measure_hold_out(model: bytes, trained: TrainingFolder, outputs: Collection[Output]) -> Reference:
+def measure_hold_out(model: bytes, trained: TrainingFolder, outputs: Collection[Output]) -> Reference | None:
     """Return the reference: what the hold-out measures, and the share of it that the input gate rejects.
+
+    None where the card has no gate: workers then measure nothing that could be compared.
 
     Args:
         model: the converted graph, in the precision that is served.
@@ -28,10 +30,10 @@ def measure_hold_out(model: bytes, trained: TrainingFolder, outputs: Collection[
         outputs: of the graph.
     """
     gate = trained.card.get("gate")
-    return summarise(
-        measure_scans(model, trained.scans, trained.input, outputs),
-        rejected_share=gate["false_rejection"]["value"] if gate else 0.0,
-    )
+    if gate is None:
+        return None
+    values = measure_scans(model, trained.scans, trained.input, outputs)
+    return summarise(values, rejected_share=gate["false_rejection"]["value"])
 
 
 def measure_scans(model: bytes, scans: Tensor, spec: InputSpec, outputs: Collection[Output]) -> dict[str, Values]:

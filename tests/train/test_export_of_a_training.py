@@ -104,20 +104,6 @@ def test_the_card_tells_outputs_and_conversion(exported):
     assert card.conversion.auc == card.conversion.source_auc
 
 
-def test_the_card_tells_what_the_hold_out_measures_through_the_graph(exported, trained):
-    reference = exported.bundle.card.drift_reference
-    with np.load(trained.request.out / "prepared.npz") as arrays:
-        inputs = arrays["inputs"]
-    scores = np.round(open_session(exported.bundle.model)(inputs)[:, 0].astype(np.float64), 4)
-
-    assert (reference.scans, reference.rejected_share) == (len(inputs), 0)
-    assert set(reference.quantiles) >= {"score", "brightness", "contrast", "detail", "symmetry"}
-    assert set(reference.quantiles["score"]) == set(scores)
-    brightness = reference.quantiles["brightness"]
-    assert brightness[0] == pytest.approx(inputs.mean(axis=(1, 2, 3)).min(), abs=0.01)
-    assert list(brightness) == sorted(brightness)
-
-
 def test_a_worker_asks_for_the_scores_and_gets_nothing_else(exported):
     scorer = Scorer(exported.bundle, Device.CPU, 1)
     session, asked = scorer._session, []

@@ -71,6 +71,7 @@ def test_a_card_without_a_terminal_is_wrapped_and_whole():
         "normal: score below 0.4",
         "high-sensitivity 0.2000 chosen on 0.900 (0.890-0.910) 0.800 (0.790-0.810) hold-out 0.900",
         "AUC 0.980 (0.970-0.990) 0.970 (0.960-0.980)",
+        "at one threshold, that of `balanced`",
         "Newborns and adults.",
         "0.40% are rejected (0.30% to 0.50%)",
         "Mahalanobis",
@@ -100,7 +101,9 @@ def test_of_many_labels_the_highest_score_decides():
 
 def test_what_a_card_does_not_have_is_not_shown():
     shown = show()
-    assert not [title for title in ("Not tested", "Operating points", "gate", "subgroup", "drift") if title in shown]
+    assert not [
+        title for title in ("Not tested", "balanced", "Operating points", "gate", "subgroup", "drift") if title in shown
+    ]
 
 
 def test_the_card_of_the_first_bundle_is_shown(tmp_path):
