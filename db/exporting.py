@@ -33,11 +33,12 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
     Each line ends in one line feed. Columns are those of `COLUMNS`, each as `to_text` writes it.
 
     Args:
-        connection: for reading; it is busy until the last lines are taken, or the iterator is closed.
+        connection: for reading; it is busy until the last lines are taken. Where the iterator is closed before, the
+            transaction has ended, too.
         wanted: which rows, and in which order.
     """
-    writer = csv.writer(_Line(), lineterminator="\n")
-    yield str(writer.writerow(COLUMNS)).encode()
+    writer = csv.writer(_Line())  # its own line end, so that a carriage return in a path is quoted like a line feed
+    yield _end_line(writer.writerow(COLUMNS))
     to_postgresql = connection.dialect.name == "postgresql"
     write = _write_in_postgresql if to_postgresql else _write_in_sqlite
     query = select_results(wanted).with_only_columns(*(write(column) for column in COLUMNS))
@@ -46,12 +47,16 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
         connection.execute(text("SET LOCAL statement_timeout = '1h'"))
         lines = copy_out(connection, query)
     else:
-        lines = (str(writer.writerow(row)).encode() for row in stream_raw(connection, query))
+        lines = (_end_line(writer.writerow(row)) for row in stream_raw(connection, query))
     try:
         while chunk := b"".join(islice(lines, _LINES_PER_CHUNK)):
             yield chunk
     finally:
         lines.close()
+
+
+def _end_line(line: Any) -> bytes:
+    return str(line).removesuffix("\r\n").encode() + b"\n"
 
 
 def _write_in_sqlite(column: str) -> ColumnElement[Any]:
