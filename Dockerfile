@@ -22,6 +22,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY cli/ cli/
 COPY db/ db/
 COPY exporter/ exporter/
+COPY failpoints/ failpoints/
 COPY nightread/ nightread/
 COPY trainer/ trainer/
 COPY web/ web/

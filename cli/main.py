@@ -5,7 +5,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import data, evaluating, models, operating, registry, runs, scoring, shadowing, training, working
+from cli import (
+    benching,
+    data,
+    drifting,
+    evaluating,
+    models,
+    operating,
+    registry,
+    runs,
+    scoring,
+    shadowing,
+    training,
+    working,
+)
 from cli.exits import Exit, explain
 
 app = typer.Typer(
@@ -18,10 +31,10 @@ app = typer.Typer(
 
 _COMMANDS = {
     "Score": (scoring.score, evaluating.predict, scoring.enqueue, scoring.retry, scoring.cancel, scoring.demo),
-    "Look": (runs.runs, runs.status, runs.results),
+    "Look": (runs.runs, runs.status, runs.results, drifting.drift),
     "Work": (working.worker, working.beat, working.sweep),
     "Models": (training.train, evaluating.evaluate, training.export, shadowing.shadow),
-    "Operate": (operating.doctor,),
+    "Operate": (operating.doctor, benching.bench),
 }
 for _panel, _functions in _COMMANDS.items():
     for _function in _functions:

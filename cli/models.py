@@ -8,14 +8,10 @@ from cli.options import Json
 
 if TYPE_CHECKING:
     from db.registry import StageEntry
-    from nightread.card import Card
     from worker.checking import Checked
     from worker.listing import Entry
 
 app = typer.Typer(help="The model bundles: import, check, compare and promote them.", no_args_is_help=True)
-
-#: Prose is wrapped, on a wide terminal and in a file too.
-_CARD_WIDTH = 110
 
 Reference = Annotated[
     str, typer.Argument(metavar="[NAME[@VERSION]]", help="A model bundle; the one that a new run takes if left out.")
@@ -67,7 +63,8 @@ def show(model: Reference = "", as_json: Json = False) -> None:
 
     Example: nightread models show pneumonia-cnn75@1
     """
-    from cli.console import print_json, say
+    from cli.cards import print_card
+    from cli.console import out, print_json, say
     from cli.runs import open_database
     from db.engine import reading
     from db.registry import find_model, list_stage_changes
@@ -98,7 +95,7 @@ def show(model: Reference = "", as_json: Json = False) -> None:
             card.model_dump(mode="json") | {"stage": stage, "stages": [_describe_change(one) for one in changes]}
         )
         return
-    _print_card(card)
+    print_card(card, out)
     _print_stages(stage, changes)
 
 
@@ -180,7 +177,7 @@ def _describe_check(checked: "Checked") -> dict[str, Any]:
 def _print_stages(stage: str | None, changes: "list[StageEntry]") -> None:
     from cli.console import make_table, out, show_text, show_time
 
-    out.print(f"stage: {stage or 'none; the database does not know this bundle yet'}", markup=False)
+    out.print(f"\nstage: {stage or 'none; the database does not know this bundle yet'}", markup=False)
     if changes:
         table = make_table("time", "what", "stage", "by")
         for change in changes:
@@ -188,42 +185,3 @@ def _print_stages(stage: str | None, changes: "list[StageEntry]") -> None:
                 show_time(change.changed_at), change.cause.value, change.stage.value, show_text(change.changed_by)
             )
         out.print(table)
-
-
-def _print_card(card: "Card") -> None:
-    from cli.console import make_table, out
-
-    height, width, channels = card.input.shape
-    out.print(f"{card.reference}  {card.digest}", markup=False, style="bold")
-    out.print(card.description, markup=False)
-    table = make_table("", "")
-    table.show_header = False
-    for name, value in (
-        ("intended use", card.intended_use),
-        ("limitations", "\n".join(card.limitations)),
-        ("labels", ", ".join(card.labels)),
-        (
-            "thresholds",
-            ", ".join(_show_threshold(label, limits.low, limits.high) for label, limits in card.thresholds.items()),
-        ),
-        ("score", card.calibration),
-        (
-            "input",
-            f"{height} x {width} x {channels}, {card.input.value_range}, preprocessing {card.preprocessing_version}",
-        ),
-        ("architecture", card.architecture),
-        ("trained on", f"{card.training.data_source} ({card.training.license}): {card.training.attribution}"),
-        ("split", f"{card.training.split}; scans {card.training.scans}, patients {card.training.patients}"),
-        ("created", card.created_at.isoformat(timespec="seconds")),
-    ):
-        table.add_row(name, value)
-    out.print(table, width=min(out.width, _CARD_WIDTH))
-    metrics = make_table("part", "figure", "value", "95 % interval", right=("value",))
-    for part, figures in card.metrics.items():
-        for name, metric in figures.items():
-            metrics.add_row(part, name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
-    out.print(metrics)
-
-
-def _show_threshold(label: str, low: float, high: float) -> str:
-    return f"{label} from {high:.4g}" + (f", uncertain from {low:.4g}" if low < high else "")

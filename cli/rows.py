@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 
 from cli.console import make_table, say, show_text, show_time, silence_stdout
 from cli.console import out as stdout
-from db.exporting import stream_csv
+from db.exporting import list_columns, stream_csv
 from db.queries import ResultFilter, stream_results
-from db.rows import COLUMNS, to_text
+from db.rows import to_text
 from nightread.errors import NightreadError
 
 _TABLE_ROWS = 100
@@ -32,14 +32,15 @@ def write_rows(connection: Connection, wanted: ResultFilter, form: str, path: Pa
     if form == "table" and path is None:
         _print_table(connection, wanted)
         return
+    columns = list_columns(wanted)
     try:
         with _open(path, "w" if form == "json" else "wb") as file:
             if form == "csv":
                 file.writelines(stream_csv(connection, wanted))
             elif form == "json":
-                _write_json(stream_results(connection, wanted), file)
+                _write_json(stream_results(connection, wanted), file, columns)
             else:
-                _write_parquet(stream_results(connection, wanted), file)
+                _write_parquet(stream_results(connection, wanted), file, columns)
     except BrokenPipeError:  # `nightread results | head` has read enough
         silence_stdout()
     except OSError as error:
@@ -80,26 +81,29 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
             row["reason"] or "", show_time(row["time"]),
         )  # fmt: skip
     stdout.print(table)
+    if wanted.decided_at is not None:
+        thresholds = ", ".join(f"{label} from {score:.4g}" for label, score in wanted.decided_at.thresholds.items())
+        say(f"decisions at {wanted.decided_at.name}: {thresholds}; the stored ones are as they were", style="dim")
     if len(rows) > limit:
         say(f"only the first {limit} rows are shown: --limit shows more, --format csv all of them", style="dim")
 
 
-def _write_json(rows: Iterator[dict[str, Any]], file: IO[str]) -> None:
+def _write_json(rows: Iterator[dict[str, Any]], file: IO[str], columns: Sequence[str]) -> None:
     """Write one JSON array, an object a line."""
     file.write("[")
     for index, row in enumerate(rows):
-        line = {column: row[column] for column in COLUMNS} | {"time": to_text(row["time"]) or None}
+        line = {column: row[column] for column in columns} | {"time": to_text(row["time"]) or None}
         file.write((",\n" if index else "\n") + json.dumps(line, ensure_ascii=False))
     file.write("\n]\n")
 
 
-def _write_parquet(rows: Iterator[dict[str, Any]], file: IO[bytes]) -> None:
+def _write_parquet(rows: Iterator[dict[str, Any]], file: IO[bytes], columns: Sequence[str]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     kinds = {"score": pa.float64(), "reused": pa.bool_(), "time": pa.timestamp("us", tz="UTC")}
-    schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
+    schema = pa.schema([(column, kinds.get(column, pa.string())) for column in columns])
     with parquet.ParquetWriter(file, schema) as writer:
         while part := list(islice(rows, _PARQUET_ROWS)):
-            columns = {column: [row[column] for row in part] for column in COLUMNS}
-            writer.write_table(pa.table(columns, schema=schema))
+            values = {column: [row[column] for row in part] for column in columns}
+            writer.write_table(pa.table(values, schema=schema))

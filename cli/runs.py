@@ -10,7 +10,10 @@ import typer
 from cli.options import Json, RunReference
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
+
+    from db.queries import OperatingPoint
+    from db.runs import RunInfo
 
 
 class Format(StrEnum):
@@ -113,6 +116,15 @@ def results(
     min_score: Annotated[
         float | None, typer.Option("--min-score", min=0, max=1, help="Only scores from here on.")
     ] = None,
+    operating_point: Annotated[
+        str | None,
+        typer.Option(
+            "--operating-point",
+            metavar="NAME",
+            help="Derive the decisions from the scores at this point of the model's card, such as high-sensitivity, "
+            "balanced or high-specificity; the stored decisions stay.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="The first so many rows; a table shows 100 if left out.")
     ] = None,
@@ -140,6 +152,7 @@ def results(
             label=label,
             min_score=min_score,
             limit=limit,
+            decided_at=None if operating_point is None else _find_operating_point(connection, found, operating_point),
         )
         write_rows(connection, wanted, format.value, out)
 
@@ -153,6 +166,24 @@ def open_database() -> "Engine":
     engine = make_engine(read_settings().database_url.get_secret_value())
     ensure_schema(engine)
     return engine
+
+
+def _find_operating_point(connection: "Connection", run: "RunInfo", name: str) -> "OperatingPoint":
+    from db.queries import OperatingPoint
+    from db.worklist import read_card
+    from nightread.errors import NightreadError
+
+    card = read_card(connection, run.model_digest)  # of another release perhaps: only what is needed is read
+    labels, points = card.get("labels", []), card.get("operating_points", {})
+    known = {point for told in points.values() for point in told}
+    shared = sorted(point for point in known if all(point in points.get(label, {}) for label in labels))
+    if name not in shared:
+        raise NightreadError(
+            f"the card of {run.model} has no operating point {name}; it has {', '.join(shared) or 'none'}: "
+            "without --operating-point the stored decisions are shown"
+        )
+    thresholds = {label: float(points[label][name]["threshold"]) for label in labels}
+    return OperatingPoint(name, thresholds, card.get("negative_decision", "normal"))
 
 
 def _describe(run: Any) -> dict[str, Any]:

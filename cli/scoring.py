@@ -108,6 +108,7 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
     from db.engine import reading, write
     from db.runs import find_run, retry_run
     from db.schema import ensure_schema
+    from failpoints.points import Point, failpoint
     from nightread.logs import configure_logging
     from nightread.settings import read_settings
     from worker.enqueueing import describe_settings
@@ -131,6 +132,7 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
             connection, found.id, settings.job_size, embedded=here, settings=describe_settings(settings)
         ),
     )
+    failpoint(Point.RETRY_AFTER_COMMIT)
     if not queued:
         say(f"run {found.id[:8]} has no failed scans")
         return

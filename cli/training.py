@@ -25,7 +25,12 @@ def train(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The data set: pediatric or covid.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Training folder to write.")],
-    arch: Annotated[str, typer.Option(help="The network: cnn75, inceptionresnetv2, lenet or inception.")] = "cnn75",
+    arch: Annotated[
+        str, typer.Option(help="The network: cnn75, inceptionresnetv2, lenet, inception or efficientnetlite0.")
+    ] = "cnn75",
+    recipe: Annotated[
+        str | None, typer.Option(help="Settings that go together: ship, as the bundle that ships was trained.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that --out holds.")] = False,
     split: Annotated[
         Literal["patient", "article"],
@@ -54,9 +59,13 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Scans in one step.")] = None,
     optimizer: Annotated[Literal["sgd", "adam"] | None, typer.Option(help="How weights follow gradients.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Of the optimizer.")] = None,
+    schedule: Annotated[
+        Literal["constant", "cosine"] | None, typer.Option(help="How the learning rate changes over the steps.")
+    ] = None,
     momentum: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Of sgd.")] = None,
     monitor: Annotated[
-        Literal["val_accuracy", "val_loss"] | None, typer.Option(help="The figure that makes an epoch the best.")
+        Literal["val_accuracy", "val_loss", "last"] | None,
+        typer.Option(help="The figure that makes an epoch the best, or the last one."),
     ] = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="Stop after so many epochs without a better one; 0: never.")
@@ -65,18 +74,35 @@ def train(
         int | None, typer.Option(min=0, help="Of the split, the first weights, the batches and augmentation.")
     ] = None,
     augment: Annotated[
-        Literal["none", "article", "modern"],
-        typer.Option(help="article: doubled, dark pixels black; modern: moved, and changed in exposure."),
-    ] = "none",
+        Literal["none", "article", "modern", "strong"] | None,
+        typer.Option(help="article: doubled, dark pixels black; modern, strong: moved, and changed in exposure."),
+    ] = None,
+    balanced: Annotated[
+        bool | None, typer.Option("--balanced/--as-they-are", help="Draw as many scans of each label into a batch.")
+    ] = None,
+    mixup: Annotated[
+        float | None, typer.Option(min=0.0, help="Mix scans with others of their batch: alpha; 0: not at all.")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(min=0.0, max=0.5, help="How much of a target is spread over all classes.")
+    ] = None,
     class_weights: Annotated[
-        bool, typer.Option("--class-weights", help="Let every label weigh the same in the loss.")
-    ] = False,
+        bool | None, typer.Option("--class-weights", help="Let every label weigh the same in the loss.")
+    ] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="One label: make scores probabilities on the validation part, and choose an abstain band there.",
+        ),
+    ] = None,
     precision: Annotated[
-        Literal["float32", "mixed_float16", "mixed_bfloat16"],
+        Literal["float32", "mixed_float16", "mixed_bfloat16"] | None,
         typer.Option(help="What layers compute in; 16 bits pay on a GPU, bfloat16 also on CPUs that have it."),
-    ] = "float32",
+    ] = None,
     backbone_weights: Annotated[
-        str | None, typer.Option(metavar="imagenet|PATH|none", help="inceptionresnetv2: what it starts from.")
+        str | None,
+        typer.Option(metavar="imagenet|PATH|none", help="inceptionresnetv2, efficientnetlite0: what they start from."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what training.json holds as one JSON object.")] = False,
 ) -> None:
@@ -91,7 +117,8 @@ def train(
     from trainer.architectures import find_architecture
     from trainer.catalog import find_dataset
     from trainer.datasets import Choices, Rare, SplitBy
-    from trainer.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer
+    from trainer.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer, Schedule
+    from trainer.recipes import find_recipe
     from trainer.splitting import parse_shares
     from trainer.training import Request
     from trainer.training import train as train_network
@@ -103,19 +130,26 @@ def train(
         "optimizer": Optimizer(optimizer) if optimizer else None,
         "learning_rate": learning_rate,
         "momentum": momentum,
+        "schedule": Schedule(schedule) if schedule else None,
         "monitor": Monitor(monitor) if monitor else None,
         "patience": patience,
         "seed": seed,
+        "augment": Augment(augment) if augment else None,
+        "balanced": balanced,
+        "mixup": mixup,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "calibrate": calibrate,
+        "precision": MixedPrecision(precision) if precision else None,
         "backbone_weights": backbone_weights,
     }
+    chosen = find_recipe(recipe, dataset, arch) if recipe else None
     settings = replace(
-        find_architecture(arch).published,
+        chosen.settings if chosen else find_architecture(arch).published,
         **{name: value for name, value in asked.items() if value is not None},
-        augment=Augment(augment),
-        class_weights=class_weights,
-        precision=MixedPrecision(precision),
     )
     usual = find_dataset(dataset).article_shares if split == "article" else "70/15/15"
+    usual = chosen.shares if chosen else usual
     choices = Choices(SplitBy(split), subtypes, healthy, normals, min_per_label, Rare(rare))
     request = Request(dataset, data, arch, out, parse_shares(shares or usual), settings, choices, resume)
     with _show_training() as report:
@@ -138,6 +172,13 @@ def export(
     ] = "float32",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data set: hold-out scans are read from their files again.")
+    ] = None,
+    full_resolution: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of scans that are scored as they are, decoded in full, as PNG and DICOM copies, and from the "
+            "files of the same names in --data: the card tells the differences."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of bundles; default: NIGHTREAD_MODELS_DIR.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
@@ -166,6 +207,7 @@ def export(
             version,
             precision=Precision(precision),
             data=data,
+            full_resolution=full_resolution,
             report=status.update,
         )
     if as_json:
@@ -252,6 +294,11 @@ def _print_export(exported: "Exported") -> None:
     typer.echo(f"decisions  {accuracy.decisions_changed} of {accuracy.scans} changed")
     for label, auc in conversion.auc.items():
         typer.echo(f"AUC        {auc:.4f} for {label} on the hold-out, {conversion.source_auc[label]:.4f} before")
+    for way, found in card.same_pixels.items():
+        typer.echo(
+            f"{way}: scores of {found.scans} scans differ by {found.median_difference:.2g} in the median, "
+            f"{found.largest_difference:.2g} at most; {found.decisions_changed} decisions changed"
+        )
     typer.echo(f"outputs    {', '.join(output.name for output in card.outputs)}")
     typer.echo(f"left       {conversion.transposes} Transpose nodes")
 
@@ -271,4 +318,5 @@ def _describe_export(exported: "Exported") -> dict[str, Any]:
         "decisions_changed": exported.conversion.decisions_changed,
         "auc": exported.conversion.auc,
         "source_auc": exported.conversion.source_auc,
+        "same_pixels": {way: found.model_dump() for way, found in exported.bundle.card.same_pixels.items()},
     }

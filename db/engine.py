@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
 from db.errors import DatabaseFull, DatabaseUnavailable
+from failpoints.points import Point, failpoint
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,16 @@ _POSTGRESQL_TIMEOUTS = (
     "-c statement_timeout=120s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
 
+# Without probes a process waits for hours for the answer of a server that is gone without a word (a network that broke
+# while it was restarted). The URL may say otherwise.
+_POSTGRESQL_CONNECTION: dict[str, int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # in ms
+}
+
 
 def make_engine(url: str) -> Engine:
     """Return an engine; nothing is connected yet.
@@ -52,11 +63,12 @@ def make_engine(url: str) -> Engine:
         ) from None
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed.database)
+    given = {name: value for name, value in _POSTGRESQL_CONNECTION.items() if name not in parsed.query}
     # The first connection after a restart of the server must not fail a job: every checkout is tried first.
     return sqlalchemy.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 5, "options": _POSTGRESQL_TIMEOUTS, "application_name": "nightread"},
+        connect_args={"options": _POSTGRESQL_TIMEOUTS, "application_name": "nightread", **given},
     )
 
 
@@ -138,8 +150,7 @@ def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
     """
     for attempt in range(1, _WRITE_TRIES + 1):
         try:
-            with engine.begin() as connection:
-                return work(connection)
+            return _transact(engine, work)
         except DBAPIError as error:
             # A server that has just dropped a connection may refuse the next ones while it restarts.
             if not (_is_transient(error) or (attempt > 1 and _is_refused(error))):
@@ -151,6 +162,19 @@ def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
             _log.warning("database transaction is tried again: %s", type(error.orig).__name__)
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)  # noqa: S311  # jitter, no secret
     raise AssertionError("unreachable")
+
+
+def _transact(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
+    with engine.begin() as connection:
+        result = work(connection)
+        failpoint(Point.WRITE_BEFORE_COMMIT, lost_connection)
+    failpoint(Point.WRITE_AFTER_COMMIT, lost_connection)
+    return result
+
+
+def lost_connection(message: str) -> DBAPIError:
+    """Return the error of a connection that broke: what was sent last may or may not have been done."""
+    return OperationalError(None, None, ConnectionError(message), connection_invalidated=True)
 
 
 def _is_transient(error: DBAPIError) -> bool:

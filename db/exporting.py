@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, String, case, cast, func, literal, text, type_coerce
 
 from db.dialects import copy_out, stream_raw
-from db.queries import ResultFilter, select_results
-from db.rows import COLUMNS
+from db.queries import ResultFilter, derive_decision, select_results
+from db.rows import COLUMNS, OPERATING_POINT
 from db.tables import results
 
 _LINES_PER_CHUNK = 2_000
@@ -30,7 +30,7 @@ class _Line:
 def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
     """Yield the CSV of what `wanted` finds: its header by itself, then some thousand lines at a time, in UTF-8.
 
-    Each line ends in one line feed. Columns are those of `COLUMNS`, each as `to_text` writes it.
+    Each line ends in one line feed. Columns are those of `list_columns`, each as `to_text` writes it.
 
     Args:
         connection: for reading; it is busy until the last lines are taken. Where the iterator is closed before, the
@@ -38,10 +38,15 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
         wanted: which rows, and in which order.
     """
     writer = csv.writer(_Line())  # its own line end, so that a carriage return in a path is quoted like a line feed
-    yield _end_line(writer.writerow(COLUMNS))
+    columns = list_columns(wanted)
+    yield _end_line(writer.writerow(columns))
     to_postgresql = connection.dialect.name == "postgresql"
     write = _write_in_postgresql if to_postgresql else _write_in_sqlite
-    query = select_results(wanted).with_only_columns(*(write(column) for column in COLUMNS))
+    derived: dict[str, ColumnElement[Any]] = {}
+    if wanted.decided_at is not None:
+        derived = {"decision": derive_decision(wanted.decided_at), OPERATING_POINT: literal(wanted.decided_at.name)}
+    values = (derived[column] if column in derived else write(column) for column in columns)
+    query = select_results(wanted).with_only_columns(*values)
     if to_postgresql:
         # Whoever reads the rows may take their time, and holds no lock that another waits for.
         connection.execute(text("SET LOCAL statement_timeout = '1h'"))
@@ -53,6 +58,11 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
             yield chunk
     finally:
         lines.close()
+
+
+def list_columns(wanted: ResultFilter) -> tuple[str, ...]:
+    """Return the columns of the rows that leave Nightread: where decisions are derived anew, also at which point."""
+    return COLUMNS if wanted.decided_at is None else (*COLUMNS, OPERATING_POINT)
 
 
 def _end_line(line: Any) -> bytes:

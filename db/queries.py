@@ -1,16 +1,31 @@
 """What users ask the results: filtered rows, streamed, and a few counts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, text
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, select, text
 
 from db.tables import results, scans
 from db.types import ScanStatus, database_now
 
 _ROWS_PER_FETCH = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Thresholds at which decisions are derived from scores anew; what is stored stays.
+
+    Attributes:
+        name: as the rows tell it.
+        thresholds: by label, from which score on it is present.
+        negative_decision: below it.
+    """
+
+    name: str
+    thresholds: Mapping[str, float]
+    negative_decision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,7 @@ class ResultFilter:
         limit: the first so many.
         decision: with this decision.
         by_score: the highest score first and rows without one last, instead of in the order of finding.
+        decided_at: derive the decisions here instead of showing the stored ones; rows then have `operating_point`.
     """
 
     run_id: str
@@ -34,11 +50,18 @@ class ResultFilter:
     limit: int | None = None
     decision: str | None = None
     by_score: bool = False
+    decided_at: OperatingPoint | None = None
 
 
 def select_results(wanted: ResultFilter) -> Select[Any]:
     """Return the query for `wanted`, in the order in which the scans were found unless it says otherwise."""
-    query = select(results).where(results.c.run_id == wanted.run_id)
+    decision: ColumnElement[Any] = results.c.decision
+    query = select(results)
+    if wanted.decided_at is not None:
+        decision = derive_decision(wanted.decided_at)
+        kept = [column for column in results.c if column.name != "decision"]
+        query = select(*kept, decision.label("decision"), literal(wanted.decided_at.name).label("operating_point"))
+    query = query.where(results.c.run_id == wanted.run_id)
     if wanted.by_score:
         query = query.order_by(results.c.score.desc().nulls_last())
     query = query.order_by(results.c.scan_id, results.c.label)
@@ -49,8 +72,17 @@ def select_results(wanted: ResultFilter) -> Select[Any]:
     if wanted.min_score is not None:
         query = query.where(results.c.score >= wanted.min_score)
     if wanted.decision is not None:
-        query = query.where(results.c.decision == wanted.decision)
+        query = query.where(decision == wanted.decision)
     return query.limit(wanted.limit) if wanted.limit is not None else query
+
+
+def derive_decision(point: OperatingPoint) -> ColumnElement[Any]:
+    """Return the decision at an operating point; null where there is no score."""
+    present = [
+        (and_(results.c.label == label, results.c.score >= threshold), literal(label))
+        for label, threshold in point.thresholds.items()
+    ]
+    return case(*present, (results.c.score.is_not(None), literal(point.negative_decision)))
 
 
 def stream_results(connection: Connection, wanted: ResultFilter) -> Iterator[dict[str, Any]]:

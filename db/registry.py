@@ -15,6 +15,7 @@ from db.dialects import insert_ignoring, wait_for_advisory_lock
 from db.errors import DatabaseError, WrongStage
 from db.tables import models, stage_changes
 from db.types import ModelStage, StageCause, database_now
+from failpoints.points import Point, failpoint
 
 _STAGE_LOCK: Final = 7_201_123
 
@@ -263,6 +264,7 @@ def _put_in_production(connection: Connection, digest: str, cause: StageCause, r
     replaced = find_production(connection)
     if replaced is not None and replaced.digest != digest:
         _change(connection, replaced.digest, ModelStage.CANDIDATE, StageCause.REPLACED, request)
+        failpoint(Point.PROMOTE_IN_TRANSACTION)
     if replaced is None or replaced.digest != digest:
         _change(connection, digest, ModelStage.PRODUCTION, cause, request)
     production = find_production(connection)

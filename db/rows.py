@@ -7,6 +7,8 @@ COLUMNS = (
     "run_id", "run", "path", "study", "label", "score", "decision", "status", "reason", "reason_text", "model",
     "sha256", "reused", "provider", "time",
 )  # fmt: skip
+#: One more where the decisions were derived anew, so that a file tells by itself whose they are.
+OPERATING_POINT = "operating_point"
 
 
 def to_text(value: Any) -> str:

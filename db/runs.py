@@ -15,6 +15,7 @@ from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from failpoints.points import Point, failpoint
 
 _SCAN_COLUMNS = (
     "run_id", "job_id", "path", "size_bytes", "status", "reason_code", "reason_text", "attempts", "reused",
@@ -116,8 +117,10 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
         for job_id in job_ids
     )
     copy_in(connection, jobs, list(new_job("", "", now)), (tuple(job.values()) for job in new_jobs))
+    failpoint(Point.ENQUEUE_IN_TRANSACTION)
     copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run, job_ids, created_at))
     begin_tally(connection, run.id, found_count, by_status)
+    failpoint(Point.ENQUEUE_BEFORE_COMMIT)
     return run.id
 
 
@@ -178,6 +181,7 @@ def close_finished_runs(connection: Connection) -> int:
     ).scalars().all()  # fmt: skip
     if not candidates:
         return 0
+    failpoint(Point.SWEEP_IN_CLOSING)
     # Looked at again under the lock: a retry may have added jobs since, which a statement that waited does not see.
     return connection.execute(
         update(runs)
@@ -211,6 +215,7 @@ def cancel_run(
             crashes=jobs.c.crashes + (case((jobs.c.status == JobStatus.LEASED, 1), else_=0) if crashed else 0),
         )
     )  # fmt: skip
+    failpoint(Point.CANCEL_IN_TRANSACTION)
     ended = connection.execute(
         update(scans)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED)
@@ -252,6 +257,7 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
                 .where(scans.c.id.in_(ids[start : start + job_size]))
                 .values(status=ScanStatus.QUEUED, reason_code=None, reason_text=None, finished_at=None, job_id=job_id)
             )
+            failpoint(Point.RETRY_IN_TRANSACTION)
     connection.execute(
         update(runs)
         .where(runs.c.id == run_id)

@@ -50,6 +50,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
+        list[float]: JSON(none_as_null=True),
         RunStatus: enum_by_value(RunStatus, "status"),
         JobStatus: enum_by_value(JobStatus, "status"),
         ScanStatus: enum_by_value(ScanStatus, "status"),
@@ -231,6 +232,37 @@ class Prediction(Base):
     created_at: Mapped[datetime] = mapped_column(comment="UTC")
 
 
+class Measurement(Base):
+    """What a scan's prepared pixels and its embedding measure: scan content x model. Written once, never changed."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        PrimaryKeyConstraint("sha256", "model_digest", "preprocessing"),
+        CheckConstraint("distance >= 0", name="distance_not_negative"),
+    )
+
+    sha256: Mapped[str] = mapped_column(_DIGEST, comment="of the scan's bytes")
+    model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"))
+    preprocessing: Mapped[str] = mapped_column(String(16), comment="preprocessing version")
+    gate_verdict: Mapped[str | None] = mapped_column(
+        String(32),
+        comment="passed, or the reason for which the input gate rejects it, on or off; null: the card has no gate",
+    )
+    distance: Mapped[float | None] = mapped_column(
+        Double, comment="of its embedding from the training scans'; null where it was not inferred"
+    )
+    components: Mapped[list[float] | None] = mapped_column(
+        comment="the first principal components of its embedding; null where it was not inferred"
+    )
+    brightness: Mapped[float] = mapped_column(Double, comment="mean gray, 0 black, 1 white")
+    contrast: Mapped[float] = mapped_column(Double, comment="standard deviation of the gray")
+    darkest: Mapped[float] = mapped_column(Double, comment="gray below which 5 % of the scan lies")
+    brightest: Mapped[float] = mapped_column(Double, comment="gray above which 5 % of the scan lies")
+    detail: Mapped[float] = mapped_column(Double, comment="mean step of the gray between neighbouring places")
+    symmetry: Mapped[float] = mapped_column(Double, comment="correlation of the scan with its mirror image")
+    created_at: Mapped[datetime] = mapped_column(comment="UTC")
+
+
 class Tally(Base):
     """One count of a run, kept beside it in the transactions that change it; read as the sum over the slots."""
 
@@ -278,6 +310,7 @@ runs: Table = Run.__table__  # type: ignore[assignment]
 jobs: Table = Job.__table__  # type: ignore[assignment]
 scans: Table = Scan.__table__  # type: ignore[assignment]
 predictions: Table = Prediction.__table__  # type: ignore[assignment]
+measurements: Table = Measurement.__table__  # type: ignore[assignment]
 tallies: Table = Tally.__table__  # type: ignore[assignment]
 worklist_rows: Table = WorklistRow.__table__  # type: ignore[assignment]
 

@@ -16,6 +16,8 @@ from exporter.end_to_end import check_files
 from exporter.errors import ExportError
 from exporter.parity import Parity, Scorer, check_independence, check_parity, choose_batch_sizes, open_session
 from exporter.precision import LIMITS, change_precision
+from exporter.reference import measure_hold_out
+from exporter.same_pixels import compare_ways
 from exporter.training_folder import TrainingFolder, read_training_folder
 from nightread.bundle import Bundle, write_bundle
 from nightread.card import Conversion, Precision
@@ -52,6 +54,7 @@ def export(
     *,
     precision: Precision = Precision.FLOAT32,
     data: Path | None = None,
+    full_resolution: Path | None = None,
     report: Callable[[str], None],
 ) -> Exported:
     """Convert a trained network, check it against its source and write its bundle to `<models_dir>/<name>/<version>`.
@@ -66,6 +69,7 @@ def export(
         version: of the bundle, the same; a bundle never changes, so each export needs a new one.
         precision: what the graph computes in.
         data: the data set's folder, where hold-out scans are to be read from their files again.
+        full_resolution: a folder of scans that are scored from several kinds of files each; see `same_pixels`.
         report: is told each stage as it begins.
 
     Raises:
@@ -95,6 +99,12 @@ def export(
     if data is not None:
         report("check from the files")
         files = check_files(trained, data, score_keras, compute, limits.parity)
+    same_pixels = {}
+    if full_resolution is not None:
+        report("score the same scans from other files")
+        same_pixels = compare_ways(full_resolution, data, trained.input, compute, trained.thresholds)
+    report("measure the hold-out")
+    reference = measure_hold_out(model, trained, converted.outputs)
     report("write the bundle")
     calibrated = len(calibration) if precision is Precision.INT8 else 0
     conversion = _describe(converted, parity, accuracy, files=files, calibration_scans=calibrated)
@@ -114,6 +124,8 @@ def export(
             "precision": precision,
             "outputs": converted.outputs,
             "conversion": conversion,
+            "same_pixels": same_pixels,
+            "drift_reference": reference,
         },
     )
     return Exported(bundle, folder, parity, accuracy, conversion)

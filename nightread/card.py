@@ -41,6 +41,71 @@ class Metric(_Part):
     high: float
 
 
+class Rates(_Part):
+    """How often a threshold is right on the scans of one part of the split."""
+
+    sensitivity: Metric
+    specificity: Metric
+
+
+class OperatingPoint(_Part):
+    """A threshold for one use of a score: from it on the label is present.
+
+    `chosen_on` holds the rates on the calibration part, on which the threshold was chosen, and `hold_out` those on
+    scans that had no say in it.
+    """
+
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    chosen_on: Rates
+    hold_out: Rates
+
+
+class Scaling(_Part):
+    """What made scores probabilities: `sigmoid(slope * logit + intercept)`, folded into the last layer (Platt 1999).
+
+    `ece_before` and `ece_after` are expected calibration errors on the hold-out.
+    """
+
+    slope: Annotated[float, Field(gt=0)]
+    intercept: float
+    scans: int
+    patients: int
+    ece_before: Metric
+    ece_after: Metric
+
+
+class Gate(_Part):
+    """What a scan must be like to be scored; fitted on the training scans, see `nightread.gate`.
+
+    `max_distance` bounds the graph's output `distance`: how far, in Mahalanobis' sense, a scan's embedding is from
+    those of the training scans. `false_rejection` is the share of the hold-out's scans that the gate rejects.
+    """
+
+    max_distance: Annotated[float, Field(gt=0)]
+    max_aspect_ratio: Annotated[float, Field(gt=1)]
+    false_rejection: Metric
+
+
+class Reference(_Part):
+    """What the scans of the hold-out measure, which `nightread drift` compares runs with.
+
+    `quantiles` holds for each measurement its 0, 1, ..., 100 % quantiles over `scans` scans.
+    """
+
+    scans: Annotated[int, Field(gt=0)]
+    rejected_share: Annotated[float, Field(ge=0, le=1)]
+    quantiles: dict[str, Annotated[tuple[float, ...], Field(min_length=101, max_length=101)]]
+
+
+class SamePixels(_Part):
+    """How much scores differ between two ways to the pixels of the same scans; decisions by the card's thresholds."""
+
+    scans: Annotated[int, Field(gt=0)]
+    median_difference: float
+    largest_difference: float
+    decisions_changed: int
+
+
 class Training(_Part):
     """Where the network comes from."""
 
@@ -118,6 +183,13 @@ class Card(_Part):
     metrics: dict[str, dict[str, Metric]]
     intended_use: str
     limitations: tuple[str, ...]
+    population: str = ""
+    not_tested: tuple[str, ...] = ()
+    scaling: Scaling | None = None
+    operating_points: dict[Label, dict[str, OperatingPoint]] = {}
+    gate: Gate | None = None
+    drift_reference: Reference | None = None
+    same_pixels: dict[str, SamePixels] = {}
     precision: Precision = Precision.FLOAT32
     outputs: tuple[Output, ...] = ()
     conversion: Conversion | None = None
@@ -135,6 +207,9 @@ class Card(_Part):
             raise ValueError(msg)
         if self.activation == "softmax" and (self.thresholds or len(self.labels) < 2):
             msg = "softmax needs at least two labels and takes no thresholds: the highest score decides"
+            raise ValueError(msg)
+        if unknown := set(self.operating_points) - set(self.labels):
+            msg = f"operating points are for {sorted(unknown)}, which are no labels"
             raise ValueError(msg)
         if self.outputs and self.outputs[0].shape != (len(self.labels),):
             msg = (

@@ -17,7 +17,17 @@ from pydicom.pixels.utils import pixel_array
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.formats import Format
-from nightread.reading import DECODER_ERRORS, DicomUids, Pixels, Scan, check_jpeg_end, check_size
+from nightread.reading import (
+    COLORS_SIDE_PX,
+    DECODER_ERRORS,
+    Colors,
+    DicomUids,
+    Pixels,
+    Scan,
+    check_jpeg_end,
+    check_size,
+    sample_jpeg_colors,
+)
 from nightread.reasons import Reason
 
 # pydicom warns of every value that is not as the standard asks, and quotes it: that may be a patient's.
@@ -55,7 +65,7 @@ _DICOM_ERRORS = (
 )
 
 
-def read_dicom(data: bytes, *, max_pixels: int) -> Scan:
+def read_dicom(data: bytes, *, max_pixels: int, with_colors: bool = False) -> Scan:
     """Decode a single-frame DICOM radiograph.
 
     The gray levels follow PS3.3 C.11: the modality transform, then the first VOI table or window. Where there is
@@ -72,14 +82,16 @@ def read_dicom(data: bytes, *, max_pixels: int) -> Scan:
         dataset = pydicom.dcmread(BytesIO(data), specific_tags=_TAGS)
         _check_radiograph(dataset, max_pixels)
         with np.errstate(all="ignore"):  # what overflows is told by the gray levels that come out
-            pixels, black, white = _apply_gray_levels(_decode(dataset), dataset)
+            stored = _decode(dataset)
+            pixels, black, white = _apply_gray_levels(_to_gray(stored, dataset), dataset)
+        colors = _sample_colors(stored, dataset) if with_colors else None
         size_px = int(dataset.Columns), int(dataset.Rows)
         uids = _get_uids(dataset)
     except RecursionError:
         raise UnreadableScan(Reason.DAMAGED, "sequences are nested too deeply for a radiograph") from None
     except _DICOM_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, "the DICOM data is damaged or cut short") from None
-    return Scan(pixels, black, white, Format.DICOM, *size_px, uids)
+    return Scan(pixels, black, white, Format.DICOM, *size_px, uids, colors=colors)
 
 
 def read_uids(data: bytes) -> DicomUids:
@@ -139,13 +151,33 @@ def _check_radiograph(dataset: pydicom.Dataset, max_pixels: int) -> None:
 
 
 def _decode(dataset: pydicom.Dataset) -> Pixels:
-    """Return the pixels as stored, (H, W); of colors the luma (ITU-R BT.601)."""
+    """Return the pixels as stored, (H, W), or (H, W, 3) in color; of a JPEG frame the luma."""
     if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit:
         return _decode_jpeg(dataset)
     pixels: Pixels = pixel_array(dataset, raw=True)  # raw: YBR stays YBR
-    if pixels.ndim == 2:
-        return pixels
-    return pixels[..., 0] if _photometric(dataset).startswith("YBR") else _to_luma(pixels)
+    return pixels
+
+
+def _to_gray(stored: Pixels, dataset: pydicom.Dataset) -> Pixels:
+    """Return (H, W); of colors the luma (ITU-R BT.601)."""
+    if stored.ndim == 2:
+        return stored
+    return stored[..., 0] if _photometric(dataset).startswith("YBR") else _to_luma(stored)
+
+
+def _sample_colors(stored: Pixels, dataset: pydicom.Dataset) -> Colors | None:
+    """Return a sample of the colors; None where the instance stores gray."""
+    if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit:
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
+            return sample_jpeg_colors(frame, is_unmarked_rgb=_is_unmarked_rgb(image, dataset))
+    if stored.ndim == 2:
+        return None
+    rows, columns = (np.linspace(0, size - 1, COLORS_SIDE_PX).astype(np.int64) for size in stored.shape[:2])
+    sample = (stored[np.ix_(rows, columns)] >> max(0, int(dataset.BitsStored) - 8)).astype(np.uint8)
+    if _photometric(dataset).startswith("YBR"):
+        return sample
+    return np.asarray(Image.fromarray(sample).convert("YCbCr"))
 
 
 def _decode_jpeg(dataset: pydicom.Dataset) -> Pixels:

@@ -45,7 +45,8 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
     """Read a whole file once; what is hashed and what is decoded are these same bytes.
 
     The path is resolved, must lie below one of `roots`, and is then opened component by component with O_NOFOLLOW, so
-    that a symbolic link put there in between is not followed. Nothing but a regular file is read: a FIFO does not
+    that a symbolic link put there in between is not followed. One that holds no link below its root, as most, opens in
+    that way without being resolved first. Nothing but a regular file is read: a FIFO does not
     hang, a device is not touched.
 
     Args:
@@ -60,14 +61,9 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
     """
     if "\0" in path:
         raise UnreadableScan(Reason.NOT_A_FILE, "no file has such a name")
-    resolved = os.path.realpath(path)
-    root = find_root(resolved, roots)
-    if root is None:
-        raise UnsupportedScan(Reason.OUTSIDE_ROOTS, "the file lies outside the folders that may be read")
-    try:
-        descriptor = _open_below(root, Path(resolved).relative_to(root).parts)
-    except OSError as error:
-        raise _explain(error) from None
+    descriptor = _open_without_links(path, roots)
+    if descriptor is None:
+        descriptor = _open_resolved(path, roots)
     try:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             _check_file(status := os.fstat(descriptor), max_bytes)
@@ -79,6 +75,33 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
             Reason.STORAGE_ERROR, "the file grew or shrank while it was read: is it still being written?"
         )
     return data
+
+
+def _open_without_links(path: str, roots: Sequence[Path]) -> int | None:
+    """Open a path that leads to a file below a root as it stands; None where it may be another's, or be none.
+
+    A component of a path below a resolved root that is neither a link nor "..", and opens with O_NOFOLLOW, is what
+    resolving it would lead to.
+    """
+    for root in map(str, roots):
+        parts = path.removeprefix(root).lstrip("/").split("/") if path.startswith(f"{root.rstrip('/')}/") else []
+        if parts and not {"", ".", ".."} & set(parts):
+            try:
+                return _open_below(Path(root), tuple(parts))
+            except (OSError, UnreadableScan):  # resolved first, it may be another file, or have another fault
+                return None
+    return None
+
+
+def _open_resolved(path: str, roots: Sequence[Path]) -> int:
+    resolved = os.path.realpath(path)
+    root = find_root(resolved, roots)
+    if root is None:
+        raise UnsupportedScan(Reason.OUTSIDE_ROOTS, "the file lies outside the folders that may be read")
+    try:
+        return _open_below(root, Path(resolved).relative_to(root).parts)
+    except OSError as error:
+        raise _explain(error) from None
 
 
 def _check_file(status: os.stat_result, max_bytes: int) -> None:

@@ -6,6 +6,7 @@ import time
 
 from pythonjsonlogger.json import JsonFormatter
 
+from failpoints.points import describe_armed
 from nightread.settings import LogFormat, Settings
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -31,3 +32,5 @@ def configure_logging(settings: Settings, *, level: str | None = None) -> None:
     # Celery tells of every message that it receives and every task that succeeds: two lines a job, with ids alone.
     for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if armed := describe_armed():
+        logging.getLogger(__name__).warning("this process fails on purpose: %s", armed)

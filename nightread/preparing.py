@@ -78,13 +78,21 @@ def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     return np.repeat(prepared[:, :, np.newaxis], spec.channels, axis=2)
 
 
-def read_and_prepare(data: bytes, spec: InputSpec, *, max_pixels: int) -> tuple[Tensor, Scan]:
+def decode_size_px(spec: InputSpec) -> int:
+    """Return the shorter side that a scan is decoded to at least, where its format allows for less than all of it."""
+    return _DECODE_MARGIN * max(spec.height_px, spec.width_px)
+
+
+def read_and_prepare(
+    data: bytes, spec: InputSpec, *, max_pixels: int, with_colors: bool = False
+) -> tuple[Tensor, Scan]:
     """Decode a file no further than `spec` needs, and prepare it.
 
     Args:
         data: the whole file.
         spec: the network's input.
         max_pixels: see `read_scan`.
+        with_colors: see `read_scan`.
 
     Returns:
         The prepared (H, W, C) float32 tensor, and the scan it came from.
@@ -92,5 +100,5 @@ def read_and_prepare(data: bytes, spec: InputSpec, *, max_pixels: int) -> tuple[
     Raises:
         ScanError: as `read_scan` does.
     """
-    scan = read_scan(data, max_pixels=max_pixels, at_least_px=_DECODE_MARGIN * max(spec.height_px, spec.width_px))
+    scan = read_scan(data, max_pixels=max_pixels, at_least_px=decode_size_px(spec), with_colors=with_colors)
     return prepare(scan, spec), scan

@@ -22,8 +22,13 @@ from nightread.reasons import Reason
 #: Pixels of one scan: (H, W), gray, uint8, uint16 or another real dtype, as read.
 Pixels = npt.NDArray[Any]
 
+#: A sample of a color file: (64, 64, 3) uint8, luma and the two chroma channels (ITU-R BT.601), 128 where there is none.
+Colors = npt.NDArray[np.uint8]
+
 #: Below this side a file is an icon, not a radiograph; the smallest network input in use is 75 pixels.
 MIN_SIDE_PX = 32
+
+COLORS_SIDE_PX = 64
 
 #: What Pillow's decoders raise on damaged bytes, gathered from their sources and from its own corpus of crashes.
 DECODER_ERRORS = (
@@ -91,6 +96,7 @@ class Scan:
         uids: of a DICOM instance, else None.
         scale: 1, or where scaled decoding was allowed 2, 4 or 8: each pixel then stands for this many squared, and the
             last of a row or column for fewer where `scale` does not divide the size as stored.
+        colors: a sample of what the file stores in color, where that was asked for; None where it stores gray.
     """
 
     pixels: Pixels
@@ -101,9 +107,10 @@ class Scan:
     height_px: int
     uids: DicomUids | None = None
     scale: int = 1
+    colors: Colors | None = None
 
 
-def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0) -> Scan:
+def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors: bool = False) -> Scan:
     """Decode one file to the pixels of one radiograph.
 
     Args:
@@ -111,6 +118,7 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0) -> Scan:
         max_pixels: largest width times height that is decoded; told from the header, before anything is decoded.
         at_least_px: where not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as neither side falls below
             this many pixels; the decoder then does only the inverse transform that is needed.
+        with_colors: take a sample of the colors; the pixels are the same with and without.
 
     Raises:
         UnreadableScan: not an image, damaged, truncated, blank, too large or too small.
@@ -122,9 +130,9 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0) -> Scan:
     if kind is Format.DICOM:
         from nightread.dicom import read_dicom  # pydicom takes 0.2 s to import, and most folders hold none
 
-        scan = read_dicom(data, max_pixels=max_pixels)
+        scan = read_dicom(data, max_pixels=max_pixels, with_colors=with_colors)
     else:
-        scan = _read_raster(data, kind, max_pixels, at_least_px)
+        scan = _read_raster(data, kind, max_pixels, at_least_px, with_colors=with_colors)
     _check_content(scan)
     return scan
 
@@ -164,7 +172,7 @@ def _explain_kind(kind: NoScan) -> UnreadableScan | UnsupportedScan:
     return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is neither JPEG, PNG, TIFF nor DICOM")
 
 
-def _read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int) -> Scan:
+def _read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *, with_colors: bool) -> Scan:
     try:
         # The allow-list keeps Pillow's forty other parsers, some of which run programs, away from the bytes.
         with Image.open(BytesIO(data), formats=(kind.name,)) as image:
@@ -178,12 +186,46 @@ def _read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int) -
             scale = round(width_px / image.width)
             if kind is Format.JPEG:
                 check_jpeg_end(image, height_px)
+            colors = _sample_colors(image, data, kind) if with_colors else None
             pixels, black, white = _to_gray(image, bits=_sample_bits(image, data, kind))
     except Image.DecompressionBombError:
         raise UnreadableScan(Reason.TOO_LARGE, f"far more than {max_pixels:,} pixels (NIGHTREAD_MAX_PIXELS)") from None
     except DECODER_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
-    return Scan(pixels, black, white, kind, width_px, height_px, scale=scale)
+    return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors)
+
+
+def _sample_colors(image: Image.Image, data: bytes, kind: Format) -> Colors | None:
+    """Return a sample of the colors of a loaded image; None where its file stores gray."""
+    if kind is Format.JPEG:
+        return sample_jpeg_colors(data)
+    if image.mode not in {"P", "PA", "RGB", "RGBA", "RGBX"}:
+        return None
+    return _to_colors(image)
+
+
+def sample_jpeg_colors(data: bytes, *, is_unmarked_rgb: bool = False) -> Colors | None:
+    """Return a sample of the colors of a JPEG that has been decoded before; None where it has one component.
+
+    The gray decode above never looks at the chroma. An eighth of the size needs no more of it than the mean of each
+    block, and leaves the pixels of the gray decode what they are.
+
+    Args:
+        data: the whole JPEG.
+        is_unmarked_rgb: its components are RGB, and nothing in it says so.
+    """
+    with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+        if image.mode != "RGB":
+            return None
+        image.draft("YCbCr" if is_unmarked_rgb else "RGB", (COLORS_SIDE_PX, COLORS_SIDE_PX))
+        # What the decoder was made to leave as it is are not the colors that it takes them for.
+        return _to_colors(Image.frombytes("RGB", image.size, image.tobytes()) if is_unmarked_rgb else image)
+
+
+def _to_colors(image: Image.Image) -> Colors:
+    side_px = (COLORS_SIDE_PX, COLORS_SIDE_PX)
+    # Sampled, not averaged: the mean of two opposite colors is gray.
+    return np.asarray(image.resize(side_px, Image.Resampling.NEAREST).convert("RGB").convert("YCbCr"))
 
 
 def _scaled_size(width_px: int, height_px: int, at_least_px: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Settings: environment variables `NIGHTREAD_*` and a `.env` file, read once where a process starts."""
 
+import os
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from failpoints import points
 from nightread.errors import SettingsError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
@@ -87,6 +89,7 @@ class Settings(BaseSettings):
     decode_limit_s: float = Field(
         60.0, ge=1.0, le=600.0, description="how long decoding one scan may take, in seconds; then the scan fails alone"
     )
+    gate: bool = Field(True, description="whether scans that a model's input gate rejects stay without a score")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
     threads: int = Field(
         0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core"
@@ -171,15 +174,32 @@ def read_settings(**overrides: object) -> Settings:
     if unknown := overrides.keys() - Settings.model_fields.keys():
         raise TypeError(f"there are no settings {', '.join(sorted(unknown))}")
     given = {name: value for name, value in overrides.items() if value is not None}
+    faults = _find_failpoint_faults()
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # validated by pydantic, which is the point
+        settings = Settings(**given)  # type: ignore[arg-type]  # validated by pydantic, which is the point
     except ValidationError as error:
-        faults = [
+        faults += [
             f"NIGHTREAD_{'_'.join(str(part) for part in fault['loc'][:1]).upper() or 'SETTINGS'}: "
             f"{fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_input=False, include_url=False)
         ]
-        raise SettingsError("wrong settings: " + "; ".join(faults)) from None
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError(f"the file .env in this folder cannot be read: {cause}") from None
+    else:
+        if not faults:
+            return settings
+    raise SettingsError("wrong settings: " + "; ".join(faults))
+
+
+def _find_failpoint_faults() -> list[str]:
+    """Say what is wrong with the failpoints, which are no setting: they are read before any of these."""
+    faults = []
+    try:
+        points.parse(os.environ.get(points.VARIABLE, ""))
+    except ValueError as error:
+        faults.append(f"{points.VARIABLE}: {error}")
+    folder = os.environ.get(points.FOLDER_VARIABLE)
+    if folder and not Path(folder).is_dir():
+        faults.append(f"{points.FOLDER_VARIABLE}: there is no folder {folder}; make it")
+    return faults

@@ -13,16 +13,20 @@ from sqlalchemy.engine import make_url
 from db.engine import make_engine
 from db.schema import upgrade
 from db.tables import Base
-from tests.factories import small_chest, write_jpeg
+from tests.factories import UNGATED_MODEL, small_chest, write_jpeg
 from tests.services import run_postgres, run_redis
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch, tmp_path):
-    """Tests state every setting that they are about; neither the environment nor a `.env` file adds one."""
+    """Tests state every setting that they are about; neither the environment nor a `.env` file adds one.
+
+    Of models, the one without an input gate is the default: what tests draw is no chest X-ray to the other.
+    """
     for name in list(os.environ):
         if name.startswith("NIGHTREAD_") and name != "NIGHTREAD_TEST_DATA":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("NIGHTREAD_MODEL", UNGATED_MODEL)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
     monkeypatch.chdir(tmp_path)
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select, text, update
 
 from db.engine import reading, write
 from db.jobs import Claim, NewPrediction, OpenScan, ScanOutcome, claim_job, load_open_scans
+from db.measuring import NewMeasurement
 from db.queries import count_decisions, count_reasons, find_providers
 from db.runs import NewModel, NewRun, NewScan, create_run
 from db.tables import jobs, runs, scans
@@ -83,6 +84,14 @@ def new_prediction(number: int = 1, **fields: Any) -> NewPrediction:
         "sha256": sha256_of(number), "model_digest": MODEL_DIGEST, "preprocessing": "1", "label": "pneumonia",
         "score": 0.25, "decision": "normal", "runtime": "onnxruntime 0", "provider": "CPUExecutionProvider",
         "device": "cpu", "batch_size": 1, "worker": "worker-1", **fields,
+    })  # fmt: skip
+
+
+def new_measurement(number: int = 1, **fields: Any) -> NewMeasurement:
+    return NewMeasurement(**{
+        "sha256": sha256_of(number), "model_digest": MODEL_DIGEST, "preprocessing": "1", "gate_verdict": "passed",
+        "distance": 12.5, "components": [0.5, -1.25], "brightness": 0.5, "contrast": 0.25, "darkest": 0.0,
+        "brightest": 1.0, "detail": 0.03, "symmetry": 0.75, **fields,
     })  # fmt: skip
 
 

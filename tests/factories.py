@@ -28,6 +28,9 @@ __all__ = ["draw_chest"]
 #: Stands in every DICOM instance built here; must never show up in a log, a message or a table.
 CANARY = "CANARY^PATIENT"
 
+#: The article's small network: it scores whatever it is shown.
+UNGATED_MODEL = "pneumonia-cnn75@1"
+
 _NATIVE = {ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian}
 
 
@@ -277,4 +280,21 @@ def make_card(**fields: Any) -> dict[str, Any]:
         "intended_use": "tests",
         "limitations": ["everything"],
         **fields,
+    }
+
+
+def make_metric(value: float, margin: float = 0.01) -> dict[str, float]:
+    return {"value": value, "low": value - margin, "high": value + margin}
+
+
+def make_rates(sensitivity: float = 0.9, specificity: float = 0.8) -> dict[str, Any]:
+    return {"sensitivity": make_metric(sensitivity), "specificity": make_metric(specificity)}
+
+
+def make_operating_points(**thresholds: float) -> dict[str, Any]:
+    """Return the operating points of one label, by name with `_` for `-`."""
+    thresholds = thresholds or {"high_sensitivity": 0.2, "balanced": 0.5, "high_specificity": 0.9}
+    return {
+        name.replace("_", "-"): {"threshold": threshold, "chosen_on": make_rates(), "hold_out": make_rates()}
+        for name, threshold in thresholds.items()
     }

@@ -11,14 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.factories import UNGATED_MODEL
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("nightread")
 
 
 def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
-    """Return an environment in which only `settings` say anything to Nightread; all files go below `folder`."""
+    """Return an environment in which only `settings` say anything to Nightread; all files go below `folder`.
+
+    The model is one that takes drawn scans; `model=""` is the bundle that ships.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
-    given = {f"NIGHTREAD_{name.upper()}": str(value) for name, value in settings.items()}
+    given = {f"NIGHTREAD_{name.upper()}": str(value) for name, value in ({"model": UNGATED_MODEL} | settings).items()}
     return kept | {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data"), "COLUMNS": "200"} | given
 
 

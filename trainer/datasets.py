@@ -114,6 +114,8 @@ class Dataset:
         attribution: whom the licence asks to name.
         intended_use: what a network trained on these data may be used for.
         limitations: what a user of such a network must know, whatever its architecture.
+        population: whose scans they are.
+        not_tested: what no figure of such a network speaks of.
         article_shares: percent of the scans that the article gave to train, validation and test.
         list_scans: lists a folder; raises `DatasetError` where nothing can be trained on it.
     """
@@ -127,3 +129,5 @@ class Dataset:
     limitations: tuple[str, ...]
     article_shares: str
     list_scans: Callable[[Path, Choices], Listing]
+    population: str = ""
+    not_tested: tuple[str, ...] = ()

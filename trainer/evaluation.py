@@ -9,7 +9,7 @@ binomial interval over the scans (Clopper and Pearson) stands there instead.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -95,6 +95,7 @@ class Evaluation:
         labels: by class, in the task's order.
         subgroups: the share of right decisions among the scans of a subgroup, with their number.
         confusion: (K, K) int64, scans by class (rows) and decision (columns).
+        subgroup_figures: what the shares of `subgroups` are called, with the subgroup behind: `sensitivity (viral)`.
     """
 
     scans: int
@@ -103,6 +104,13 @@ class Evaluation:
     labels: Mapping[str, LabelFigures]
     subgroups: Mapping[str, tuple[int, Metric]]
     confusion: npt.NDArray[np.int64]
+    subgroup_figures: Mapping[str, str]
+
+    @property
+    def card_figures(self) -> dict[str, Metric]:
+        """The figures as a card holds them: of the whole part, and then of each subgroup."""
+        told = {self.subgroup_figures[name]: metric for name, (_, metric) in self.subgroups.items()}
+        return {**self.figures, **told}
 
 
 def spread_scores(task: Task, scores: npt.NDArray[np.floating]) -> Scores:
@@ -170,6 +178,12 @@ def evaluate(part: PartScores, *, majority: int, seed: int, resamples: int = RES
         if (metric := _make_metric(float(values[0]), np.concatenate(draws[name]))) is not None
     }
     return _describe(part, groups, _widen(metrics, part))
+
+
+def count_rates(part: PartScores, threshold: float, *, seed: int, resamples: int = RESAMPLES) -> tuple[Metric, Metric]:
+    """Return sensitivity and specificity of one label at another threshold than the part's own."""
+    figures = evaluate(replace(part, threshold=threshold), majority=0, seed=seed, resamples=resamples).figures
+    return figures["sensitivity"], figures["specificity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,4 +370,13 @@ def _describe(part: PartScores, groups: int, metrics: dict[str, Metric]) -> Eval
         if f"subgroup/{name}" in metrics
     }
     figures = {name: metric for name, metric in metrics.items() if "/" not in name}
-    return Evaluation(len(part.targets), groups, figures, labels, subgroups, confusion)
+    named = {name: f"{_name_share(part, name)} ({name})" for name in names}
+    return Evaluation(len(part.targets), groups, figures, labels, subgroups, confusion, named)
+
+
+def _name_share(part: PartScores, subgroup: str) -> str:
+    """Name the share of right decisions in a subgroup: with one label that all or none of its scans have, as usual."""
+    if part.threshold is None:
+        return "accuracy"
+    present = {int(target) for target, name in zip(part.targets, part.subgroups, strict=True) if name == subgroup}
+    return {frozenset({1}): "sensitivity", frozenset({0}): "specificity"}.get(frozenset(present), "accuracy")

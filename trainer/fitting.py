@@ -13,12 +13,14 @@ from zipfile import BadZipFile
 import numpy as np
 
 from trainer.architectures.architecture import Architecture, check_backbone_weights
-from trainer.batches import FitData, count_steps, iterate_batches
+from trainer.batches import FitData, count_steps, encode_targets, iterate_batches
 from trainer.datasets import Task
 from trainer.errors import TrainingError
-from trainer.hyperparameters import FitSettings, MixedPrecision, Monitor, Optimizer
+from trainer.hyperparameters import FitSettings, MixedPrecision, Monitor, Optimizer, Schedule
 
 CHECKPOINT_FILE: Final = "checkpoint.keras"
+#: The same where scores are made probabilities afterwards: the checkpoint is made of it, as often as need be.
+UNCALIBRATED_FILE: Final = "uncalibrated.keras"
 HISTORY_FILE: Final = "history.csv"
 _SETTINGS_FILE: Final = "settings.json"
 
@@ -26,6 +28,9 @@ _SETTINGS_FILE: Final = "settings.json"
 #: nor all variables of an optimiser that scales its loss, as with float16.
 _STATE_FILE: Final = "state-{:04d}.npz"
 _STATE_PATTERN: Final = "state-????.npz"
+
+#: Steps over which a schedule rises, of long fits: what was pretrained must not be thrown about by a fresh last layer.
+_WARM_UP_STEPS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,8 @@ def fit(
     """
     check_backbone_weights(architecture, settings.backbone_weights)
     _claim_folder(folder, architecture, task, data, settings, resume=resume)
-    model, history = _open_or_build(architecture, task, settings, folder)
     steps = count_steps(data, settings)
+    model, history = _open_or_build(architecture, task, settings, folder, steps)
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if _is_waiting_over(history, settings):
             break
@@ -90,7 +95,8 @@ def fit(
         )
         history.append(row)
         if find_best(history, settings.monitor) is row:
-            _save(_to_float32(model, architecture, task, settings), folder / CHECKPOINT_FILE)
+            name = UNCALIBRATED_FILE if settings.calibrate else CHECKPOINT_FILE
+            save_network(_to_float32(model, architecture, task, settings), folder / name)
         _write_history(folder, history)
         # Last of the three: whatever a kill cut short before this is done again, with the same outcome.
         _save_state(model, folder, epoch)
@@ -99,7 +105,9 @@ def fit(
 
 
 def find_best(history: list[EpochRow], monitor: Monitor) -> EpochRow:
-    """Return the epoch whose weights `checkpoint.keras` holds: the first of equals."""
+    """Return the epoch whose weights are kept: the first of equals."""
+    if monitor is Monitor.LAST:
+        return history[-1]
 
     def rank(row: EpochRow) -> tuple[float, ...]:
         return (-row.val_loss,) if monitor is Monitor.LOSS else (row.val_accuracy, -row.val_loss)
@@ -109,7 +117,7 @@ def find_best(history: list[EpochRow], monitor: Monitor) -> EpochRow:
 
 def _is_waiting_over(history: list[EpochRow], settings: FitSettings) -> bool:
     """Whether early stopping has waited long enough; told by the history alone, so that resuming changes nothing."""
-    if not (settings.patience and history):
+    if not (settings.patience and history) or settings.monitor is Monitor.LAST:
         return False
     return len(history) - find_best(history, settings.monitor).epoch >= settings.patience
 
@@ -138,7 +146,7 @@ def _fit_epoch(
         )
     val = model.evaluate(
         data.inputs[data.validation],
-        data.targets[data.validation],
+        encode_targets(data.targets[data.validation], data.classes),
         batch_size=data.spec.scored_at_once,
         verbose=0,
         return_dict=True,
@@ -164,7 +172,8 @@ def _claim_folder(
         "data": data.digest,
         **asdict(settings),
     }
-    del asked["epochs"]
+    if settings.schedule is Schedule.CONSTANT:  # of a schedule that ends with the last epoch, epochs are a part
+        del asked["epochs"]
     path = folder / _SETTINGS_FILE
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
@@ -177,7 +186,7 @@ def _claim_folder(
     if not resume:
         raise TrainingError(f"{folder} holds a training; go on with it with --resume, or name a new folder with --out")
     try:
-        begun = json.loads(path.read_text())
+        begun = {**asdict(FitSettings()), **json.loads(path.read_text())}  # settings that came later were not set
     except ValueError:
         raise TrainingError(f"{path} is damaged; --out names a new folder") from None
     different = sorted(name for name in asked if begun.get(name) != asked[name])
@@ -189,7 +198,7 @@ def _claim_folder(
 
 
 def _open_or_build(
-    architecture: Architecture, task: Task, settings: FitSettings, folder: Path
+    architecture: Architecture, task: Task, settings: FitSettings, folder: Path, steps: int
 ) -> tuple[Any, list[EpochRow]]:
     import keras
     import tensorflow as tf
@@ -200,9 +209,9 @@ def _open_or_build(
     with _policy(settings.precision):
         model = architecture.build(task, settings.backbone_weights)
     model.compile(
-        optimizer=_make_optimizer(settings),
-        loss="sparse_categorical_crossentropy" if task.activation == "softmax" else "binary_crossentropy",
-        metrics=["accuracy"],
+        optimizer=_make_optimizer(settings, steps * settings.epochs),
+        loss="categorical_crossentropy" if task.activation == "softmax" else "binary_crossentropy",
+        metrics=[keras.metrics.MeanMetricWrapper(_measure_accuracy, name="accuracy")],
     )
     state = max(folder.glob(_STATE_PATTERN), default=None)
     if state is None:
@@ -211,12 +220,27 @@ def _open_or_build(
     return model, read_history(folder)[: int(state.stem.removeprefix("state-"))]
 
 
-def _make_optimizer(settings: FitSettings) -> Any:
+def _measure_accuracy(targets: Any, scores: Any) -> Any:
+    """Return (B,) whether scans are decided rightly at a score of 0.5, or by the highest; targets may be mixed ones."""
+    from keras import ops
+
+    if scores.shape[-1] == 1:
+        return ops.mean(ops.equal(targets >= 0.5, scores >= 0.5), axis=-1)
+    return ops.equal(ops.argmax(targets, axis=-1), ops.argmax(scores, axis=-1))
+
+
+def _make_optimizer(settings: FitSettings, steps: int) -> Any:
     import keras
 
+    rate: Any = settings.learning_rate
+    if settings.schedule is Schedule.COSINE:
+        warm_up = min(_WARM_UP_STEPS, steps // 10)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warm_up), warmup_target=settings.learning_rate, warmup_steps=warm_up
+        )
     if settings.optimizer is Optimizer.SGD:
-        return keras.optimizers.SGD(learning_rate=settings.learning_rate, momentum=settings.momentum)
-    return keras.optimizers.Adam(learning_rate=settings.learning_rate)
+        return keras.optimizers.SGD(learning_rate=rate, momentum=settings.momentum)
+    return keras.optimizers.Adam(learning_rate=rate)
 
 
 @contextmanager
@@ -270,7 +294,8 @@ def _load_state(model: Any, path: Path) -> None:
         raise TrainingError(f"{path} cannot be resumed from ({error}); name a new folder with --out") from None
 
 
-def _save(model: Any, path: Path) -> None:
+def save_network(model: Any, path: Path) -> None:
+    """Write a Keras file; it appears whole or not at all."""
     partial = path.with_name(f"partial-{path.name}")  # Keras tells the format by the suffix
     model.save(partial)
     partial.replace(path)

@@ -165,4 +165,16 @@ PEDIATRIC: Final = Dataset(
     ),
     article_shares="88/10.79/1.21",  # 5,153, 632 and 71 of 5,856 scans
     list_scans=list_pediatric,
+    population=(
+        "Children of 1 to 5 years at the Guangzhou Women and Children's Medical Center, China; anterior-posterior "
+        "views, taken in routine care before 2018. About three of four have pneumonia: far more than in most wards."
+    ),
+    not_tested=(
+        "Scans of any other hospital, country, or maker of detectors.",
+        "Newborns, older children and adults.",
+        "Posterior-anterior and lateral views, scans of children who lie down or are ventilated.",
+        "Sex, weight, severity, time of year and other conditions: the data do not tell them.",
+        "Readers: no radiologist's reading was compared, with or without the score.",
+        "DICOM files as detectors write them: training scans are JPEG files that somebody had windowed.",
+    ),
 )

@@ -8,7 +8,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from nightread.card import Metric, Threshold, Training
+from nightread.card import Metric, OperatingPoint, Scaling, Threshold, Training
 from nightread.preparing import PREPROCESSING_VERSION
 from trainer import fitting
 from trainer.architectures.architecture import Architecture
 from trainer.datasets import Dataset, Listing, SplitBy, Task
 from trainer.dividing import Divided
 from trainer.hyperparameters import FitSettings
+from trainer.operating import span_abstain_band
 from trainer.splitting import Indices, Part, Shares, Targets
 
 RECORD_FILE: Final = "training.json"
@@ -48,6 +49,14 @@ _NOT_CALIBRATED = (
 )
 
 
+_CALIBRATED = (
+    "Calibrated: of scans like those of the data set's own patients, with the share of {labels} that it has "
+    "({shares}), about so many in a hundred have the label as the score says (Platt scaling on patients that the "
+    "network was not fitted on). Where the label is rarer or more frequent, as in most wards, or where patients, "
+    "devices or exposure are others, it is a score that orders scans, and no probability."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a training ended with."""
@@ -60,6 +69,8 @@ class Outcome:
     threshold: float | None
     metrics: Mapping[Part, Mapping[str, Metric]]
     history: list[fitting.EpochRow]
+    scaling: Scaling | None = None
+    operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
 
 class Record(BaseModel):
@@ -184,17 +195,22 @@ def _describe(
     )
     total = sum(trained_on.values())
     shares = ", ".join(f"{label} {100 * count / total:.1f} %" for label, count in trained_on.items())
-    thresholds = {} if outcome.threshold is None else {task.labels[0]: outcome.threshold}
+    thresholds = _choose_thresholds(outcome, task)
+    calibration = _NOT_CALIBRATED if outcome.scaling is None else _CALIBRATED
     return {
         "description": f"{dataset.finding.capitalize()} on chest X-rays. {architecture.description}.",
         "architecture": architecture.name,
         "labels": list(task.labels),
         "activation": task.activation,
         "negative_decision": task.negative_decision,
-        "thresholds": {
-            label: Threshold(low=value, high=value).model_dump(mode="json") for label, value in thresholds.items()
-        },
-        "calibration": _NOT_CALIBRATED.format(activation=task.activation, shares=shares),
+        "thresholds": {label: threshold.model_dump(mode="json") for label, threshold in thresholds.items()},
+        "calibration": calibration.format(activation=task.activation, shares=shares, labels=", ".join(task.labels)),
+        "scaling": None if outcome.scaling is None else outcome.scaling.model_dump(mode="json"),
+        "operating_points": {
+            task.labels[0]: {name: point.model_dump(mode="json") for name, point in outcome.operating_points.items()}
+        }
+        if outcome.operating_points
+        else {},
         "input": architecture.input.model_dump(mode="json"),
         "preprocessing_version": PREPROCESSING_VERSION,
         "training": training.model_dump(mode="json"),
@@ -204,7 +220,18 @@ def _describe(
         },
         "intended_use": dataset.intended_use,
         "limitations": list(dataset.limitations),
+        "population": dataset.population,
+        "not_tested": list(dataset.not_tested),
     }
+
+
+def _choose_thresholds(outcome: Outcome, task: Task) -> dict[str, Threshold]:
+    """Return the thresholds of the decisions: with operating points an abstain band, else one for both."""
+    if outcome.operating_points:
+        return {task.labels[0]: span_abstain_band(outcome.operating_points)}
+    return (
+        {} if outcome.threshold is None else {task.labels[0]: Threshold(low=outcome.threshold, high=outcome.threshold)}
+    )
 
 
 def _spread(indices: Indices, count: int) -> Indices:

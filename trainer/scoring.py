@@ -1,17 +1,19 @@
 """What a checkpoint says of prepared scans, through Keras."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from nightread.card import Metric, Scaling
 from nightread.preparing import Tensor
+from trainer.calibration import fit_scaling, fold_scaling
 from trainer.dividing import Divided
 from trainer.errors import TrainingError
-from trainer.evaluation import PartScores, Scores, choose_threshold, spread_scores
-from trainer.fitting import CHECKPOINT_FILE
+from trainer.evaluation import PartScores, Scores, choose_threshold, evaluate, spread_scores
+from trainer.fitting import CHECKPOINT_FILE, UNCALIBRATED_FILE, save_network
 from trainer.preparation import PreparedScans
 from trainer.splitting import Indices, Part
 
@@ -38,15 +40,15 @@ class Mistake:
     score: float
 
 
-def load_checkpoint(folder: Path) -> Any:
-    """Load the best epoch's network of a training folder.
+def load_checkpoint(folder: Path, name: str = CHECKPOINT_FILE) -> Any:
+    """Load the kept network of a training folder.
 
     Raises:
         TrainingError: there is none, or Keras cannot open it.
     """
     import keras
 
-    path = folder / CHECKPOINT_FILE
+    path = folder / name
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, KeyError) as error:
@@ -87,6 +89,33 @@ def score_parts(model: Any, divided: Divided, at_once: int) -> dict[Part, PartSc
         )
         for part in Part
     }
+
+
+def calibrate(folder: Path, divided: Divided, at_once: int, seed: int) -> Scaling:
+    """Write `checkpoint.keras`: the kept network, with scores that are probabilities on the validation part.
+
+    Returns:
+        What was done, and what it changed on the hold-out.
+    """
+    model = load_checkpoint(folder, UNCALIBRATED_FILE)
+    before = score_parts(model, divided, at_once)
+    validation, hold_out = before[Part.VALIDATION], before[Part.HOLD_OUT]
+    scaling = fit_scaling(validation.targets, validation.class_scores[:, 1])
+    fold_scaling(model, scaling)
+    save_network(model, folder / CHECKPOINT_FILE)
+    scored = spread_scores(divided.task, score(model, divided.scans.inputs[divided.split[Part.HOLD_OUT]], at_once))
+
+    def find_error(part: PartScores) -> Metric:
+        return evaluate(part, majority=0, seed=seed).figures["ece"]
+
+    return Scaling(
+        slope=round(scaling.slope, 4),
+        intercept=round(scaling.intercept, 4),
+        scans=len(validation.targets),
+        patients=len(np.unique(validation.groups)),
+        ece_before=find_error(hold_out),
+        ece_after=find_error(replace(hold_out, class_scores=scored)),
+    )
 
 
 def find_majority(divided: Divided) -> int:

@@ -13,11 +13,13 @@ from trainer.batches import FitData
 from trainer.catalog import find_dataset
 from trainer.datasets import Choices
 from trainer.dividing import divide
+from trainer.errors import TrainingError
 from trainer.hyperparameters import FitSettings
+from trainer.operating import choose_operating_points
 from trainer.preparation import PreparedScans, prepare_scans
 from trainer.record import Outcome, Record, write_record
 from trainer.report import ReportFacts, ReportPart, write_report
-from trainer.scoring import find_majority, find_mistakes, load_checkpoint, score_parts
+from trainer.scoring import calibrate, find_majority, find_mistakes, load_checkpoint, score_parts
 from trainer.splitting import Indices, Part, Shares
 
 
@@ -76,6 +78,8 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
     dataset, architecture = find_dataset(request.dataset), find_architecture(request.architecture)
     check_backbone_weights(architecture, request.settings.backbone_weights)
     listing = dataset.list_scans(request.data, request.choices)
+    if request.settings.calibrate and listing.task.activation != "sigmoid":
+        raise TrainingError("--calibrate makes probabilities of one label; this task has several: leave it out")
     scans = prepare_scans(
         listing, architecture.input, report=lambda done, total: report(Progress("prepare", done, total))
     )
@@ -89,6 +93,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
             divided.split[Part.TRAIN],
             divided.split[Part.VALIDATION],
             architecture.input,
+            len(divided.task.classes),
             _compute_digest(divided.scans, divided.split),
         ),
         request.settings,
@@ -97,14 +102,16 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         report=lambda done, total, row: report(Progress("fit", done, total, row)),
     )
     report(Progress("evaluate", 0, len(Part)))
-    model = load_checkpoint(request.out)
-    scores = score_parts(model, divided, architecture.input.scored_at_once)
+    at_once, seed = architecture.input.scored_at_once, request.settings.seed
+    scaling = calibrate(request.out, divided, at_once, seed) if request.settings.calibrate else None
+    scores = score_parts(load_checkpoint(request.out), divided, at_once)
     evaluations = {}
     for done, part in enumerate(Part, start=1):
         evaluations[part] = evaluation.evaluate(
             scores[part], majority=find_majority(divided), seed=request.settings.seed
         )
         report(Progress("evaluate", done, len(Part)))
+    points = choose_operating_points(scores[Part.VALIDATION], scores[Part.HOLD_OUT], seed=seed) if scaling else {}
     outcome = Outcome(
         dataset,
         architecture,
@@ -112,8 +119,10 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         request.shares,
         request.choices.split_by,
         scores[Part.HOLD_OUT].threshold,
-        {part: evaluations[part].figures for part in (Part.VALIDATION, Part.HOLD_OUT)},
+        {part: evaluations[part].card_figures for part in (Part.VALIDATION, Part.HOLD_OUT)},
         history,
+        scaling,
+        points,
     )
     record, card = write_record(request.out, outcome, listing, divided)
     write_report(

@@ -3,7 +3,10 @@
 import logging
 from dataclasses import dataclass
 
+from nightread.card import Gate
 from nightread.errors import ScanError
+from nightread.gate import Finding, check_pixels
+from nightread.measuring import Statistics, measure
 from nightread.preparing import InputSpec, Tensor, read_and_prepare
 from nightread.reading import DicomUids
 from nightread.reasons import Reason
@@ -13,18 +16,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One content: its tensor, or the reason why there is none."""
+    """One content: its tensor, or the reason why there is none.
+
+    Attributes:
+        statistics: what its pixels measure, where the model has a gate.
+        finding: why the rules of the gate that need no model reject it.
+    """
 
     tensor: Tensor | None
     uids: DicomUids | None
     reason: Reason | None = None
     text: str = ""
+    statistics: Statistics | None = None
+    finding: Finding | None = None
 
 
-def prepare_bytes(data: bytes, spec: InputSpec, max_pixels: int) -> Prepared:
+def prepare_bytes(data: bytes, spec: InputSpec, max_pixels: int, gate: Gate | None = None) -> Prepared:
     """Decode and prepare one content, whatever it does: hostile bytes must not end the job of 63 others."""
     try:
-        tensor, scan = read_and_prepare(data, spec, max_pixels=max_pixels)
+        tensor, scan = read_and_prepare(data, spec, max_pixels=max_pixels, with_colors=gate is not None)
+        if gate is not None:
+            finding = check_pixels(scan, gate)
+            return Prepared(tensor, scan.uids, statistics=measure(tensor, spec), finding=finding)
     except ScanError as error:
         return Prepared(None, None, error.reason, str(error))
     except MemoryError:  # would end Celery's main process, then that of the next worker to take the job

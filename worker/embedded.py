@@ -1,6 +1,7 @@
-"""Scoring a run in this process: the same app, task and tables as in a cluster, with a broker in memory.
+"""Scoring a run in this process: the same jobs, leases and tables as in a cluster, with a queue in memory.
 
-So what is tried on a laptop is what runs at night; nothing but settings differs.
+So what is tried on a laptop is what runs at night; nothing but the broker is missing, since nobody has to be told. Two
+jobs are worked on side by side: while the results of one are committed, the threads have the scans of the next.
 """
 
 import logging
@@ -8,13 +9,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Final
 
-from celery.platforms import EX_OK
-from celery.worker import WorkController, state
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from db.engine import reading, write
+from db.jobs import take_due_jobs
 from db.runs import (
     RunInfo,
     cancel_run,
@@ -27,19 +29,19 @@ from db.types import RunStatus
 from nightread.reasons import Reason
 from nightread.settings import IN_PROCESS_BROKER
 from worker.enqueueing import read_start
-from worker.process import WorkerProcess, use_process
-from worker.publisher import QUEUE, Publisher
-from worker.queue import make_app
+from worker.process import WorkerProcess
+from worker.scoring import attend_job
 
 _log = logging.getLogger(__name__)
 
-_POLL_S = 0.1
+_JOBS_AT_ONCE: Final = 2
+_POLL_S = 0.25
 #: Counting a large run takes its time, of which the scoring must not lose much.
 _POLL_SHARE = 20
-#: How long a stopping worker is waited for; its jobs are leased, so that nothing is lost where it does not come back.
+#: How long jobs under way are waited for; they are leased, so that nothing is lost where one does not come back.
 _STOP_S = 60.0
-#: A message that no job answers to.
-_NO_JOB = "0" * 32
+#: A job that was taken from the table and not claimed in this time is taken again, should its thread have failed.
+_RETAKE_S = 10.0
 
 
 def run_embedded(process: WorkerProcess, run_id: str, on_progress: Callable[[RunCounts], None]) -> RunInfo:
@@ -51,65 +53,95 @@ def run_embedded(process: WorkerProcess, run_id: str, on_progress: Callable[[Run
         on_progress: is called several times a second with the run's counts.
 
     Raises:
-        KeyboardInterrupt: after the job under way was committed and the rest of the run cancelled.
+        KeyboardInterrupt: after the jobs under way were committed and the rest of the run cancelled.
         DatabaseError: the database went away; the run can be retried.
     """
-    settings = process.settings.model_copy(update={"broker_url": SecretStr(IN_PROCESS_BROKER)})
-    process.settings = settings
-    use_process(process)
-    app = make_app(settings)
-    app.set_current()
-    publisher = Publisher(app, settings)
-    with app.connection_for_write() as connection:  # what an interrupted run of this process has left
-        connection.default_channel.queue_declare(queue=QUEUE)
-        connection.default_channel.queue_purge(QUEUE)
-    controller = WorkController(
-        app=app, pool="solo", hostname=f"nightread@{process.name}", loglevel="WARNING",
-        without_gossip=True, without_mingle=True, without_heartbeat=True,
-    )  # fmt: skip
-    thread = threading.Thread(target=controller.start, name="nightread-worker", daemon=True)
-    thread.start()
+    process.settings = process.settings.model_copy(update={"broker_url": SecretStr(IN_PROCESS_BROKER)})
+    crew = _Crew(process)
     try:
-        _follow(process.engine, publisher, run_id, on_progress, thread)
+        _follow(process, crew, run_id, on_progress)
     except KeyboardInterrupt:
-        _log.info("interrupted: the job under way is finished first")
+        _log.info("interrupted: the jobs under way are finished first")
         raise
     finally:
-        _stop(publisher, thread)
+        crew.stop()
         _cancel_rest(process.engine, run_id)
     with reading(process.engine) as connection:
         return find_run(connection, run_id)
 
 
-def _stop(publisher: Publisher, thread: threading.Thread) -> None:
-    """End the embedded worker after the job under way."""
-    state.should_stop = EX_OK
-    # The consumer looks at `should_stop` after a message, then waits for one more; without any, two seconds each.
-    publisher.publish([_NO_JOB, _NO_JOB])
-    thread.join(_STOP_S)
-    state.should_stop = None
+class _Crew:
+    """The threads that work on jobs, and the queue from which they take them.
+
+    Attributes:
+        runs_low: is set at each end of a job while fewer jobs wait than there are threads.
+    """
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self.runs_low = threading.Event()
+        self._process = process
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._is_stopping = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"nightread-job-{number}", daemon=True)
+            for number in range(1, _JOBS_AT_ONCE + 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs nobody has taken yet."""
+        return self._queue.qsize()
+
+    def put(self, job_ids: list[str]) -> None:
+        """Have jobs done, in this order."""
+        for job_id in job_ids:
+            self._queue.put(job_id)
+
+    def check(self) -> None:
+        """Make sure that somebody works.
+
+        Raises:
+            RuntimeError: nobody does any more.
+        """
+        if not any(thread.is_alive() for thread in self._threads):
+            raise RuntimeError("the threads of an embedded run have ended before it")
+
+    def stop(self) -> None:
+        """Let the jobs under way end, and take no other."""
+        self._is_stopping = True
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = time.monotonic() + _STOP_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (job_id := self._queue.get()) is not None and not self._is_stopping:
+            attend_job(self._process, job_id)
+            if self.waiting < _JOBS_AT_ONCE:
+                self.runs_low.set()
 
 
-def _follow(
-    engine: Engine,
-    publisher: Publisher,
-    run_id: str,
-    on_progress: Callable[[RunCounts], None],
-    thread: threading.Thread,
-) -> None:
+def _follow(process: WorkerProcess, crew: _Crew, run_id: str, on_progress: Callable[[RunCounts], None]) -> None:
+    engine, settings = process.engine, process.settings
+    retake_s = min(_RETAKE_S, settings.lease_s)
+    room = settings.queue_high_water
     while True:
-        publisher.publish_due(engine, run_id=run_id, below=1)
+        crew.runs_low.clear()  # before the look: what is set from now on brings the next one
+        if crew.waiting < _JOBS_AT_ONCE:
+            crew.put(write(engine, lambda connection: take_due_jobs(connection, room, retake_s, run_id=run_id)))
         started = time.monotonic()
         counts, status = _look(engine, run_id)
         looked_s = time.monotonic() - started
         if not counts.queued and status in {RunStatus.QUEUED, RunStatus.RUNNING}:
-            write(engine, close_finished_runs)  # nobody sweeps here, should the worker have failed to close its run
+            write(engine, close_finished_runs)  # nobody sweeps here, should a job have failed to close its run
         on_progress(counts)
         if status in {RunStatus.FINISHED, RunStatus.CANCELLED}:
             return
-        if not thread.is_alive():
-            raise RuntimeError("the embedded worker has ended before its run")
-        time.sleep(max(_POLL_S, _POLL_SHARE * looked_s))
+        crew.check()
+        crew.runs_low.wait(max(_POLL_S, _POLL_SHARE * looked_s))
 
 
 def _look(engine: Engine, run_id: str) -> tuple[RunCounts, RunStatus]:

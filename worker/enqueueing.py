@@ -12,6 +12,7 @@ from db.registry import NewModel
 from db.runs import NewRun, NewScan, create_run
 from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
+from failpoints.points import Point, failpoint
 from nightread.bundle import Bundle
 from nightread.errors import SettingsError
 from nightread.files import encode_path, find_root
@@ -25,6 +26,7 @@ _LISTING_TEXTS = {
     Reason.PERMISSION_DENIED: "no permission to look into it",
     Reason.OUTSIDE_ROOTS: "a link that leads out of the folders that may be read",
     Reason.MISSING_FILE: "gone since the folder was listed, or a link to nothing",
+    Reason.NOT_A_FILE: "a link to itself",
     Reason.STORAGE_ERROR: "reading failed while the folder was listed",
 }
 
@@ -78,6 +80,7 @@ def enqueue(
         job_size=settings.job_size,
     )
     run_id = write(engine, lambda connection: create_run(connection, run, found))
+    failpoint(Point.ENQUEUE_AFTER_COMMIT)
     return Enqueued(run_id, len(found), skipped)
 
 
@@ -91,6 +94,7 @@ def describe_settings(settings: Settings) -> dict[str, object]:
     """Return what is stored with a run of the settings it was started with, and of the process that started it."""
     return {
         "job_size": settings.job_size,
+        "gate": settings.gate,
         "scan_roots": [encode_path(root) for root in settings.scan_roots],
         "host": os.uname().nodename,
         "pid": os.getpid(),

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES
-from kombu.transport.redis import Channel, Transport
+from kombu.transport.redis import Channel, QoS, Transport
 from redis.exceptions import RedisError
 
 from worker.publisher import QUEUE, REFUSED_KEY, SCORE_TASK, SWEEP_TASK
@@ -30,8 +30,35 @@ class Refused(Exception):
     """A message that is none of ours; says what is wrong with it, and nothing of what it holds."""
 
 
+class GuardedQoS(QoS):
+    """The account of what was delivered, right also after an acknowledgement that Redis did not get.
+
+    Whoever acknowledges logs such an error and goes on. The account would count the message as being worked on for
+    ever: a worker that takes one message at a time would take none any more, and never notice, since it is by asking
+    for the next one that it notices a lost connection. What was not acknowledged is delivered again, and found done.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message, and let go of it in any case."""
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError):
+            self._quick_ack(delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's signature
+        """Reject a message, and let go of it in any case."""
+        try:
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError):
+            self._quick_ack(delivery_tag)
+            raise
+
+
 class GuardedChannel(Channel):
     """A channel that survives whatever lies in the queue."""
+
+    QoS = GuardedQoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002  # kombu's signature
         # With version 3 of the protocol redis-py asks for notices that only Redis' own cloud has, and users.acl denies.

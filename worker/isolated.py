@@ -10,9 +10,11 @@ import os
 import resource
 import struct
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any
 
+from nightread.card import Gate
 from nightread.preparing import InputSpec
 from worker.decoding import Prepared, prepare_bytes
 
@@ -55,8 +57,9 @@ def main() -> None:
         except EOFError:
             return
         spec = InputSpec.model_validate(header["spec"])
+        gate = None if header["gate"] is None else Gate.model_validate(header["gate"])
         _limit_cpu(cpu_s)
-        _answer(answers, prepare_bytes(data, spec, header["max_pixels"]))
+        _answer(answers, prepare_bytes(data, spec, header["max_pixels"], gate))
         del data
 
 
@@ -87,6 +90,8 @@ def _answer(answers: IO[bytes], prepared: Prepared) -> None:
         "reason": prepared.reason,
         "text": prepared.text,
         "uids": None if uids is None else [uids.study, uids.series, uids.instance],
+        "statistics": None if prepared.statistics is None else astuple(prepared.statistics),
+        "finding": None if prepared.finding is None else [prepared.finding.reason, prepared.finding.text],
         "size": len(tensor),
     }
     _send(answers, header, tensor)

@@ -7,6 +7,7 @@ numbers are read as numbers, and nothing is unpickled.
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,9 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from db.tables import REASON_TEXT_LENGTH
+from nightread.card import Gate
+from nightread.gate import Finding
+from nightread.measuring import Statistics
 from nightread.preparing import InputSpec
 from nightread.reading import DicomUids
 from nightread.reasons import Reason
@@ -62,13 +66,13 @@ class IsolatedDecoders:
         self._idle: list[_DecoderProcess] = []
         self._lock = threading.Lock()
 
-    def prepare(self, data: bytes, spec: InputSpec) -> Prepared:
+    def prepare(self, data: bytes, spec: InputSpec, gate: Gate | None = None) -> Prepared:
         """Decode and prepare one content, whatever it does to its decoder; may be called by several threads at once."""
         with self._lock:
             decoder = self._idle.pop() if self._idle else None
         try:
             decoder = decoder or _DecoderProcess(self._limits)
-            prepared = decoder.prepare(data, spec)
+            prepared = decoder.prepare(data, spec, gate)
         except _NotStarted as error:
             _log.error("%s", error)
             return Prepared(None, None, Reason.INTERNAL_ERROR, str(error))
@@ -120,10 +124,16 @@ class _DecoderProcess:
             code = self.end()
             raise _NotStarted(f"a decoder process did not start (exit {code}): is there memory for it?") from None
 
-    def prepare(self, data: bytes, spec: InputSpec) -> Prepared:
-        request = {"size": len(data), "spec": spec.model_dump(mode="json"), "max_pixels": self._limits.max_pixels}
+    def prepare(self, data: bytes, spec: InputSpec, gate: Gate | None) -> Prepared:
+        request = {
+            "size": len(data), "spec": spec.model_dump(mode="json"), "max_pixels": self._limits.max_pixels,
+            "gate": None if gate is None else gate.model_dump(mode="json"),
+        }  # fmt: skip
         try:
-            return self._within(self._limits.limit_s, lambda: self._exchange(request, data, spec))
+            prepared = self._within(self._limits.limit_s, lambda: self._exchange(request, data, spec))
+            if prepared.tensor is not None and (prepared.statistics is None) != (gate is None):
+                raise ValueError("an answer to another question")
+            return prepared
         except (OSError, EOFError):  # its pipes are closed a moment before it has ended
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
@@ -210,8 +220,35 @@ def _to_prepared(answer: dict[str, Any], body: bytes, spec: InputSpec) -> Prepar
     if answer["reason"] is not None:
         return Prepared(None, None, Reason(answer["reason"]), str(answer["text"])[:REASON_TEXT_LENGTH])
     tensor = np.frombuffer(body, np.float32).reshape(spec.shape)
-    uids = answer["uids"]
+    return Prepared(
+        tensor,
+        _to_uids(answer["uids"]),
+        statistics=_to_statistics(answer["statistics"]),
+        finding=_to_finding(answer["finding"]),
+    )
+
+
+def _to_uids(uids: Any) -> DicomUids | None:
     if uids is None:
-        return Prepared(tensor, None)
+        return None
     study, series, instance = (None if uid is None else str(uid)[:_LONGEST_UID] for uid in uids)
-    return Prepared(tensor, DicomUids(study, series, instance))
+    return DicomUids(study, series, instance)
+
+
+def _to_statistics(values: Any) -> Statistics | None:
+    if values is None:
+        return None
+    numbers = [float(value) for value in values]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("statistics that are no numbers")
+    return Statistics(*numbers)
+
+
+def _to_finding(finding: Any) -> Finding | None:
+    if finding is None:
+        return None
+    code, text = finding
+    reason = Reason(code)
+    if not reason.is_rejection:
+        raise ValueError("a finding of the gate that rejects nothing")
+    return Finding(reason, str(text)[:REASON_TEXT_LENGTH])

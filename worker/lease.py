@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from db.engine import write
 from db.errors import DatabaseUnavailable
 from db.jobs import Claim, renew_lease
+from failpoints.points import Point, failpoint
 from worker.errors import LeaseLost
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Heartbeat:
     def _renew(self) -> None:
         while not self._stop.wait(self._lease_s / _RENEWALS):
             try:
+                failpoint(Point.WORKER_HEARTBEAT, DatabaseUnavailable)
                 ours = write(self._engine, lambda connection: renew_lease(connection, self._claim, self._lease_s))
             except DatabaseUnavailable as error:
                 _log.warning("lease of job %s not renewed: %s", self._claim.job_id, error)

@@ -1,29 +1,33 @@
 """The way of a job's scans from file to score: read and hash, look up, decode and prepare, score, in overlapping steps.
 
 Scans go through in windows of one batch. While a window is being scored, the next one is decoded on threads (the
-decoders, the hash and the inference all release the GIL) and the one after that is read.
+decoders, the hash and the inference all release the GIL) and the one after that is read. On a CPU the scoring, too, is
+work for the same threads: as many of them as there are cores, each with the next thing to do, never more.
 """
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
+from db.measuring import NewMeasurement
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
+from failpoints.points import Point, failpoint
 from nightread.errors import DeviceFull, ScanError, StorageError
 from nightread.files import decode_path, read_file
 from nightread.formats import SNIFF_BYTES, Format, sniff
+from nightread.gate import Finding, recall
 from nightread.preparing import Tensor
 from nightread.reading import DicomUids
 from nightread.reasons import Reason
 from worker.decoder import Decoder, Decoding
 from worker.decoding import Prepared
-from worker.scorer import Scorer, Scores
+from worker.judging import Judged, Judgement, judge_scans, make_measurement
+from worker.scorer import Scorer
 from worker.threads import Task
 
 _log = logging.getLogger(__name__)
@@ -34,11 +38,22 @@ _WINDOW_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds the reading and scoring of one job."""
+    """What bounds the reading and scoring of one job.
+
+    Attributes:
+        roots: folders below which scans may be read.
+        max_file_bytes: the largest file that is read.
+        batch_size: the most scans that are scored together.
+        micro_batch: where not 0, a batch is divided into parts of at most so many scans, which the decoder's threads
+            score side by side; else it is scored as a whole by the caller, as a GPU wants it.
+        gated: whether what the model's gate says is acted on; it is stored in any case.
+    """
 
     roots: Sequence[Path]
     max_file_bytes: int
     batch_size: int
+    micro_batch: int = 0
+    gated: bool = True
 
 
 @dataclass(slots=True)
@@ -48,11 +63,13 @@ class JobResult:
     Attributes:
         outcomes: terminal statuses.
         predictions: new ones.
+        measurements: new ones, where the model has a gate.
         put_off: scans whose fault may pass, with its reason and text.
     """
 
     outcomes: list[ScanOutcome] = field(default_factory=list)
     predictions: list[NewPrediction] = field(default_factory=list)
+    measurements: list[NewMeasurement] = field(default_factory=list)
     put_off: list[tuple[OpenScan, Reason, str]] = field(default_factory=list)
 
 
@@ -75,6 +92,20 @@ class _Window:
     decoding: dict[str, Decoding]
 
 
+#: Prepared scans that are scored together, by digest, and what is said of them, which may still be under way.
+_Part = tuple[dict[str, Tensor], Task[Judged] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """A window that is decoded, with its scoring under way."""
+
+    files: list[_File]
+    known: set[str]
+    contents: set[str]
+    parts: list[_Part]
+
+
 def score_scans(
     open_scans: Sequence[OpenScan],
     scorer: Scorer,
@@ -82,11 +113,12 @@ def score_scans(
     *,
     decoder: Decoder,
     find_predicted: Callable[[Sequence[str]], set[str]],
+    find_verdicts: Callable[[Sequence[str]], dict[str, str]],
     check_lease: Callable[[], None],
     worker: str,
     isolated: bool = False,
 ) -> JobResult:
-    """Score a job's scans; touches files and the model, and the database through `find_predicted` alone.
+    """Score a job's scans; touches files and the model, and the database only to find what is stored already.
 
     Args:
         open_scans: what is to be scored.
@@ -94,6 +126,7 @@ def score_scans(
         limits: see `Limits`.
         decoder: reads and decodes.
         find_predicted: returns those of some SHA-256 digests that are predicted already.
+        find_verdicts: returns what the gate has said of those that it has seen.
         check_lease: is called once a window; raises where the job is no longer ours.
         worker: who scores, for the stored rows.
         isolated: decode in processes that may die, since one of these scans may be the death of them.
@@ -102,16 +135,23 @@ def score_scans(
         LeaseLost: from `check_lease`.
         DeviceFull: the device has not even the memory for one scan.
     """
-    pipeline = _Pipeline(scorer, limits, decoder, find_predicted, worker, isolated=isolated)
-    waiting: _Window | None = None
+    pipeline = _Pipeline(scorer, limits, decoder, find_predicted, find_verdicts, worker=worker, isolated=isolated)
+    decoding: _Window | None = None
+    scoring: _Scoring | None = None
     for files in pipeline.read_ahead(open_scans):
         check_lease()
+        failpoint(Point.WORKER_AFTER_READ, MemoryError)
         window = pipeline.start_decoding(files)
-        if waiting is not None:
-            pipeline.score(waiting)
-        waiting = window
-    if waiting is not None:
-        pipeline.score(waiting)
+        # The threads never run dry: what they decode or score next is submitted before anything is waited for.
+        following = None if decoding is None else pipeline.start_scoring(decoding)
+        if scoring is not None:
+            pipeline.end(scoring)
+        decoding, scoring = window, following
+    if decoding is not None:
+        following = pipeline.start_scoring(decoding)
+        if scoring is not None:
+            pipeline.end(scoring)
+        pipeline.end(following)
     return pipeline.result
 
 
@@ -122,14 +162,17 @@ class _Pipeline:
         limits: Limits,
         decoder: Decoder,
         find_predicted: Callable[[Sequence[str]], set[str]],
-        worker: str,
+        find_verdicts: Callable[[Sequence[str]], dict[str, str]],
         *,
+        worker: str,
         isolated: bool,
     ) -> None:
         self._scorer = scorer
         self._limits = limits
         self._decoder = decoder
         self._find_predicted = find_predicted
+        self._find_verdicts = find_verdicts
+        self._gate = scorer.card.gate
         self._worker = worker
         self._isolated = isolated
         self._most = limits.batch_size  # scans in one batch, fewer once the device was found full
@@ -151,40 +194,92 @@ class _Pipeline:
     def start_decoding(self, files: list[_File]) -> _Window:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
         contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
-        known = self._find_predicted(sorted(contents)) if contents else set()
+        recalled = self._recall(sorted(contents)) if contents else {}
+        for sha256, finding in recalled.items():
+            self._contents[sha256] = Prepared(None, None, finding.reason, finding.text)
+        wanted = sorted(contents.keys() - recalled.keys())
+        known = self._find_predicted(wanted) if wanted else set()
         decoding = {
-            sha256: self._decoder.start(data, self._scorer.card.input, isolated=self._isolated)
+            sha256: self._decoder.start(data, self._scorer.card.input, isolated=self._isolated, gate=self._gate)
             for sha256, data in contents.items()
-            if sha256 not in known
+            if sha256 not in known and sha256 not in recalled
         }
-        self._started.update(decoding)
+        self._started.update(decoding, recalled)
         return _Window(files, known, decoding)
 
-    def score(self, window: _Window) -> None:
-        """Score what a window has decoded, and write down the outcome of each of its files."""
+    def _recall(self, digests: list[str]) -> dict[str, Finding]:
+        """Return why the gate has rejected those contents before which it has; nothing where it is not acted on."""
+        if self._gate is None or not self._limits.gated:
+            return {}
+        findings = {sha256: recall(verdict) for sha256, verdict in self._find_verdicts(digests).items()}
+        return {sha256: finding for sha256, finding in findings.items() if finding is not None}
+
+    def start_scoring(self, window: _Window) -> _Scoring:
+        """Take what a window has decoded, and have it scored: in parts on the threads, or as a whole by `end`."""
         prepared = {sha256: self._decoder.finish(decoding) for sha256, decoding in window.decoding.items()}
-        tensors = {sha256: content.tensor for sha256, content in prepared.items() if content.tensor is not None}
-        invalid = self._predict(list(tensors), list(tensors.values())) if tensors else set()
+        tensors = {}
         for sha256, content in prepared.items():
-            if sha256 in invalid:
-                reason, text = Reason.INVALID_SCORE, "the model returned a score that is no number in [0, 1]"
-                self._contents[sha256] = Prepared(None, content.uids, reason, text)
-            else:
-                self._contents[sha256] = Prepared(None, content.uids, content.reason, content.text)
-        first_seen = set(prepared)
-        for file in window.files:
-            self._end(file, window.known, is_first=file.sha256 in first_seen)
+            self._contents[sha256] = replace(content, tensor=None)  # what is kept until the job's end
+            if content.finding is not None and self._limits.gated:
+                self._measure(sha256, Judgement())
+            elif content.tensor is not None:
+                tensors[sha256] = content.tensor
+        parts: list[_Part] = []
+        for part in self._divide(tensors):
+            task = self._decoder.submit(self._score, list(part.values())) if self._limits.micro_batch else None
+            parts.append((part, task))
+        # Of the bytes only those are needed any more whose UIDs were not read with their pixels.
+        files = [file if file.sha256 in window.known else replace(file, data=b"") for file in window.files]
+        return _Scoring(files, window.known, set(prepared), parts)
+
+    def _divide(self, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield the parts of a batch that are scored at once: all of it, or enough parts to keep every thread busy."""
+        size = self._limits.batch_size
+        if self._limits.micro_batch:
+            size = min(size, self._limits.micro_batch, math.ceil(len(tensors) / self._decoder.threads))
+        pairs = list(tensors.items())
+        for start in range(0, len(pairs), size or 1):
+            yield dict(pairs[start : start + size])
+
+    def end(self, scoring: _Scoring) -> None:
+        """Take the scores of a window, and write down the outcome of each of its files."""
+        for part, task in scoring.parts:
+            self._keep(part, task)
+        first_seen = set(scoring.contents)
+        for file in scoring.files:
+            self._end(file, scoring.known, is_first=file.sha256 in first_seen)
             first_seen.discard(file.sha256)
 
-    def _predict(self, digests: list[str], tensors: list[Tensor]) -> set[str]:
-        """Score contents and keep their predictions; returns the digests whose scores are invalid."""
+    def _measure(self, sha256: str, judgement: Judgement) -> bool:
+        """Keep what a content measures; returns whether it is to be scored.
+
+        The rules that need no model go first: they know better what a picture is.
+        """
+        content = self._contents[sha256]
+        if content.statistics is None:
+            return True
+        finding = content.finding or judgement.finding
+        new = make_measurement(self._scorer, sha256, content.statistics, judgement, finding)
+        self.result.measurements.append(new)
+        if finding is None or not self._limits.gated:
+            return True
+        self._contents[sha256] = replace(content, reason=finding.reason, text=finding.text)
+        return False
+
+    def _keep(self, part: dict[str, Tensor], task: Task[Judged] | None) -> None:
+        """Keep the predictions of contents, and note which of their scores are invalid."""
         card = self._scorer.card
-        invalid = set()
-        for start, scores in self._score_parts(tensors):
-            for sha256, row in zip(digests[start : start + len(scores)], scores, strict=True):
+        digests = list(part)
+        for start, judged in self._collect(list(part.values()), task):
+            scores = judged.scores
+            judgements = zip(digests[start : start + len(scores)], scores, judged.judgements, strict=True)
+            for sha256, row, judgement in judgements:
                 values = tuple(float(score) for score in row)
                 if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
-                    invalid.add(sha256)
+                    text = "the model returned a score that is no number in [0, 1]"
+                    self._contents[sha256] = replace(self._contents[sha256], reason=Reason.INVALID_SCORE, text=text)
+                    continue
+                if not self._measure(sha256, judgement):
                     continue
                 decisions = card.decide(values)
                 self.result.predictions.extend(
@@ -196,23 +291,44 @@ class _Pipeline:
                     )
                     for label, value, decision in zip(card.labels, values, decisions, strict=True)
                 )  # fmt: skip
-        return invalid
 
-    def _score_parts(self, tensors: list[Tensor]) -> Iterator[tuple[int, Scores]]:
-        """Yield (place of the first, scores) of one batch, or of smaller ones where the device's memory is short."""
+    def _collect(self, tensors: list[Tensor], task: Task[Judged] | None) -> Iterator[tuple[int, Judged]]:
+        """Yield (place of the first, scores) of a part as it was scored, or of what did not fit, in smaller parts."""
+        if task is not None:
+            try:
+                judged = task.result()
+            except DeviceFull as error:
+                self._reduce(len(tensors), error)
+            else:
+                yield 0, judged
+                return
         start = 0
         while start < len(tensors):
             part = tensors[start : start + self._most]
             try:
-                scores = self._scorer.score_batch(np.stack(part))
+                judged = self._score(part)
             except DeviceFull as error:
-                if len(part) == 1:
-                    raise
-                self._most = len(part) // 2
-                _log.warning("%s; going on with %d", error, self._most)
+                self._reduce(len(part), error)
                 continue
-            yield start, scores
+            yield start, judged
             start += len(part)
+
+    def _score(self, tensors: list[Tensor]) -> Judged:
+        failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
+        judged = judge_scans(self._scorer, tensors)
+        failpoint(Point.WORKER_AFTER_SCORING, DeviceFull)
+        return judged
+
+    def _reduce(self, count: int, error: DeviceFull) -> None:
+        """Go on with smaller batches after one of `count` scans did not fit.
+
+        Raises:
+            DeviceFull: it was a single scan.
+        """
+        if count == 1:
+            raise error
+        self._most = min(self._most, count // 2)
+        _log.warning("%s; going on with %d", error, self._most)
 
     def _end(self, file: _File, known: set[str], *, is_first: bool) -> None:
         if isinstance(file.error, StorageError):
@@ -270,8 +386,13 @@ def end_without_score(scan: OpenScan, reason: Reason, text: str, sha256: str | N
     return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text[:REASON_TEXT_LENGTH])
 
 
+def _away(message: str) -> StorageError:
+    return StorageError(Reason.STORAGE_ERROR, message)
+
+
 def _read(scan: OpenScan, limits: Limits) -> _File:
     try:
+        failpoint(Point.WORKER_READING, _away)
         data = read_file(decode_path(scan.path), roots=limits.roots, max_bytes=limits.max_file_bytes)
     except (ScanError, StorageError) as error:
         return _File(scan, error=error)

@@ -7,7 +7,9 @@ connection survives being inherited.
 import logging
 import os
 import socket
+import threading
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -25,6 +27,10 @@ from worker.pipeline import Limits
 from worker.scorer import Scorer
 
 _log = logging.getLogger(__name__)
+
+#: Scans that one thread of a CPU scores at once: of so few, what the layers hand on to each other stays in the core's
+#: cache. Batches of 32 took the networks that were measured 10 % longer (docs/performance.md).
+CPU_MICRO_BATCH: Final = 8
 
 
 class WorkerProcess:
@@ -48,6 +54,7 @@ class WorkerProcess:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.progress = find_progress() if settings.has_shared_broker else Progress(None)
         self._scorers: dict[str, Scorer] = {}
+        self._opening = threading.Lock()  # two jobs of one process may want the same model at once
 
     def find_scorer(self, run: RunInfo) -> Scorer:
         """Return the model of a run, opened and checked at its first use.
@@ -56,16 +63,16 @@ class WorkerProcess:
             ModelError: this worker does not have the bundle, or must not serve it.
             DeviceError: the device that was asked for is not active.
         """
-        scorer = self._scorers.get(run.model_digest)
-        if scorer is None:
+        with self._opening:
+            if scorer := self._scorers.get(run.model_digest):
+                return scorer
             bundle = load_bundle(find_bundle(run.model, self.settings.models_dir))
             if bundle.digest != run.model_digest:
                 raise CardMismatch(
                     f"{run.model} on this worker is not the bundle that the run was made with: copy the right one to "
                     "NIGHTREAD_MODELS_DIR"
                 )
-            scorer = self._open(bundle)
-        return scorer
+            return self._open(bundle)
 
     def open_default(self) -> Bundle:
         """Open and check the model that a new run takes, and return its bundle.
@@ -86,7 +93,8 @@ class WorkerProcess:
             ModelError: this process must not serve it.
             DeviceError: the device that was asked for is not active.
         """
-        return self._scorers.get(bundle.digest) or self._open(bundle)
+        with self._opening:
+            return self._scorers.get(bundle.digest) or self._open(bundle)
 
     @property
     def provider(self) -> str:
@@ -94,7 +102,8 @@ class WorkerProcess:
         return next((scorer.provider for scorer in self._scorers.values()), "")
 
     def _open(self, bundle: Bundle) -> Scorer:
-        scorer = Scorer(bundle, self.settings.device, self.threads)
+        # One inference thread: on a CPU it is the decoder's threads that score, each a part of a batch.
+        scorer = Scorer(bundle, self.settings.device, 1)
         self._scorers[scorer.digest] = scorer
         _log.info(
             "model %s ready on %s (%s), parity %.1e",
@@ -102,13 +111,15 @@ class WorkerProcess:
         )  # fmt: skip
         return scorer
 
-    def make_limits(self, run: RunInfo) -> Limits:
+    def make_limits(self, run: RunInfo, scorer: Scorer) -> Limits:
         """Return what bounds the jobs of a run: the operator's roots, or where there are none the run's own paths."""
         settings = self.settings
         return Limits(
             roots=settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources),
             max_file_bytes=settings.max_file_bytes,
             batch_size=settings.batch_size,
+            micro_batch=CPU_MICRO_BATCH if scorer.device == "cpu" else 0,
+            gated=bool(run.settings.get("gate", True)),
         )
 
     def close(self) -> None:

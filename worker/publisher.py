@@ -9,8 +9,10 @@ from sqlalchemy import Connection, Engine
 
 from db.dialects import try_advisory_lock
 from db.engine import write
+from db.errors import DatabaseUnavailable
 from db.jobs import mark_unpublished, take_due_jobs
 from db.runs import close_finished_runs
+from failpoints.points import Point, failpoint
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable
 
@@ -46,6 +48,7 @@ class Publisher:
             with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
                 for job_id in job_ids:
                     self._app.send_task(SCORE_TASK, args=[job_id], queue=QUEUE, producer=producer, ignore_result=True)
+                    failpoint(Point.PUBLISH_BETWEEN, ConnectionError)
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
@@ -107,9 +110,12 @@ class Publisher:
         job_ids = write(engine, take)
         if not job_ids:
             return 0
+        failpoint(Point.PUBLISH_AFTER_MARK)
         try:
             self.publish(job_ids)
+            failpoint(Point.PUBLISH_AFTER_SENDING)
         except BrokerUnavailable:
+            failpoint(Point.PUBLISH_BEFORE_UNMARK, DatabaseUnavailable)
             write(engine, lambda connection: mark_unpublished(connection, job_ids))
             raise
         return len(job_ids)
@@ -123,7 +129,9 @@ class Publisher:
         Raises:
             BrokerUnavailable: nothing is lost; they stay due.
         """
+        failpoint(Point.SWEEP_BEFORE, DatabaseUnavailable)
         write(engine, close_finished_runs)
+        failpoint(Point.SWEEP_AFTER_CLOSING)
         published = self.publish_due(engine, only_leader=True)
         if published:
             _log.info("swept: %d jobs published", published)

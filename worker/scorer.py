@@ -1,6 +1,9 @@
 """A model bundle that scores: checked against its card and its parity file before the first scan."""
 
-from typing import Any
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,24 @@ from worker.runtime import RUN_ERRORS, is_out_of_memory, open_session
 _MACHINE_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 
 Scores = npt.NDArray[np.float32]
+
+#: What the graph of a model with a gate returns besides its scores, by name, with the shape of one scan.
+_GATE_OUTPUTS: Final = {"distance": (), "components": (8,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a model says of N scans.
+
+    Attributes:
+        scores: (N, labels) float32 in the order of the card's labels; not checked for range.
+        distances: (N,) float32, of the embeddings from the training scans'; None where the model has no gate.
+        components: (N, 8) float32; None where the model has no gate.
+    """
+
+    scores: Scores
+    distances: npt.NDArray[np.float32] | None = None
+    components: npt.NDArray[np.float32] | None = None
 
 
 class Scorer:
@@ -48,25 +69,31 @@ class Scorer:
         self.runtime = opened.runtime
         if faults := find_graph_faults(self._session, self.card):
             raise CardMismatch(f"the graph of {self.card.reference} {'; it '.join(faults)}")
+        # Several threads may score at once; what that would take of a GPU was never measured: one at a time there.
+        self._turn: AbstractContextManager[Any] = nullcontext() if self.device == "cpu" else threading.Lock()
         self._input_name: str = self._session.get_inputs()[0].name
-        self._output_name: str = self._session.get_outputs()[0].name
+        self._output_names: list[str] = [self._session.get_outputs()[0].name]
+        if self.card.gate is not None:
+            self._output_names += _GATE_OUTPUTS
         self.allowed_parity = find_allowed_parity(self.card, self.device)
         self.parity = self._check_parity(bundle)
 
     def score_batch(self, batch: Tensor) -> Scores:
-        """Score prepared scans.
+        """Score prepared scans; see `infer_batch`."""
+        return self.infer_batch(batch).scores
+
+    def infer_batch(self, batch: Tensor) -> Inference:
+        """Score prepared scans and measure how far they are from the training scans; several threads may do so at once.
 
         Args:
             batch: (N, H, W, C) float32, as `prepare` made them.
-
-        Returns:
-            (N, labels) float32 in the order of the card's labels; not checked for range.
 
         Raises:
             DeviceFull: there is not enough memory for so many scans at once.
         """
         try:
-            scores: Scores = self._session.run([self._output_name], {self._input_name: batch})[0]
+            with self._turn:
+                return Inference(*self._session.run(self._output_names, {self._input_name: batch}))
         except RUN_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
@@ -74,7 +101,6 @@ class Scorer:
                 f"the memory of the device ({self.device}) does not suffice for {len(batch)} scans at once: free some, "
                 "or set NIGHTREAD_BATCH_SIZE lower"
             ) from None
-        return scores
 
     def _check_parity(self, bundle: Bundle) -> float:
         whole = self.score_batch(bundle.parity_inputs)
@@ -96,7 +122,7 @@ def find_allowed_parity(card: Card, device: str) -> float:
 def find_graph_faults(session: Any, card: Card | None) -> list[str]:
     """Return what of a graph's input and scores does not fit its card, each as words that go on after "the graph".
 
-    A graph may have more outputs: the first one holds the scores, and no other is asked for.
+    A graph may have more outputs: the first one holds the scores, and none but those of a gate is asked for.
 
     Args:
         session: `onnxruntime.InferenceSession`.
@@ -112,6 +138,13 @@ def find_graph_faults(session: Any, card: Card | None) -> list[str]:
     if card is not None and (tuple(returned.shape[1:]) != (len(card.labels),) or returned.type != "tensor(float)"):
         faults.append(f"returns {_show(returned)}; its card names {len(card.labels)} labels, so tensor(float) "
                       f"(N, {len(card.labels)})")  # fmt: skip
+    if card is not None and card.gate is not None:
+        found = {output.name: tuple(output.shape[1:]) for output in outputs if output.type == "tensor(float)"}
+        faults += [
+            f"has no output {name} of shape {('N', *shape)}, which the gate of its card needs"
+            for name, shape in _GATE_OUTPUTS.items()
+            if found.get(name) != shape
+        ]
     if taken.shape and isinstance(taken.shape[0], int):
         faults.append(f"takes batches of {taken.shape[0]} only: export it again with a batch axis of any size")
     return faults

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from db.engine import reading, write
-from db.errors import DatabaseError, DatabaseFull
+from db.errors import DatabaseError, DatabaseFull, DatabaseUnavailable
 from db.jobs import (
     Claim,
     OpenScan,
@@ -21,9 +21,11 @@ from db.jobs import (
     split_job,
     store_results,
 )
+from db.measuring import find_verdicts
 from db.runs import RunInfo, close_finished_runs, find_run
+from failpoints.points import Point, failpoint
 from nightread.card import Card
-from nightread.errors import DeviceError, ModelError
+from nightread.errors import DeviceError, ModelError, NightreadError
 from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.errors import LeaseLost
@@ -50,6 +52,23 @@ class JobReport:
     split: bool = False
 
 
+def attend_job(process: WorkerProcess, job_id: str) -> None:
+    """Score one job, whatever comes of it: the boundary of a delivery, where every error ends in the log.
+
+    A job is never lost by that: what is understood leaves its lease, which runs out and brings the job back, and what
+    nobody foresaw has given it back already.
+    """
+    try:
+        report = score_job(process, job_id)
+    except (NightreadError, DatabaseError) as error:
+        _log.error("job %s: %s", job_id, error)
+    except Exception:  # noqa: BLE001  # see above
+        _log.exception("job %s failed", job_id)
+    else:
+        if report is not None:
+            _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
+
+
 def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     """Claim a job, score what is open of it and commit; None where it is not ours to do.
 
@@ -60,11 +79,13 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
         Exception: what nobody foresaw; the job was given back, to be tried again and in the end split.
     """
     lease_s = process.settings.lease_s
+    failpoint(Point.WORKER_BEFORE_CLAIM, DatabaseUnavailable)
     claim = write(process.engine, lambda connection: claim_job(connection, job_id, process.name, lease_s))
     if claim is None:
         return None
     process.progress.note("claimed")
     try:
+        failpoint(Point.WORKER_AFTER_CLAIM)
         return _score_claimed(process, claim)
     except DatabaseError:
         raise
@@ -90,9 +111,10 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
             result = score_scans(
                 open_scans,
                 scorer,
-                process.make_limits(run),
+                process.make_limits(run, scorer),
                 decoder=process.decoder,
                 find_predicted=functools.partial(_find_predicted, process, run, scorer.card),
+                find_verdicts=functools.partial(_find_verdicts, process, run),
                 check_lease=heartbeat.check,
                 worker=process.name,
                 isolated=claim.crashes > 0,
@@ -109,6 +131,11 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
 def _find_predicted(process: WorkerProcess, run: RunInfo, card: Card, digests: Sequence[str]) -> set[str]:
     with reading(process.engine) as connection:
         return find_predicted(connection, digests, run.model_digest, run.preprocessing, len(card.labels))
+
+
+def _find_verdicts(process: WorkerProcess, run: RunInfo, digests: Sequence[str]) -> dict[str, str]:
+    with reading(process.engine) as connection:
+        return find_verdicts(connection, digests, run.model_digest, run.preprocessing)
 
 
 def _store(
@@ -128,11 +155,15 @@ def _store(
     if is_last:
         outcomes += [end_without_score(scan, reason, text) for scan, reason, text in result.put_off]
     retry_in_s = (wait_s or backoff_s(claim.attempts)) if result.put_off and not is_last else None
+    failpoint(Point.WORKER_BEFORE_COMMIT)
     ours = _write_where_there_is_room(
         process,
-        lambda connection: store_results(connection, claim, outcomes, result.predictions, retry_in_s=retry_in_s),
+        lambda connection: store_results(
+            connection, claim, outcomes, result.predictions, result.measurements, retry_in_s=retry_in_s
+        ),
     )
     process.progress.note("committed")
+    failpoint(Point.WORKER_AFTER_COMMIT, DatabaseUnavailable)
     write(process.engine, close_finished_runs)
     if not ours:
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)

@@ -25,7 +25,8 @@ from db.comparing import (
     stream_pairs,
 )
 from db.engine import reading, write
-from db.jobs import NewPrediction, OpenScan, find_predicted, store_predictions
+from db.jobs import OpenScan, find_predicted, store_predictions
+from db.measuring import find_verdicts, store_measurements
 from db.registry import find_model, register_model
 from db.runs import RunInfo
 from db.types import ScanStatus
@@ -34,7 +35,7 @@ from nightread.card import Card
 from nightread.errors import NightreadError
 from nightread.reasons import Reason
 from worker.enqueueing import describe_model
-from worker.pipeline import score_scans
+from worker.pipeline import JobResult, score_scans
 from worker.process import WorkerProcess
 from worker.scorer import Scorer
 
@@ -162,7 +163,7 @@ def _score_missing(
     process: WorkerProcess, run: RunInfo, scorer: Scorer, model: ModelKey, on_progress: Callable[[int], None]
 ) -> dict[int, str]:
     """Score what has no prediction of `model` yet; returns the reasons of the scans that get none, by scan id."""
-    limits = process.make_limits(run)
+    limits = process.make_limits(run, scorer)
     reasons: dict[int, str] = {}
     done = 0
     for part in _read_unpredicted(process, run, model):
@@ -172,14 +173,12 @@ def _score_missing(
             limits,
             decoder=process.decoder,
             find_predicted=functools.partial(_find_predicted, process, scorer.card, model),
+            find_verdicts=functools.partial(_find_verdicts, process, model),
             check_lease=lambda: None,
             worker=process.name,
         )
         expected = {scan.id: scan.sha256 for scan in part}
-        wanted = set(expected.values())
-        # What a file holds by now is no scan of this run.
-        new = [prediction for prediction in result.predictions if prediction.sha256 in wanted]
-        write(process.engine, functools.partial(_store, new))
+        write(process.engine, functools.partial(_store, result, set(expected.values())))
         for outcome in result.outcomes:
             if outcome.sha256 is not None and outcome.sha256 != expected[outcome.scan_id]:
                 reasons[outcome.scan_id] = CHANGED
@@ -191,8 +190,10 @@ def _score_missing(
     return reasons
 
 
-def _store(new: Sequence[NewPrediction], connection: Connection) -> None:
-    store_predictions(connection, new)
+def _store(result: JobResult, wanted: set[str], connection: Connection) -> None:
+    """Store what was found of the contents of the run; what else a file holds by now is no scan of it."""
+    store_predictions(connection, [new for new in result.predictions if new.sha256 in wanted])
+    store_measurements(connection, [new for new in result.measurements if new.sha256 in wanted])
 
 
 def compare_pairs(pairs: Iterator[Pair], labels: Sequence[str], most_moved: int) -> list[LabelShift]:
@@ -256,6 +257,11 @@ def _read_unpredicted(process: WorkerProcess, run: RunInfo, model: ModelKey) -> 
 def _find_predicted(process: WorkerProcess, card: Card, model: ModelKey, digests: Sequence[str]) -> set[str]:
     with reading(process.engine) as connection:
         return find_predicted(connection, digests, model.digest, model.preprocessing, len(card.labels))
+
+
+def _find_verdicts(process: WorkerProcess, model: ModelKey, digests: Sequence[str]) -> dict[str, str]:
+    with reading(process.engine) as connection:
+        return find_verdicts(connection, digests, model.digest, model.preprocessing)
 
 
 def _describe_pair(pair: Pair) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from celery import shared_task
 from celery.signals import worker_process_init
 
 from db.errors import DatabaseError
+from failpoints.points import Point, failpoint
 from nightread.errors import NightreadError
 from nightread.logs import configure_logging
 from nightread.settings import Settings, read_settings
 from worker.errors import BrokerUnavailable
 from worker.process import WorkerProcess, current_process, has_process
 from worker.publisher import SCORE_TASK, SWEEP_TASK, Publisher
-from worker.scoring import score_job
+from worker.scoring import attend_job
 
 _log = logging.getLogger(__name__)
 
@@ -25,16 +26,10 @@ _LOW_WATER = 0.5
 def score_job_task(task: Any, job_id: str) -> None:
     """Score one job; the message is acknowledged after its results are committed."""
     process = _find_process(task)
-    try:
-        report = score_job(process, job_id)
-    except (NightreadError, DatabaseError) as error:
-        _log.error("job %s: %s", job_id, error)  # understood; its lease brings it back
-    except Exception:  # noqa: BLE001  # the process boundary: a job is never lost, the lease brings it back
-        _log.exception("job %s failed", job_id)
-    else:
-        if report is not None:
-            _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
+    attend_job(process, job_id)
+    failpoint(Point.WORKER_BEFORE_TOP_UP)
     _top_up(task, process)
+    failpoint(Point.WORKER_BEFORE_ACK)
     if process.settings.has_shared_broker and process.decoder.is_stuck:
         # A thread cannot be ended, but this process can: its job is committed, and Celery starts another.
         _log.warning("a decoder does not come back: this process ends, and another takes its place")
@@ -54,7 +49,7 @@ def sweep_task(task: Any) -> None:
 @worker_process_init.connect
 def _configure_child(**_: Any) -> None:
     """Write a pool process's log as the main process does; a spawned one has inherited nothing."""
-    if not has_process():  # Celery calls its solo pool a process too; an embedded run has set up its log itself
+    if not has_process():  # Celery calls its solo pool a process too, and that one's log is set up
         configure_logging(read_settings())
 
 

@@ -1,14 +1,23 @@
 """Alembic's entry: runs migrations on the connection that `db.schema.upgrade` hands over."""
 
+from typing import Any
+
 from alembic import context
 
 from db.tables import Base
+from failpoints.points import Point, failpoint
+
+
+def _pass_revision(*_: Any, **__: Any) -> None:
+    failpoint(Point.MIGRATE_AFTER_REVISION)
+
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
     render_as_batch=True,  # SQLite cannot alter most things in place
     transaction_per_migration=False,  # all or nothing: an interrupted upgrade leaves the old schema whole
+    on_version_apply=_pass_revision,
 )
 with context.begin_transaction():
     context.run_migrations()

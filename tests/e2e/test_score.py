@@ -11,7 +11,8 @@ import subprocess
 import pytest
 
 from nightread.files import encode_path
-from tests.factories import make_nasty_folder
+from tests.factories import make_nasty_folder, make_operating_points
+from tests.onnx_factories import write_tiny_bundle
 from tests.program import PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until
 
 FIELDS = {
@@ -102,6 +103,32 @@ def test_results_are_filtered(env, tmp_path):
     assert [float(row["score"]) >= middle for row in above] == [True] * sum(score >= middle for score in scores)
     assert read_csv(env, tmp_path, "--label", "no-such-label") == []
     assert len(read_csv(env, tmp_path, "--limit", "3")) == 3
+
+
+def test_results_are_decided_at_an_operating_point_of_the_card(env, tmp_path):
+    points = {"pneumonia": make_operating_points(high_sensitivity=0.2, balanced=0.5)}
+    band = {"pneumonia": {"low": 0.2, "high": 0.9}}
+    write_tiny_bundle(tmp_path / "models", thresholds=band, operating_points=points)
+    env |= {"NIGHTREAD_MODELS_DIR": str(tmp_path / "models"), "NIGHTREAD_MODEL": "tiny@1"}
+    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+
+    balanced = [row for row in read_csv(env, tmp_path, "--operating-point", "balanced") if row["score"]]
+    shown = run("results", "--operating-point", "high-sensitivity", env=env, cwd=tmp_path)
+    stored = [row for row in read_csv(env, tmp_path) if row["score"]]
+
+    assert {row["decision"] for row in stored} == {"uncertain"}
+    assert [row["decision"] for row in balanced] == [
+        "pneumonia" if float(row["score"]) >= 0.5 else "normal" for row in stored
+    ]
+    assert {row["operating_point"] for row in balanced} == {"balanced"}
+    assert "operating_point" not in stored[0]
+    assert "decisions at high-sensitivity: pneumonia from 0.2" in shown.stderr
+
+
+def test_an_operating_point_that_the_card_does_not_have_is_an_error_with_those_it_has(env, tmp_path):
+    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    done = run("results", "--operating-point", "balanced", env=env, cwd=tmp_path, expect=1)
+    assert "has no operating point balanced; it has none: without --operating-point" in done.stderr
 
 
 def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, ward):

@@ -1,10 +1,9 @@
-"""A run in one process: the same app, task and tables as a cluster, with nothing left open at its end."""
+"""A run in one process: the same jobs and tables as a cluster, with nothing left open at its end."""
 
 import os
 import subprocess
 import sys
 
-import kombu
 import pytest
 
 from db.engine import reading, write
@@ -23,7 +22,6 @@ from worker.enqueueing import describe_settings, read_start
 def process(engine):
     with run_process(engine, job_size=2, batch_size=2) as process:
         yield process
-    kombu.pools.reset()
 
 
 def nothing(counts):

@@ -354,3 +354,16 @@ def test_a_server_ends_what_hangs_and_tells_times_in_utc(postgres_engine):
         "statement_timeout": "2min", "lock_timeout": "20s", "idle_in_transaction_session_timeout": "1min",
         "TimeZone": "UTC",
     }  # fmt: skip
+
+
+def test_a_connection_notices_a_server_that_is_gone_without_a_word_unless_the_url_says_otherwise(postgres_url):
+    def read_parameters(url):
+        engine = make_engine(url)
+        with engine.connect() as connection:
+            parameters = connection.connection.driver_connection.info.get_parameters()
+        engine.dispose()
+        return parameters
+
+    found = read_parameters(postgres_url)
+    assert (found["keepalives_idle"], found["keepalives_count"], found["tcp_user_timeout"]) == ("10", "3", "25000")
+    assert read_parameters(f"{postgres_url}&keepalives_idle=60")["keepalives_idle"] == "60"

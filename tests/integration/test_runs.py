@@ -1,19 +1,24 @@
 """Runs are written, found, counted, closed, cancelled and retried so that every scan stays accounted for."""
 
+import csv
+import json
 import os
 import uuid
+from dataclasses import replace
 
 import pytest
+from pyarrow import parquet
 from sqlalchemy import func, select, text
 
 import db.runs
 import db.tallies
+from cli.rows import write_rows
 from db.engine import reading, write
 from db.errors import DatabaseError, UnknownRun
 from db.jobs import store_results
-from db.queries import ResultFilter, count_decisions, count_reasons, find_providers, stream_results
+from db.queries import OperatingPoint, ResultFilter, count_decisions, count_reasons, find_providers, stream_results
 from db.runs import NewScan, cancel_run, close_finished_runs, create_run, find_run, list_runs, retry_run
-from db.tables import jobs, runs, scans
+from db.tables import jobs, results, runs, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.files import decode_path, encode_path
@@ -421,6 +426,44 @@ class TestAsking:
             assert count_decisions(connection, run_id) == {"a": 1, "normal": 3}
             assert count_reasons(connection, run_id) == {"rejected": {"permission-denied": 1}, "failed": {}}
             assert find_providers(connection, run_id) == ["CPUExecutionProvider"]
+
+    def test_decisions_are_derived_anew_at_an_operating_point_and_the_stored_ones_stay(self, engine):
+        run_id = add_run(engine, [REFUSED, *new_scans(2)])
+        (job_id,) = job_ids(engine, run_id)
+        held, (one, two) = claim(engine, job_id), open_scans(engine, job_id)
+        found = [
+            new_prediction(one.id, label="a", score=0.5, decision="uncertain"), new_prediction(one.id, label="b"),
+            new_prediction(two.id, label="a", score=0.4999, decision="uncertain"), new_prediction(two.id, label="b"),
+        ]  # fmt: skip
+        write(engine, lambda connection: store_results(connection, held, [scored(one), scored(two)], found))
+        wanted = ResultFilter(run_id, decided_at=OperatingPoint("balanced", {"a": 0.5, "b": 0.1}, "absent"))
+        with reading(engine) as connection:
+            rows = list(stream_results(connection, wanted))
+            only = list(stream_results(connection, replace(wanted, decision="absent", label="a")))
+            stored = [row["decision"] for row in stream_results(connection, ResultFilter(run_id))]
+        assert [row["decision"] for row in rows] == [None, "a", "b", "absent", "b"]
+        assert {row["operating_point"] for row in rows} == {"balanced"}
+        assert rows[0].keys() == {*results.c.keys(), "operating_point"}
+        assert [(row["path"], row["decision"]) for row in only] == [(two.path, "absent")]
+        assert stored == [None, "uncertain", "normal", "uncertain", "normal"]
+
+    @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+    def test_a_file_tells_the_operating_point_of_its_decisions(self, sqlite_engine, tmp_path, form):
+        run_id = add_run(sqlite_engine, 1)
+        (job_id,) = job_ids(sqlite_engine, run_id)
+        held, (scan,) = claim(sqlite_engine, job_id), open_scans(sqlite_engine, job_id)
+        found = [new_prediction(scan.id, label="a", score=0.5, decision="uncertain")]
+        write(sqlite_engine, lambda connection: store_results(connection, held, [scored(scan)], found))
+        path = tmp_path / f"night.{form}"
+        with reading(sqlite_engine) as connection:
+            point = OperatingPoint("balanced", {"a": 0.5}, "absent")
+            write_rows(connection, ResultFilter(run_id, decided_at=point), form, path)
+        (row,) = {
+            "csv": lambda: list(csv.DictReader(path.read_text().splitlines())),
+            "json": lambda: json.loads(path.read_text()),
+            "parquet": lambda: parquet.read_table(path).to_pylist(),
+        }[form]()
+        assert (row["decision"], row["operating_point"], float(row["score"])) == ("a", "balanced", 0.5)
 
     def test_a_prediction_of_another_model_or_preprocessing_is_not_shown(self, engine):
         add_run(engine, model=new_model(digest="e" * 64, version="2"))

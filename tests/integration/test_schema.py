@@ -23,7 +23,9 @@ from db.types import database_now
 from tests.compose import ROOT
 from tests.db_factories import add_run, at_once, claim, open_scans
 
-TABLES = {"models", "stage_changes", "runs", "jobs", "scans", "predictions", "tallies", "worklist_rows"}
+TABLES = {
+    "models", "stage_changes", "runs", "jobs", "scans", "predictions", "tallies", "worklist_rows", "measurements",
+}  # fmt: skip
 
 
 @pytest.fixture

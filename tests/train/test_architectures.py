@@ -36,7 +36,8 @@ def make_data(architecture, task, count=24):
     gray = rng.normal((targets + 0.5)[:, None, None, None] / len(task.classes), 0.05, (count, height, width, 1))
     inputs = (np.clip(gray, 0, 1) * (high - low) + low).astype(np.float32)
     repeated = np.broadcast_to(inputs, (count, height, width, channels))
-    return FitData(repeated, targets, np.arange(count - 6), np.arange(count - 6, count), architecture.input, "digest")
+    parts = np.arange(count - 6), np.arange(count - 6, count)
+    return FitData(repeated, targets, *parts, architecture.input, len(task.classes), "digest")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def make_data(architecture, task, count=24):
         ("inceptionresnetv2", BINARY, 54_452_087),
         ("lenet", TWELVE, 17_726_952),
         ("inception", TWELVE, 2_972_648),
+        ("efficientnetlite0", BINARY, 3_413_729),
     ],
 )
 def test_networks_have_the_weights_and_the_head_of_their_task(name, task, weights):

@@ -104,6 +104,20 @@ def test_the_card_tells_outputs_and_conversion(exported):
     assert card.conversion.auc == card.conversion.source_auc
 
 
+def test_the_card_tells_what_the_hold_out_measures_through_the_graph(exported, trained):
+    reference = exported.bundle.card.drift_reference
+    with np.load(trained.request.out / "prepared.npz") as arrays:
+        inputs = arrays["inputs"]
+    scores = np.round(open_session(exported.bundle.model)(inputs)[:, 0].astype(np.float64), 4)
+
+    assert (reference.scans, reference.rejected_share) == (len(inputs), 0)
+    assert set(reference.quantiles) >= {"score", "brightness", "contrast", "detail", "symmetry"}
+    assert set(reference.quantiles["score"]) == set(scores)
+    brightness = reference.quantiles["brightness"]
+    assert brightness[0] == pytest.approx(inputs.mean(axis=(1, 2, 3)).min(), abs=0.01)
+    assert list(brightness) == sorted(brightness)
+
+
 def test_a_worker_asks_for_the_scores_and_gets_nothing_else(exported):
     scorer = Scorer(exported.bundle, Device.CPU, 1)
     session, asked = scorer._session, []
@@ -212,3 +226,18 @@ def test_the_command_line_trains_and_exports_with_one_json_object_each(base_requ
     outcome = json.loads(result.stdout)
     assert outcome["model"] == "tiny@2"
     assert outcome["digest"] == load_bundle(tmp_path / "models/tiny/2").digest
+
+
+def test_the_card_tells_how_scores_depend_on_the_file(trained, tmp_path, capsys):
+    training.export(
+        trained.request.out,
+        "tiny",
+        "1",
+        data=trained.request.data,
+        full_resolution=trained.request.data,
+        out=tmp_path,
+    )
+    told = load_bundle(tmp_path / "tiny" / "1").card.same_pixels
+    assert told["DICOM copy, MONOCHROME1, 16 bit"].scans == 40
+    assert told["file of the data set, 90 x 80"].largest_difference == 0
+    assert "file of the data set, 90 x 80: scores of 40 scans differ by 0 in the median" in capsys.readouterr().out

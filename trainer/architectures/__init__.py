@@ -5,13 +5,14 @@ from typing import Final
 
 from trainer.architectures.architecture import Architecture
 from trainer.architectures.cnn75 import CNN75
+from trainer.architectures.efficientnetlite0 import EFFICIENTNETLITE0
 from trainer.architectures.inception import INCEPTION
 from trainer.architectures.inceptionresnetv2 import INCEPTIONRESNETV2
 from trainer.architectures.lenet import LENET
 from trainer.errors import TrainingError
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
-    architecture.name: architecture for architecture in (CNN75, INCEPTIONRESNETV2, LENET, INCEPTION)
+    architecture.name: architecture for architecture in (CNN75, INCEPTIONRESNETV2, LENET, INCEPTION, EFFICIENTNETLITE0)
 }
 
 

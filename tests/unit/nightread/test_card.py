@@ -26,6 +26,15 @@ def test_reference():
     assert make_card().reference == "tiny@1"
 
 
+def test_a_card_has_a_name_and_what_drift_is_measured_against():
+    reference = {"scans": 120, "rejected_share": 0.0, "quantiles": {"score": [place / 100 for place in range(101)]}}
+    card = make_card(drift_reference=reference)
+
+    assert card.reference == "tiny@1"
+    assert card.drift_reference.quantiles["score"][50] == 0.5
+    assert make_card().drift_reference is None
+
+
 @pytest.mark.parametrize(
     ("score", "decision"),
     [

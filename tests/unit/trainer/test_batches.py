@@ -6,7 +6,7 @@ import pytest
 
 from nightread.preparing import InputSpec
 from trainer.augmenting import blacken
-from trainer.batches import FitData, count_steps, iterate_batches, order_items, weigh_classes
+from trainer.batches import FitData, count_steps, encode_targets, iterate_batches, mix, order_items, weigh_classes
 from trainer.hyperparameters import Augment, FitSettings
 
 SPEC = InputSpec(height_px=8, width_px=8, channels=3)
@@ -17,7 +17,7 @@ def data():
     """Twenty scans whose gray level is their number of 255; all but the last three are trained on."""
     inputs = np.broadcast_to(np.arange(20, dtype=np.float32)[:, None, None, None] / 255, (20, 8, 8, 3))
     targets = (np.arange(20) % 4 == 0).astype(np.int64)
-    return FitData(inputs, targets, np.arange(17), np.arange(17, 20), SPEC, "digest")
+    return FitData(inputs, targets, np.arange(17), np.arange(17, 20), SPEC, 2, "digest")
 
 
 def numbers(batches):
@@ -36,7 +36,7 @@ def test_an_epoch_is_one_pass_in_an_order_of_its_own(data):
 
 def test_targets_go_with_their_scans(data):
     for batch in iterate_batches(data, FitSettings(batch_size=5), 1):
-        assert np.array_equal(batch.targets, np.round(batch.inputs[:, 0, 0, 0] * 255).astype(int) % 4 == 0)
+        assert np.array_equal(batch.targets[:, 0], np.round(batch.inputs[:, 0, 0, 0] * 255).astype(int) % 4 == 0)
         assert batch.weights is None
 
 
@@ -67,7 +67,8 @@ def test_class_weights_make_labels_equal_and_keep_the_mean(data):
     assert weights.tolist() == pytest.approx([4 / 6, 2])
     assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
     batch = next(iterate_batches(data, FitSettings(batch_size=17, class_weights=True), 1))
-    assert batch.weights[batch.targets == 1].sum() == pytest.approx(batch.weights[batch.targets == 0].sum())
+    present = batch.targets[:, 0] == 1
+    assert batch.weights[present].sum() == pytest.approx(batch.weights[~present].sum())
 
 
 def test_a_label_without_scans_in_training_gets_a_finite_weight():
@@ -79,3 +80,31 @@ def test_an_abandoned_epoch_leaves_no_thread_behind(data):
     next(batches)
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_balanced_batches_hold_as_many_scans_of_each_label(data):
+    settings = FitSettings(batch_size=6, seed=3, balanced=True)
+    batches = list(iterate_batches(data, settings, 1))
+    assert len(batches) == count_steps(data, settings) == 3
+    assert [batch.targets.sum() for batch in batches] == [3, 3, 3]
+    assert numbers(batches) == numbers(iterate_batches(data, settings, 1))
+    assert numbers(batches) != numbers(iterate_batches(data, settings, 2))
+    assert max(chain(*numbers(batches))) < 17  # of the training part alone
+
+
+def test_two_classes_have_one_column_and_more_have_one_each():
+    assert encode_targets(np.array([0, 1, 1]), 2).tolist() == [[0], [1], [1]]
+    assert encode_targets(np.array([2, 0]), 3).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_mixed_targets_tell_how_much_of_each_scan_is_in_a_mixture():
+    inputs = np.arange(8, dtype=np.float32)[:, None, None, None] * np.ones((8, 2, 2, 1), np.float32)
+    mixed, targets = mix(inputs, inputs[:, 0, 0], 0.4, np.random.default_rng(1))
+    assert np.allclose(mixed[:, 0, 0, 0], targets[:, 0])  # these targets are the gray levels themselves
+    assert np.abs(targets[:, 0] - np.arange(8)).max() > 0.1
+    assert (mixed.dtype, targets.dtype) == (np.float32, np.float32)
+
+
+def test_smoothed_targets_stop_short_of_certainty(data):
+    batch = next(iterate_batches(data, FitSettings(batch_size=17, label_smoothing=0.1), 1))
+    assert sorted(set(batch.targets[:, 0].tolist())) == pytest.approx([0.05, 0.95])

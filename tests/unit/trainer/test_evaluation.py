@@ -151,6 +151,18 @@ def test_subgroups_tell_their_share_of_right_decisions():
     assert told.subgroups["bacterial"][1].low < 0.5
 
 
+def test_a_card_tells_a_subgroup_by_what_its_share_of_right_decisions_is():
+    subgroups = ("screening", "screening", "mixed", "mixed", "viral", "viral", "viral", "")
+    told = tell(make_part(subgroups=subgroups))
+    assert told.card_figures["sensitivity (viral)"] == told.subgroups["viral"][1]
+    assert {name for name in told.card_figures if "(" in name} == {
+        "accuracy (mixed)",
+        "sensitivity (viral)",
+        "specificity (screening)",
+    }
+    assert told.card_figures["auc"] == told.figures["auc"]
+
+
 def test_the_threshold_has_the_best_balanced_accuracy():
     assert choose_threshold(TARGETS, SCORES) == pytest.approx(0.65)
 

@@ -68,13 +68,13 @@ def night(tmp_path):
     return tmp_path
 
 
-def run_job(night, scorer):
+def run_job(night, scorer, micro_batch=0):
     scans = [OpenScan(number, encode_path(file), 10) for number, file in enumerate(sorted(night.iterdir()))]
     decoder = Decoder(2, IsolationLimits(60, 10**6, 10**6))
     try:
         return score_scans(
-            scans, scorer, Limits([night], 10**6, 7), decoder=decoder, find_predicted=lambda digests: set(),
-            check_lease=lambda: None, worker="worker-1",
+            scans, scorer, Limits([night], 10**6, 7, micro_batch), decoder=decoder,
+            find_predicted=lambda digests: set(), find_verdicts=lambda digests: {}, check_lease=lambda: None, worker="worker-1",
         )  # fmt: skip
     finally:
         decoder.close()
@@ -94,6 +94,17 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(night, scorer, 
     assert "going on with 3" in caplog.text
 
 
+def test_a_part_that_does_not_fit_is_halved_and_nothing_is_lost(night, scorer, caplog):
+    expected = {prediction.sha256: prediction.score for prediction in run_job(night, scorer).predictions}
+    scorer._session = session = ShortSession(scorer._session, 2, OUT_OF_MEMORY[3])
+    result = run_job(night, scorer, micro_batch=8)
+    found = {prediction.sha256: prediction.score for prediction in result.predictions}
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert max(session.batches) == 4
+    assert len(result.outcomes) == 14
+    assert "going on with 2" in caplog.text
+
+
 def test_the_next_job_begins_with_the_whole_size_again(night, scorer):
     scorer._session = session = ShortSession(scorer._session, 4, OUT_OF_MEMORY[0])
     assert {prediction.batch_size for prediction in run_job(night, scorer).predictions} == {3, 1}
@@ -105,8 +116,9 @@ def test_the_next_job_begins_with_the_whole_size_again(night, scorer):
 
 def test_a_device_without_room_for_one_scan_says_so(night, scorer):
     scorer._session = ShortSession(scorer._session, 0, OUT_OF_MEMORY[1])
-    with pytest.raises(DeviceFull, match="does not suffice for 1 scans"):
-        run_job(night, scorer)
+    for micro_batch in (0, 8):
+        with pytest.raises(DeviceFull, match="does not suffice for 1 scans"):
+            run_job(night, scorer, micro_batch)
 
 
 def test_another_fault_of_the_device_is_not_taken_for_it(night, scorer):

@@ -20,6 +20,7 @@ from worker.decoder import Decoder
 from worker.errors import LeaseLost
 from worker.isolating import IsolationLimits
 from worker.pipeline import Limits, end_without_score, score_scans, split_windows
+from worker.scorer import Inference
 
 MAX_BYTES = 100_000
 PATH_CANARY = "canary-folder"
@@ -35,9 +36,9 @@ class FakeScorer:
         self.batches = []
         self._score = score or (lambda tensor: float(tensor.mean()))
 
-    def score_batch(self, batch):
+    def infer_batch(self, batch):
         self.batches.append(len(batch))
-        return np.array([[self._score(tensor)] for tensor in batch], np.float32)
+        return Inference(np.array([[self._score(tensor)] for tensor in batch], np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +85,11 @@ def digest_of(folder, name):
     return hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
-def run(folder, names, scorer, decoder, *, batch_size=4, known=(), check_lease=lambda: None):
+def run(folder, names, scorer, decoder, *, batch_size=4, micro_batch=0, known=(), check_lease=lambda: None):
     return score_scans(
-        list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size), decoder=decoder,
-        find_predicted=lambda digests: set(digests) & set(known), check_lease=check_lease, worker="worker-1",
+        list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size, micro_batch), decoder=decoder,
+        find_predicted=lambda digests: set(digests) & set(known),
+        find_verdicts=lambda digests: {}, check_lease=check_lease, worker="worker-1",
     )  # fmt: skip
 
 
@@ -106,18 +108,19 @@ def test_each_kind_of_file_ends_as_it_should(folder, scorer, decoder):
 
 
 @given(
-    names=st.lists(st.sampled_from(sorted(EXPECTED)), max_size=14), batch_size=st.integers(1, 6), known=st.booleans()
-)
-@settings(max_examples=60, deadline=None, derandomize=True)
+    names=st.lists(st.sampled_from(sorted(EXPECTED)), max_size=14), batch_size=st.integers(1, 6),
+    micro_batch=st.integers(0, 3), known=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_every_scan_has_one_outcome_and_every_new_content_one_prediction(
-    folder, shipped, decoder, names, batch_size, known
+    folder, shipped, decoder, names, batch_size, micro_batch, known
 ):
     scorer = FakeScorer(shipped.card)
     stored = {digest_of(folder, "two")} if known else set()
-    result = run(folder, names, scorer, decoder, batch_size=batch_size, known=stored)
+    result = run(folder, names, scorer, decoder, batch_size=batch_size, micro_batch=micro_batch, known=stored)
     ended = [outcome.scan_id for outcome in result.outcomes] + [scan.id for scan, _, _ in result.put_off]
     assert sorted(ended) == list(range(len(names)))
-    assert all(batch <= batch_size for batch in scorer.batches)
+    assert all(batch <= (min(batch_size, micro_batch) if micro_batch else batch_size) for batch in scorer.batches)
 
     contents = {name for name in map(EXPECTED.get, names) if name in EXPECTED}
     new = {digest_of(folder, name) for name in contents} - stored
@@ -139,6 +142,25 @@ def test_scores_are_those_of_scoring_one_at_a_time(folder, shipped, decoder):
     assert {one.sha256: one.score for one in together} == {one.sha256: one.score for one in apart}
     assert {one.batch_size for one in together} == {4}
     assert {one.batch_size for one in apart} == {1}
+
+
+@pytest.mark.parametrize(("micro_batch", "parts"), [(1, [1, 1, 1, 1]), (8, [2, 2])])
+def test_a_batch_is_scored_in_parts_by_the_threads_that_decode(folder, shipped, decoder, micro_batch, parts):
+    names = ["one", "two", "three", "dicom"]
+    threads = set()
+
+    def score(tensor):
+        threads.add(threading.current_thread().name)
+        return float(tensor.mean())
+
+    scorer = FakeScorer(shipped.card, score)
+    result = run(folder, names, scorer, decoder, micro_batch=micro_batch)
+    whole = run(folder, names, FakeScorer(shipped.card), decoder)
+    assert scorer.batches == parts
+    assert all(name.startswith("nightread-decode") for name in threads)
+    assert {one.sha256: one.score for one in result.predictions} == {one.sha256: one.score for one in whole.predictions}
+    assert {one.batch_size for one in result.predictions} == set(parts)
+    assert result.outcomes == whole.outcomes
 
 
 def test_a_prediction_tells_how_it_was_made(folder, scorer, decoder):
@@ -183,6 +205,7 @@ def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, score
     score_scans(
         list_scans(folder, ["one", "two", "copy-of-one", "one", "text", "empty"]), scorer,
         Limits([folder], MAX_BYTES, 2), decoder=decoder, find_predicted=find_predicted,
+        find_verdicts=lambda digests: {},
         check_lease=lambda: None, worker="worker-1",
     )  # fmt: skip
     assert asked[0] == sorted([digest_of(folder, "one"), digest_of(folder, "two")])
@@ -253,9 +276,11 @@ def test_whatever_reading_raises_puts_one_scan_off(folder, scorer, decoder, monk
     assert PATH_CANARY not in caplog.text
 
 
-def test_a_model_that_raises_ends_the_job(folder, shipped, decoder):
+@pytest.mark.parametrize("micro_batch", [0, 8])
+def test_a_model_that_raises_ends_the_job(folder, shipped, decoder, micro_batch):
+    scorer = FakeScorer(shipped.card, fail_with(RuntimeError("CUDA is gone")))
     with pytest.raises(RuntimeError, match="CUDA"):
-        run(folder, ["one"], FakeScorer(shipped.card, fail_with(RuntimeError("CUDA is gone"))), decoder)
+        run(folder, ["one"], scorer, decoder, micro_batch=micro_batch)
 
 
 def test_neither_log_nor_reason_tells_a_path_or_a_patient(folder, scorer, decoder, caplog):
@@ -311,8 +336,8 @@ class _LastIsFree:
         self.device, self.runtime = scorer.device, scorer.runtime
         self._scorers = itertools.chain([scorer], itertools.repeat(FakeScorer(scorer.card)))
 
-    def score_batch(self, batch):
-        return next(self._scorers).score_batch(batch)
+    def infer_batch(self, batch):
+        return next(self._scorers).infer_batch(batch)
 
 
 @given(

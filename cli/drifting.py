@@ -1,0 +1,206 @@
+"""`drift`: whether a night looks like the data that its model was trained on."""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from cli.options import Json, RunReference
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from db.measuring import MeasuredScan
+    from db.runs import RunInfo
+    from nightread.card import Reference
+    from nightread.drift import Drift, Shift
+
+#: Fields of a measured scan that are numbers of their own; the components are a list.
+_MEASUREMENTS: Final = (
+    "score", "distance", "brightness", "contrast", "darkest", "brightest", "detail", "symmetry",
+)  # fmt: skip
+
+
+def drift(run: RunReference = None, as_json: Json = False) -> None:
+    """Say whether a run's scans look like the training data, without labels, by what was measured of them.
+
+    Scores, embeddings, pixels and the input gate's rejections are held against the reference in the model's card, and
+    against what chance alone would do. The exit code is 0 whatever the answer is: look into "looks_like_training" of
+    --json, which is null where there are too few scans to tell.
+
+    Example: nightread drift ward-a
+    """
+    from cli.console import print_json
+    from cli.runs import open_database
+    from db.engine import reading
+    from db.measuring import stream_measured
+    from db.runs import find_run
+    from nightread.drift import compare
+
+    engine = open_database()
+    with reading(engine) as connection:
+        found = find_run(connection, run)
+        label, reference = _read_reference(connection, found)
+        night = gather(stream_measured(connection, found.id, label))
+    _check(night, found)
+    drifted = compare(reference, night.to_arrays(), rejected=night.rejected, judged=night.judged)
+    if as_json:
+        print_json(_describe(found, night, reference, drifted))
+    else:
+        _print(found, night, reference, drifted)
+
+
+@dataclass(slots=True)
+class Night:
+    """What the scans of a run measure.
+
+    Attributes:
+        scans: of the run that have a terminal status.
+        measured: of them, those that were measured.
+        judged: those that the input gate has judged.
+        rejected: those that it rejects, whether or not that was acted on.
+        values: by measurement.
+    """
+
+    scans: int = 0
+    measured: int = 0
+    judged: int = 0
+    rejected: int = 0
+    values: "dict[str, array[float]]" = field(default_factory=dict)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Return the values as numpy arrays."""
+        import numpy as np
+
+        return {name: np.array(values) for name, values in self.values.items()}
+
+
+def gather(scans: "Iterable[MeasuredScan]") -> Night:
+    """Gather what the scans of a run measure, eight bytes a value."""
+    from nightread.drift import name_component
+    from nightread.gate import PASSED
+
+    night = Night()
+    for scan in scans:
+        night.scans += 1
+        night.measured += scan.brightness is not None
+        night.judged += scan.gate_verdict is not None
+        night.rejected += scan.gate_verdict not in {None, PASSED}
+        told = {name: getattr(scan, name) for name in _MEASUREMENTS}
+        told |= {name_component(place): value for place, value in enumerate(scan.components or ())}
+        for name, value in told.items():
+            if value is not None:
+                night.values.setdefault(name, array("d")).append(value)
+    return night
+
+
+def _read_reference(connection: "Connection", run: "RunInfo") -> "tuple[str, Reference]":
+    """Return the model's first label and its reference."""
+    from pydantic import ValidationError
+
+    from db.worklist import read_card
+    from nightread.card import Reference
+    from nightread.errors import NightreadError
+
+    card = read_card(connection, run.model_digest)
+    if not card.get("drift_reference"):
+        raise NightreadError(
+            f"the card of {run.model} holds no reference to compare a run with: export its training again, or score "
+            "the scans with a model that has one (`nightread models show` tells it)"
+        )
+    try:
+        return card["labels"][0], Reference.model_validate(card["drift_reference"])
+    except ValidationError:
+        raise NightreadError(
+            f"the reference in the card of {run.model} is of another release: upgrade Nightread"
+        ) from None
+
+
+def _check(night: Night, run: "RunInfo") -> None:
+    from nightread.errors import NightreadError
+
+    if not night.scans:
+        raise NightreadError(f"no scan of run {run.id[:8]} has ended yet: see `nightread status {run.id[:8]}`")
+    if not night.measured:
+        raise NightreadError(
+            f"none of the {night.scans:,} scans of run {run.id[:8]} was measured: they could not be read, or their "
+            "predictions are from a release that did not measure"
+        )
+
+
+def _describe(run: "RunInfo", night: Night, reference: "Reference", drifted: "Drift") -> dict[str, Any]:
+    from nightread.drift import FALSE_ALARMS
+
+    rejections = drifted.rejections
+    return {
+        "run": run.id,
+        "name": run.name,
+        "model": run.model,
+        "looks_like_training": drifted.looks_alike,
+        "verdict": _tell(drifted, night),
+        "scans": night.scans,
+        "measured": night.measured,
+        "reference_scans": reference.scans,
+        "false_alarms": FALSE_ALARMS,
+        "measurements": {shift.name: _describe_shift(shift) for shift in drifted.shifts},
+        "gate": None
+        if rejections is None
+        else {
+            "judged": rejections.judged, "rejected": rejections.rejected,
+            "share": rejections.rejected / rejections.judged, "reference_share": rejections.reference_share,
+            "chance": rejections.chance, "alarm_below": rejections.alarm_below, "alarm": rejections.is_alarm,
+        },
+    }  # fmt: skip
+
+
+def _describe_shift(shift: "Shift") -> dict[str, Any]:
+    return {
+        "scans": shift.scans, "median": shift.median, "reference_median": shift.reference_median, "psi": shift.psi,
+        "psi_by_chance": shift.psi_by_chance, "ks": shift.ks, "ks_by_chance": shift.ks_by_chance,
+        "alarm": shift.is_alarm,
+    }  # fmt: skip
+
+
+def _print(run: "RunInfo", night: Night, reference: "Reference", drifted: "Drift") -> None:
+    from cli.console import make_table, out, show_text
+
+    unmeasured = night.scans - night.measured
+    out.print(
+        f"run {run.id[:8]} ({show_text(run.name)}): {night.measured:,} scans measured"
+        + (f", {unmeasured:,} not (they could not be read, or were scored before)" if unmeasured else "")
+        + f"; {run.model}, {reference.scans:,} scans of its hold-out",
+        markup=False,
+    )
+    numbers = ("scans", "median", "there", "PSI", "by chance", "KS", "by chance ")
+    table = make_table("measurement", *numbers, "", right=numbers)
+    for shift in drifted.shifts:
+        table.add_row(
+            shift.name.replace("_", " "), f"{shift.scans:,}", f"{shift.median:.3g}", f"{shift.reference_median:.3g}",
+            f"{shift.psi:.3f}", f"{shift.psi_by_chance:.3f}", f"{shift.ks:.3f}", f"{shift.ks_by_chance:.3f}",
+            "moved" if shift.is_alarm else "",
+        )  # fmt: skip
+    out.print(table)
+    if drifted.rejections is not None:
+        found = drifted.rejections
+        share = found.rejected / found.judged
+        out.print(
+            f"the input gate rejects {found.rejected:,} of {found.judged:,} scans ({share:.1%}), "
+            f"{found.reference_share:.1%} there" + (": more than chance explains" if found.is_alarm else ""),
+            markup=False,
+        )
+    out.print(_tell(drifted, night), markup=False, style="bold")
+
+
+def _tell(drifted: "Drift", night: Night) -> str:
+    """Return the answer in one line."""
+    if drifted.looks_alike is None:
+        return f"{night.measured:,} scans are too few to tell whether this run looks like the training data"
+    if drifted.looks_alike:
+        return "this run looks like the training data: nothing that was measured differs by more than chance explains"
+    moved = sorted((shift for shift in drifted.shifts if shift.is_alarm), key=lambda shift: -shift.ks)
+    reasons = [f"{shift.name.replace('_', ' ')} (KS {shift.ks:.2f})" for shift in moved[:3]]
+    more = f" and {len(moved) - len(reasons)} more" if len(moved) > len(reasons) else ""
+    told = [", ".join(reasons) + more] if reasons else []
+    if drifted.rejections is not None and drifted.rejections.is_alarm:
+        told.append(f"the input gate rejects {drifted.rejections.rejected / drifted.rejections.judged:.1%}")
+    return f"this run does not look like the training data: {'; '.join(told)}"

@@ -1,0 +1,70 @@
+"""What the hold-out measures, through the very graph that workers run: `nightread drift` compares nights with it."""
+
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.outputs import SCORES
+from exporter.training_folder import TrainingFolder
+from nightread.card import Output, Reference
+from nightread.drift import Values, name_component, summarise
+from nightread.measuring import measure
+from nightread.preparing import InputSpec, Tensor
+
+#: Outputs of a graph with an input gate.
+_DISTANCE: Final = "distance"
+_COMPONENTS: Final = "components"
+
+
+def measure_hold_out(model: bytes, trained: TrainingFolder, outputs: Collection[Output]) -> Reference:
+    """Return the reference: what the hold-out measures, and the share of it that the input gate rejects.
+
+    Args:
+        model: the converted graph, in the precision that is served.
+        trained: the training folder, whose scans are the hold-out.
+        outputs: of the graph.
+    """
+    gate = trained.card.get("gate")
+    return summarise(
+        measure_scans(model, trained.scans, trained.input, outputs),
+        rejected_share=gate["false_rejection"]["value"] if gate else 0.0,
+    )
+
+
+def measure_scans(model: bytes, scans: Tensor, spec: InputSpec, outputs: Collection[Output]) -> dict[str, Values]:
+    """Measure prepared scans as a worker does.
+
+    Args:
+        model: a bundle's graph.
+        scans: (N, H, W, C) float32, N > 0.
+        spec: what they were prepared for.
+        outputs: of the graph.
+
+    Returns:
+        By measurement, (N,) float64.
+    """
+    there = {output.name for output in outputs}
+    wanted: list[str] = [name for name in (SCORES, _DISTANCE, _COMPONENTS) if name in there]
+    computed = dict(zip(wanted, _run(model, wanted, scans, spec.scored_at_once), strict=True))
+    values = {"score": computed[SCORES][:, 0]}
+    if _DISTANCE in computed:
+        values["distance"] = computed[_DISTANCE].reshape(-1)
+    for place, component in enumerate(computed.get(_COMPONENTS, np.empty((0, 0))).T):
+        values[name_component(place)] = component
+    statistics = [asdict(measure(scan, spec)) for scan in scans]
+    return values | {name: np.array([told[name] for told in statistics]) for name in statistics[0]}
+
+
+def _run(model: bytes, names: list[str], scans: Tensor, at_once: int) -> list[npt.NDArray[np.float64]]:
+    """Return (N, ...) float64 of each output."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    batches: list[list[npt.NDArray[Any]]] = [
+        session.run(names, {taken.name: scans[start : start + at_once]}) for start in range(0, len(scans), at_once)
+    ]
+    return [np.concatenate(parts).astype(np.float64) for parts in zip(*batches, strict=True)]

@@ -1,0 +1,1 @@
+"""Places at which a process can be made to fail on purpose."""

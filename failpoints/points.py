@@ -1,0 +1,203 @@
+"""Places in the code at which a process can be made to fail on purpose, so that what follows can be tested.
+
+`NIGHTREAD_FAILPOINT=POINT:ACTION[:N][,...]` lets a process fail when it passes a point for the N-th time (the first if
+left out); `any` stands for every point, so that N = 1, 2, 3, ... crashes a command at each of them in turn. It is read
+once, where a process starts; without it a point costs one look at an empty list. Each strikes once in a process. With
+`NIGHTREAD_FAILPOINT_DIR` each strikes once among all processes that share that folder, restarted ones too, and leaves a
+file there that says where.
+
+The lowest layer: `worker`, `db` and `nightread` mark their points with it, and it knows none of them.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+
+VARIABLE: Final = "NIGHTREAD_FAILPOINT"
+FOLDER_VARIABLE: Final = "NIGHTREAD_FAILPOINT_DIR"
+
+_ANY = "any"
+_FAILPOINT = re.compile(
+    r"(?P<point>[a-z-]+):(?P<action>kill|stop|exit|raise|sleep-(?P<sleep_s>\d+(\.\d+)?))(:(?P<nth>[1-9]\d*))?"
+)
+
+
+class Point(StrEnum):
+    """Every point there is, and where it lies."""
+
+    where: str
+
+    def __new__(cls, value: str, where: str) -> Self:
+        """Make a point that is its name, with a sentence on where it lies."""
+        point = str.__new__(cls, value)
+        point._value_ = value
+        point.where = where
+        return point
+
+    WRITE_BEFORE_COMMIT = "write-before-commit", "any transaction that writes has done its work and not committed it"
+    WRITE_AFTER_COMMIT = "write-after-commit", "any transaction that writes is committed, and nobody has been told"
+
+    WORKER_BEFORE_CLAIM = "worker-before-claim", "a worker has a message and has not claimed the job"
+    WORKER_AFTER_CLAIM = "worker-after-claim", "the claim is committed, no file is open yet"
+    WORKER_READING = "worker-reading", "a thread is about to read one file"
+    WORKER_AFTER_READ = "worker-after-read", "a window of files is in memory, nothing of it is decoded"
+    WORKER_BEFORE_SCORING = "worker-before-scoring", "a batch is prepared, the model has not seen it"
+    WORKER_AFTER_SCORING = "worker-after-scoring", "a batch is scored, its scores are in memory alone"
+    WORKER_HEARTBEAT = "worker-heartbeat", "the heartbeat is about to renew a lease"
+    WORKER_BEFORE_COMMIT = "worker-before-commit", "a job's results are complete and nothing of them is stored"
+    WORKER_IN_COMMIT = (
+        "worker-in-commit",
+        "predictions and the job's end are written, its scans are not, nothing is committed",
+    )
+    WORKER_PUT_OFF = "worker-put-off", "a job with scans whose fault may pass is back in the queue, not committed"
+    WORKER_GIVE_BACK = "worker-give-back", "a job that ended in an unforeseen error is back in the queue, not committed"
+    WORKER_IN_SPLIT = "worker-in-split", "a job has ended and its halves are written, its scans belong to it still"
+    WORKER_AFTER_COMMIT = "worker-after-commit", "a job's results are committed, its run is not closed"
+    WORKER_BEFORE_TOP_UP = (
+        "worker-before-top-up",
+        "a job is done with, the queue is not refilled, the message not acknowledged",
+    )
+    WORKER_BEFORE_ACK = "worker-before-ack", "all is done but to acknowledge the message"
+
+    ENQUEUE_IN_TRANSACTION = (
+        "enqueue-in-transaction",
+        "run and jobs are written, the scans are not, nothing is committed",
+    )
+    ENQUEUE_BEFORE_COMMIT = "enqueue-before-commit", "run, jobs and scans are written, nothing is committed"
+    ENQUEUE_AFTER_COMMIT = "enqueue-after-commit", "the run is committed, no job of it is published"
+
+    PUBLISH_AFTER_MARK = "publish-after-mark", "jobs are marked as published, no message is sent"
+    PUBLISH_BETWEEN = "publish-between", "some messages are sent, the next one is not"
+    PUBLISH_AFTER_SENDING = "publish-after-sending", "every message is sent"
+    PUBLISH_BEFORE_UNMARK = "publish-before-unmark", "sending has failed, the jobs are still marked as published"
+
+    SWEEP_BEFORE = "sweep-before", "a sweep begins, and has looked at nothing"
+    SWEEP_IN_CLOSING = "sweep-in-closing", "runs that have ended are found and locked, not closed"
+    SWEEP_AFTER_CLOSING = "sweep-after-closing", "runs that have ended are closed, nothing is published again"
+
+    RETRY_IN_TRANSACTION = (
+        "retry-in-transaction",
+        "some failed scans are queued again, the run is not, nothing is committed",
+    )
+    RETRY_AFTER_COMMIT = "retry-after-commit", "failed scans are queued again and committed, nothing is published"
+    CANCEL_IN_TRANSACTION = (
+        "cancel-in-transaction",
+        "a run's jobs have ended, its scans and itself have not, nothing is committed",
+    )
+    PROMOTE_IN_TRANSACTION = (
+        "promote-in-transaction",
+        "the production model has stepped down, its successor has not stepped up",
+    )
+    MIGRATE_AFTER_REVISION = "migrate-after-revision", "one migration has run, the next has not, nothing is committed"
+
+
+class Struck(RuntimeError):
+    """What a point raises where no particular kind of fault lies: an error that nobody foresaw."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failpoint:
+    """One armed failpoint; `passed` counts in a way that needs no lock, since a fork would inherit a held one."""
+
+    point: str
+    action: str
+    nth: int
+    sleep_s: float
+    passed: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+
+_armed: list[_Failpoint] = []
+
+
+def failpoint(point: Point, fault: Callable[[str], BaseException] = Struck) -> None:
+    """Fail here, where that was asked for; else do nothing.
+
+    Args:
+        point: where this is.
+        fault: makes, of a message, the error that would be raised here.
+    """
+    if _armed:
+        _pass(point, fault)
+
+
+def arm(text: str) -> None:
+    """Arm what `text` asks for, in this process and in those that it forks, in place of what was armed before.
+
+    Args:
+        text: as `NIGHTREAD_FAILPOINT` holds it; "" disarms.
+
+    Raises:
+        ValueError: with one line that names what is wrong and what is allowed.
+    """
+    _armed[:] = parse(text)
+
+
+def describe_armed() -> str:
+    """Return what is armed in this process, "" for nothing."""
+    return ", ".join(f"{failpoint.point}:{failpoint.action}:{failpoint.nth}" for failpoint in _armed)
+
+
+def parse(text: str) -> list[_Failpoint]:
+    """Return the failpoints that `text` asks for.
+
+    Raises:
+        ValueError: with one line that names what is wrong and what is allowed.
+    """
+    return [_parse_one(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _parse_one(text: str) -> _Failpoint:
+    found = _FAILPOINT.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"{text!r} is no failpoint; write POINT:ACTION or POINT:ACTION:N, where ACTION is kill, stop, exit, "
+            "raise or sleep-SECONDS"
+        )
+    if found["point"] != _ANY and found["point"] not in set(Point):
+        raise ValueError(f"there is no point {found['point']!r}; there are {_ANY}, {', '.join(sorted(Point))}")
+    return _Failpoint(found["point"], found["action"], int(found["nth"] or 1), float(found["sleep_s"] or 0))
+
+
+def _pass(point: Point, fault: Callable[[str], BaseException]) -> None:
+    for armed in _armed:
+        if armed.point in {_ANY, point} and next(armed.passed) == armed.nth and _is_first(armed, point):
+            _strike(armed, point, fault)
+
+
+def _is_first(armed: _Failpoint, point: Point) -> bool:
+    """Whether no other process has struck here before; leaves a file that says so from now on."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        return True
+    try:
+        with (Path(folder) / f"{armed.point}-{armed.action}-{armed.nth}").open("x") as file:
+            file.write(f"{point} {os.getpid()}\n")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _strike(armed: _Failpoint, point: Point, fault: Callable[[str], BaseException]) -> None:
+    match armed.action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "exit":
+            raise SystemExit(1)
+        case "raise":
+            raise fault(f"made by the failpoint {point}")
+        case _:
+            time.sleep(armed.sleep_s)
+
+
+with contextlib.suppress(ValueError):  # told by `read_settings`, in one line with whatever else is wrong
+    arm(os.environ.get(VARIABLE, ""))

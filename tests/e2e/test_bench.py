@@ -1,0 +1,44 @@
+"""`nightread bench` as a user starts it."""
+
+import json
+
+import pytest
+
+from tests.program import last_json, make_environment, run
+from tests.worker_factories import write_scans
+
+
+@pytest.fixture
+def env(tmp_path):
+    return make_environment(tmp_path, device="cpu")
+
+
+def test_measures_a_folder_and_leaves_the_results_alone(tmp_path, env):
+    night = write_scans(tmp_path / "night", 9)
+    done = run("bench", night, "--scans", 12, "--rounds", 1, "--workers", 0, "--chart", "bench.svg", "--json", env=env,
+               cwd=tmp_path)  # fmt: skip
+    found = last_json(done)
+    assert json.loads(done.stdout) == found  # nothing else on stdout
+    assert (found["scans"], found["different"], found["drawn"], found["rejected"]) == (12, 9, False, 0)
+    assert list(found["stages"]) == ["read", "hash", "decode", "prepare", "infer", "commit"]
+    assert all(rate > 0 for rate in found["stages"].values())
+    slowest = min(found["stages"][stage] for stage in ("decode", "prepare", "infer"))
+    assert 0 < found["limit"] < slowest
+    assert found["embedded"]["scans_per_second"] > found["embedded"]["whole_process_scans_per_second"] > 0
+    assert found["reuse"]["reused"] == 12
+    assert (found["workers"], found["not_measured"]) == ([], [])
+    assert (tmp_path / "bench.svg").read_text().startswith("<svg")
+    assert not (tmp_path / "data").exists()  # where the results would lie
+
+
+def test_measures_workers_with_servers_that_it_starts_for_that(tmp_path, env):
+    night = write_scans(tmp_path / "night", 4)
+    done = run("bench", night, "--scans", 8, "--rounds", 1, "--workers", 1, env=env, cwd=tmp_path)
+    assert "1 worker " in done.stdout
+    assert "through Redis and PostgreSQL" in done.stdout
+    assert "not measured" not in done.stderr
+
+
+def test_a_chart_that_is_no_svg_is_refused_before_anything_is_measured(tmp_path, env):
+    done = run("bench", "--chart", "bench.gif", env=env, cwd=tmp_path, expect=1)
+    assert "name a file that ends in .svg" in done.stderr

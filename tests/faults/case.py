@@ -1,0 +1,346 @@
+"""One case: a night, workers, a fault out of a seeded schedule, the drain, and the check."""
+
+import contextlib
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from db.engine import make_engine, reading, write
+from db.tables import Base
+from db.types import ScanStatus
+from nightread.bundle import find_bundle, load_bundle
+from nightread.settings import Settings, read_settings
+from tests.factories import UNGATED_MODEL
+from tests.faults.checker import Evidence, Expected, Violation, check
+from tests.faults.fleet import Fleet, Worker, now
+from tests.faults.nights import CANARIES, Night, make_night, mark
+from tests.faults.rig import DATABASE, Rig
+from tests.program import make_environment, run
+from worker.enqueueing import enqueue
+from worker.publisher import SWEEP_TASK, Publisher
+from worker.queue import make_app
+
+LEASE_S = 3.0
+SWEEP_S = 1.0
+#: Celery's own redelivery, which takes an hour and a half in production.
+VISIBILITY_S = 6.0
+#: All the scoring that a case has to do, on a machine that does other things too, with a restart of every worker.
+WORK_S = 120.0
+_QUEUE, _UNACKED = "nightread:nightread", "nightread:unacked"
+#: Who delivers again holds this; where it dies meanwhile, the others wait for five minutes.
+_MUTEX = "nightread:unacked_mutex"
+_INSIDE = Path(__file__).parent / "inside"
+
+
+@dataclass
+class Counts:
+    """What a case has seen, to be summed over all cases."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    scans: int = 0
+    redeliveries: int = 0
+    splits: int = 0
+    sweeps: int = 0
+    restarts: int = 0
+    seconds: float = 0.0
+
+
+class Case:
+    """What a row of the fault table works with.
+
+    Attributes:
+        rig: the services.
+        without: the guard that a negative control takes off the workers; None: none.
+        choose: the schedule: whatever happens by chance is drawn from it, so that a seed repeats it.
+        folder: of this case alone; files in it are gates for the workers (`inside/sitecustomize.py`).
+        engine: the database, not through the proxy.
+        counts: for the record.
+    """
+
+    def __init__(self, rig: Rig, seed: int, folder: Path, without: str | None = None) -> None:
+        self.rig = rig
+        self.seed = seed
+        self.without = without
+        self.choose = random.Random(seed)
+        self.folder = folder
+        self.engine: Engine = make_engine(rig.postgres.url(DATABASE))
+        self.counts = Counts()
+        self.accepted: dict[str, Expected] = {}
+        self.repeated: dict[str, str] = {}
+        self.extra_logs: dict[str, str] = {}
+        self.most_rss_bytes = 2**30
+        self.work_s = WORK_S
+        self.awake_s = 60.0
+        self.timeline: list[str] = []
+        self._nights: dict[str, Night] = {}
+        self._began = time.monotonic()
+        self._fault_over = now()
+        self._drained_s: float | None = None
+        self._log_from: dict[str, int] = {}
+        self._restarts_before = 0
+
+    def note(self, what: str) -> None:
+        """Write down when something happened, for whoever looks into a failure."""
+        self.timeline.append(f"{time.monotonic() - self._began:6.2f} s {what}")
+
+    # Before the fault
+
+    def env(self, **told: Any) -> dict[str, str]:
+        """Return a worker's environment: settings in lower case, what `sitecustomize` is told in upper case."""
+        settings = {name: value for name, value in told.items() if name.islower()}
+        told = {"WITHOUT": self.without, **told}
+        inside = {f"FAULTS_{name}": str(value) for name, value in told.items() if name.isupper() and value is not None}
+        given = {
+            "database_url": self.rig.database_url, "broker_url": self.rig.broker_url, "lease_s": LEASE_S,
+            "sweep_s": SWEEP_S, "job_size": 4, "batch_size": 4, "threads": 1, "max_attempts": 20, "device": "cpu",
+        } | settings  # fmt: skip
+        kept = make_environment(self.rig.folder, **given)
+        kept.pop("PYTEST_CURRENT_TEST", None)
+        return kept | {
+            "TMPDIR": str(self.rig.folder), "PYTHONPATH": str(_INSIDE), "FAULTS_VISIBILITY_S": str(VISIBILITY_S),
+            "FAULTS_SOCKET_S": "2", "FAULTS_READ_S": "0.05", "FAULTS_FOLDER": str(self.rig.folder / "gates"),
+        } | inside  # fmt: skip
+
+    def start_workers(self, count: int = 2, *envs: Mapping[str, str], options: tuple[str, ...] = ()) -> Fleet:
+        """Have that many workers that are ready; those of the case before are kept where they are the same."""
+        wanted = (list(envs) or [self.env()] * count, options)
+        rig = self.rig
+        if rig.fleet is None or rig.fleet_env != wanted or not all(one.is_alive for one in rig.fleet.workers):
+            rig.stop_fleet()
+            rig.fleets += 1
+            folder = rig.folder / f"fleet-{rig.fleets}"
+            folder.mkdir()
+            rig.fleet, rig.fleet_env = Fleet(folder, *wanted), wanted
+        rig.fleet.wait_ready()
+        self.note("workers are ready")
+        self._restarts_before = rig.fleet.restarts
+        self._log_from = {name: len(text) for name, text in rig.fleet.read_logs().items()}
+        return rig.fleet
+
+    @property
+    def fleet(self) -> Fleet:
+        assert self.rig.fleet is not None
+        return self.rig.fleet
+
+    @property
+    def gates(self) -> Path:
+        """The folder in which a file of a certain name holds workers up."""
+        return self.rig.folder / "gates"
+
+    def make_night(self, count: int = 40, seed: int | None = None) -> Night:
+        return make_night(self.rig.pool, self.folder, count, self.seed if seed is None else seed)
+
+    def enqueue(self, night: Night, *options: str, expect: int | None = 0, **settings: Any) -> str:
+        """Enqueue with the real command; returns the id that it has printed."""
+        env = self.env(**settings)
+        for name in [name for name in env if name.startswith("FAULTS_") or name == "PYTHONPATH"]:
+            del env[name]
+        done = run("enqueue", night.folder, *options, env=env, cwd=self.folder, expect=expect)
+        self.extra_logs[f"enqueue {len(self.accepted)}"] = done.stderr.replace(str(night.folder), "")
+        run_id = done.stdout.split()[0]
+        self.accept(run_id, night)
+        return run_id
+
+    def accept(self, run_id: str, night: Night) -> None:
+        self.accepted[run_id] = night.expected
+        self._nights[run_id] = night
+        self.counts.scans += len(night)
+        self.note(f"{len(night)} scans are enqueued")
+
+    def enqueue_here(self, night: Night, **given: Any) -> str:
+        """Enqueue in this process, for cases in which the time that a command takes to start is too long."""
+        settings = self.settings(**given)
+        bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
+        run_id = enqueue(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
+        self.accept(run_id, night)
+        Publisher(make_app(settings), settings).publish_due(self.engine)
+        return run_id
+
+    def settings(self, **given: Any) -> Settings:
+        return read_settings(**{
+            "database_url": self.rig.postgres.url(DATABASE), "broker_url": self.rig.redis.url, "lease_s": LEASE_S,
+            "sweep_s": SWEEP_S, "job_size": 4, "model": UNGATED_MODEL, **given,
+        })  # fmt: skip
+
+    def send_anew(self, night: Night) -> Expected:
+        """Replace every file of a night, as a modality does that sends again; returns what comes of it."""
+        again = Night(night.folder, scores=dict(night.scores))
+        for number, path in enumerate(sorted(night.folder.iterdir())):
+            base = self.choose.choice(self.rig.pool.plain)
+            again.add(self.rig.pool, path.name, mark(base, f"{self.seed} anew {number}"), base)
+        self._nights = {run_id: again if one is night else one for run_id, one in self._nights.items()}
+        return again.expected
+
+    # The fault
+
+    def inject(self, name: str, times: int = 1) -> None:
+        """Count a fault."""
+        self.counts.faults[name] += times
+        self.note(name)
+
+    def query(self, statement: str, **values: Any) -> Any:
+        with reading(self.engine) as connection:
+            return connection.execute(sa.text(statement), values).scalar()
+
+    def share_done(self) -> float:
+        with reading(self.engine) as connection:
+            ended = sa.func.count().filter(Base.metadata.tables["scans"].c.status != ScanStatus.QUEUED)
+            done, found = connection.execute(
+                sa.select(ended, sa.func.count()).select_from(Base.metadata.tables["scans"])
+            ).one()
+        return done / found if found else 0.0
+
+    def wait_share(self, share: float, timeout_s: float = 60) -> None:
+        """Wait until that share of all scans is terminal."""
+        self.wait(lambda: self.share_done() >= share, f"{share:.0%} of the scans", timeout_s)
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+        """Return the first true value of `condition`; looked at often, since a fault must hit a moment."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what} (seed {self.seed})"
+            time.sleep(0.02)
+        return value
+
+    def wait_working(self) -> Worker:
+        """Wait until some worker holds a job; returns one that does."""
+        return self.wait(self.find_working, "a worker to hold a job")
+
+    def find_working(self) -> Worker | None:
+        with reading(self.engine) as connection:
+            holders = (
+                connection.execute(sa.text("SELECT lease_holder FROM jobs WHERE status = 'leased'")).scalars().all()
+            )
+        pids = {int(holder.rpartition(":")[2]) for holder in holders}
+        for worker in self.choose.sample(self.fleet.workers, len(self.fleet.workers)):
+            if pids & {child.pid for child in worker.children()}:
+                return worker
+        return None
+
+    def nap(self, low_s: float, high_s: float) -> None:
+        """Wait for a time that the schedule draws."""
+        time.sleep(self.choose.uniform(low_s, high_s))
+
+    @contextlib.contextmanager
+    def closed(self, gate: str) -> Iterator[Path]:
+        """Hold up every worker that comes to a place; see `inside/sitecustomize.py`."""
+        file = self.gates / f"{gate}.gate"
+        for left in self.gates.glob(f"{file.name}.*"):
+            left.unlink()
+        file.touch()
+        try:
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
+
+    def wait_at(self, gate: str) -> Worker:
+        """Wait until a worker stands at a closed gate; returns it."""
+
+        def find() -> Worker | None:
+            for worker in self.fleet.workers:
+                if any((self.gates / f"{gate}.gate.{child.pid}").exists() for child in worker.children()):
+                    return worker
+            return None
+
+        return self.wait(find, f"a worker at {gate}")
+
+    # After it
+
+    def drain(self) -> None:
+        """Wait until no run is open, as long as that may take, and no longer."""
+        self.note("the fault is over")
+        self._fault_over = now()
+        limit_s = LEASE_S + SWEEP_S + self.work_s
+        self._wait_closed(self._fault_over + limit_s)
+        self._drained_s = now() - self._fault_over
+        self.note("drained")
+
+    def _wait_closed(self, deadline: float) -> None:
+        while self.query("SELECT count(*) FROM runs WHERE status IN ('queued', 'running')") and now() < deadline:
+            time.sleep(0.05)
+
+    def wait_empty(self) -> None:
+        """Wait until Redis holds no message for a job, or would have delivered it again long ago."""
+        with self.rig.redis.connect() as client:
+            client.delete(_MUTEX)
+        deadline, empty = now() + VISIBILITY_S + 6, 0
+        while empty < 5 and now() < deadline:  # for a moment a message is neither waiting nor unacknowledged
+            empty = 0 if self.count_messages() else empty + 1
+            time.sleep(0.1)
+        self.note(f"{self.count_messages()} messages are left")
+
+    def count_messages(self) -> int:
+        """Return how many messages for jobs Redis holds, waiting or not acknowledged."""
+        with self.rig.redis.connect() as client:
+            held = [*client.lrange(_QUEUE, 0, -1), *client.hvals(_UNACKED)]
+        return sum(SWEEP_TASK.encode() not in message for message in held)
+
+    def repeat(self, run_id: str) -> None:
+        """Enqueue the same folder again until every worker has done something since the fault."""
+        deadline = now() + self.awake_s
+        while True:
+            again = self.enqueue_here(self._nights[run_id])
+            self.repeated[again] = run_id
+            self._wait_closed(now() + self.work_s)
+            is_moving = all(worker.find_progress() >= self._fault_over for worker in self.fleet.workers)
+            if is_moving or now() > deadline:
+                return
+
+    def finish(self, repeat: str | None = None) -> list[Violation]:
+        """Drain, do a run again (the first one where it is not named), and return what is wrong."""
+        if self._drained_s is None:
+            self.drain()
+        if self._drained_s < LEASE_S + SWEEP_S + self.work_s:
+            self.repeat(repeat or next(iter(self.accepted)))
+            self.wait_empty()
+        logs = {name: text[self._log_from.get(name, 0) :] for name, text in self.fleet.read_logs().items()}
+        self._count(logs)
+        self.extra_logs |= {
+            file.name: file.read_text(errors="replace") for file in (self.rig.folder / "nightread-0").glob("*.progress")
+        }
+        return check(
+            Evidence(
+                self.engine,
+                self.accepted,
+                redis_url=self.rig.redis.url,
+                logs=logs | self.extra_logs,
+                canaries=CANARIES,
+                workers=[worker.see(self._fault_over) for worker in self.fleet.workers],
+                most_rss_bytes=self.most_rss_bytes,
+                drained_s=self._drained_s,
+                most_drained_s=LEASE_S + SWEEP_S + self.work_s,
+                repeated=self.repeated,
+            )
+        )
+
+    def _count(self, logs: Mapping[str, str]) -> None:
+        self.counts.redeliveries += self.query("SELECT coalesce(sum(greatest(attempts - 1, 0)), 0) FROM jobs")
+        said = "".join(logs.values())
+        self.counts.splits += said.count(": split in two")
+        self.counts.sweeps += said.count("swept: ")
+        self.counts.restarts += self.fleet.restarts - self._restarts_before
+        self.counts.seconds = time.monotonic() - self._began
+
+    def clear(self) -> None:
+        """Leave the rig as a case finds it."""
+        self.rig.redis_proxy.heal()
+        self.rig.postgres_proxy.heal()
+        if self.rig.fleet is not None:
+            for worker in self.rig.fleet.workers:
+                worker.send_all(signal.SIGCONT)
+        shutil.rmtree(self.gates)
+        self.gates.mkdir()
+        tables = ", ".join(Base.metadata.tables)
+        write(self.engine, lambda connection: connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY")))
+        with self.rig.redis.connect() as client:
+            client.flushall()
+        self.engine.dispose()

@@ -1,0 +1,76 @@
+"""The rig on which faults are injected, and the seeds that they are drawn from."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.case import Case
+from tests.faults.nights import make_pool
+from tests.faults.rig import run_rig
+
+_RECORD = pytest.StashKey[list[dict]]()
+_OUTCOME = pytest.StashKey[str]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("faults")
+    group.addoption("--seeds", type=int, default=1, help="play every row of the fault table with so many seeds")
+    group.addoption("--seed", type=int, default=None, help="play it with this seed alone, as a failure has named it")
+    group.addoption("--record", type=Path, default=None, help="write what was counted to this file, as JSON")
+
+
+def pytest_configure(config):
+    config.stash[_RECORD] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "call":
+        item.stash[_OUTCOME] = report.outcome
+    return report
+
+
+def pytest_generate_tests(metafunc):
+    if "seed" in metafunc.fixturenames:
+        seed = metafunc.config.getoption("--seed", None)
+        seeds = range(1, metafunc.config.getoption("--seeds", 1) + 1) if seed is None else [seed]
+        metafunc.parametrize("seed", seeds, ids=lambda seed: f"seed-{seed}")
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory):
+    return make_pool(tmp_path_factory.mktemp("pool"))
+
+
+@pytest.fixture(scope="module")
+def rig(pool, tmp_path_factory):
+    with run_rig(tmp_path_factory.mktemp("rig"), pool) as rig:
+        yield rig
+
+
+@pytest.fixture
+def case(rig, seed, tmp_path, request):
+    """A case of the fault table; what it has counted goes into the record."""
+    case = Case(rig, seed, tmp_path)
+    yield case
+    case.clear()
+    if "row" in request.fixturenames:
+        record = request.config.stash[_RECORD]
+        outcome = request.node.stash.get(_OUTCOME, "skipped")
+        row = request.getfixturevalue("row").number
+        record.append({"row": row, "seed": seed, "outcome": outcome, **vars(case.counts)})
+        if file := request.config.getoption("--record", None):
+            file.write_text(json.dumps(record, indent=1))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    record = config.stash.get(_RECORD, [])
+    if not record:
+        return
+    faults = sum((entry["faults"] for entry in record), Counter())
+    sums = {name: sum(entry[name] for entry in record) for name in ("scans", "redeliveries", "splits", "sweeps")}
+    told = ", ".join(f"{count:,} {name}" for name, count in sums.items())
+    terminalreporter.write_line(f"fault table: {len(record)} cases, {faults.total():,} faults, {told}")

@@ -1,0 +1,206 @@
+"""What a case changes inside the processes of a worker: slower storage, shorter times, failures, and guards taken off.
+
+Python imports this before anything else where its folder is on PYTHONPATH. It is told what to do by the environment
+(`FAULTS_*`), changes a module right after that was imported, and touches nothing that it was not told to. Production
+knows none of it.
+"""
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_told = {name.removeprefix("FAULTS_"): value for name, value in os.environ.items() if name.startswith("FAULTS_")}
+_without = frozenset(_told.get("WITHOUT", "").split(","))
+_real_sleep = time.sleep
+
+
+def _wait_at(gate: Path) -> None:
+    """Stop here as long as the file `gate` is there, having said so in a file beside it."""
+    if gate.exists():
+        Path(f"{gate}.{os.getpid()}").touch()
+        while gate.exists():
+            _real_sleep(0.01)
+
+
+def _files(module: ModuleType) -> None:
+    real = module.read_file
+    slow_s, folder = float(_told.get("READ_S", 0)), _told.get("FOLDER")
+
+    def read_file(path: str, **limits: Any) -> bytes:
+        if slow_s:
+            _real_sleep(slow_s)
+        if folder:
+            _wait_at(Path(folder) / "read.gate")
+            if (Path(folder) / "eio").exists():
+                raise module.StorageError(module.Reason.STORAGE_ERROR, "reading failed: Input/output error")
+        if "kill-worker" in path:
+            os.kill(os.getpid(), 9)
+        return real(path, **limits)
+
+    module.read_file = read_file
+
+
+def _preparing(module: ModuleType) -> None:
+    real = module.read_scan
+
+    def read_scan(data: bytes, **limits: Any) -> Any:
+        if b"POISON-SEGV" in data:
+            import ctypes
+
+            ctypes.string_at(0)
+        if b"POISON-SPIN" in data:
+            while True:
+                pass
+        if b"POISON-HOG" in data:
+            held = []
+            while True:
+                held.append(bytes(64 * 2**20))  # until the limit of its process
+        if b"POISON-KILL" in data:
+            os.kill(os.getpid(), 9)
+        if b"POISON-FULL" in data:
+            raise MemoryError
+        if b"POISON-DEEP" in data:
+            raise RecursionError
+        return real(data, **limits)
+
+    module.read_scan = read_scan
+
+
+def _queue(module: ModuleType) -> None:
+    real = module._configure
+    times = {}
+    if "VISIBILITY_S" in _told:
+        times["visibility_timeout"] = float(_told["VISIBILITY_S"])
+    if "SOCKET_S" in _told:
+        names = ("socket_timeout", "socket_connect_timeout", "health_check_interval")
+        times |= dict.fromkeys(names, float(_told["SOCKET_S"]))
+
+    def configure(settings: Any) -> dict[str, Any]:
+        conf = real(settings)
+        if times:
+            conf["broker_transport_options"] |= times | {"unacked_restore_interval": 1}
+            conf["visibility_timeout"] = times.get("visibility_timeout", conf["visibility_timeout"])
+        if "late-acknowledgement" in _without:
+            conf["task_acks_late"] = False
+        return conf
+
+    module._configure = configure
+
+
+def _publisher(module: ModuleType) -> None:
+    if "NEW_TASK" in _told:
+        module.SCORE_TASK = _told["NEW_TASK"]
+    if "sweeper" in _without:
+        take = module.take_due_jobs
+
+        def take_due_jobs(connection: Any, limit: int, republish_s: float, **more: Any) -> list[str]:
+            return take(connection, limit, 1e9, **more)  # what was sent once is never sent again
+
+        module.take_due_jobs = take_due_jobs
+        module.Publisher.sweep = lambda self, engine: module.write(engine, module.close_finished_runs) * 0
+
+
+def _jobs(module: ModuleType) -> None:
+    if "fencing" in _without:
+        module._is_ours = lambda claim: module.and_(
+            module.jobs.c.id == claim.job_id, module.jobs.c.status == module.JobStatus.LEASED
+        )
+    if "FOLDER" in _told:
+        real = module.store_results
+        folder = Path(_told["FOLDER"])
+
+        @functools.wraps(real)
+        def store_results(*given: Any, **more: Any) -> bool:
+            _wait_at(folder / "before-store.gate")
+            stored = real(*given, **more)
+            _wait_at(folder / "after-store.gate")  # the transaction is still open
+            return stored
+
+        module.store_results = store_results
+
+
+def _scoring(module: ModuleType) -> None:
+    module._ROOM_POLL_S = 0.5
+    if "FOLDER" in _told:
+        real = module.close_finished_runs
+        folder = Path(_told["FOLDER"])
+
+        @functools.wraps(real)
+        def close_finished_runs(connection: Any) -> int:
+            _wait_at(folder / "after-commit.gate")
+            return real(connection)
+
+        module.close_finished_runs = close_finished_runs
+
+
+def _scorer(module: ModuleType) -> None:
+    """Lose the device for as long as the file `no-device` is there."""
+    real, folder = module.Scorer.infer_batch, Path(_told.get("FOLDER", "/nowhere"))
+
+    def infer_batch(self: Any, batch: Any) -> Any:
+        if (folder / "no-device").exists():
+            raise RuntimeError("CUDA failure 999: unknown error ; GPU=0 ; expr=cudaStreamSynchronize(stream)")
+        return real(self, batch)
+
+    module.Scorer.infer_batch = infer_batch
+
+
+def _preflight(module: ModuleType) -> None:
+    """Leave out the process in which a worker tries its model at start: half of what a start costs."""
+    found = {"model": "not tried", "why": "", "provider": "", "parity": 0.0, "runtime": "", "retired": False}
+    tried = types.SimpleNamespace(returncode=0, stdout=json.dumps(found), stderr="")
+    module.subprocess = types.SimpleNamespace(
+        run=lambda *given, **more: tried, TimeoutExpired=module.subprocess.TimeoutExpired
+    )
+
+
+def _shift_clock(offset_s: float) -> None:
+    """Let this process's Python code live at another time of day; the monotonic clock stays."""
+    real = time.time
+    time.time = lambda: real() + offset_s
+
+
+_CHANGES: dict[str, Callable[[ModuleType], None]] = {
+    "nightread.files": _files,
+    "nightread.preparing": _preparing,
+    "worker.queue": _queue,
+    "worker.publisher": _publisher,
+    "db.jobs": _jobs,
+    "worker.scoring": _scoring,
+    "worker.scorer": _scorer,
+    "worker.preflight": _preflight,
+}
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name not in _CHANGES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            _CHANGES[name](module)
+
+        with contextlib.suppress(AttributeError):
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if _told:
+    sys.meta_path.insert(0, _Finder())
+    if "CLOCK_S" in _told:
+        _shift_clock(float(_told["CLOCK_S"]))

@@ -1,0 +1,164 @@
+"""A TCP proxy that is the network between a worker and a service, and can be as bad as networks are."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+_CHUNK = 65_536
+#: Closing with this sends RST, and drops what was not sent.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class _Link:
+    """One connection through the proxy, both halves of it."""
+
+    def __init__(self, client: asyncio.StreamWriter, is_open: bool) -> None:
+        self.client = client
+        self.server: asyncio.StreamWriter | None = None
+        self.flows = asyncio.Event()
+        if is_open:
+            self.flows.set()
+
+    def reset(self) -> None:
+        for writer in (self.client, self.server):
+            if writer is not None:
+                raw = writer.get_extra_info("socket")
+                with contextlib.suppress(OSError):
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                writer.transport.abort()
+
+
+class Proxy:
+    """Passes bytes on between `host`:`port` and a service, until told to do worse.
+
+    Attributes:
+        port: clients connect here.
+        connections: how many clients have connected so far.
+    """
+
+    def __init__(self, target_port: int, host: str) -> None:
+        self.connections = 0
+        self._target_port = target_port
+        self._links: set[_Link] = set()
+        self._takes_new = True
+        self._refuses = False
+        self._latency_s = 0.0
+        self._bytes_per_s = 0.0
+        self._listening = socket.create_server((host, 0))
+        self.port = self._listening.getsockname()[1]
+        self._is_ready = threading.Event()
+
+    def black_hole(self) -> None:
+        """Let nothing more through on the connections that there are, without a word; new ones are fine."""
+        self._call(lambda: [link.flows.clear() for link in self._links])
+
+    def partition(self) -> None:
+        """Let nothing through at all; who connects meanwhile waits for an answer."""
+
+        def part() -> None:
+            self._takes_new = False
+            for link in self._links:
+                link.flows.clear()
+
+        self._call(part)
+
+    def reset(self) -> None:
+        """Break every connection off (RST); new ones are fine."""
+        self._call(lambda: [link.reset() for link in list(self._links)])
+
+    def refuse(self) -> None:
+        """Break every connection off, and each new one at once."""
+
+        def refuse() -> None:
+            self._refuses = True
+            for link in list(self._links):
+                link.reset()
+
+        self._call(refuse)
+
+    def slow(self, *, latency_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
+        """Delay each piece, or let only so many bytes a second through on each connection; 0 is no limit."""
+        self._latency_s, self._bytes_per_s = latency_s, bytes_per_s
+
+    def heal(self) -> None:
+        """Be a good network again; what was held back arrives now, late."""
+
+        def heal() -> None:
+            self._takes_new, self._refuses = True, False
+            for link in self._links:
+                link.flows.set()
+
+        self.slow()
+        self._call(heal)
+
+    def _call(self, work: Callable[[], object]) -> None:
+        done = threading.Event()
+
+        def go() -> None:
+            work()
+            done.set()
+
+        self._loop.call_soon_threadsafe(go)
+        assert done.wait(10)
+
+    async def serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with await asyncio.start_server(self._handle, sock=self._listening):
+            self._is_ready.set()
+            await self._stop.wait()
+            for link in list(self._links):
+                link.reset()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        link = _Link(writer, self._takes_new)
+        if self._refuses:
+            link.reset()
+            return
+        self._links.add(link)
+        try:
+            await link.flows.wait()
+            from_server, link.server = await asyncio.open_connection("127.0.0.1", self._target_port)
+            await asyncio.gather(self._pass_on(link, reader, link.server), self._pass_on(link, from_server, writer))
+        except (OSError, asyncio.CancelledError):  # the service is down, or the proxy ends: the client is told so
+            link.reset()
+        finally:
+            self._links.discard(link)
+            for side in (writer, link.server):
+                if side is not None:
+                    side.close()
+
+    async def _pass_on(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                await asyncio.sleep(self._latency_s)
+                piece = max(1, int(self._bytes_per_s / 10)) if self._bytes_per_s else len(data)
+                for start in range(0, len(data), piece):
+                    await link.flows.wait()
+                    writer.write(data[start : start + piece])
+                    await writer.drain()
+                    if self._bytes_per_s:
+                        await asyncio.sleep(0.1)
+        await link.flows.wait()  # nor does the end of a connection pass through a hole
+        writer.close()
+
+
+@contextlib.contextmanager
+def run_proxy(target_port: int, host: str = "127.0.0.1") -> Iterator[Proxy]:
+    proxy = Proxy(target_port, host)
+    thread = threading.Thread(target=lambda: asyncio.run(proxy.serve()), daemon=True)
+    thread.start()
+    assert proxy._is_ready.wait(20)
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
+        thread.join(20)

@@ -1,0 +1,129 @@
+"""Rows 22 to 25: files that mean harm, and storage that fails."""
+
+import threading
+from collections.abc import Callable
+
+from db.types import ScanStatus
+from nightread.files import encode_path
+from tests.faults.case import Case
+from tests.faults.checker import Expected, Outcome, Violation
+from tests.faults.hostile import NEVER, SCORED, make_dicoms, make_images, make_paths
+from tests.faults.nights import PATH_CANARY, Night, score_undisturbed
+from tests.faults.rows.table import row
+
+#: What a worker may use over hostile files: Python, the model, and two decodes of the largest scan that is read.
+_MOST_RSS_BYTES = 1200 * 2**20
+
+
+def _play_hostile(
+    case: Case, night: Night, may: dict[str, str], change: Callable[[], None] | None = None
+) -> list[Violation]:
+    """Let workers score a hostile folder, and compare with what an undisturbed run makes of it."""
+    fleet = case.start_workers()
+    mains = [worker.pid for worker in fleet.workers]
+    case.inject("hostile file", len(may))
+    if change is None:
+        night.outcomes, night.scores = score_undisturbed(night.folder, case.folder / "undisturbed")
+    peaks = [0]
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            peaks.append(max(worker.see(0).rss_bytes for worker in fleet.workers))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with case.closed("read" if change else "none"):
+            run_id = case.enqueue(night)
+            if change is not None:
+                change()
+                # What an undisturbed run makes of the folder as it is now; those that were listed before are expected.
+                night.outcomes, night.scores = score_undisturbed(night.folder, case.folder / "undisturbed")
+        if change is not None:
+            _expect_listed(case, run_id, night, may)
+        violations = case.finish()
+    finally:
+        stop.set()
+        watcher.join()
+    assert [worker.pid for worker in fleet.workers] == mains
+    assert max(peaks) < _MOST_RSS_BYTES
+    assert case.query("SELECT max(crashes) FROM jobs") == 0
+    for name, allowed in may.items():
+        path = encode_path(night.folder / name)
+        status = case.query("SELECT min(status) FROM scans WHERE path = :path", path=path)
+        assert (status == "scored") == (allowed == SCORED) or allowed not in {SCORED, NEVER}, (name, status)
+    return violations
+
+
+def _expect_listed(case: Case, run_id: str, night: Night, may: dict[str, str]) -> None:
+    """Expect a refusal of what has become something else than a file since it was listed."""
+    swapped = [Outcome(ScanStatus.REJECTED, "outside-roots"), Outcome(ScanStatus.REJECTED, "not-a-file")]
+    listed = {encode_path(night.folder / name): swapped for name in may if name.startswith("becomes-")}
+    case.accepted[run_id] = Expected(night.outcomes | listed, night.scores)
+    case.counts.scans += len(night.outcomes | listed)
+
+
+@row(
+    "22",
+    "bad images",
+    injection="some 60 files: empty, text, PostScript, Photoshop, wrong names, cut at every tenth, flipped bits, CMYK, "
+    "palettes, APNG, a header of 60000 x 60000, bombs of 13000 x 13000 and 6000 x 6000",
+    outcome="each has its reason, or the score of the undisturbed run; never a score from a cut file; memory is capped",
+)
+def bad_images(case: Case) -> list[Violation]:
+    night = Night(case.folder / f"{PATH_CANARY}-images")
+    return _play_hostile(case, night, make_images(night.folder, case.choose))
+
+
+@row(
+    "23",
+    "bad DICOM instances",
+    injection="some 30 files: cut at every tenth, no meta header, a deflated bomb, RLE and native 20000 x 20000, 3,000 "
+    "nested sequences, two thousand million frames, MONOCHROME1, missing decoders, DICOMDIR, flipped bits",
+    outcome="each has its reason, or the score of the undisturbed run; memory is capped",
+)
+def bad_dicoms(case: Case) -> list[Violation]:
+    night = Night(case.folder / f"{PATH_CANARY}-dicoms")
+    return _play_hostile(case, night, make_dicoms(night.folder, case.choose))
+
+
+@row(
+    "24",
+    "paths that lead elsewhere",
+    injection="links out of the folder, to /dev/zero and to themselves, FIFO, folder, hard link, names of 255 bytes, "
+    "with a newline, without UTF-8; files that become a link, a FIFO, a folder and a device after they were listed",
+    outcome="nothing outside is read, nothing hangs; a hard link is a file",
+)
+def hostile_paths(case: Case) -> list[Violation]:
+    night = Night(case.folder / f"{PATH_CANARY}-paths")
+    may, swap = make_paths(night.folder, case.folder / "outside")
+    return _play_hostile(case, night, may, swap)
+
+
+@row(
+    "25",
+    "the share vanishes, fails and is slow",
+    injection="the folder of a night away for up to two seconds, every read failing with EIO for another, and "
+    "0.05 s for each read",
+    outcome="tried again; no scan is given up for it",
+)
+def share_vanishes(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.work_s += 30
+    night = case.make_night(40)
+    away = night.folder.with_name("away")
+    case.enqueue_here(night)
+    case.wait_share(case.choose.uniform(0.1, 0.4))
+    for cause in case.choose.sample(["gone", "failing"], 2):
+        if cause == "gone":
+            night.folder.rename(away)
+            case.inject("share gone")
+            case.nap(1, 2)
+            away.rename(night.folder)
+        else:
+            (case.gates / "eio").touch()
+            case.inject("EIO")
+            case.nap(0.5, 1.5)
+            (case.gates / "eio").unlink()
+    return case.finish()

@@ -1,0 +1,118 @@
+"""Rows 26 to 29: clocks, devices, models and releases that differ from worker to worker."""
+
+import os
+import shutil
+from pathlib import Path
+
+from nightread.bundle import SHIPPED_DIR
+from tests.factories import UNGATED_MODEL
+from tests.faults.case import Case
+from tests.faults.checker import Violation
+from tests.faults.rows.table import row
+from tests.onnx_factories import write_tiny_bundle
+
+_MODEL = Path(*UNGATED_MODEL.split("@"))
+
+
+@row(
+    "26",
+    "a worker's clock is wrong",
+    injection="one worker's clock two hours ahead or behind (its Python's clock; the whole process's with libfaketime, "
+    "where FAULTS_LIBFAKETIME names it), one of both killed",
+    outcome="leases go by the database's clock: nothing is taken over early, or never",
+    own_workers=True,
+)
+def clock_skew(case: Case) -> list[Violation]:
+    hours = case.choose.choice([-2, 2])
+    library = os.environ.get("FAULTS_LIBFAKETIME")
+    skewed = case.env(CLOCK_S=None if library else hours * 3600)
+    if library:
+        skewed |= {"LD_PRELOAD": library, "FAKETIME": f"{hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    case.start_workers(2, case.env(), skewed)
+    case.enqueue_here(case.make_night(60))
+    case.inject(f"clock {hours:+} h")
+    case.wait_share(0.2)
+    case.choose.choice(case.fleet.workers).kill()
+    case.inject("worker killed")
+    return case.finish()
+
+
+@row(
+    "27",
+    "the device is lost",
+    injection="every `session.run()` fails as CUDA does when its device is gone, for up to three seconds (no GPU here: "
+    "the error is raised in ONNX Runtime's place)",
+    outcome="jobs are given back and tried again; no scan fails, and no provider is taken that was not asked for",
+)
+def device_lost(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.work_s += 30
+    case.enqueue_here(case.make_night(24))
+    case.wait_share(case.choose.uniform(0.1, 0.3))
+    (case.gates / "no-device").touch()
+    case.inject("device lost")
+    case.nap(1, 3)
+    (case.gates / "no-device").unlink()
+    violations = case.finish()
+    assert (
+        case.query("SELECT count(*) FROM predictions WHERE provider <> 'CPUExecutionProvider' OR device <> 'cpu'") == 0
+    )
+    return violations
+
+
+@row(
+    "28",
+    "a model's file is damaged or swapped in a night",
+    injection="one worker's bundle with one byte changed, or replaced by another network's under its name; its pool "
+    "process killed, so that it opens the file anew; mended after a while",
+    outcome="that worker refuses it and gives its jobs back; no score comes from another network",
+    own_workers=True,
+)
+def model_swapped(case: Case) -> list[Violation]:
+    folders = [case.rig.folder / f"models-{number}" for number in range(2)]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(SHIPPED_DIR / _MODEL, folder / _MODEL)
+    case.start_workers(2, *[case.env(models_dir=folder) for folder in folders])
+    case.work_s += 60
+    case.enqueue_here(case.make_night())
+    case.wait_share(case.choose.uniform(0.1, 0.3))
+    bundle = folders[0] / _MODEL
+    if case.choose.random() < 0.5:
+        model = bytearray((bundle / "model.onnx").read_bytes())
+        model[case.choose.randrange(len(model))] ^= 1
+        (bundle / "model.onnx").write_bytes(model)
+        case.inject("model damaged")
+    else:
+        shutil.rmtree(bundle)
+        write_tiny_bundle(folders[0], name=_MODEL.parts[0])
+        case.inject("model swapped")
+    for child in case.fleet.workers[0].children():
+        child.kill()
+        case.inject("pool process killed")
+    case.nap(2, 5)
+    shutil.rmtree(bundle)
+    shutil.copytree(SHIPPED_DIR / _MODEL, bundle)
+    violations = case.finish()
+    assert case.query("SELECT count(DISTINCT model_digest) FROM predictions") == 1
+    return violations
+
+
+@row(
+    "29",
+    "workers of two releases side by side",
+    injection="one worker whose release has another name for the task; both publish and both take",
+    outcome="a message that a worker does not know is refused and counted; the sweep brings its job to one that does",
+    own_workers=True,
+)
+def two_releases(case: Case) -> list[Violation]:
+    case.start_workers(2, case.env(), case.env(NEW_TASK="nightread.score_job_v2"))
+    case.work_s += 30
+    case.enqueue_here(case.make_night())
+    case.inject("other release")
+    case.drain()
+    with case.rig.redis.connect() as client:
+        refused = int(client.get("nightread:refused") or 0)
+    case.inject("message refused", refused)
+    assert refused > 0
+    return case.finish()

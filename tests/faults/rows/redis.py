@@ -1,0 +1,206 @@
+"""Rows 8 to 15: what happens to Redis, and between it and the workers."""
+
+import signal
+
+from tests.faults.case import Case
+from tests.faults.checker import Violation
+from tests.faults.proxy import Proxy
+from tests.faults.rows.table import row
+from tests.services import run_small_disk
+
+
+@row(
+    "8",
+    "Redis killed, nothing of it on disk",
+    injection="SIGKILL to a Redis without an append-only file once a part is done; started again, empty",
+    outcome="the sweep fills the queue again from the database",
+)
+def redis_killed_and_empty(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue_here(case.make_night())
+    case.wait_share(case.choose.uniform(0.3, 0.6))
+    case.rig.redis.kill()
+    case.inject("Redis killed")
+    case.nap(0.1, 2)
+    case.rig.redis.start()
+    return case.finish()
+
+
+@row(
+    "9",
+    "Redis restarts again and again",
+    injection="a Redis with an append-only file killed or told to end five times, away for up to two seconds each time",
+    outcome="no worker ends; each takes jobs again",
+)
+def redis_restarts(case: Case) -> list[Violation]:
+    fleet = case.start_workers()
+    rig = case.rig
+    rig.redis.kill()
+    file = rig.folder / "redis" / "appendonly.aof"
+    file.unlink(missing_ok=True)
+    rig.redis.start("--appendonly", "yes")
+    mains = [worker.pid for worker in fleet.workers]
+    case.enqueue_here(case.make_night(60))
+    try:
+        for _ in range(5):
+            case.nap(0.1, 1.5)
+            number = case.choose.choice([signal.SIGKILL, signal.SIGTERM])
+            rig.redis.kill(number)
+            case.inject("Redis restarted")
+            case.nap(0.1, 2)
+            rig.redis.start("--appendonly", "yes")
+        violations = case.finish()
+        kept = file.read_bytes()
+        assert kept
+        assert b"CANARY" not in kept
+    finally:
+        rig.redis.kill()
+        rig.redis.start()
+    assert [worker.pid for worker in fleet.workers] == mains
+    return violations
+
+
+@row(
+    "10",
+    "Redis emptied",
+    injection="FLUSHALL, then DEL unacked and unacked_index, at random moments",
+    outcome="the sweep fills the queue again; nobody notices the rest",
+)
+def redis_emptied(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue_here(case.make_night())
+    case.wait_share(case.choose.uniform(0.1, 0.4))
+    with case.rig.redis.connect() as client:
+        client.flushall()
+        case.inject("FLUSHALL")
+        case.nap(0.1, 1)
+        client.delete("nightread:unacked", "nightread:unacked_index")
+        case.inject("unacked deleted")
+    return case.finish()
+
+
+@row(
+    "11",
+    "Redis is full",
+    injection="CONFIG SET maxmemory below what is used, policy noeviction, in a night and while another is enqueued",
+    outcome="`enqueue` says so and ends with 5, its run is written down; all goes on when there is room",
+)
+def redis_full(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue_here(case.make_night())
+    case.wait_share(case.choose.uniform(0.1, 0.4))
+    with case.rig.redis.connect() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1000)
+        case.inject("Redis full")
+        try:
+            case.enqueue(case.make_night(12, seed=1000 + case.seed), expect=5)
+            case.nap(0.5, 2)
+        finally:
+            client.config_set("maxmemory", 0)
+    return case.finish()
+
+
+@row(
+    "12",
+    "the disk of Redis is full",
+    injection="the append-only file on a file system of 2 MB, which is filled in a night, then freed",
+    outcome="whoever ends is started again; all goes on when there is room",
+)
+def redis_disk_full(case: Case) -> list[Violation]:
+    case.start_workers()
+    redis = case.rig.redis
+    folder = redis._folder
+    with run_small_disk("2m") as disk:
+        redis.kill()
+        redis._folder = disk.folder
+        redis.start("--appendonly", "yes", "--logfile", str(folder / "redis.log"))
+        try:
+            case.enqueue_here(case.make_night())
+            case.wait_share(case.choose.uniform(0.1, 0.4))
+            disk.fill()
+            case.inject("disk of Redis full")
+            with redis.connect() as client:
+                case.wait(lambda: client.info("persistence")["aof_last_write_status"] == "err", "Redis to notice")
+            case.nap(0.5, 3)
+            disk.free()
+            return case.finish()
+        finally:
+            redis.kill()
+            redis._folder = folder
+            redis.start()
+
+
+@row(
+    "13",
+    "connections to Redis go nowhere",
+    injection="a proxy that lets nothing more through on existing connections, without a word; new ones are fine",
+    outcome="the workers notice by their timeouts and connect anew; messages may be lost, scans are not",
+)
+def redis_black_hole(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue_here(case.make_night())
+    case.wait_share(case.choose.uniform(0.1, 0.4))
+    case.rig.redis_proxy.black_hole()
+    case.inject("black hole to Redis")
+    return case.finish()
+
+
+def disturb(case: Case, proxy: Proxy, name: str) -> None:
+    """Partition a network, break its connections off, refuse them, and make it slow, in an order of chance."""
+
+    def partition() -> None:
+        proxy.partition()
+        case.nap(1, 4)
+
+    def reset() -> None:
+        for _ in range(5):
+            proxy.reset()
+            case.nap(0.05, 0.5)
+
+    def refuse() -> None:
+        proxy.refuse()
+        case.nap(0.5, 2)
+
+    def slow() -> None:
+        proxy.slow(latency_s=case.choose.uniform(0.01, 0.1), bytes_per_s=case.choose.choice([1_000, 10_000, 0]))
+        case.nap(1, 3)
+
+    for cause in case.choose.sample([partition, reset, refuse, slow], 4):
+        case.inject(f"{name} {cause.__name__}")
+        cause()
+        proxy.heal()
+        case.nap(0, 0.5)
+
+
+@row(
+    "14a",
+    "the network to Redis is bad",
+    injection="a proxy: full partition, RST to all connections, no new ones, latency and 1 KB/s, in an order of chance",
+    outcome="the workers go on when the network does",
+)
+def redis_network(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue_here(case.make_night(60))
+    case.wait_share(0.1)
+    disturb(case, case.rig.redis_proxy, "network to Redis:")
+    return case.finish()
+
+
+@row(
+    "15",
+    "Redis drops its clients, or keeps them waiting",
+    injection="CLIENT KILL TYPE normal three times, CLIENT PAUSE for up to three seconds, at random moments",
+    outcome="the workers connect again; a pause is waited for",
+)
+def redis_clients(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue_here(case.make_night(60))
+    with case.rig.redis.connect() as client:
+        for _ in range(3):
+            case.nap(0.1, 0.7)
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            case.inject("CLIENT KILL")
+        client.execute_command("CLIENT", "PAUSE", case.choose.randrange(500, 3000), "ALL")
+        case.inject("CLIENT PAUSE")
+    return case.finish()

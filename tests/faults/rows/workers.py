@@ -1,0 +1,203 @@
+"""Rows 1 to 7: what happens to workers."""
+
+import signal
+
+from db.types import ScanStatus
+from nightread.files import encode_path
+from nightread.reasons import Reason
+from tests.faults.case import LEASE_S, VISIBILITY_S, Case
+from tests.faults.checker import Outcome, Violation
+from tests.faults.nights import Night, mark
+from tests.faults.rows.table import row
+
+_GATES = ("before-store", "after-store", "after-commit")
+_STOP_S = 20.0
+
+
+@row(
+    "1",
+    "pool process killed",
+    injection="SIGKILL to a child that works on a job, eight times at random moments",
+    outcome="its scans are ended by another attempt; the main process stays",
+)
+def pool_process_killed(case: Case) -> list[Violation]:
+    fleet = case.start_workers()
+    case.enqueue_here(case.make_night(60))
+    mains = [worker.pid for worker in fleet.workers]
+    for _ in range(8):
+        worker = case.wait(lambda: case.find_working() or case.share_done() == 1, "a worker to hold a job")
+        if worker is True:
+            break
+        case.nap(0, 0.2)
+        for child in worker.children():
+            child.kill()
+            case.inject("pool process killed")
+    violations = case.finish()
+    assert [worker.pid for worker in fleet.workers] == mains
+    return violations
+
+
+def _poison(case: Case, night: Night, name: str, text: bytes, *reasons: Reason) -> None:
+    """Add a scan that is the death of whoever decodes it, and ends with one of the reasons."""
+    base = case.choose.choice(case.rig.pool.plain)
+    path = night.add(case.rig.pool, name, mark(base, f"{case.seed}") + text, base)
+    night.outcomes[encode_path(path)] = [Outcome(ScanStatus.FAILED, reason.value) for reason in reasons]
+
+
+@row(
+    "2",
+    "a decoder crashes, eats memory or never returns",
+    injection="files on which the decoder reads address 0, allocates without end, kills itself, and loops",
+    outcome="each ends alone, with its reason; the others of its job are scored; one death of a worker finds them all",
+    own_workers=True,
+)
+def decoder_crashes(case: Case) -> list[Violation]:
+    case.start_workers(2, *[case.env(decode_limit_s=2, job_size=8)] * 2)
+    case.work_s += 30
+    sound = case.enqueue_here(case.make_night(8, seed=1000 + case.seed))
+    night = case.make_night(20)
+    _poison(case, night, "00000-a.jpg", b"POISON-SEGV", Reason.DECODER_CRASH)
+    _poison(case, night, "00000-b.jpg", b"POISON-HOG", Reason.OUT_OF_MEMORY)
+    _poison(case, night, "00000-c.jpg", b"POISON-KILL", Reason.OUT_OF_MEMORY)
+    _poison(case, night, "00000-d.jpg", b"POISON-SPIN", Reason.DECODER_TIMEOUT)
+    case.inject("poisonous file", 4)
+    case.enqueue_here(night)
+    case.drain()
+    assert case.query("SELECT max(attempts) FROM jobs") <= 3
+    return case.finish(repeat=sound)
+
+
+@row(
+    "2b",
+    "a file kills its worker before it is decoded",
+    injection="a file whose reading kills the pool process (SIGKILL), in a job of eight",
+    outcome="the job is split until that file stands alone: `worker-crash`; no loop",
+    own_workers=True,
+)
+def reading_kills(case: Case) -> list[Violation]:
+    case.start_workers(2, *[case.env(max_attempts=2, lease_s=1, sweep_s=0.5, job_size=8)] * 2)
+    sound = case.enqueue_here(case.make_night(8, seed=1000 + case.seed), job_size=8)
+    night = case.make_night(8)
+    place = case.choose.randrange(8)
+    path = night.add(case.rig.pool, f"{place:05}-kill-worker.jpg", case.choose.choice(case.rig.pool.plain))
+    night.outcomes[encode_path(path)] = Outcome(ScanStatus.FAILED, Reason.WORKER_CRASH.value)
+    case.inject("poisonous file")
+    case.enqueue_here(night, job_size=8)
+    case.drain()
+    # Two deaths, then one for each halving of nine scans, and the attempt that gives the last one up.
+    assert case.query("SELECT sum(attempts) FROM jobs WHERE crashes > 0") <= 3 * 5
+    violations = case.finish(repeat=sound)
+    assert case.counts.splits >= 3
+    return violations
+
+
+@row(
+    "3",
+    "MemoryError and RecursionError in a decoder",
+    injection="two files on which the decoder raises them",
+    outcome="caught where they are raised; main and pool processes stay the same",
+)
+def errors_that_end_celery(case: Case) -> list[Violation]:
+    fleet = case.start_workers()
+    night = case.make_night(20)
+    _poison(case, night, "00003-a.jpg", b"POISON-FULL", Reason.OUT_OF_MEMORY)
+    _poison(case, night, "00007-b.jpg", b"POISON-DEEP", Reason.INTERNAL_ERROR)
+    family = [(worker.pid, *[child.pid for child in worker.children()]) for worker in fleet.workers]
+    case.enqueue_here(night)
+    case.inject("error raised by a decoder", 2)
+    violations = case.finish()
+    assert [(worker.pid, *[child.pid for child in worker.children()]) for worker in fleet.workers] == family
+    assert case.query("SELECT max(crashes) FROM jobs") == 0
+    return violations
+
+
+@row(
+    "4",
+    "main process killed",
+    injection="SIGKILL to every process of a worker that holds a job, twice at random moments",
+    outcome="its lease runs out, the sweep publishes the job again; Celery delivers its message again too",
+)
+def main_process_killed(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue(case.make_night())
+    for _ in range(1 if case.without else 2):
+        worker = case.wait(lambda: case.find_working() or case.share_done() == 1, "a worker to hold a job")
+        if worker is True:
+            break
+        case.nap(0, 0.3)
+        worker.kill()
+        case.inject("worker killed")
+    return case.finish()
+
+
+@row(
+    "5",
+    "a worker stops for longer than its lease, then goes on",
+    injection="SIGSTOP to a worker as it reads or right before it commits, until another holds its job and Celery's "
+    "visibility timeout is over; its files are sent anew meanwhile; SIGCONT",
+    outcome="the late writer is fenced off: what counts is what the second worker read",
+)
+def late_writer(case: Case) -> list[Violation]:
+    case.start_workers()
+    night = case.make_night(4)
+    gate = "before-store" if case.without else case.choose.choice(["before-store", "read"])
+    with case.closed(gate):
+        case.enqueue_here(night, job_size=100)
+        worker = case.wait_at(gate)
+        worker.send_all(signal.SIGSTOP)
+        case.inject("worker stopped")
+    expected = case.send_anew(night)
+    (run_id,) = case.accepted
+    case.accepted[run_id] = expected
+    with case.closed("read" if case.without else "none"):
+        case.wait(lambda: case.query("SELECT max(lease_token) FROM jobs") >= 2, "the other worker to take the job")
+        if not case.without:
+            case.nap(VISIBILITY_S - LEASE_S, VISIBILITY_S)  # or else the first one is to come first
+        worker.send_all(signal.SIGCONT)
+        if case.without:
+            case.nap(1, 1.5)
+    return case.finish()
+
+
+@row(
+    "6",
+    "messages lost between Redis and a worker",
+    injection="SIGSTOP to all workers, publish, SIGKILL: Redis has handed a message to a connection that nobody reads",
+    outcome="the messages are gone from Redis, in no list of it, and the sweep alone finds their jobs",
+)
+def messages_lost_on_the_way(case: Case) -> list[Violation]:
+    fleet = case.start_workers()
+    with fleet.unsupervised():
+        for worker in fleet.workers:
+            worker.send_all(signal.SIGSTOP)
+        case.enqueue_here(case.make_night(16))
+        published = case.query("SELECT count(*) FROM jobs WHERE published_at IS NOT NULL")
+        case.nap(0.2, 0.5)
+        case.inject("message lost", published - case.count_messages())
+        assert case.counts.faults["message lost"] > 0
+        for worker in fleet.workers:
+            worker.kill()
+            case.inject("worker killed")
+    return case.finish()
+
+
+@row(
+    "7",
+    "a worker is told to end",
+    injection="SIGTERM and SIGQUIT to the main process while its child stands right before its commit, inside its "
+    "transaction, or right after it",
+    outcome="it ends within its grace; what was committed stays, what was not is done again",
+)
+def told_to_end(case: Case) -> list[Violation]:
+    fleet = case.start_workers()
+    for night, number in enumerate(case.choose.sample([signal.SIGTERM, signal.SIGQUIT], 2)):
+        gate = case.choose.choice(_GATES)
+        case.enqueue_here(case.make_night(16, seed=1000 * night + case.seed))
+        with fleet.unsupervised():
+            with case.closed(gate):
+                worker = case.wait_at(gate)
+                worker.send(number)
+                case.inject(f"{number.name} {gate}")
+                case.nap(0.1, 0.5)
+            worker.wait(_STOP_S)
+    return case.finish()

