@@ -8,7 +8,7 @@ from exporter.training_folder import TrainingFolder
 from nightread.card import Output
 from nightread.preparing import InputSpec
 from tests.factories import make_metric
-from tests.onnx_factories import encode_model, encode_node, encode_tensor, encode_value, make_onnx, score_tiny
+from tests.onnx_factories import encode_model, encode_node, encode_value, make_onnx, score_tiny
 
 SPEC = InputSpec(height_px=8, width_px=8, channels=1)
 SCORES = Output(name="scores", shape=(1,), description="scores")
