@@ -8,6 +8,9 @@ import logging
 import os
 import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +57,24 @@ class WorkerProcess:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.progress = find_progress() if settings.has_shared_broker else Progress(None)
         self._scorers: dict[str, Scorer] = {}
+        self._worked_at = time.monotonic()
+        self._is_working = False
         self._opening = threading.Lock()  # two jobs of one process may want the same model at once
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Be at work for as long as the `with` block runs."""
+        self._is_working = True
+        try:
+            yield
+        finally:
+            self._worked_at = time.monotonic()
+            self._is_working = False
+
+    @property
+    def idle_s(self) -> float:
+        """How long this process has had nothing to do, in seconds; 0 while it has."""
+        return 0.0 if self._is_working else time.monotonic() - self._worked_at
 
     def find_scorer(self, run: RunInfo) -> Scorer:
         """Return the model of a run, opened and checked at its first use.

@@ -80,6 +80,18 @@ class Publisher:
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
+    def note_refused(self) -> None:
+        """Count a message that is none of ours.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.default_channel.client.incr(REFUSED_KEY)
+        except self._errors as error:
+            raise explain_broker(error, self._settings) from None
+
     def publish_due(
         self, engine: Engine, *, run_id: str | None = None, only_leader: bool = False, below: float | None = None
     ) -> int:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.case import Case
+from tests.faults.forking import Forker
 from tests.faults.nights import make_pool
 from tests.faults.rig import run_rig
 
+#: As many as a small machine has cores.
+_FORKERS = 2
 _RECORD = pytest.StashKey[list[dict]]()
 _OUTCOME = pytest.StashKey[str]()
 
@@ -38,6 +41,15 @@ def pytest_generate_tests(metafunc):
         seed = metafunc.config.getoption("--seed", None)
         seeds = range(1, metafunc.config.getoption("--seeds", 1) + 1) if seed is None else [seed]
         metafunc.parametrize("seed", seeds, ids=lambda seed: f"seed-{seed}")
+
+
+@pytest.fixture(scope="session")
+def forkers(tmp_path_factory):
+    """What forks commands."""
+    forkers = [Forker(tmp_path_factory.mktemp("forker")) for _ in range(_FORKERS)]
+    yield forkers
+    for forker in forkers:
+        forker.close()
 
 
 @pytest.fixture(scope="session")
