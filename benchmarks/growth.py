@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,9 @@ class Site:
             [_PROGRAM, *arguments], env=self.environment, cwd=self.folder, stdout=output, stderr=talk
         )
 
-    def run(self, *arguments: str) -> tuple[str, float, float]:
-        """Run the program to its end; returns what it says, the seconds it took and its peak memory in MB."""
-        started, peak_mb = time.perf_counter(), 0.0
+    def run(self, *arguments: str) -> "Done":
+        """Run the program to its end."""
+        started, before, peak_mb = time.perf_counter(), os.times(), 0.0
         with (self.folder / "output").open("w+b") as output:
             process = self.start(*arguments, output=output)
             # Asked again and again: what the kernel tells at the end counts this process' memory, too, as of the fork.
@@ -111,8 +112,24 @@ class Site:
             seconds = time.perf_counter() - started
             if process.returncode:
                 raise RuntimeError(f"nightread {arguments} ended with {process.returncode}")
+            after = os.times()
+            cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
             output.seek(0)
-            return output.read().decode(), seconds, peak_mb
+            return Done(output.read().decode(), seconds, cpu_s, peak_mb)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that has ended: what it said, and what it took of time, of the processor and of memory in MB."""
+
+    said: str
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+
+    def describe(self, name: str) -> dict[str, float]:
+        """Return its figures by the command's name."""
+        return {f"{name}_s": self.seconds, f"{name}_cpu_s": self.cpu_s, f"{name}_mb": self.peak_mb}
 
 
 @contextlib.contextmanager
@@ -129,10 +146,9 @@ def make_site(database: str, folder: Path) -> Iterator[Site]:
 
 def measure_night(site: Site, night: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure all that is done with a run, in the order of a night."""
-    said, enqueue_s, enqueue_mb = site.run("enqueue", str(night), "--json")
-    enqueued = json.loads(said)
-    run_id, size = enqueued["run"], enqueued["found"]
-    measured: dict[str, Any] = {"enqueue_s": enqueue_s, "enqueue_mb": enqueue_mb}
+    enqueued = site.run("enqueue", str(night), "--json")
+    run_id, size = (json.loads(enqueued.said)[name] for name in ("run", "found"))
+    measured: dict[str, Any] = enqueued.describe("enqueue")
     measured["sweep_ms"] = measure_ms(lambda: sweep_and_forget(site.engine))
     if size <= arguments.scored:
         measured |= measure_workers(site, run_id, size, arguments.workers)
@@ -218,12 +234,12 @@ def read_peak_mb(pid: int) -> float:
 def measure_looking(site: Site, run_id: str, size: int) -> dict[str, Any]:
     """Measure what people and programs ask of a run that has ended."""
     out = site.folder / "results.csv"
-    _, results_s, results_mb = site.run("results", run_id, "--format", "csv", "--out", str(out))
+    handed_out = site.run("results", run_id, "--format", "csv", "--out", str(out))
     with out.open("rb") as file:
         lines = sum(1 for _ in file)
     if lines != size + 1:
         raise RuntimeError(f"{lines} lines are not those of {size} scans")
-    _, status_s, status_mb = site.run("status", run_id, "--json")
+    looked = site.run("status", run_id, "--json")
 
     def look(connection: Connection) -> None:
         find_run(connection, run_id)
@@ -239,8 +255,8 @@ def measure_looking(site: Site, run_id: str, size: int) -> dict[str, Any]:
             raise RuntimeError("a page without its rows")
 
     return {
-        "results_s": results_s, "results_mb": results_mb, "results_mb_of_csv": out.stat().st_size / 1e6,
-        "status_ms": measure_ms(lambda: read(site.engine, look)), "status_command_s": status_s, "status_mb": status_mb,
+        **handed_out.describe("results"), "results_mb_of_csv": out.stat().st_size / 1e6, **looked.describe("status"),
+        "status_ms": measure_ms(lambda: read(site.engine, look)),
         "first_page_ms": measure_ms(lambda: read(site.engine, lambda connection: turn_page(connection, None))),
         "middle_page_ms": measure_ms(lambda: read(site.engine, lambda connection: turn_page(connection, middle))),
     }  # fmt: skip
@@ -309,13 +325,15 @@ def describe_night(night: dict[str, Any]) -> dict[str, str]:
     return {
         "scans": f"{size:,}",
         "`enqueue`, s": f"{night['enqueue_s']:.1f}",
+        "its CPU s": f"{night['enqueue_cpu_s']:.1f}",
         "its MB": f"{night['enqueue_mb']:.0f}",
         "sweep, ms": f"{night['sweep_ms']:.1f}",
         "scored, s": scored,
         "`results`, s": f"{night['results_s']:.1f} ({size / night['results_s']:,.0f} rows/s)",
+        "its CPU s ": f"{night['results_cpu_s']:.1f}",
         "its MB ": f"{night['results_mb']:.0f}",
         "`status`: query, ms": f"{night['status_ms']:.1f}",
-        "command, s": f"{night['status_command_s']:.2f}",
+        "command, s": f"{night['status_s']:.2f}",
         "first page, ms": f"{night['first_page_ms']:.1f}",
         "a middle page, ms": f"{night['middle_page_ms']:.1f}",
         "load": f"{night['load']:.1f}",

@@ -3,11 +3,15 @@
 import contextlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, case, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
+
+# A statement has its time limit, which a million rows may reach on a busy server; several do not.
+_ROWS_PER_COPY = 20_000
 
 
 def insert_ignoring(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -52,9 +56,12 @@ def copy_in(
     with _driver_errors(connection, f"COPY {table.name}"):
         driver: Any = connection.connection.driver_connection
         if connection.dialect.name == "postgresql":
-            with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(row)
+            remaining = iter(rows)
+            for first in remaining:
+                with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+                    copy.write_row(first)
+                    for row in islice(remaining, _ROWS_PER_COPY - 1):
+                        copy.write_row(row)
         else:
             places = ", ".join("?" * len(columns))
             driver.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({places})", rows)  # noqa: S608  # our names

@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import func, select, text
 
+import db.dialects
 import db.runs
 import db.tallies
 from cli.rows import write_rows
@@ -110,6 +111,13 @@ class TestWriting:
         with reading(engine) as connection:
             assert connection.execute(select(func.count()).select_from(runs)).scalar() == 1
         assert count(engine, run.id) == RunCounts(queued=2)
+
+    @pytest.mark.parametrize("found", [1, 4, 5, 6])
+    def test_scans_that_take_several_statements_keep_their_order(self, engine, monkeypatch, found):
+        monkeypatch.setattr(db.dialects, "_ROWS_PER_COPY", 2)
+        run_id = add_run(engine, found, job_size=3)
+        assert [scan.path for scan in fetch_scans(engine, run_id)] == [scan.path for scan in new_scans(found)]
+        assert count(engine, run_id) == RunCounts(queued=found)
 
     def test_a_server_that_goes_while_the_scans_are_written_makes_one_run_all_the_same(self, postgres_engine):
         tries = []
