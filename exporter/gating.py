@@ -18,6 +18,8 @@ COMPONENTS: Final = "components"
 
 _COMPONENTS_COUNT: Final = 8
 
+_SHRINK: Final = 16.0
+
 #: Largest relative difference between the distances of Keras and of a float32 graph.
 _TOLERANCE: Final = 1e-3
 #: Share of the hold-out that a gate may reject; beyond it, it is no gate for these scans. The card tells the share.
@@ -135,5 +137,6 @@ def compute_gate(maps: list[Any], gate: FittedGate) -> dict[str, Any]:
 
     features = tf.concat([tf.reduce_mean(tensor, axis=(1, 2)) for tensor in maps], axis=-1)
     whitened = tf.matmul(features - gate.mean, gate.projection)  # (N, D)
-    distance = tf.sqrt(tf.reduce_mean(tf.square(whitened), axis=1, keepdims=True))
+    # Shrunk by a power of 2, which costs no digit: the squares of what is far away would overflow a half.
+    distance = tf.sqrt(tf.reduce_mean(tf.square(whitened / _SHRINK), axis=1, keepdims=True)) * _SHRINK
     return {DISTANCE: distance, COMPONENTS: whitened[:, :_COMPONENTS_COUNT]}

@@ -111,7 +111,7 @@ class FeatureReader:
 
         means = [keras.ops.mean(model.get_layer(name).output, axis=(1, 2)) for name in layers]
         features = keras.Model(model.inputs[0], keras.ops.concatenate(means, axis=-1))
-        self._compute = tf.function(lambda scans: features(scans, training=False), reduce_retracing=True)
+        self._compute = tf.function(lambda scans: features(scans, training=False), autograph=False)
 
     def read(self, inputs: Tensor, at_once: int) -> npt.NDArray[np.float32]:
         """Return (N, D) features of (N, H, W, C) prepared scans, `at_once` in a batch."""
