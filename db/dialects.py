@@ -70,11 +70,9 @@ def copy_out(connection: Connection, query: Select[Any]) -> Generator[bytes]:
     """Yield what a query finds as lines of CSV, made by PostgreSQL; a NULL is nothing at all."""
     with _driver_errors(connection, "COPY"):
         driver: Any = connection.connection.driver_connection
-        # Parameters, though there are none, since the compiler has doubled each "%" as for a statement with some.
-        with (
-            driver.cursor() as cursor,
-            cursor.copy(f"COPY ({_write_out(connection, query)}) TO STDOUT (FORMAT csv, NULL '')", ()) as copy,
-        ):
+        # Each "%" was doubled, as for a statement with parameters; this one has none.
+        found = _write_out(connection, query).replace("%%", "%")
+        with driver.cursor() as cursor, cursor.copy(f"COPY ({found}) TO STDOUT (FORMAT csv, NULL '')") as copy:
             yield from copy
 
 

@@ -33,12 +33,13 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
     Each line ends in one line feed. Columns are those of `list_columns`, each as `to_text` writes it.
 
     Args:
-        connection: for reading; it is busy until the last lines are taken, or the iterator is closed.
+        connection: for reading; it is busy until the last lines are taken. Where the iterator is closed before, the
+            transaction has ended, too.
         wanted: which rows, and in which order.
     """
-    writer = csv.writer(_Line(), lineterminator="\n")
+    writer = csv.writer(_Line())  # its own line end, so that a carriage return in a path is quoted like a line feed
     columns = list_columns(wanted)
-    yield str(writer.writerow(columns)).encode()
+    yield _end_line(writer.writerow(columns))
     to_postgresql = connection.dialect.name == "postgresql"
     write = _write_in_postgresql if to_postgresql else _write_in_sqlite
     derived: dict[str, ColumnElement[Any]] = {}
@@ -51,7 +52,7 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
         connection.execute(text("SET LOCAL statement_timeout = '1h'"))
         lines = copy_out(connection, query)
     else:
-        lines = (str(writer.writerow(row)).encode() for row in stream_raw(connection, query))
+        lines = (_end_line(writer.writerow(row)) for row in stream_raw(connection, query))
     try:
         while chunk := b"".join(islice(lines, _LINES_PER_CHUNK)):
             yield chunk
@@ -62,6 +63,10 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
 def list_columns(wanted: ResultFilter) -> tuple[str, ...]:
     """Return the columns of the rows that leave Nightread: where decisions are derived anew, also at which point."""
     return COLUMNS if wanted.decided_at is None else (*COLUMNS, OPERATING_POINT)
+
+
+def _end_line(line: Any) -> bytes:
+    return str(line).removesuffix("\r\n").encode() + b"\n"
 
 
 def _write_in_sqlite(column: str) -> ColumnElement[Any]:

@@ -37,6 +37,10 @@ _LEAST_VARIANCE: Final = 0.01
 #: The same of features, which are scaled before the directions are found.
 _LEAST_DEVIATION: Final = 0.1
 
+#: Training scans for each feature, and validation scans: with fewer the distances are chance, and there is no gate.
+_LEAST_SCANS: Final = 4
+_LEAST_VALIDATION: Final = 100
+
 #: The validation part's distance that this share of its scans exceed is doubtful; beyond it a scan is looked at again.
 _DOUBTFUL: Final = 0.01
 #: Of the doubtful distance: what no variant explains may be this far away. Other hospitals' chests are beyond it.
@@ -130,14 +134,16 @@ def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gat
         spec: the network's input.
 
     Returns:
-        The gate as the card tells it; None for a network without feature maps, which gets no gate.
+        The gate as the card tells it; None, and no file, for a network without feature maps, or with too few scans.
     """
+    (folder / GATE_FILE).unlink(missing_ok=True)  # of a training that was resumed
     layers = find_layers(model)
     if not layers:
         return None
     reader = FeatureReader(model, layers)
     features = {part: reader.read(divided.scans.inputs[divided.split[part]], spec.scored_at_once) for part in Part}
-    if features[Part.TRAIN].shape[1] <= COMPONENTS:
+    count, width = features[Part.TRAIN].shape
+    if width <= COMPONENTS or count < _LEAST_SCANS * width or len(features[Part.VALIDATION]) < _LEAST_VALIDATION:
         return None
     whitening = fit_whitening(features[Part.TRAIN])
     doubtful = round(float(np.quantile(whitening.measure(features[Part.VALIDATION])[0], 1 - _DOUBTFUL)), 4)

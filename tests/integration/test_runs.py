@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from pyarrow import parquet
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 import db.runs
 import db.tallies
@@ -110,6 +110,29 @@ class TestWriting:
         with reading(engine) as connection:
             assert connection.execute(select(func.count()).select_from(runs)).scalar() == 1
         assert count(engine, run.id) == RunCounts(queued=2)
+
+    def test_a_server_that_goes_while_the_scans_are_written_makes_one_run_all_the_same(self, postgres_engine):
+        tries = []
+
+        def list_slowly():
+            for number, scan in enumerate(new_scans(3_000)):
+                if tries == [1, 1] and number == 1_000:  # the second time through, as the rows are sent
+                    with postgres_engine.connect() as connection:
+                        connection.execute(text(
+                            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                            "WHERE datname = current_database() AND query LIKE 'COPY scans%'"
+                        ))  # fmt: skip
+                yield scan
+
+        class Listed:
+            def __iter__(self):
+                tries.append(1)
+                return list_slowly()
+
+        run = new_run()
+        write(postgres_engine, lambda connection: create_run(connection, run, Listed()))
+        assert len(tries) == 4
+        assert count(postgres_engine, run.id) == RunCounts(queued=3_000)
 
     def test_a_path_twice_leaves_nothing_of_the_run_behind(self, engine):
         with pytest.raises(Exception, match=r"(?i)unique"):

@@ -84,8 +84,8 @@ def perturb(model, initializer_size, change):
 def test_a_broken_conversion_is_refused_and_writes_nothing(trained, monkeypatch, tmp_path):
     convert = exporting.convert
 
-    def convert_wrongly(model, spec):
-        right = convert(model, spec)
+    def convert_wrongly(model, spec, gate):
+        right = convert(model, spec, gate)
         return Converted(perturb(right.model, 7500 * 75, 1e-3), right.transposes, right.outputs)
 
     monkeypatch.setattr(exporting, "convert", convert_wrongly)

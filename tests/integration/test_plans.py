@@ -1,0 +1,93 @@
+"""No query of a night reads more than it hands out: what the databases plan, not how long they take."""
+
+import re
+from contextlib import closing, contextmanager
+
+import pytest
+from sqlalchemy import event, text
+
+from db.jobs import count_leases, load_open_scans, take_due_jobs
+from db.queries import ResultFilter, stream_results
+from db.runs import close_finished_runs, find_run
+from db.tallies import read_tallies
+from db.types import ScanStatus
+from db.worklist import Position, read_page, read_progress
+from tests.db_factories import add_run
+from tests.web_page import add_night
+
+WHOLE_TABLES = re.compile(r"(?:SCAN|Seq Scan on) (?:scans|jobs|predictions|worklist_rows|tallies)\b(?! USING)")
+SORTS = re.compile(r"USE TEMP B-TREE FOR ORDER BY|(?<!Incremental )Sort  \(")
+
+
+@contextmanager
+def watch(connection):
+    """Yield a list that fills with the plans of what is asked of the database meanwhile."""
+    plans = []
+
+    def explain(_connection, _cursor, statement, parameters, _context, _many):
+        if not statement.lstrip().startswith(("SELECT", "UPDATE")):
+            return
+        how = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+        with closing(connection.connection.driver_connection.cursor()) as own:  # the other may be a server's
+            own.execute(f"{how} {statement}", parameters)
+            plans.append(statement + "\n" + "\n".join(str(row[-1]) for row in own.fetchall()))
+
+    event.listen(connection, "before_cursor_execute", explain)
+    yield plans
+    event.remove(connection, "before_cursor_execute", explain)
+
+
+@pytest.fixture
+def connection(engine):
+    """A connection to a database that reads a table or sorts it only where no index would do."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            for way in ("seqscan", "sort", "hashjoin", "mergejoin", "bitmapscan"):
+                connection.execute(text(f"SET enable_{way} = off"))
+        yield connection
+
+
+@pytest.fixture
+def run_id(engine):
+    add_run(engine, 3, name="open")
+    return add_night(engine, [0.5, {"a": 0.25, "b": 0.75}, ScanStatus.REJECTED, None])
+
+
+def show(connection, run_id):
+    find_run(connection, run_id)
+    read_tallies(connection, [run_id])
+    count_leases(connection, run_id)
+
+
+def turn_page(connection, run_id, after):
+    read_page(connection, ResultFilter(run_id), 2, after, read_tallies(connection, [run_id])[run_id])
+
+
+WORK = {
+    "status": show,
+    "sweep": lambda connection, run_id: (close_finished_runs(connection), take_due_jobs(connection, 10, 60)),
+    "due jobs of a run": lambda connection, run_id: take_due_jobs(connection, 10, 60, run_id=run_id),
+    "a job's scans": lambda connection, run_id: load_open_scans(connection, "a" * 32),
+    "results": lambda connection, run_id: list(stream_results(connection, ResultFilter(run_id))),
+    "rejected": lambda connection, run_id: list(
+        stream_results(connection, ResultFilter(run_id, statuses=[ScanStatus.REJECTED]))
+    ),
+    "first page": lambda connection, run_id: turn_page(connection, run_id, None),
+    "middle page": lambda connection, run_id: turn_page(connection, run_id, Position(0.5, 1, "a")),
+    "last page": lambda connection, run_id: turn_page(connection, run_id, Position(None, 1, None)),
+    "health": lambda connection, run_id: read_progress(connection),
+}
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK.keys())
+def test_no_large_table_is_read_as_a_whole(connection, run_id, work):
+    with watch(connection) as plans:
+        work(connection, run_id)
+    assert plans
+    assert [plan for plan in plans if WHOLE_TABLES.search(plan)] == []
+
+
+def test_rows_come_in_the_order_of_an_index(connection, run_id):
+    with watch(connection) as plans:
+        WORK["results"](connection, run_id)
+    assert [plan for plan in plans if SORTS.search(plan)] == []
