@@ -162,8 +162,9 @@ def _tell_gate(gate: "Gate") -> str:
     return (
         "A scan that does not look like a frontal chest X-ray is rejected with a reason and gets no score (--no-gate "
         f"turns this off). Of the hold-out's chest X-rays {share.value:.2%} are rejected ({share.low:.2%} to "
-        f"{share.high:.2%}). Allowed: an embedding no further than {gate.max_distance:.4g} from those of training "
-        f"scans (Mahalanobis), sides of at most {gate.max_aspect_ratio:.3g} to 1."
+        f"{share.high:.2%}). Allowed: sides of at most {gate.max_aspect_ratio:.3g} to 1, and features no further than "
+        f"{gate.max_distance:.3g} from those of the training scans (Mahalanobis; theirs lie at about 1). From "
+        f"{gate.doubtful_distance:.3g} on a scan is looked at again, inverted and turned."
     )
 
 

@@ -18,7 +18,10 @@ _FULL = {
         "ece_before": factories.make_metric(0.05), "ece_after": factories.make_metric(0.0123, 0.004),
     },
     "operating_points": {"pneumonia": factories.make_operating_points()},
-    "gate": {"max_distance": 34.5, "max_aspect_ratio": 3, "false_rejection": factories.make_metric(0.004, 0.001)},
+    "gate": {
+        "max_distance": 34.5, "doubtful_distance": 5, "max_aspect_ratio": 3,
+        "false_rejection": factories.make_metric(0.004, 0.001),
+    },
     "drift_reference": {"scans": 783, "rejected_share": 0.004, "quantiles": {}},
     "same_pixels": {
         "224-pixel files": {
@@ -74,7 +77,7 @@ def test_a_card_without_a_terminal_is_wrapped_and_whole():
         "at one threshold, that of `balanced`",
         "Newborns and adults.",
         "0.40% are rejected (0.30% to 0.50%)",
-        "Mahalanobis",
+        "no further than 34.5 from those of the training scans (Mahalanobis",
         "224-pixel files 240 0.0043 0.21 3 (1.2%)",
         "compared with 783 scans",
     ],
