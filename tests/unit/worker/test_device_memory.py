@@ -140,7 +140,7 @@ from nightread.bundle import find_bundle, load_bundle
 from nightread.errors import DeviceFull
 from nightread.settings import Device
 from worker.scorer import Scorer
-scorer = Scorer(load_bundle(find_bundle("", Path({str(tmp_path)!r}))), Device.CPU, 1)
+scorer = Scorer(load_bundle(find_bundle("pneumonia-cnn75@1", Path({str(tmp_path)!r}))), Device.CPU, 1)
 batch = np.load({str(file)!r})
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20,) * 2)
