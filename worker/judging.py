@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import astuple, dataclass
+from typing import Final
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from nightread.gate import PASSED, Finding, judge_scan
 from nightread.measuring import Statistics
 from nightread.preparing import Tensor
 from worker.scorer import Scorer, Scores
+
+#: Decimals of a stored component, whose deviation is 1: each digit more is eight bytes of every scan, and noise.
+_COMPONENT_DIGITS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ def judge_scans(scorer: Scorer, tensors: list[Tensor]) -> Judged:
     for tensor, distance, components in zip(tensors, inferred.distances, inferred.components, strict=True):
         finding = judge_scan(tensor, float(distance), scorer.card.input, gate, lambda scan: _measure(scorer, scan))
         if math.isfinite(distance) and np.isfinite(components).all():
-            judgements.append(Judgement(float(distance), [float(value) for value in components], finding))
+            kept = [round(float(value), _COMPONENT_DIGITS) for value in components]
+            judgements.append(Judgement(float(distance), kept, finding))
         else:
             judgements.append(Judgement(finding=finding))
     return Judged(inferred.scores, judgements)
