@@ -201,7 +201,7 @@ def _draw_shapes(rng: np.random.Generator, number: int) -> Image.Image:
     kind = number % 5
     if kind == 0:
         for _ in range(12):
-            x, y, radius = rng.integers(0, 420, 2).tolist() + [int(rng.integers(10, 80))]
+            x, y, radius = [*rng.integers(0, 420, 2).tolist(), int(rng.integers(10, 80))]
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(rng.integers(256)))
     elif kind == 1:
         side = int(rng.integers(15, 70))

@@ -22,6 +22,8 @@ _FIGURES: Final = {
     "ece": "calibration error (ECE)",
     "majority_baseline_accuracy": "accuracy of the majority label",
 }
+#: The operating point at which the trainer computes the figures.
+_BALANCED: Final = "balanced"
 #: Parts of the split stand side by side as long as there are no more than these.
 _MOST_PARTS: Final = 2
 
@@ -51,7 +53,11 @@ def _describe(card: "Card") -> Iterator[RenderableType]:
             "threshold was chosen, and on the hold-out, which had no say in it.",
         )  # fmt: skip
     whole, subgroups = _split_metrics(card.metrics)
-    yield from _section("Figures, with 95 % intervals", _tabulate_metrics(whole))
+    is_balanced = any(_BALANCED in points for points in card.operating_points.values())
+    yield from _section(
+        "Figures, with 95 % intervals", _tabulate_metrics(whole),
+        f"Of decisions at one threshold, that of `{_BALANCED}`: nothing is left uncertain." if is_balanced else "",
+    )  # fmt: skip
     if subgroups:
         yield from _section("By subgroup", _tabulate_metrics(subgroups))
     if card.gate is not None:
@@ -156,8 +162,9 @@ def _tell_gate(gate: "Gate") -> str:
     return (
         "A scan that does not look like a frontal chest X-ray is rejected with a reason and gets no score (--no-gate "
         f"turns this off). Of the hold-out's chest X-rays {share.value:.2%} are rejected ({share.low:.2%} to "
-        f"{share.high:.2%}). Allowed: an embedding no further than {gate.max_distance:.4g} from those of training "
-        f"scans (Mahalanobis), sides of at most {gate.max_aspect_ratio:.3g} to 1."
+        f"{share.high:.2%}). Allowed: sides of at most {gate.max_aspect_ratio:.3g} to 1, and features no further than "
+        f"{gate.max_distance:.3g} from those of the training scans (Mahalanobis; theirs lie at about 1). From "
+        f"{gate.doubtful_distance:.3g} on a scan is looked at again, inverted and turned."
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.exits import Exit
-from cli.options import Device, Json, Model
+from cli.options import Device, Json, Model, NoGate
 from cli.training import prepare_tensorflow
 from nightread.errors import NightreadError
 
@@ -67,6 +67,7 @@ def predict(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Files: JPEG, PNG, TIFF or DICOM.")],
     model: Model = None,
     device: Device = None,
+    no_gate: NoGate = False,
     as_json: Json = False,
 ) -> None:
     """Print labels, scores and decisions of single scans; nothing is stored.
@@ -77,7 +78,7 @@ def predict(
     from nightread.bundle import find_bundle, load_bundle
     from nightread.settings import read_settings
 
-    settings = read_settings(model=model, device=device)
+    settings = read_settings(model=model, device=device, gate=False if no_gate else None)
     if folders := [path for path in scans if path.is_dir()]:
         raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores all that is in it")
     if absent := [path for path in scans if not path.exists()]:
@@ -99,21 +100,30 @@ def predict(
 
 
 def _predict_one(path: Path, scorer: "Scorer", settings: "Settings") -> dict[str, Any]:
-    import numpy as np
-
     from nightread.errors import ScanError, StorageError
     from nightread.files import read_file
+    from nightread.gate import PASSED, check_pixels
     from nightread.preparing import read_and_prepare
+    from worker.judging import judge_scans
 
     told: dict[str, Any] = {"path": str(path), "model": scorer.card.reference}
+    gate = scorer.card.gate
     try:
         # The file was named by the one who may read it: its own folder is the root.
         content = read_file(str(path.absolute()), roots=[path.resolve().parent], max_bytes=settings.max_file_bytes)
-        prepared, _ = read_and_prepare(content, scorer.card.input, max_pixels=settings.max_pixels)
+        prepared, scan = read_and_prepare(
+            content, scorer.card.input, max_pixels=settings.max_pixels, with_colors=gate is not None
+        )
     except (ScanError, StorageError) as error:
         status = "rejected" if isinstance(error, ScanError) else "failed"
         return told | {"status": status, "reason": error.reason.value, "message": str(error)}
-    scores = tuple(float(score) for score in scorer.score_batch(prepared[np.newaxis])[0])
+    judged = judge_scans(scorer, [prepared])
+    if gate is not None:
+        finding = check_pixels(scan, gate) or judged.judgements[0].finding
+        told |= {"gate_verdict": PASSED if finding is None else finding.reason.value}
+        if finding is not None and settings.gate:
+            return told | {"status": "rejected", "reason": finding.reason.value, "message": finding.text}
+    scores = tuple(float(score) for score in judged.scores[0])
     decisions = scorer.card.decide(scores)
     rows = zip(scorer.card.labels, scores, decisions, strict=True)
     return told | {

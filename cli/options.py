@@ -18,6 +18,14 @@ Name = Annotated[str | None, typer.Option("--name", help="A name for the run; th
 Model = Annotated[
     str | None, typer.Option("--model", metavar="NAME[@VERSION]", help="The model bundle. Or NIGHTREAD_MODEL.")
 ]
+NoGate = Annotated[
+    bool,
+    typer.Option(
+        "--no-gate",
+        help="Score what the model's input gate rejects as well; its verdict is stored all the same. Or "
+        "NIGHTREAD_GATE=false.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(

@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.exits import Exit
-from cli.options import Device, Json, Model, Name, NamedRun, Paths
+from cli.options import Device, Json, Model, Name, NamedRun, NoGate, Paths
 
 if TYPE_CHECKING:
     from nightread.settings import Settings
     from worker.process import WorkerProcess
 
 
-def score(paths: Paths, name: Name = None, model: Model = None, device: Device = None, as_json: Json = False) -> None:
+def score(
+    paths: Paths,
+    name: Name = None,
+    model: Model = None,
+    device: Device = None,
+    no_gate: NoGate = False,
+    as_json: Json = False,
+) -> None:
     """Score scans now, here, with no server.
 
     Results go to the database (SQLite under the user's data folder unless NIGHTREAD_DATABASE_URL says otherwise).
@@ -25,7 +32,8 @@ def score(paths: Paths, name: Name = None, model: Model = None, device: Device =
     """
     from nightread.settings import read_settings
 
-    raise typer.Exit(_score_here(read_settings(model=model, device=device), paths, name, as_json))
+    settings = read_settings(model=model, device=device, gate=False if no_gate else None)
+    raise typer.Exit(_score_here(settings, paths, name, as_json))
 
 
 def demo(
@@ -37,7 +45,8 @@ def demo(
 ) -> None:
     """Draw a small night of synthetic scans, faulty files included, and score it.
 
-    The chests are drawn, so their scores mean nothing: this shows the way, not the network.
+    The chests are drawn, so their scores mean nothing: this shows the way, not the network. The model's input gate,
+    which would reject them, is off.
 
     Example: nightread demo
     """
@@ -45,7 +54,7 @@ def demo(
     from cli.demo_scans import write_demo_night
     from nightread.settings import read_settings
 
-    settings = read_settings()
+    settings = read_settings(gate=False)  # which is there to tell drawn chests from real ones
     night = folder or Path(tempfile.mkdtemp(prefix="nightread-demo-"))
     write_demo_night(night)
     say(f"drew a night of synthetic scans in {night}")
@@ -56,6 +65,7 @@ def enqueue(
     paths: Paths,
     name: Name = None,
     model: Model = None,
+    no_gate: NoGate = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until the run has ended, and exit as `score` does.")
     ] = False,
@@ -75,7 +85,7 @@ def enqueue(
     from worker.publisher import Publisher
     from worker.queue import make_app
 
-    settings = read_settings(model=model)
+    settings = read_settings(model=model, gate=False if no_gate else None)
     need_shared_broker(settings, "enqueue")
     engine = make_engine(settings.database_url.get_secret_value())
     with waiting("listing scans"):
@@ -129,7 +139,11 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
     queued = write(
         engine,
         lambda connection: retry_run(
-            connection, found.id, settings.job_size, embedded=here, settings=describe_settings(settings)
+            connection,
+            found.id,
+            settings.job_size,
+            embedded=here,
+            settings=describe_settings(settings) | {"gate": found.settings.get("gate", True)},
         ),
     )
     failpoint(Point.RETRY_AFTER_COMMIT)

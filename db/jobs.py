@@ -115,6 +115,15 @@ def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float) 
     return Claim(job_id, row.run_id, row.lease_token, row.attempts, row.crashes)
 
 
+def keep_claim(connection: Connection, claim: Claim, holder: str, lease_s: float) -> bool:
+    """Whether a claim was committed although the answer was lost; its lease begins anew.
+
+    Asked by whoever made it: the token alone does not tell, since another may have taken the same one.
+    """
+    ours = update(jobs).where(_is_ours(claim), jobs.c.lease_holder == holder)
+    return connection.execute(ours.values(lease_expires_at=database_now(lease_s))).rowcount == 1
+
+
 def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
     """Extend a lease; False where it is no longer ours, and the work on it is to stop."""
     return (

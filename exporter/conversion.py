@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from exporter.gating import FittedGate
 from exporter.outputs import SCORES, find_outputs
 from nightread.card import Output
 from nightread.preparing import InputSpec
@@ -37,7 +38,7 @@ class Converted:
     outputs: tuple[Output, ...]
 
 
-def convert(model: Any, spec: InputSpec) -> Converted:
+def convert(model: Any, spec: InputSpec, gate: FittedGate | None = None) -> Converted:
     """Convert a Keras model.
 
     `tf2onnx.convert.from_keras` fails on a Sequential model of Keras 3 (KeyError: keras_tensor_N), so the model is
@@ -46,6 +47,7 @@ def convert(model: Any, spec: InputSpec) -> Converted:
     Args:
         model: Keras 3 on TensorFlow, (N, H, W, C) float32 to (N, labels).
         spec: the model's input.
+        gate: whose outputs the graph gets; None for none.
 
     Raises:
         onnx.checker.ValidationError: what came out is not well-formed: a bug of the converter.
@@ -54,7 +56,7 @@ def convert(model: Any, spec: InputSpec) -> Converted:
     import tensorflow as tf
     from tf2onnx.convert import from_function
 
-    compute, outputs = find_outputs(model)
+    compute, outputs = find_outputs(model, gate)
     signature = [tf.TensorSpec((None, *spec.shape), tf.float32, name=INPUT_NAME)]
     with _quiet_optimizer():
         traced = tf.function(compute, input_signature=signature)

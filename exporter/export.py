@@ -14,13 +14,14 @@ from exporter.accuracy import Accuracy, check_accuracy
 from exporter.conversion import INPUT_NAME, OPSET, Converted, convert
 from exporter.end_to_end import check_files
 from exporter.errors import ExportError
+from exporter.gating import check_gate
 from exporter.parity import Parity, Scorer, check_independence, check_parity, choose_batch_sizes, open_session
 from exporter.precision import LIMITS, change_precision
 from exporter.reference import measure_hold_out
 from exporter.same_pixels import compare_ways
 from exporter.training_folder import TrainingFolder, read_training_folder
 from nightread.bundle import Bundle, write_bundle
-from nightread.card import Conversion, Precision
+from nightread.card import Conversion, Gate, Precision
 from nightread.preparing import Tensor
 
 #: Scans that travel with the bundle for the worker's own parity check.
@@ -87,7 +88,7 @@ def export(
     report("open the checkpoint")
     score_keras = _open_checkpoint(trained)
     report("convert")
-    converted = convert(score_keras.model, trained.input)
+    converted = convert(score_keras.model, trained.input, trained.gate)
     calibration = trained.scans[:0] if trained.calibration is None else trained.calibration
     model = change_precision(converted.model, precision, calibration, input_name=INPUT_NAME)
     compute = open_session(model)
@@ -103,6 +104,12 @@ def export(
     if full_resolution is not None:
         report("score the same scans from other files")
         same_pixels = compare_ways(full_resolution, data, trained.input, compute, trained.thresholds)
+    if trained.gate is not None:
+        report("check the input gate")
+        gate = Gate.model_validate(trained.card["gate"])
+        exact = precision is Precision.FLOAT32
+        gate = check_gate(model, trained.gate, trained.scans, trained.input, gate, exact=exact)
+        trained.card["gate"] = gate.model_dump(mode="json")
     report("measure the hold-out")
     reference = measure_hold_out(model, trained, converted.outputs)
     report("write the bundle")

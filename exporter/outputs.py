@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+from exporter.gating import FittedGate, compute_gate, describe_gate
 from nightread.card import Output
 
 SCORES: Final = "scores"
@@ -13,8 +14,8 @@ ACTIVATION_MAP: Final = "activation_map"
 Compute = Callable[[Any], dict[str, Any]]
 
 
-def find_outputs(model: Any) -> tuple[Compute, tuple[Output, ...]]:
-    """Find the outputs that a Keras model has by its last layers.
+def find_outputs(model: Any, gate: FittedGate | None = None) -> tuple[Compute, tuple[Output, ...]]:
+    """Find the outputs that a Keras model has by its last layers, and by its gate.
 
     An embedding is there where the last layer is dense. A class activation map (Zhou et al. 2016,
     doi:10.1109/CVPR.2016.319) is there where that layer stands directly on a global average pooling: the weighted sum
@@ -23,6 +24,7 @@ def find_outputs(model: Any) -> tuple[Compute, tuple[Output, ...]]:
 
     Args:
         model: functional or sequential, with one input and one output.
+        gate: as the trainer has fitted it.
 
     Returns:
         A function that computes all outputs, and their descriptions; the scores come first.
@@ -31,34 +33,41 @@ def find_outputs(model: Any) -> tuple[Compute, tuple[Output, ...]]:
     import tensorflow as tf
 
     outputs = [Output(name=SCORES, shape=model.output_shape[1:], description="one score a label, in label order")]
+    tensors = {SCORES: model.outputs[0]}
     last = _find_producer(model, model.outputs[0])
     if isinstance(last, keras.layers.Activation):
         last = _find_producer(model, last.input)
-    if not isinstance(last, keras.layers.Dense) or len(last.input.shape) != 2:
-        return lambda scans: {SCORES: model(scans, training=False)}, tuple(outputs)
-    embedding = last.input
-    outputs.append(
-        Output(name=EMBEDDING, shape=embedding.shape[1:], description="what the last layer computes the scores from")
-    )
-    features = _find_features(model, embedding)
-    parts = keras.Model(model.inputs[0], [model.outputs[0], embedding, *([] if features is None else [features])])
-    if features is None:
-        return lambda scans: dict(zip((SCORES, EMBEDDING), parts(scans, training=False), strict=True)), tuple(outputs)
-    outputs.append(
-        Output(
-            name=ACTIVATION_MAP,
-            shape=(*features.shape[1:3], last.units),
-            description="class activation map: (height, width, labels), higher where the scan speaks for the label; "
-            "its mean, plus a bias, is the score before its activation",
+    if isinstance(last, keras.layers.Dense) and len(last.input.shape) == 2:
+        embedding = tensors[EMBEDDING] = last.input
+        outputs.append(
+            Output(
+                name=EMBEDDING, shape=embedding.shape[1:], description="what the last layer computes the scores from"
+            )
         )
-    )
+        features = _find_features(model, embedding)
+        if features is not None:
+            tensors[ACTIVATION_MAP] = features
+            outputs.append(
+                Output(
+                    name=ACTIVATION_MAP,
+                    shape=(*features.shape[1:3], last.units),
+                    description="class activation map: (height, width, labels), higher where the scan speaks for the "
+                    "label; its mean, plus a bias, is the score before its activation",
+                )
+            )
+    maps = [] if gate is None else [model.get_layer(name).output for name in gate.layers]
+    parts = keras.Model(model.inputs[0], [*tensors.values(), *maps])
 
     def compute(scans: Any) -> dict[str, Any]:
-        scores, embedded, maps = parts(scans, training=False)
-        activation_map = tf.matmul(maps, last.kernel)  # (N, h, w, labels); a convolution would add two transposes
-        return {SCORES: scores, EMBEDDING: embedded, ACTIVATION_MAP: activation_map}
+        computed = parts(scans, training=False)
+        computed = list(computed) if isinstance(computed, list | tuple) else [computed]
+        found = dict(zip(tensors, computed, strict=False))
+        if ACTIVATION_MAP in found:
+            # (N, h, w, labels); a convolution would add two transposes
+            found[ACTIVATION_MAP] = tf.matmul(found[ACTIVATION_MAP], last.kernel)
+        return found if gate is None else found | compute_gate(computed[len(tensors) :], gate)
 
-    return compute, tuple(outputs)
+    return compute, (*outputs, *(() if gate is None else describe_gate()))
 
 
 def _find_features(model: Any, embedding: Any) -> Any:

@@ -1,11 +1,12 @@
 """The precisions that a network can be stored in, how each is made from the float32 graph, and what each may cost."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from exporter.gating import COMPONENTS, DISTANCE
 from exporter.outputs import EMBEDDING
 from nightread.card import Precision
 from nightread.preparing import Tensor
@@ -38,6 +39,8 @@ LIMITS: Final[Mapping[Precision, Limits]] = {
 
 #: Scans in one step of the calibration: memory for every activation of a network is taken for all of them.
 _CALIBRATION_BATCH: Final = 16
+
+_OF_THE_GATE: Final = frozenset({DISTANCE, COMPONENTS})
 
 _WITH_WEIGHTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -101,7 +104,7 @@ def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
             calibrate_method=quantization.CalibrationMethod.MinMax,
             per_channel=True,
             reduce_range=True,
-            nodes_to_exclude=_find_head(onnx.load(str(prepared)).graph),
+            nodes_to_exclude=_find_float32(onnx.load(str(prepared)).graph),
         )
         proto = onnx.load(str(quantized))
     used = [opset for opset in proto.opset_import if opset.domain in {node.domain for node in proto.graph.node}]
@@ -112,11 +115,35 @@ def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
     return content
 
 
+def _find_float32(graph: Any) -> list[str]:
+    """Return the names of the nodes that int8 leaves in float32."""
+    return [*_find_head(graph), *_find_gate_nodes(graph)]
+
+
+def _find_gate_nodes(graph: Any) -> list[str]:
+    """Return the names of the nodes that the input gate adds to a graph, behind the layers that it looks at."""
+    producers = {name: node for node in graph.node for name in node.output}
+
+    def find_before(names: Iterable[str]) -> dict[str, Any]:
+        waiting, found = list(names), {}
+        while waiting:
+            node = producers.get(waiting.pop())
+            if node is not None and node.name not in found:
+                found[node.name] = node
+                waiting.extend(node.input)
+        return found
+
+    names = {output.name for output in graph.output}
+    served = find_before(names - _OF_THE_GATE)
+    return [name for name in find_before(names & _OF_THE_GATE) if name not in served]
+
+
 def _find_head(graph: Any) -> list[str]:
     """Return the names of the last nodes with weights before scores and activation map, and of all nodes after them."""
     producers = {name: node for node in graph.node for name in node.output}
     head: list[str] = []
-    waiting = [output.name for output in graph.output if output.name != EMBEDDING]  # which comes before the last layer
+    # The embedding comes before the last layer, and so does what the gate looks at.
+    waiting = [output.name for output in graph.output if output.name not in {EMBEDDING, *_OF_THE_GATE}]
     while waiting:
         node = producers.get(waiting.pop())
         if node is None or node.name in head:

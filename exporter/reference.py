@@ -2,11 +2,12 @@
 
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from exporter.gating import COMPONENTS, DISTANCE
 from exporter.outputs import SCORES
 from exporter.training_folder import TrainingFolder
 from nightread.card import Output, Reference
@@ -14,13 +15,11 @@ from nightread.drift import Values, name_component, summarise
 from nightread.measuring import measure
 from nightread.preparing import InputSpec, Tensor
 
-#: Outputs of a graph with an input gate.
-_DISTANCE: Final = "distance"
-_COMPONENTS: Final = "components"
 
-
-def measure_hold_out(model: bytes, trained: TrainingFolder, outputs: Collection[Output]) -> Reference:
+def measure_hold_out(model: bytes, trained: TrainingFolder, outputs: Collection[Output]) -> Reference | None:
     """Return the reference: what the hold-out measures, and the share of it that the input gate rejects.
+
+    None where the card has no gate: workers then measure nothing that could be compared.
 
     Args:
         model: the converted graph, in the precision that is served.
@@ -28,10 +27,10 @@ def measure_hold_out(model: bytes, trained: TrainingFolder, outputs: Collection[
         outputs: of the graph.
     """
     gate = trained.card.get("gate")
-    return summarise(
-        measure_scans(model, trained.scans, trained.input, outputs),
-        rejected_share=gate["false_rejection"]["value"] if gate else 0.0,
-    )
+    if gate is None:
+        return None
+    values = measure_scans(model, trained.scans, trained.input, outputs)
+    return summarise(values, rejected_share=gate["false_rejection"]["value"])
 
 
 def measure_scans(model: bytes, scans: Tensor, spec: InputSpec, outputs: Collection[Output]) -> dict[str, Values]:
@@ -47,12 +46,12 @@ def measure_scans(model: bytes, scans: Tensor, spec: InputSpec, outputs: Collect
         By measurement, (N,) float64.
     """
     there = {output.name for output in outputs}
-    wanted: list[str] = [name for name in (SCORES, _DISTANCE, _COMPONENTS) if name in there]
+    wanted: list[str] = [name for name in (SCORES, DISTANCE, COMPONENTS) if name in there]
     computed = dict(zip(wanted, _run(model, wanted, scans, spec.scored_at_once), strict=True))
     values = {"score": computed[SCORES][:, 0]}
-    if _DISTANCE in computed:
-        values["distance"] = computed[_DISTANCE].reshape(-1)
-    for place, component in enumerate(computed.get(_COMPONENTS, np.empty((0, 0))).T):
+    if DISTANCE in computed:
+        values["distance"] = computed[DISTANCE].reshape(-1)
+    for place, component in enumerate(computed.get(COMPONENTS, np.empty((0, 0))).T):
         values[name_component(place)] = component
     statistics = [asdict(measure(scan, spec)) for scan in scans]
     return values | {name: np.array([told[name] for told in statistics]) for name in statistics[0]}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exporter.errors import ExportError
+from exporter.gating import FittedGate, read_gate
 from nightread.card import Label, Threshold
 from nightread.preparing import PREPROCESSING_VERSION, InputSpec, Tensor
 
@@ -18,6 +19,7 @@ _RECORD_FILE: Final = "training.json"
 _CARD_FILE: Final = "card.json"
 _CHECKPOINT_FILE: Final = "checkpoint.keras"
 _PREPARED_FILE: Final = "prepared.npz"
+_GATE_FILE: Final = "gate.npz"
 
 
 class _CardFields(BaseModel):
@@ -54,6 +56,7 @@ class TrainingFolder:
         sha256: of each hold-out scan's file; None, the same.
         calibration: (M, H, W, C) float32, prepared training scans; None, the same.
         card: the fields of the card that training knows.
+        gate: the input gate as it was fitted; None where the network has none.
     """
 
     checkpoint: Path
@@ -65,6 +68,7 @@ class TrainingFolder:
     sha256: tuple[str, ...] | None
     calibration: Tensor | None
     card: dict[str, Any]
+    gate: FittedGate | None = None
 
     def name_group(self, place: int) -> str:
         """Return the labels that are present in the hold-out scan at this place, or the lack of any."""
@@ -85,7 +89,8 @@ def read_training_folder(folder: Path) -> TrainingFolder:
         record = _Record.model_validate_json(reading.read_bytes())
         reading = folder / _CARD_FILE
         card = _CardFields.model_validate_json(reading.read_bytes())
-        contents = {name: (folder / name).read_bytes() for name in (_CHECKPOINT_FILE, _PREPARED_FILE)}
+        names = [_CHECKPOINT_FILE, _PREPARED_FILE, *([_GATE_FILE] if _GATE_FILE in record.sha256 else [])]
+        contents = {name: (folder / name).read_bytes() for name in names}
     except OSError as error:
         raise ExportError(
             f"{folder} holds no finished training: {Path(str(error.filename)).name} cannot be read; "
@@ -131,4 +136,5 @@ def read_training_folder(folder: Path) -> TrainingFolder:
         sha256,
         calibration,
         card.model_dump(mode="json"),
+        read_gate(contents[_GATE_FILE]) if _GATE_FILE in contents else None,
     )

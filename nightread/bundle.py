@@ -33,7 +33,7 @@ CARD_FILE: Final = "card.json"
 #: Bundles that travel with the package.
 SHIPPED_DIR = Path(__file__).parent / "bundles"
 #: The one that is used where no other is named.
-DEFAULT_MODEL = "pneumonia-cnn75@1"
+DEFAULT_MODEL = "pneumonia-lite0@1"
 
 _NO_DIGEST = "0" * 64
 _DIGEST_FIELD = re.compile(rb'("digest": ")[0-9a-f]{64}(")')

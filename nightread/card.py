@@ -77,11 +77,14 @@ class Scaling(_Part):
 class Gate(_Part):
     """What a scan must be like to be scored; fitted on the training scans, see `nightread.gate`.
 
-    `max_distance` bounds the graph's output `distance`: how far, in Mahalanobis' sense, a scan's embedding is from
-    those of the training scans. `false_rejection` is the share of the hold-out's scans that the gate rejects.
+    `max_distance` bounds the graph's output `distance`: how far, in Mahalanobis' sense, a scan's features are from
+    those of the training scans, of which a typical one lies at 1. From `doubtful_distance` on a scan is looked at again
+    inverted and turned: one that is nearer that way is rejected too. `false_rejection` is the share of the hold-out's
+    scans that the gate rejects.
     """
 
     max_distance: Annotated[float, Field(gt=0)]
+    doubtful_distance: Annotated[float, Field(gt=0)]
     max_aspect_ratio: Annotated[float, Field(gt=1)]
     false_rejection: Metric
 

@@ -1,11 +1,11 @@
 """The input gate: a scan that is no frontal chest X-ray is rejected with a reason, and not given a confident score.
 
 Cheap rules come first, which know no model: the shape of the picture, its colors, and how much of it is one flat gray.
-What passes them is scored, and the distance of its embedding from those of the training scans decides. A gate belongs
-to a model: a card without one lets everything pass.
+What passes them is scored, and how far its features are from those of the training scans decides. A gate belongs to a
+model: a card without one lets everything pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,8 +39,11 @@ _MOST_FLAT: Final = 0.88
 _SAMPLE: Final = 25_000
 _LEAST_ROWS: Final = 16
 
-#: A variant tells why a scan is far away only where it lies at most this share of the largest distance away itself.
-_WELL_WITHIN: Final = 0.9
+#: A variant of a scan tells what is wrong with it where it lies at most this share of the scan's own distance away.
+_NEARER: Final = 0.85
+
+#: The name of the inverted variant; the others tell how the scan was turned.
+INVERTED: Final = "inverted"
 
 _GO_ON: Final = "; --no-gate scores it all the same"
 
@@ -85,8 +88,8 @@ def _check_colors(colors: Colors | None) -> Finding | None:
         return None
     return Finding(
         Reason.COLOR_PHOTOGRAPH,
-        f"{share:.0%} of the picture is in color, with a mean chroma of {strength:.0f}; a radiograph is gray, and marks "
-        f"in it may cover {_MOST_COLORED:.0%}" + _GO_ON,
+        f"{share:.0%} of the picture is in color, with a mean chroma of {strength:.0f}; a radiograph is gray, and "
+        f"marks in it may cover {_MOST_COLORED:.0%}" + _GO_ON,
     )
 
 
@@ -115,22 +118,23 @@ def _to_shades(rows: Pixels, scan: Scan) -> npt.NDArray[np.uint8]:
     if rows.dtype == np.uint8 and (scan.black, scan.white) == (0.0, 255.0):
         return rows
     levels = (rows - np.float32(scan.black)) * np.float32(255.0 / (scan.white - scan.black))
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    shades: npt.NDArray[np.uint8] = np.clip(levels, 0, 255).astype(np.uint8)
+    return shades
 
 
 def turn_and_invert(tensor: Tensor, spec: InputSpec) -> dict[str, Tensor]:
-    """Return what a scan would be that was inverted or turned, to tell why it is far from the training scans.
+    """Return a scan inverted and turned, to tell why it is far from the training scans.
 
     Args:
         tensor: (H, W, C) float32, prepared.
         spec: what it was prepared for.
 
     Returns:
-        (H, W, C) float32 by what was wrong with the scan; see `judge_distance`.
+        (H, W, C) float32 by what was done to it.
     """
     low, high = spec.value_range
     turned = {f"turned by {90 * turns} degrees": _turn(tensor, turns) for turns in (1, 2, 3)}
-    return {"inverted": (np.float32(low + high) - tensor).astype(np.float32), **turned}
+    return {INVERTED: (np.float32(low + high) - tensor).astype(np.float32), **turned}
 
 
 def _turn(tensor: Tensor, turns: int) -> Tensor:
@@ -143,32 +147,44 @@ def _turn(tensor: Tensor, turns: int) -> Tensor:
     return np.repeat(np.ascontiguousarray(turned)[:, :, np.newaxis], channels, axis=2)
 
 
-def is_far(distance: float, gate: Gate) -> bool:
-    """Whether a scan's embedding is too far from the training scans'; also where the distance is no number."""
-    return not distance <= gate.max_distance
-
-
-def explain_distance(distance: float, variants: Mapping[str, float], gate: Gate) -> Finding:
-    """Say why a scan is too far from the training scans.
+def judge_scan(
+    tensor: Tensor, distance: float, spec: InputSpec, gate: Gate, measure: Callable[[Tensor], float]
+) -> Finding | None:
+    """Say whether, and why, a scan is rejected for its distance; one that is doubtful is measured again.
 
     Args:
-        distance: of its embedding.
+        tensor: (H, W, C) float32, prepared.
+        distance: of its features from the training scans'; may be no number.
+        spec: what it was prepared for.
+        gate: of the model's card.
+        measure: returns the distance of another (H, W, C) scan.
+    """
+    if distance <= min(gate.doubtful_distance, gate.max_distance):
+        return None
+    variants = turn_and_invert(tensor, spec)
+    return judge_distance(distance, {name: measure(variant) for name, variant in variants.items()}, gate)
+
+
+def judge_distance(distance: float, variants: Mapping[str, float], gate: Gate) -> Finding | None:
+    """Say whether, and why, a doubtful scan is rejected; None where it is only unusual.
+
+    Args:
+        distance: of its features from the training scans'.
         variants: the distances of what `turn_and_invert` made of it, by the same names.
         gate: of the model's card.
     """
-    found = f"its embedding lies {distance:.1f} from the training scans', at most {gate.max_distance:.1f} is allowed"
+    found = f"its features lie {distance:.2f} from the training scans'"
     nearest = min(variants, key=variants.__getitem__, default=None)
-    if nearest is None or not variants[nearest] <= _WELL_WITHIN * gate.max_distance:
-        return Finding(Reason.NOT_A_CHEST_XRAY, f"{found}: no frontal chest X-ray like those{_GO_ON}")
-    if nearest == "inverted":
-        return Finding(
-            Reason.INVERTED,
-            f"{found}; with its gray levels inverted it lies at {variants[nearest]:.1f}: black and white are swapped"
-            + _GO_ON,
-        )
+    if nearest is not None and variants[nearest] <= min(_NEARER * distance, gate.max_distance):
+        near = f"{found}, {nearest} it would be {variants[nearest]:.2f}"
+        if nearest == INVERTED:
+            return Finding(Reason.INVERTED, f"{near}: black and white are swapped; mend that first{_GO_ON}")
+        return Finding(Reason.ROTATED, f"{near}: it does not stand upright; turn it first{_GO_ON}")
+    if distance <= gate.max_distance:
+        return None
     return Finding(
-        Reason.ROTATED,
-        f"{found}; {nearest} it lies at {variants[nearest]:.1f}: it does not stand upright{_GO_ON}",
+        Reason.NOT_A_CHEST_XRAY,
+        f"{found}, and at most {gate.max_distance:.2f} is allowed: no frontal chest X-ray like those{_GO_ON}",
     )
 
 

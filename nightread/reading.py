@@ -22,7 +22,7 @@ from nightread.reasons import Reason
 #: Pixels of one scan: (H, W), gray, uint8, uint16 or another real dtype, as read.
 Pixels = npt.NDArray[Any]
 
-#: A sample of a color file: (64, 64, 3) uint8, luma and the two chroma channels (ITU-R BT.601), 128 where there is none.
+#: A sample of a color file: (64, 64, 3) uint8, luma and two chroma channels (ITU-R BT.601), 128 where there is none.
 Colors = npt.NDArray[np.uint8]
 
 #: Below this side a file is an icon, not a radiograph; the smallest network input in use is 75 pixels.

@@ -8,6 +8,9 @@ import numpy as np
 from nightread.bundle import Bundle, write_bundle
 from tests.factories import make_card
 
+#: The mean gray of a scan that the gate of a tiny network takes for a usual one.
+USUAL_GRAY = 0.4
+
 _FLOAT = 1
 _EXTERNAL = 1
 
@@ -73,22 +76,32 @@ def make_onnx(
     last: str = "Sigmoid",
     domain: str = "",
     external: bool = False,
+    gated: bool = False,
     **options: Any,
 ) -> bytes:
-    """Return a network that scores the mean gray of a scan: sigmoid(gain * mean + bias)."""
+    """Return a network that scores the mean gray of a scan: sigmoid(gain * mean + bias).
+
+    With a gate, a scan is as far away as its mean is from `USUAL_GRAY`: ten times the difference.
+    """
     pixels = side_px * side_px
     weights = np.full((pixels, labels), gain / pixels, np.float32)
-    return encode_model(
-        [
-            encode_node("Flatten", "scans", "flat"),
-            encode_node("Gemm", "flat weights bias", "logits"),
-            encode_node(last, "logits", "scores", domain=domain),
-        ],
-        [encode_tensor("weights", weights, external=external), encode_tensor("bias", np.full(labels, bias))],
-        [encode_value("scans", batch, side_px, side_px, 1)],
-        [encode_value("scores", batch, labels)],
-        **options,
-    )
+    nodes = [
+        encode_node("Flatten", "scans", "flat"),
+        encode_node("Gemm", "flat weights bias", "logits"),
+        encode_node(last, "logits", "scores", domain=domain),
+    ]
+    tensors = [encode_tensor("weights", weights, external=external), encode_tensor("bias", np.full(labels, bias))]
+    outputs = [encode_value("scores", batch, labels)]
+    if gated:
+        nodes += [
+            encode_node("Gemm", "flat far offset", "components"),
+            encode_node("ReduceL2", "components", "distance", attributes=_LAST_AXIS),
+        ]
+        far = np.zeros((pixels, 8), np.float32)
+        far[:, 0] = 10 / pixels
+        tensors += [encode_tensor("far", far), encode_tensor("offset", [-10 * USUAL_GRAY, *[0] * 7])]
+        outputs += [encode_value("distance", batch, 1), encode_value("components", batch, 8)]
+    return encode_model(nodes, tensors, [encode_value("scans", batch, side_px, side_px, 1)], outputs, **options)
 
 
 def score_tiny(inputs: Any, *, gain: float = 4.0, bias: float = -2.0, labels: int = 1) -> Any:
@@ -97,14 +110,25 @@ def score_tiny(inputs: Any, *, gain: float = 4.0, bias: float = -2.0, labels: in
     return np.repeat(1 / (1 + np.exp(-logits))[:, np.newaxis], labels, axis=1).astype(np.float32)
 
 
+#: ReduceL2 over axis 1 alone, as opset 17 writes it: an attribute `axes` of integers.
+_LAST_AXIS = message(5, message(1, "axes") + number(8, 1) + number(20, 7))
+
+
+def make_gate(**fields: float) -> dict[str, Any]:
+    """Return a gate as a card tells it: a mean gray from 0.2 to 0.6 passes, one from 0.3 to 0.5 unlooked at."""
+    metric = {"value": 0.0, "low": 0.0, "high": 0.01}
+    gate = {"max_distance": 2.0, "doubtful_distance": 1.0, "max_aspect_ratio": 4.0, "false_rejection": metric}
+    return {**gate, **fields}
+
+
 def write_tiny_bundle(
     models_dir: Path, version: str = "1", *, name: str = "tiny", gain: float = 4.0, bias: float = -2.0, **card: Any
 ) -> Bundle:
-    """Write a bundle of `make_onnx` to `<models_dir>/<name>/<version>`."""
+    """Write a bundle of `make_onnx` to `<models_dir>/<name>/<version>`; with a gate where the card has one."""
     inputs = np.linspace(0, 1, 3 * 64, dtype=np.float32).reshape(3, 8, 8, 1)
     return write_bundle(
         models_dir / name / version,
-        model=make_onnx(gain=gain, bias=bias),
+        model=make_onnx(gain=gain, bias=bias, gated=card.get("gate") is not None),
         parity_inputs=inputs,
         parity_scores=score_tiny(inputs, gain=gain, bias=bias),
         card=make_card(**{"name": name, "version": version, **card}),

@@ -12,16 +12,19 @@ HIGH_SENSITIVITY: Final = "high-sensitivity"
 BALANCED: Final = "balanced"
 HIGH_SPECIFICITY: Final = "high-specificity"
 
-#: The rate that the first and the last of them keep on the part that they are chosen on.
-_RATE: Final = 0.99
+#: The rate that the first and the last of them keep on the part that they are chosen on: the first of these that leaves
+#: at most so many of its scans between the two. A few mislabelled scans would else make a band of half the ward.
+_RATES: Final = (0.99, 0.985, 0.98, 0.975, 0.97, 0.96, 0.95)
+_MOST_UNCERTAIN: Final = 0.10
 
 
 def choose_operating_points(chosen_on: PartScores, hold_out: PartScores, *, seed: int) -> dict[str, OperatingPoint]:
     """Choose the thresholds of a task with one label.
 
     `high-sensitivity` is the highest threshold that finds 99 % of the scans with the label, `high-specificity` the
-    lowest that leaves 99 % of the others alone, `balanced` that with the best balanced accuracy. The order is kept:
-    where the first two would cross, since the scores hardly overlap, both meet at `balanced`.
+    lowest that leaves 99 % of the others alone, `balanced` that with the best balanced accuracy. Where more than a
+    tenth of the scans would lie between the first two, both rates give way alike. The order is kept: where they would
+    cross, since the scores hardly overlap, both meet at `balanced`.
 
     Args:
         chosen_on: the scans that decide.
@@ -30,8 +33,12 @@ def choose_operating_points(chosen_on: PartScores, hold_out: PartScores, *, seed
     """
     scores, targets = chosen_on.class_scores[:, 1], chosen_on.targets
     balanced = choose_threshold(targets, scores)
-    low = min(_find_between(scores[targets == 1], 1 - _RATE), balanced)
-    high = max(_find_between(scores[targets == 0], _RATE), balanced)
+    low, high = balanced, balanced
+    for rate in _RATES:
+        low = min(_find_between(scores[targets == 1], 1 - rate), balanced)
+        high = max(_find_between(scores[targets == 0], rate), balanced)
+        if np.mean((scores >= low) & (scores < high)) <= _MOST_UNCERTAIN:
+            break
     thresholds = {HIGH_SENSITIVITY: low, BALANCED: balanced, HIGH_SPECIFICITY: high}
     return {
         name: OperatingPoint(

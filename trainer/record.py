@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from nightread.card import Metric, OperatingPoint, Scaling, Threshold, Training
+from nightread.card import Gate, Metric, OperatingPoint, Scaling, Threshold, Training
 from nightread.preparing import PREPROCESSING_VERSION
 from trainer import fitting
 from trainer.architectures.architecture import Architecture
 from trainer.datasets import Dataset, Listing, SplitBy, Task
 from trainer.dividing import Divided
+from trainer.gating import GATE_FILE
 from trainer.hyperparameters import FitSettings
 from trainer.operating import span_abstain_band
 from trainer.splitting import Indices, Part, Shares, Targets
@@ -71,6 +72,7 @@ class Outcome:
     history: list[fitting.EpochRow]
     scaling: Scaling | None = None
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
+    gate: Gate | None = None
 
 
 class Record(BaseModel):
@@ -89,7 +91,7 @@ class Record(BaseModel):
         too_few_patients: labels that were left out, with their patients: a split by patient needs three of each.
         labels: scans by part and label.
         input_wait_share: how much of all epochs' time the steps waited for their batches.
-        sha256: of the checkpoint and of the prepared scans.
+        sha256: of the checkpoint, of the prepared scans, and of the input gate where there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -144,7 +146,7 @@ def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divi
         input_wait_share=round(sum(row.input_wait_s for row in outcome.history) / max(seconds, 1e-9), 4),
         sha256={
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in (fitting.CHECKPOINT_FILE, PREPARED_FILE)
+            for name in (fitting.CHECKPOINT_FILE, PREPARED_FILE, *([GATE_FILE] if outcome.gate else []))
         },
     )
     card = _describe(outcome, task, scan_counts, patient_counts, label_counts[Part.TRAIN.value])
@@ -206,6 +208,7 @@ def _describe(
         "thresholds": {label: threshold.model_dump(mode="json") for label, threshold in thresholds.items()},
         "calibration": calibration.format(activation=task.activation, shares=shares, labels=", ".join(task.labels)),
         "scaling": None if outcome.scaling is None else outcome.scaling.model_dump(mode="json"),
+        "gate": None if outcome.gate is None else outcome.gate.model_dump(mode="json"),
         "operating_points": {
             task.labels[0]: {name: point.model_dump(mode="json") for name, point in outcome.operating_points.items()}
         }

@@ -14,6 +14,7 @@ from trainer.catalog import find_dataset
 from trainer.datasets import Choices
 from trainer.dividing import divide
 from trainer.errors import TrainingError
+from trainer.gating import fit_gate
 from trainer.hyperparameters import FitSettings
 from trainer.operating import choose_operating_points
 from trainer.preparation import PreparedScans, prepare_scans
@@ -104,7 +105,9 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
     report(Progress("evaluate", 0, len(Part)))
     at_once, seed = architecture.input.scored_at_once, request.settings.seed
     scaling = calibrate(request.out, divided, at_once, seed) if request.settings.calibrate else None
-    scores = score_parts(load_checkpoint(request.out), divided, at_once)
+    model = load_checkpoint(request.out)
+    scores = score_parts(model, divided, at_once)
+    gate = fit_gate(request.out, model, divided, architecture.input)
     evaluations = {}
     for done, part in enumerate(Part, start=1):
         evaluations[part] = evaluation.evaluate(
@@ -123,6 +126,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         history,
         scaling,
         points,
+        gate,
     )
     record, card = write_record(request.out, outcome, listing, divided)
     write_report(

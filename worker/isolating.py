@@ -130,10 +130,7 @@ class _DecoderProcess:
             "gate": None if gate is None else gate.model_dump(mode="json"),
         }  # fmt: skip
         try:
-            prepared = self._within(self._limits.limit_s, lambda: self._exchange(request, data, spec))
-            if prepared.tensor is not None and (prepared.statistics is None) != (gate is None):
-                raise ValueError("an answer to another question")
-            return prepared
+            return self._within(self._limits.limit_s, lambda: self._exchange(request, data, spec))
         except (OSError, EOFError):  # its pipes are closed a moment before it has ended
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
@@ -172,7 +169,10 @@ class _DecoderProcess:
         self._requests.write(data)
         self._requests.flush()
         answer = _read_header(self._answers)
-        return _to_prepared(answer, read_exactly(self._answers, _check_size(answer, spec)), spec)
+        prepared = _to_prepared(answer, read_exactly(self._answers, _check_size(answer, spec)), spec)
+        if prepared.tensor is not None and (prepared.statistics is None) != (request["gate"] is None):
+            raise ValueError("statistics that nobody asked for, or none")
+        return prepared
 
     def _explain_end(self, code: int) -> _DecoderEnded:
         limit = f"{self._limits.limit_s:g} s (NIGHTREAD_DECODE_LIMIT_S)"

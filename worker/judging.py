@@ -1,16 +1,19 @@
-"""What a model and its gate say of prepared scans: scores, distances, and why a scan is too far from the training scans."""
+"""What a model and its gate say of prepared scans: scores, distances, and why a scan is rejected for its distance."""
 
 import math
 from dataclasses import astuple, dataclass
+from typing import Final
 
 import numpy as np
 
 from db.measuring import NewMeasurement
-from nightread.card import Gate
-from nightread.gate import PASSED, Finding, explain_distance, is_far, turn_and_invert
+from nightread.gate import PASSED, Finding, judge_scan
 from nightread.measuring import Statistics
 from nightread.preparing import Tensor
-from worker.scorer import Inference, Scorer, Scores
+from worker.scorer import Scorer, Scores
+
+#: Decimals of a stored component, whose deviation is 1: each digit more is eight bytes of every scan, and noise.
+_COMPONENT_DIGITS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Judged:
 
 
 def judge_scans(scorer: Scorer, tensors: list[Tensor]) -> Judged:
-    """Score prepared scans, and those again that are too far from the training scans, turned and inverted.
+    """Score prepared scans, and measure those again, inverted and turned, whose distance is doubtful.
 
     Raises:
         DeviceFull: there is not enough memory for so many scans at once.
@@ -46,30 +49,23 @@ def judge_scans(scorer: Scorer, tensors: list[Tensor]) -> Judged:
     gate = scorer.card.gate
     if gate is None:
         return Judged(inferred.scores, [Judgement()] * len(tensors))
-    return Judged(
-        inferred.scores,
-        [_judge(scorer, gate, tensor, inferred, place) for place, tensor in enumerate(tensors)],
-    )
-
-
-def _judge(scorer: Scorer, gate: Gate, tensor: Tensor, inferred: Inference, place: int) -> Judgement:
     if inferred.distances is None or inferred.components is None:
-        raise AssertionError("a graph that has a gate was checked for its outputs")
-    distance = float(inferred.distances[place])
-    components = [float(value) for value in inferred.components[place]]
-    finding = _explain(scorer, gate, tensor, distance) if is_far(distance, gate) else None
-    if not all(map(math.isfinite, (distance, *components))):
-        return Judgement(finding=finding)
-    return Judgement(distance, components, finding)
+        raise AssertionError("a graph with a gate was checked for its outputs")
+    judgements = []
+    for tensor, distance, components in zip(tensors, inferred.distances, inferred.components, strict=True):
+        finding = judge_scan(tensor, float(distance), scorer.card.input, gate, lambda scan: _measure(scorer, scan))
+        if math.isfinite(distance) and np.isfinite(components).all():
+            kept = [round(float(value), _COMPONENT_DIGITS) for value in components]
+            judgements.append(Judgement(float(distance), kept, finding))
+        else:
+            judgements.append(Judgement(finding=finding))
+    return Judged(inferred.scores, judgements)
 
 
-def _explain(scorer: Scorer, gate: Gate, tensor: Tensor, distance: float) -> Finding:
-    variants = turn_and_invert(tensor, scorer.card.input)
-    distances = {}
-    for name, variant in variants.items():  # one by one: this many scans may not fit the device at once
-        found = scorer.infer_batch(variant[np.newaxis]).distances
-        distances[name] = math.nan if found is None else float(found[0])
-    return explain_distance(distance, distances, gate)
+def _measure(scorer: Scorer, tensor: Tensor) -> float:
+    """Return the distance of one scan: one at a time, since several might not fit where one does."""
+    distances = scorer.infer_batch(tensor[np.newaxis]).distances
+    return math.nan if distances is None else float(distances[0])
 
 
 def make_measurement(

@@ -65,6 +65,9 @@ class Heartbeat:
             except DatabaseUnavailable as error:
                 _log.warning("lease of job %s not renewed: %s", self._claim.job_id, error)
                 continue
+            except Exception:  # noqa: BLE001  # the boundary of a thread, without which the job would be given up for dead
+                _log.exception("lease of job %s not renewed", self._claim.job_id)
+                continue
             if not ours:
                 self._lost.set()
                 return

@@ -4,10 +4,14 @@ Everything here is made after a fork, in the process that uses it: neither an in
 connection survives being inherited.
 """
 
+import gc
 import logging
 import os
 import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +35,8 @@ _log = logging.getLogger(__name__)
 #: Scans that one thread of a CPU scores at once: of so few, what the layers hand on to each other stays in the core's
 #: cache. Batches of 32 took the networks that were measured 10 % longer (docs/performance.md).
 CPU_MICRO_BATCH: Final = 8
+#: Python's own thresholds, which the program raises while it starts.
+_COLLECT_AFTER: Final = (700, 10, 10)
 
 
 class WorkerProcess:
@@ -45,6 +51,8 @@ class WorkerProcess:
     """
 
     def __init__(self, settings: Settings) -> None:
+        gc.freeze()  # modules and what they hold stay: no garbage is looked for among them
+        gc.set_threshold(*_COLLECT_AFTER)
         self.settings = settings
         self.threads = settings.threads or count_cores()
         self.engine: Engine = make_engine(settings.database_url.get_secret_value())
@@ -54,7 +62,24 @@ class WorkerProcess:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.progress = find_progress() if settings.has_shared_broker else Progress(None)
         self._scorers: dict[str, Scorer] = {}
+        self._worked_at = time.monotonic()
+        self._is_working = False
         self._opening = threading.Lock()  # two jobs of one process may want the same model at once
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Be at work for as long as the `with` block runs."""
+        self._is_working = True
+        try:
+            yield
+        finally:
+            self._worked_at = time.monotonic()
+            self._is_working = False
+
+    @property
+    def idle_s(self) -> float:
+        """How long this process has had nothing to do, in seconds; 0 while it has."""
+        return 0.0 if self._is_working else time.monotonic() - self._worked_at
 
     def find_scorer(self, run: RunInfo) -> Scorer:
         """Return the model of a run, opened and checked at its first use.

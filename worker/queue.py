@@ -81,12 +81,15 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_acks_on_failure_or_timeout": True,
         "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
         # Remote control listens to whoever can publish: it ends workers, and nothing here uses it.
         "worker_enable_remote_control": False,
         # Nothing waits unacknowledged behind a slow job.
         "worker_prefetch_multiplier": 1,
         "task_time_limit": _JOB_LIMIT_S,
         "broker_transport_options": _transport_options(settings),
+        # Celery asks for it in three places, and takes the shortest.
+        "result_backend_transport_options": {"visibility_timeout": _VISIBILITY_S},
         "visibility_timeout": _VISIBILITY_S,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # the default gives up after 100
@@ -95,7 +98,11 @@ def _configure(settings: Settings) -> dict[str, Any]:
         # What runs across a lost connection is delivered again. The lease makes that harmless; to stop the first one
         # would throw its work away, and count as the death of a worker: a broker that flaps must not fail a scan.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # A worker that is to stop at once gives its jobs this long: a lease that is left behind counts as a crash.
+        "worker_soft_shutdown_timeout": 10.0,
+        "worker_enable_soft_shutdown_on_idle": False,
         "worker_max_tasks_per_child": 500,  # bounds what a leak can come to
+        "worker_max_memory_per_child": 6_000_000,  # KiB; the same, and more than two windows and CUDA take
         # CUDA and its threads do not survive a fork.
         "worker_pool_start_method": "spawn" if settings.device is Device.CUDA else "fork",
         "worker_proc_alive_timeout": 60,  # a spawned child imports ONNX Runtime first

@@ -21,7 +21,7 @@ _MACHINE_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 Scores = npt.NDArray[np.float32]
 
 #: What the graph of a model with a gate returns besides its scores, by name, with the shape of one scan.
-_GATE_OUTPUTS: Final = {"distance": (), "components": (8,)}
+_GATE_OUTPUTS: Final = {"distance": (1,), "components": (8,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Scorer:
         """
         try:
             with self._turn:
-                return Inference(*self._session.run(self._output_names, {self._input_name: batch}))
+                scores, *gate = self._session.run(self._output_names, {self._input_name: batch})
         except RUN_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
@@ -101,6 +101,7 @@ class Scorer:
                 f"the memory of the device ({self.device}) does not suffice for {len(batch)} scans at once: free some, "
                 "or set NIGHTREAD_BATCH_SIZE lower"
             ) from None
+        return Inference(scores, gate[0].reshape(-1), gate[1]) if gate else Inference(scores)
 
     def _check_parity(self, bundle: Bundle) -> float:
         whole = self.score_batch(bundle.parity_inputs)

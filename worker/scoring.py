@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from db.engine import reading, write
 from db.errors import DatabaseError, DatabaseFull, DatabaseUnavailable
@@ -17,12 +17,14 @@ from db.jobs import (
     claim_job,
     find_predicted,
     give_back_job,
+    keep_claim,
     load_open_scans,
     split_job,
     store_results,
 )
 from db.measuring import find_verdicts
 from db.runs import RunInfo, close_finished_runs, find_run
+from db.tables import jobs
 from failpoints.points import Point, failpoint
 from nightread.card import Card
 from nightread.errors import DeviceError, ModelError, NightreadError
@@ -41,6 +43,8 @@ _MODEL_TRIES = 20
 #: Less than the half hour after which Celery ends a job by force.
 _ROOM_LIMIT_S = 1200.0
 _ROOM_POLL_S = 5.0
+#: Less than what a container is given to stop in.
+_LONGEST_RELEASE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,20 @@ class JobReport:
     split: bool = False
 
 
-def attend_job(process: WorkerProcess, job_id: str) -> None:
+def attend_job(process: WorkerProcess, job_id: str) -> bool:
     """Score one job, whatever comes of it: the boundary of a delivery, where every error ends in the log.
 
     A job is never lost by that: what is understood leaves its lease, which runs out and brings the job back, and what
     nobody foresaw has given it back already.
+
+    Returns:
+        Whether there is such a job; nobody has sent a message for one that there is not.
     """
     try:
         report = score_job(process, job_id)
+        if report is None and not _is_known(process, job_id):
+            _log.warning("a message names job %s, which this database does not have: refused", job_id)
+            return False
     except (NightreadError, DatabaseError) as error:
         _log.error("job %s: %s", job_id, error)
     except Exception:  # noqa: BLE001  # see above
@@ -67,6 +77,7 @@ def attend_job(process: WorkerProcess, job_id: str) -> None:
     else:
         if report is not None:
             _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
+    return True
 
 
 def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
@@ -75,18 +86,20 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     Being called twice for one job, at once or one after the other, changes nothing: the lease decides.
 
     Raises:
-        DatabaseUnavailable: nothing is stored; the lease runs out and the sweeper publishes the job again.
+        DatabaseUnavailable: nothing is stored; the job is put off, or its lease runs out where it stays away.
         Exception: what nobody foresaw; the job was given back, to be tried again and in the end split.
     """
-    lease_s = process.settings.lease_s
     failpoint(Point.WORKER_BEFORE_CLAIM, DatabaseUnavailable)
-    claim = write(process.engine, lambda connection: claim_job(connection, job_id, process.name, lease_s))
+    claim = _claim(process, job_id)
     if claim is None:
         return None
     process.progress.note("claimed")
     try:
         failpoint(Point.WORKER_AFTER_CLAIM)
         return _score_claimed(process, claim)
+    except DatabaseUnavailable as error:
+        _release(process, claim, error)
+        raise
     except DatabaseError:
         raise
     except Exception:
@@ -94,6 +107,47 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
         retry_in_s = backoff_s(claim.attempts)
         write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s))
         raise
+
+
+def _is_known(process: WorkerProcess, job_id: str) -> bool:
+    with reading(process.engine) as connection:
+        return connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).scalar() is not None
+
+
+def _claim(process: WorkerProcess, job_id: str) -> Claim | None:
+    """Claim a job; a commit whose answer was lost is found again, and is not taken for another worker's."""
+    made: list[Claim] = []
+    lease_s = process.settings.lease_s
+
+    def work(connection: Connection) -> Claim | None:
+        if made and keep_claim(connection, made[-1], process.name, lease_s):
+            return made[-1]
+        claim = claim_job(connection, job_id, process.name, lease_s)
+        if claim is not None:
+            made.append(claim)
+        return claim
+
+    return write(process.engine, work)
+
+
+def _release(process: WorkerProcess, claim: Claim, error: DatabaseUnavailable) -> None:
+    """Put a job off that the database has failed, once it answers again: a lease that runs out would count as a crash.
+
+    Changes nothing where the job is no longer ours, or was committed after all.
+    """
+    # A full disk was waited for already, and an embedded run ends where its database is away.
+    waits = process.settings.has_shared_broker and not isinstance(error, DatabaseFull)
+    deadline = time.monotonic() + (min(process.settings.lease_s, _LONGEST_RELEASE_S) if waits else 0.0)
+    retry_in_s = backoff_s(claim.attempts)
+    while True:
+        try:
+            write(process.engine, lambda connection: store_results(connection, claim, [], [], retry_in_s=retry_in_s))
+        except DatabaseUnavailable:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_ROOM_POLL_S)
+        else:
+            return
 
 
 def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from celery import shared_task
+from celery import current_app, shared_task
 from celery.signals import worker_process_init
 
 from db.errors import DatabaseError
@@ -12,6 +12,7 @@ from nightread.errors import NightreadError
 from nightread.logs import configure_logging
 from nightread.settings import Settings, read_settings
 from worker.errors import BrokerUnavailable
+from worker.idling import IdleSweeper
 from worker.process import WorkerProcess, current_process, has_process
 from worker.publisher import SCORE_TASK, SWEEP_TASK, Publisher
 from worker.scoring import attend_job
@@ -25,10 +26,10 @@ _LOW_WATER = 0.5
 @shared_task(name=SCORE_TASK, bind=True)
 def score_job_task(task: Any, job_id: str) -> None:
     """Score one job; the message is acknowledged after its results are committed."""
-    process = _find_process(task)
-    attend_job(process, job_id)
-    failpoint(Point.WORKER_BEFORE_TOP_UP)
-    _top_up(task, process)
+    process = _find_process(task.app)
+    with process.working():
+        is_known = attend_job(process, job_id)
+        _look_after_queue(task, process, is_known=is_known)
     failpoint(Point.WORKER_BEFORE_ACK)
     if process.settings.has_shared_broker and process.decoder.is_stuck:
         # A thread cannot be ended, but this process can: its job is committed, and Celery starts another.
@@ -39,31 +40,42 @@ def score_job_task(task: Any, job_id: str) -> None:
 @shared_task(name=SWEEP_TASK, bind=True)
 def sweep_task(task: Any) -> None:
     """Publish again what was lost; beat sends this every `sweep_s`."""
-    process = _find_process(task)
-    try:
-        Publisher(task.app, process.settings).sweep(process.engine)
-    except (NightreadError, DatabaseError) as error:
-        _log.error("sweep: %s", error)
+    process = _find_process(task.app)
+    with process.working():
+        try:
+            Publisher(task.app, process.settings).sweep(process.engine)
+        except (NightreadError, DatabaseError) as error:
+            _log.error("sweep: %s", error)
+        except Exception:  # noqa: BLE001  # the boundary of a delivery; a MemoryError out of a task ends the whole worker
+            _log.exception("sweep failed")
 
 
 @worker_process_init.connect
-def _configure_child(**_: Any) -> None:
-    """Write a pool process's log as the main process does; a spawned one has inherited nothing."""
-    if not has_process():  # Celery calls its solo pool a process too, and that one's log is set up
-        configure_logging(read_settings())
+def _start_child(**_: Any) -> None:
+    """Write the log as the main process does, since a spawned process has inherited nothing; and sweep when idle."""
+    if has_process():  # Celery calls its solo pool a process too, and that one's log is set up
+        return
+    configure_logging(read_settings())
+    app = current_app._get_current_object()  # noqa: SLF001  # the app itself: what it stands for differs by thread
+    IdleSweeper(app, _find_process(app)).start()
 
 
-def _find_process(task: Any) -> WorkerProcess:
-    settings: Settings | None = getattr(task.app, "nightread", None)
+def _find_process(app: Any) -> WorkerProcess:
+    settings: Settings | None = getattr(app, "nightread", None)
     return current_process(settings or read_settings())
 
 
-def _top_up(task: Any, process: WorkerProcess) -> None:
-    """Refill the queue at once where it runs low, so that no worker idles until the next sweep."""
+def _look_after_queue(task: Any, process: WorkerProcess, *, is_known: bool) -> None:
+    """Refill the queue where it runs low, so that no worker idles until the next sweep; count a forged message."""
     if not process.settings.has_shared_broker:
         return  # an embedded run publishes its own jobs, and must not take those of a cluster
+    publisher = Publisher(task.app, process.settings)
     try:
-        low_water = process.settings.queue_high_water * _LOW_WATER
-        Publisher(task.app, process.settings).publish_due(process.engine, below=low_water)
+        failpoint(Point.WORKER_BEFORE_TOP_UP, MemoryError)
+        if not is_known:
+            publisher.note_refused()
+        publisher.publish_due(process.engine, below=process.settings.queue_high_water * _LOW_WATER)
     except (BrokerUnavailable, DatabaseError) as error:
         _log.warning("the queue was not refilled: %s", error)
+    except Exception:  # noqa: BLE001  # the boundary of a delivery; a MemoryError out of a task ends the whole worker
+        _log.exception("the queue was not refilled")

@@ -112,13 +112,14 @@ def test_a_killed_worker_loses_and_doubles_nothing(env, database, night, tmp_pat
     assert query(database, "SELECT count(*) FROM jobs WHERE status <> 'done'") == 0
 
 
-def test_an_emptied_redis_loses_no_work(env, database, night, tmp_path, redis_server):
+@pytest.mark.parametrize("beat", ["--beat", "--no-beat"])
+def test_an_emptied_redis_loses_no_work(env, database, night, tmp_path, redis_server, beat):
+    """Nobody publishes but the worker itself: a message that is not taken within the lease is lost."""
     run("enqueue", night, env=env, cwd=tmp_path)
     assert redis_server.connect().llen("nightread:nightread") > 0
     redis_server.connect().flushall()
 
-    with worker(env, tmp_path, tmp_path / "worker.log"):
-        # Nobody publishes but the beat inside the worker: a message that is not taken within the lease is lost.
+    with worker(env, tmp_path, tmp_path / "worker.log", beat):
         followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))
 
     assert (followed["scored"], followed["rejected"], followed["queued"]) == (61, 1, 0)

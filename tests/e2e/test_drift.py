@@ -1,55 +1,40 @@
 """From a folder to the answer: a night is scored, what it measures is stored, and `nightread drift` tells of it."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
+from exporter.reference import measure_scans
+from nightread.card import Output
 from nightread.drift import summarise
-from nightread.measuring import measure
 from nightread.preparing import InputSpec, read_and_prepare
-from tests.factories import encode_jpeg, small_chest, write_jpeg
-from tests.onnx_factories import score_tiny, write_tiny_bundle
+from tests.factories import draw_chest, encode_jpeg
+from tests.onnx_factories import make_gate, make_onnx, write_tiny_bundle
 from tests.program import last_json, make_environment, run
 
 SPEC = InputSpec(height_px=8, width_px=8, channels=1)
+OUTPUTS = [Output(name=name, shape=(1,), description="") for name in ("scores", "distance", "components")]
 
 
-def make_reference(scans=150):
-    tensors = [
-        read_and_prepare(encode_jpeg(small_chest(1000 + seed)), SPEC, max_pixels=10**6)[0] for seed in range(scans)
-    ]
-    told = [asdict(measure(tensor, SPEC)) for tensor in tensors]
-    values = {name: np.array([one[name] for one in told]) for name in told[0]}
-    values["score"] = score_tiny(np.stack(tensors))[:, 0].astype(np.float64)
-    return summarise(values, rejected_share=0.0).model_dump(mode="json")
-
-
-@pytest.fixture
-def call(tmp_path):
-    write_tiny_bundle(tmp_path / "models", drift_reference=make_reference())
+def test_a_worker_stores_what_the_export_measured_and_drift_compares_it(tmp_path):
+    files = [encode_jpeg(draw_chest(seed, 40, 48)) for seed in range(20)]
+    tensors = np.stack([read_and_prepare(file, SPEC, max_pixels=10**6)[0] for file in files])
+    measured = measure_scans(make_onnx(gated=True), tensors, SPEC, OUTPUTS)
+    write_tiny_bundle(
+        tmp_path / "models",
+        gate=make_gate(max_distance=9, doubtful_distance=9),
+        drift_reference=summarise(measured, rejected_share=0.0).model_dump(mode="json"),
+    )
+    (tmp_path / "night").mkdir()
+    for number, file in enumerate(files):
+        (tmp_path / "night" / f"{number}.jpg").write_bytes(file)
     env = make_environment(tmp_path, models_dir=tmp_path / "models", model="tiny@1", threads=1)
 
-    def call(*arguments):
-        return run(*arguments, env=env, cwd=tmp_path)
+    run("score", tmp_path / "night", env=env, cwd=tmp_path)
+    told = last_json(run("drift", "--json", env=env, cwd=tmp_path))
 
-    return call
-
-
-def test_a_night_is_told_from_one_of_other_scans_and_so_is_its_repetition(call, tmp_path):
-    for seed in range(40):
-        write_jpeg(tmp_path / "alike" / f"{seed}.jpg", small_chest(seed))
-        write_jpeg(tmp_path / "other" / f"{seed}.jpg", 130 + small_chest(seed) // 4)
-    call("score", tmp_path / "alike")
-    call("score", tmp_path / "other")
-
-    alike, other = last_json(call("drift", "alike", "--json")), last_json(call("drift", "other", "--json"))
-    assert (alike["looks_like_training"], alike["measured"]) == (True, 40)
-    assert other["looks_like_training"] is False
-    assert other["measurements"]["brightness"]["alarm"]
-
-    again = last_json(call("score", tmp_path / "other", "--json"))
-    assert again["reused"] == 40
-    repeated = last_json(call("drift", again["run"], "--json"))
-    assert repeated["measurements"] == other["measurements"]
-    assert call("drift").stdout.splitlines()[-1].startswith("this run does not look like the training data: ")
+    assert told["looks_like_training"] is True
+    assert told["measured"] == told["gate"]["judged"] == 20
+    assert told["measurements"].keys() == measured.keys()
+    for name, shift in told["measurements"].items():
+        assert shift["median"] == pytest.approx(float(np.median(measured[name])), abs=1e-5), name
+        assert shift["ks"] <= 0.06, name  # the same scans, but for the steps of 20 scans' quantiles

@@ -101,20 +101,23 @@ def test_whatever_lies_in_the_queue_runs_nothing_ends_no_worker_and_is_counted(
         wait_until(lambda: "ready" in log.read_text(), "the worker")
         for message in garbage:
             forger.lpush(QUEUE, message)
-        # Those that are ours but for what they want on top: harmless, so that they are not refused.
+        # Those that are ours but for what they want on top, and for a job that there is not.
+        forged = 4
         for headers in ({"eta": "2099-01-01T00:00:00+00:00"}, {"timelimit": [1, 1]}, {"retries": 10**9}):
             forger.lpush(QUEUE, json.dumps(make_message(headers=headers)))
         forger.lpush(QUEUE, json.dumps(make_message(embed={"callbacks": [make_message("celery.backend_cleanup", [])]})))
         followed = last_json(run("enqueue", night, "--wait", "--json", env=env, cwd=tmp_path))
         wait_until(lambda: not admin.llen(QUEUE) and not admin.hlen("nightread:unacked"), "an empty queue")
         assert process.poll() is None  # the very same process
-        assert admin.get("nightread:refused") == str(len(garbage))
+        refused = len(garbage) + forged
+        assert admin.get("nightread:refused") == str(refused)
         assert admin.acl_log() == []
         told = run("doctor", env=env, cwd=tmp_path).stdout
     assert (followed["scored"], followed["failed"]) == (20, 0)
-    assert f"{len(garbage)} refused" in told
+    assert f"{refused} refused" in told
     assert not executed.exists()
     said = log.read_text()
     assert "a message in the queue was refused: no JSON; 1 so far" in said
+    assert f"a message names job {'f' * 32}, which this database does not have: refused" in said
     assert "CANARY" not in said
     assert "Traceback" not in said

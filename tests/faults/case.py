@@ -220,9 +220,9 @@ class Case:
             holders = (
                 connection.execute(sa.text("SELECT lease_holder FROM jobs WHERE status = 'leased'")).scalars().all()
             )
-        pids = {int(holder.rpartition(":")[2]) for holder in holders}
+        pids = [int(holder.rpartition(":")[2]) for holder in holders]
         for worker in self.choose.sample(self.fleet.workers, len(self.fleet.workers)):
-            if pids & {child.pid for child in worker.children()}:
+            if any(worker.has(pid) for pid in pids):
                 return worker
         return None
 
@@ -245,13 +245,11 @@ class Case:
     def wait_at(self, gate: str) -> Worker:
         """Wait until a worker stands at a closed gate; returns it."""
 
-        def find() -> Worker | None:
-            for worker in self.fleet.workers:
-                if any((self.gates / f"{gate}.gate.{child.pid}").exists() for child in worker.children()):
-                    return worker
-            return None
+        return self.wait(lambda: next(filter(lambda one: self.is_at(one, gate), self.fleet.workers), None), gate)
 
-        return self.wait(find, f"a worker at {gate}")
+    def is_at(self, worker: Worker, gate: str) -> bool:
+        """Whether a worker stands at a closed gate, or has stood there since it was closed."""
+        return any(worker.has(int(file.suffix[1:])) for file in self.gates.glob(f"{gate}.gate.*"))
 
     # After it
 

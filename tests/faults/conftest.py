@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.case import Case
+from tests.faults.forking import Forker
 from tests.faults.nights import make_pool
+from tests.faults.places import SWEPT
 from tests.faults.rig import run_rig
 
+#: As many as a small machine has cores.
+_FORKERS = 2
 _RECORD = pytest.StashKey[list[dict]]()
 _OUTCOME = pytest.StashKey[str]()
 
@@ -23,6 +27,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[_RECORD] = []
+    config.stash[SWEPT] = []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,6 +43,15 @@ def pytest_generate_tests(metafunc):
         seed = metafunc.config.getoption("--seed", None)
         seeds = range(1, metafunc.config.getoption("--seeds", 1) + 1) if seed is None else [seed]
         metafunc.parametrize("seed", seeds, ids=lambda seed: f"seed-{seed}")
+
+
+@pytest.fixture(scope="session")
+def forkers(tmp_path_factory):
+    """What forks commands."""
+    forkers = [Forker(tmp_path_factory.mktemp("forker")) for _ in range(_FORKERS)]
+    yield forkers
+    for forker in forkers:
+        forker.close()
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +81,8 @@ def case(rig, seed, tmp_path, request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(SWEPT, []):
+        terminalreporter.write_line(line)
     record = config.stash.get(_RECORD, [])
     if not record:
         return

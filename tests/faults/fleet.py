@@ -62,6 +62,12 @@ class Worker:
     def is_ready(self) -> bool:
         return self.is_alive and b" ready." in self.log.read_bytes()[self._read_from :]
 
+    def has(self, pid: int) -> bool:
+        """Whether a process is one of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            return os.getpgid(pid) == self.pid
+        return False
+
     def children(self) -> list[psutil.Process]:
         """Return the pool's processes."""
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path)
     options = parser.parse_args()
     record = [entry for file in options.records for entry in json.loads(file.read_text())]
+    record = [entry for entry in record if entry["outcome"] != "skipped"]
     failed = [entry for entry in record if entry["outcome"] != "passed"]
     if failed:
         names = ", ".join(f"row {entry['row']} seed {entry['seed']}" for entry in failed)

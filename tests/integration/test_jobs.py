@@ -1,5 +1,7 @@
 """A job is held by one worker at a time, and whatever happens to workers, each scan is ended once."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import func, select, update
 
@@ -10,6 +12,7 @@ from db.jobs import (
     count_waiting_jobs,
     find_predicted,
     give_back_job,
+    keep_claim,
     mark_unpublished,
     renew_lease,
     split_job,
@@ -21,6 +24,7 @@ from db.tables import predictions, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from tests.db_factories import (
+    LEASE_S,
     MODEL_DIGEST,
     add_job,
     add_run,
@@ -100,6 +104,19 @@ class TestClaiming:
             assert count_leases(connection) == 1
         job = fetch_job(engine, job_id)
         assert 0 < (job.lease_expires_at - job.published_at).total_seconds() <= 10
+
+    def test_a_claim_whose_answer_was_lost_is_kept_by_its_holder_alone(self, engine):
+        job_id = add_job(engine)
+        held = claim(engine, job_id, "worker-1")
+        for claimed, holder, is_kept in (
+            (held, "worker-1", True),
+            (held, "worker-2", False),
+            (replace(held, token=held.token + 1), "worker-1", False),
+        ):
+            kept = write(engine, lambda connection, c=claimed, h=holder: keep_claim(connection, c, h, LEASE_S))
+            assert kept is is_kept
+        job = fetch_job(engine, job_id)
+        assert (job.attempts, job.crashes, job.lease_token) == (1, 0, held.token)
 
     def test_a_job_that_was_put_off_waits_for_its_time(self, engine):
         job_id = add_job(engine)

@@ -13,6 +13,7 @@ from db.runs import cancel_run, retry_run
 from db.tables import predictions
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
+from failpoints.points import arm
 from nightread.reasons import Reason
 from tests.db_factories import (
     at_once,
@@ -277,6 +278,41 @@ class TestCrashes:
         expire_lease(process.engine, job_id)
         assert score_job(process, job_id).ended == 1
 
+    @pytest.mark.parametrize("broker_url", ["memory://localhost//", "redis://127.0.0.1:1/0"])
+    def test_a_database_that_fails_for_a_moment_puts_the_job_off_and_is_nobodys_crash(
+        self, engine, tmp_path, monkeypatch, broker_url
+    ):
+        with run_process(engine, broker_url=broker_url) as process:
+            job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+
+            def go_away(*_, **__):
+                raise DatabaseUnavailable("away")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(scoring, "find_predicted", go_away)
+                with pytest.raises(DatabaseUnavailable):
+                    score_job(process, job_id)
+            job = fetch_job(engine, job_id)
+            assert (job.status, job.attempts, job.crashes) == (JobStatus.QUEUED, 1, 0)
+            assert score_job(process, job_id) is None  # not yet
+            bring_forward(process, job_id)
+            assert score_job(process, job_id).ended == 2
+
+    def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(self, process, tmp_path, session_runs):
+        """At the claim, at the results and at the end of the run."""
+        run_id = add_run_of(process, write_scans(tmp_path / "night", 2))
+        (job_id,) = job_ids(process.engine, run_id)
+        arm("write-after-commit:raise:1,write-after-commit:raise:3,write-after-commit:raise:5")
+        try:
+            assert score_job(process, job_id) is not None
+        finally:
+            arm("")
+        job = fetch_job(process.engine, job_id)
+        assert (job.status, job.attempts, job.crashes, job.lease_token) == (JobStatus.DONE, 1, 0, 1)
+        assert count(process.engine, run_id) == RunCounts(scored=2)
+        assert fetch_run(process.engine, run_id).status is RunStatus.FINISHED
+        assert sum(session_runs) == 2
+
     def test_a_job_whose_scans_have_all_ended_is_done_without_opening_a_model(self, process, tmp_path, monkeypatch):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
         monkeypatch.setattr(process, "find_scorer", None)
@@ -376,12 +412,12 @@ class TestLosingTheJob:
             with pytest.raises(scoring.LeaseLost):
                 heartbeat.check()
 
-    def test_the_heartbeat_goes_on_where_the_database_is_away_for_a_moment(
+    def test_the_heartbeat_goes_on_where_the_database_is_away_for_a_moment_or_worse(
         self, process, tmp_path, monkeypatch, caplog
     ):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
         held = claim(process.engine, job_id)
-        answers = iter([DatabaseUnavailable("away"), True, False])
+        answers = iter([DatabaseUnavailable("away"), RuntimeError("unforeseen"), True, False])
 
         def answer(*_):
             given = next(answers)

@@ -48,8 +48,7 @@ def postgres_gone_silently(case: Case) -> list[Violation]:
         case.awake_s = 60.0
         with case.closed("before-store"):
             case.enqueue_here(case.make_night())
-            case.wait(lambda: any((case.gates / f"before-store.gate.{child.pid}").exists() for child in far.children()),
-                      "the worker afar")  # fmt: skip
+            case.wait(lambda: case.is_at(far, "before-store"), "the worker afar")
             blocker.execute("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE")
         case.wait(lambda: case.query("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "waiting")
         case.nap(0.2, 0.5)
@@ -140,8 +139,7 @@ def _take_all_connections(case: Case) -> None:
 
 def _make_deadlock(case: Case) -> None:
     with case.closed("before-store"):
-        if case.share_done() == 1:
-            return
+        case.enqueue_here(case.make_night(16, seed=1000 + case.seed))
         case.wait_at("before-store")
         query = (
             "SELECT min(id), max(id) FROM scans WHERE job_id = (SELECT id FROM jobs WHERE status = 'leased' LIMIT 1)"

@@ -28,7 +28,7 @@ def _play_hostile(
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.05):
+        while not stop.wait(0.2):
             peaks.append(max(worker.see(0).rss_bytes for worker in fleet.workers))
 
     watcher = threading.Thread(target=watch)

@@ -18,7 +18,10 @@ _FULL = {
         "ece_before": factories.make_metric(0.05), "ece_after": factories.make_metric(0.0123, 0.004),
     },
     "operating_points": {"pneumonia": factories.make_operating_points()},
-    "gate": {"max_distance": 34.5, "max_aspect_ratio": 3, "false_rejection": factories.make_metric(0.004, 0.001)},
+    "gate": {
+        "max_distance": 34.5, "doubtful_distance": 5, "max_aspect_ratio": 3,
+        "false_rejection": factories.make_metric(0.004, 0.001),
+    },
     "drift_reference": {"scans": 783, "rejected_share": 0.004, "quantiles": {}},
     "same_pixels": {
         "224-pixel files": {
@@ -71,9 +74,10 @@ def test_a_card_without_a_terminal_is_wrapped_and_whole():
         "normal: score below 0.4",
         "high-sensitivity 0.2000 chosen on 0.900 (0.890-0.910) 0.800 (0.790-0.810) hold-out 0.900",
         "AUC 0.980 (0.970-0.990) 0.970 (0.960-0.980)",
+        "at one threshold, that of `balanced`",
         "Newborns and adults.",
         "0.40% are rejected (0.30% to 0.50%)",
-        "Mahalanobis",
+        "no further than 34.5 from those of the training scans (Mahalanobis",
         "224-pixel files 240 0.0043 0.21 3 (1.2%)",
         "compared with 783 scans",
     ],
@@ -100,7 +104,9 @@ def test_of_many_labels_the_highest_score_decides():
 
 def test_what_a_card_does_not_have_is_not_shown():
     shown = show()
-    assert not [title for title in ("Not tested", "Operating points", "gate", "subgroup", "drift") if title in shown]
+    assert not [
+        title for title in ("Not tested", "balanced", "Operating points", "gate", "subgroup", "drift") if title in shown
+    ]
 
 
 def test_the_card_of_the_first_bundle_is_shown(tmp_path):

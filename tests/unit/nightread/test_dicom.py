@@ -532,6 +532,29 @@ def test_jpeg_colors_agree_with_pydicom(name):
     assert np.abs(read(Path(path).read_bytes()).pixels - expected).mean() < 0.5
 
 
+@pytest.mark.parametrize("name", ["SC_rgb_dcmtk_+eb+cr.dcm", "SC_jpeg_no_color_transform.dcm", "SC_rgb_jpeg_dcmtk.dcm"])
+def test_the_sample_of_jpeg_colors_agrees_with_pydicom(name):
+    path = pydicom.data.get_testdata_file(name, download=False)
+    pixels = pydicom.dcmread(path).pixel_array
+    expected = np.asarray(Image.fromarray(pixels).convert("YCbCr").resize((64, 64), Image.Resampling.BOX), np.float64)
+
+    sampled = read(Path(path).read_bytes(), with_colors=True).colors.astype(np.float64)
+
+    assert np.abs(sampled.mean(axis=(0, 1)) - expected.mean(axis=(0, 1))).max() < 6
+
+
+def test_uncompressed_colors_are_sampled_and_gray_has_none(chest):
+    red = np.full((90, 120, 3), (200, 20, 20), np.uint8)
+    ybr = np.asarray(Image.fromarray(red).convert("YCbCr"))
+    for data in (
+        factories.encode_dicom(red),
+        factories.encode_dicom(ybr, PhotometricInterpretation="YBR_FULL"),
+    ):
+        assert (np.abs(read(data, with_colors=True).colors[:, :, 2].astype(int) - ybr[0, 0, 2]) <= 1).all()
+    assert read(factories.encode_dicom(chest), with_colors=True).colors is None
+    assert read(factories.encode_dicom(red)).colors is None
+
+
 def test_plain_text_named_dicom_is_no_image():
     assert reason_of(b"DICM is only a word" * 99) is Reason.NOT_AN_IMAGE
 

@@ -5,13 +5,15 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from nightread.card import Gate, Metric
-from nightread.gate import PASSED, check_pixels, explain_distance, is_far, recall, turn_and_invert
+from nightread.gate import PASSED, check_pixels, judge_distance, judge_scan, recall, turn_and_invert
 from nightread.preparing import InputSpec
 from nightread.reading import read_scan
 from nightread.reasons import Reason
 from tests.factories import draw_chest, encode_dicom, encode_image, encode_jpeg, encode_png16
 
-GATE = Gate(max_distance=20.0, max_aspect_ratio=4.0, false_rejection=Metric(value=0.0, low=0.0, high=0.01))
+GATE = Gate(
+    max_distance=2.0, doubtful_distance=1.2, max_aspect_ratio=4.0, false_rejection=Metric(value=0.0, low=0.0, high=0.01)
+)
 SPEC = InputSpec(height_px=32, width_px=32, channels=1)
 
 
@@ -138,26 +140,43 @@ class TestShape:
 
 
 class TestDistance:
-    def test_at_most_the_largest_distance_passes_and_no_number_does_not(self):
-        assert not is_far(20.0, GATE)
-        assert is_far(20.001, GATE)
-        assert is_far(float("nan"), GATE)
-        assert is_far(float("inf"), GATE)
+    @staticmethod
+    def judge(distance, measure=None):
+        """Judge a scan of that distance; nothing may be measured again where `measure` is None."""
+        return judge_scan(np.zeros((32, 32, 1), np.float32), distance, SPEC, GATE, measure)
 
-    def test_a_scan_that_is_near_once_inverted_is_told_so(self):
-        finding = explain_distance(40.0, {"inverted": 12.0, "turned by 90 degrees": 60.0}, GATE)
+    def test_a_scan_that_is_not_doubtful_passes_unlooked_at(self):
+        assert self.judge(1.2) is None
+
+    def test_a_doubtful_scan_passes_where_no_variant_is_nearer(self):
+        assert self.judge(1.9, lambda scan: 2.5) is None
+        assert self.judge(1.9, lambda scan: 1.8) is None
+
+    def test_a_far_scan_is_no_chest_xray(self):
+        finding = self.judge(2.01, lambda scan: 2.5)
+        assert finding.reason is Reason.NOT_A_CHEST_XRAY
+        assert "2.01" in finding.text
+        assert "2.00" in finding.text
+
+    @pytest.mark.parametrize("distance", [float("nan"), float("inf")])
+    def test_a_distance_that_is_no_number_is_far(self, distance):
+        assert self.judge(distance, lambda scan: distance).reason is Reason.NOT_A_CHEST_XRAY
+
+    def test_a_doubtful_scan_that_is_nearer_inverted_is_told_so(self):
+        finding = self.judge(1.5, lambda scan: 1.0 if scan.max() == 1 else 2.5)  # the scan itself is black
         assert finding.reason is Reason.INVERTED
-        assert "40.0" in finding.text
-        assert "12.0" in finding.text
+        assert "1.00" in finding.text
 
-    def test_a_scan_that_is_near_once_turned_is_told_how(self):
-        finding = explain_distance(40.0, {"inverted": 30.0, "turned by 90 degrees": 10.0}, GATE)
+    def test_a_doubtful_scan_that_is_nearer_turned_is_told_how(self):
+        finding = judge_distance(
+            1.8, {"inverted": 1.7, "turned by 90 degrees": 1.0, "turned by 180 degrees": 1.4}, GATE
+        )
         assert finding.reason is Reason.ROTATED
         assert "turned by 90 degrees" in finding.text
 
-    def test_a_variant_that_only_just_passes_explains_nothing(self):
-        assert explain_distance(40.0, {"inverted": 19.9}, GATE).reason is Reason.NOT_A_CHEST_XRAY
-        assert explain_distance(40.0, {"inverted": float("nan")}, GATE).reason is Reason.NOT_A_CHEST_XRAY
+    def test_a_variant_that_is_far_itself_explains_nothing(self):
+        assert judge_distance(9.0, {"inverted": 2.1}, GATE).reason is Reason.NOT_A_CHEST_XRAY
+        assert judge_distance(9.0, {"inverted": float("nan")}, GATE).reason is Reason.NOT_A_CHEST_XRAY
 
     def test_variants_are_the_inverted_and_the_turned_scan(self):
         tensor = np.random.default_rng(0).random((32, 32, 1), np.float32)
@@ -183,8 +202,8 @@ class TestDistance:
 def test_every_reason_of_the_gate_is_a_rejection_and_names_the_way_around_it():
     findings = [
         check(encode_image(draw_photograph())), check(encode_image(draw_page())),
-        check(encode_image(draw_chest(1, 100, 700))), explain_distance(40.0, {}, GATE),
-        explain_distance(40.0, {"inverted": 1.0}, GATE), explain_distance(40.0, {"turned by 90 degrees": 1.0}, GATE),
+        check(encode_image(draw_chest(1, 100, 700))), judge_distance(4.0, {}, GATE),
+        judge_distance(4.0, {"inverted": 1.0}, GATE), judge_distance(4.0, {"turned by 90 degrees": 1.0}, GATE),
     ]  # fmt: skip
     assert len({finding.reason for finding in findings}) == 6
     for finding in findings:

@@ -436,3 +436,40 @@ def test_real_scans_are_read():
     for path in paths:
         scan = read(path.read_bytes(), at_least_px=150)
         assert min(scan.pixels.shape) >= 150
+
+
+class TestColors:
+    """A sample of the colors, taken beside the gray pixels."""
+
+    @staticmethod
+    def read_both(data, **options):
+        plain, colored = read(data, **options), read(data, with_colors=True, **options)
+        np.testing.assert_array_equal(plain.pixels, colored.pixels)
+        assert plain.colors is None
+        return colored.colors
+
+    @pytest.mark.parametrize("encode", [factories.encode_image, factories.encode_jpeg])
+    def test_a_file_that_stores_gray_has_none(self, chest, encode):
+        assert self.read_both(encode(chest)) is None
+        assert self.read_both(encode(chest), at_least_px=64) is None
+
+    @pytest.mark.parametrize("encode", [factories.encode_image, factories.encode_jpeg])
+    def test_gray_that_is_stored_as_rgb_has_no_chroma(self, encode):
+        colors = self.read_both(
+            encode(Image.fromarray(factories.draw_chest(1, 480, 560)).convert("RGB")), at_least_px=64
+        )
+        assert colors.shape == (64, 64, 3)
+        assert (colors[:, :, 1:] == 128).all()
+        assert colors[:, :, 0].std() > 20
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+    def test_red_is_found_in_every_color_mode(self, mode):
+        colors = self.read_both(factories.encode_image(Image.new("RGB", (200, 100), (200, 20, 20)).convert(mode)))
+        assert (colors[:, :, 2] > 180).all()
+
+    def test_red_is_found_in_a_jpeg_that_is_decoded_at_a_smaller_scale(self):
+        red = np.full((800, 900, 3), (200, 20, 20), np.uint8)
+        red[:400] = 90
+        colors = self.read_both(factories.encode_jpeg(red), at_least_px=100)
+        assert (colors[40:, :, 2] > 180).all()
+        assert (np.abs(colors[:24, :, 1:].astype(int) - 128) <= 2).all()

@@ -12,7 +12,7 @@ def draw(count, gap, seed):
 
 
 def test_each_point_keeps_its_rate_on_the_part_it_was_chosen_on():
-    points = choose_operating_points(draw(1000, 3, 1), draw(400, 3, 2), seed=1)
+    points = choose_operating_points(draw(1000, 4.2, 1), draw(400, 4.2, 2), seed=1)
     assert points["high-sensitivity"].chosen_on.sensitivity.value == pytest.approx(0.99, abs=0.003)
     assert points["high-specificity"].chosen_on.specificity.value == pytest.approx(0.99, abs=0.003)
     assert points["high-sensitivity"].chosen_on.sensitivity.value >= 0.99
@@ -47,3 +47,15 @@ def test_few_scans_still_have_thresholds_inside_the_range():
     part = make_part(np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0]))
     points = choose_operating_points(part, part, seed=1)
     assert all(0 < point.threshold < 1 for point in points.values())
+
+
+def test_a_few_scans_with_the_wrong_label_do_not_make_half_the_ward_uncertain():
+    part = draw(1000, 6, 1)
+    scores = part.class_scores[:, 1].copy()
+    present = np.flatnonzero(part.targets == 1)
+    scores[present[:8]] = np.quantile(scores[part.targets == 0], 0.2)  # 1.6 % of those with the label
+    part = make_part(part.targets, scores)
+    points = choose_operating_points(part, part, seed=1)
+    band = span_abstain_band(points)
+    assert np.mean((scores >= band.low) & (scores < band.high)) <= 0.1
+    assert 0.97 <= points["high-sensitivity"].chosen_on.sensitivity.value < 0.985

@@ -3,12 +3,13 @@ import warnings
 import pytest
 
 from nightread.bundle import find_bundle, load_bundle
+from tests.factories import UNGATED_MODEL
 
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory):
-    """The bundle that travels with the package."""
-    return load_bundle(find_bundle("", tmp_path_factory.mktemp("no-models")))
+    """The small bundle that travels with the package, which scores whatever it is shown."""
+    return load_bundle(find_bundle(UNGATED_MODEL, tmp_path_factory.mktemp("no-models")))
 
 
 @pytest.fixture(autouse=True)

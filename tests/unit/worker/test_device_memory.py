@@ -74,7 +74,8 @@ def run_job(night, scorer, micro_batch=0):
     try:
         return score_scans(
             scans, scorer, Limits([night], 10**6, 7, micro_batch), decoder=decoder,
-            find_predicted=lambda digests: set(), find_verdicts=lambda digests: {}, check_lease=lambda: None, worker="worker-1",
+            find_predicted=lambda digests: set(), find_verdicts=lambda digests: {},
+            check_lease=lambda: None, worker="worker-1",
         )  # fmt: skip
     finally:
         decoder.close()
@@ -139,7 +140,7 @@ from nightread.bundle import find_bundle, load_bundle
 from nightread.errors import DeviceFull
 from nightread.settings import Device
 from worker.scorer import Scorer
-scorer = Scorer(load_bundle(find_bundle("", Path({str(tmp_path)!r}))), Device.CPU, 1)
+scorer = Scorer(load_bundle(find_bundle("pneumonia-cnn75@1", Path({str(tmp_path)!r}))), Device.CPU, 1)
 batch = np.load({str(file)!r})
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20,) * 2)

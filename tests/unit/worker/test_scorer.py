@@ -6,9 +6,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from nightread.bundle import Bundle
+from nightread.bundle import Bundle, write_bundle
 from nightread.errors import CardMismatch, DeviceError, ParityMismatch
 from nightread.settings import Device
+from tests.factories import make_card
+from tests.onnx_factories import USUAL_GRAY, make_gate, make_onnx, score_tiny, write_tiny_bundle
 from worker import runtime
 from worker.runtime import open_session
 from worker.scorer import Scorer
@@ -116,3 +118,26 @@ class TestDevices:
         scorer = Scorer(shipped, device, 1)
         assert (scorer.provider, scorer.device) == ("CUDAExecutionProvider", "cuda")
         assert scorer.parity <= scorer.allowed_parity
+
+
+class TestGate:
+    def test_a_model_with_a_gate_tells_distances_and_components(self, tmp_path):
+        scorer = Scorer(write_tiny_bundle(tmp_path, gate=make_gate()), Device.CPU, 1)
+        inferred = scorer.infer_batch(np.full((3, 8, 8, 1), USUAL_GRAY + 0.2, np.float32))
+        np.testing.assert_allclose(inferred.distances, [2, 2, 2], atol=1e-5)
+        assert inferred.components.shape == (3, 8)
+
+    def test_a_model_without_one_tells_scores_alone(self, tmp_path):
+        inferred = Scorer(write_tiny_bundle(tmp_path), Device.CPU, 1).infer_batch(np.zeros((2, 8, 8, 1), np.float32))
+        assert inferred.scores.shape == (2, 1)
+        assert inferred.distances is None
+        assert inferred.components is None
+
+    def test_a_graph_that_lacks_what_the_gate_of_its_card_needs_is_refused(self, tmp_path):
+        inputs = np.zeros((1, 8, 8, 1), np.float32)
+        bundle = write_bundle(
+            tmp_path / "tiny" / "1", model=make_onnx(), parity_inputs=inputs, parity_scores=score_tiny(inputs),
+            card=make_card(gate=make_gate()),
+        )  # fmt: skip
+        with pytest.raises(CardMismatch, match=r"has no output distance of shape .*which the gate of its card needs"):
+            Scorer(bundle, Device.CPU, 1)

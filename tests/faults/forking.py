@@ -1,0 +1,159 @@
+"""The real program without the start of Python: one process imports everything, and each command is a fork of it.
+
+A crash of a command then costs a fork. What runs in the fork is the program from its entry down, `cli.main.run()`, with
+an environment of its own and real services; a worker alone is started a little differently, see `_drain`.
+
+`python -m tests.faults.forking` is the process that forks; `Forker` is what a test talks to it with. It has one thread
+and no connection, so that nothing is inherited that does not survive a fork.
+"""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.program import ROOT
+
+#: What stands in place of a command for a worker that ends when there is nothing left to do.
+DRAIN = "drain"
+#: A failpoint killed it.
+KILLED = -signal.SIGKILL
+#: Between taking a message and noting it as unacknowledged, Redis looks empty for a moment.
+_IDLE_LOOKS, _LOOK_S = 4, 0.03
+
+
+class Forker:
+    """A process that forks, and the environment of what it forks."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it.
+
+        Args:
+            folder: where what the commands say is kept, in `forked.log`.
+        """
+        self.log = folder / "forked.log"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.forking", str(self.log)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
+            | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def run(self, *arguments: Any, env: dict[str, str]) -> int:
+        """Run `nightread` with these arguments, or `DRAIN`; returns its exit code, negative where a signal ended it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([list(map(str, arguments)), env]), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        with self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
+
+def _serve(log: Path) -> None:
+    _import_everything()
+    replies = os.fdopen(os.dup(1), "w")
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    for line in sys.stdin:
+        arguments, environment = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            _become(arguments, environment)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), file=replies, flush=True)
+
+
+def _import_everything() -> None:
+    for name in (
+        "alembic.command", "celery.apps.worker", "celery.concurrency.solo", "celery.worker.consumer",
+        "kombu.transport.redis", "onnxruntime", "psycopg", "sqlalchemy.dialects.postgresql.psycopg",
+        "sqlalchemy.dialects.sqlite.pysqlite", "cli.main", "cli.registry", "worker.preflight", "worker.tasks",
+    ):  # fmt: skip
+        importlib.import_module(name)
+
+
+def _become(arguments: list[str], environment: dict[str, str]) -> None:
+    """End as the command does."""
+    from failpoints import points
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(environment["HOME"])
+    points.arm(environment.get(points.VARIABLE, ""))
+    sys.argv = ["nightread", *arguments]
+    code = 1
+    try:
+        if arguments == [DRAIN]:
+            _drain()
+        else:
+            from cli.main import run
+
+            run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    except Exception:  # noqa: BLE001  # the end of this process, as of any other
+        traceback.print_exc()
+    else:
+        code = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _drain() -> None:
+    """Work like `nightread worker`, in one process, until no message is left and none is being worked on.
+
+    Celery's consumer, the transport and its guard, the task and everything below are the real ones. What is left out is
+    what a crash is not about and what costs a start of Python each time: the pool's own process, and trying the model
+    in yet another before the first job.
+    """
+    from celery.worker import WorkController
+
+    import worker.preflight
+    from db.engine import make_engine, reading
+    from db.jobs import count_leases
+    from nightread.logs import configure_logging
+    from nightread.settings import read_settings
+    from worker.publisher import QUEUE
+    from worker.queue import make_app
+
+    worker.preflight.refuse_or_start = lambda *_, **__: None
+    settings = read_settings()
+    configure_logging(settings)
+    app = make_app(settings)
+    app.set_current()
+
+    def end_when_idle() -> None:
+        engine, idle = make_engine(settings.database_url.get_secret_value()), 0
+        with app.connection_for_read() as connection:
+            client = connection.default_channel.client
+            while idle < _IDLE_LOOKS:
+                time.sleep(_LOOK_S)
+                waits = client.llen(QUEUE) or client.hlen("unacked")
+                with reading(engine) as reader:
+                    idle = 0 if waits or count_leases(reader) else idle + 1
+        os._exit(0)  # everything is committed and acknowledged; Celery's own way out takes a second
+
+    with app.connection_for_read() as connection:
+        connection.default_channel.qos.restore_visible(num=None, interval=1)
+    threading.Thread(target=end_when_idle, daemon=True).start()
+    WorkController(
+        app=app, pool="solo", hostname=f"nightread-{os.getpid()}@%h", loglevel="WARNING",
+        without_gossip=True, without_mingle=True, without_heartbeat=True,
+    ).start()  # fmt: skip
+    raise SystemExit(1)  # nobody but the thread above ends it, except for a failpoint
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))

@@ -1,0 +1,253 @@
+"""Where a command is crashed and what it leaves is judged: a database, a Redis and a folder of scans."""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import Engine, insert, select, text, update
+
+from db.engine import reading, write
+from db.tables import Base, jobs, predictions, runs, scans, stage_changes, tallies
+from db.types import JobStatus, database_now
+from tests.faults.checker import Evidence, Expected, Outcome, Violation, check
+from tests.faults.forking import DRAIN, KILLED, Forker
+from worker.publisher import QUEUE
+
+#: Stands in the path of every scan; must show up nowhere but in the columns for paths.
+CANARY = "CANARY-WARD"
+#: What was swept, for the end of a session: a sweep that has crashed nothing proves nothing.
+SWEPT = pytest.StashKey[list[str]]()
+_PREFIX = "nightread:"
+_MOST_ROUNDS = 12
+#: Not part of the transactions whose atomicity is looked at: a mark beside the work, and who did it.
+_UNSIGNED = {("jobs", "published_at"), ("runs", "settings"), ("stage_changes", "request"), ("predictions", "worker")}
+
+
+@dataclass(frozen=True)
+class State:
+    """All rows of all tables, and all keys of Redis."""
+
+    rows: dict[str, list[dict[str, Any]]]
+    keys: dict[bytes, bytes]
+
+
+class Place:
+    """One place; commands run one at a time."""
+
+    def __init__(self, engine: Engine, redis_url: str, forker: Forker, env: dict[str, str], folder: Path) -> None:
+        """Take what a test has made.
+
+        Args:
+            engine: a database with tables.
+            redis_url: a Redis of its own, or a database of one.
+            forker: runs the commands.
+            env: the commands' environment.
+            folder: for files of the failpoints.
+        """
+        self.engine = engine
+        self.redis = redis.Redis.from_url(redis_url)
+        self._redis_url = redis_url
+        self._forker = forker
+        self.env = env | {
+            "NIGHTREAD_DATABASE_URL": engine.url.set(drivername=engine.dialect.name).render_as_string(False),
+            "NIGHTREAD_BROKER_URL": redis_url,
+        }
+        self._struck = folder / "struck"
+        self.empty = self.save()
+        self.crashes = 0
+        self.recoveries = 0
+
+    def run(self, *command: Any, expect: int | None = 0, **settings: Any) -> int:
+        """Run a command to its end."""
+        given = {f"NIGHTREAD_{name.upper()}": str(value) for name, value in settings.items()}
+        code = self._forker.run(*command, env=self.env | given)
+        assert expect is None or code == expect, f"{command} exit {code}\n{self.read_log()[-4000:]}"
+        return code
+
+    def strike(self, *command: Any, failpoint: str, **settings: Any) -> tuple[str | None, int]:
+        """Run a command with failpoints.
+
+        Returns:
+            The point at which the last one struck, None where it did not; and the exit code.
+        """
+        shutil.rmtree(self._struck, ignore_errors=True)
+        self._struck.mkdir()
+        code = self.run(*command, expect=None, failpoint=failpoint, failpoint_dir=self._struck, **settings)
+        last = failpoint.rpartition(",")[2]
+        told = self._struck / last.replace(":", "-")
+        if not told.exists():
+            assert code == 0, f"{command} exit {code}\n{self.read_log()[-4000:]}"
+            return None, code
+        assert ("kill" in last) == (code == KILLED), f"{command} exit {code}"
+        self.crashes += 1
+        return told.read_text().split()[0], code
+
+    def read_log(self) -> str:
+        return self._forker.log.read_text(errors="replace")
+
+    def save(self) -> State:
+        with reading(self.engine) as connection:
+            rows = {
+                table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
+                for table in Base.metadata.sorted_tables
+            }
+        return State(rows, {key: self.redis.dump(key) for key in self.redis.keys("*")})
+
+    def restore(self, state: State) -> None:
+        def work(connection: Any) -> None:
+            for table in reversed(Base.metadata.sorted_tables):
+                connection.execute(table.delete())
+            for table in Base.metadata.sorted_tables:
+                if state.rows[table.name]:
+                    connection.execute(insert(table), state.rows[table.name])
+            if self.engine.dialect.name == "postgresql":  # whose next ids go on from where this place once was
+                for table in (scans, stage_changes):
+                    last = max((row["id"] for row in state.rows[table.name]), default=0)
+                    query = text("SELECT setval(pg_get_serial_sequence(:name, 'id'), :next, false)")
+                    connection.execute(query, {"name": table.name, "next": last + 1})
+
+        write(self.engine, work)
+        self.redis.flushdb()
+        for key, value in state.keys.items():
+            self.redis.restore(key, 0, value)
+
+    def pass_time(self) -> None:
+        """Let every time that somebody might wait for be over: leases, back-off, lost messages."""
+        past = database_now(-1)
+        for column, among in (
+            (jobs.c.lease_expires_at, jobs.c.status == JobStatus.LEASED),
+            (jobs.c.published_at, jobs.c.published_at.is_not(None)),
+            (jobs.c.not_before, jobs.c.not_before.is_not(None)),
+        ):
+            old = database_now(-100_000) if column is jobs.c.published_at else past
+            write(self.engine, lambda connection, column=column, among=among, old=old: connection.execute(
+                update(jobs).where(among, jobs.c.status != JobStatus.DONE).values({column: old})
+            ))  # fmt: skip
+        tags = self.redis.zrange(_PREFIX + "unacked_index", 0, -1)
+        if tags:
+            self.redis.zadd(_PREFIX + "unacked_index", dict.fromkeys(tags, 0.0))
+
+    def recover(self, **settings: Any) -> None:
+        """Sweep and work, as a night does, until nothing is left to do."""
+        for _ in range(_MOST_ROUNDS):
+            if not self.count_open():
+                self.recoveries += 1
+                return
+            self.pass_time()
+            self.run("sweep", **settings)
+            self.run(DRAIN, **settings)
+        raise AssertionError(f"not drained after {_MOST_ROUNDS} rounds:\n{self.read_log()[-4000:]}")
+
+    def count_open(self) -> int:
+        with reading(self.engine) as connection:
+            open_jobs = connection.execute(select(jobs.c.id).where(jobs.c.status != JobStatus.DONE)).all()
+            open_runs = connection.execute(select(runs.c.id).where(runs.c.finished_at.is_(None))).all()
+        held = self.redis.llen(_PREFIX + QUEUE) + self.redis.hlen(_PREFIX + "unacked")
+        return len(open_jobs) + len(open_runs) + held
+
+    def run_ids(self) -> list[str]:
+        """Return the runs, oldest first."""
+        with reading(self.engine) as connection:
+            return list(connection.execute(select(runs.c.id).order_by(runs.c.created_at)).scalars())
+
+    def expect(self) -> Expected:
+        """Return what the one run that there is has come to, as what an undisturbed one comes to."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(scans)).all()
+            scores: dict[str, dict[str, float]] = {}
+            for row in connection.execute(select(predictions)):
+                scores.setdefault(row.sha256, {})[row.label] = row.score
+        return Expected({row.path: Outcome(row.status, row.reason_code, row.sha256) for row in rows}, scores)
+
+    def check(self, accepted: dict[str, Expected], **evidence: Any) -> list[Violation]:
+        found = check(
+            Evidence(
+                self.engine, accepted, redis_url=self._redis_url, logs={"the log": self.read_log()}, canaries=[CANARY],
+                **evidence,
+            )
+        )  # fmt: skip
+        if self.engine.dialect.name == "sqlite":
+            with reading(self.engine) as connection:
+                whole = connection.execute(text("PRAGMA integrity_check")).scalar()
+            if whole != "ok":
+                found.append(Violation("I2", f"the file is damaged: {whole}"))
+        return found
+
+    def sign(self) -> str:
+        """Return a signature of all rows: equal where the same was stored, whatever its ids and times are."""
+        rows = self.save().rows
+        rows |= {tallies.name: _add_slots(rows[tallies.name])}
+        names: dict[Any, str] = {}
+        for number, scan in enumerate(sorted(rows["scans"], key=lambda row: row["id"])):
+            names |= {scan["id"]: f"scan {number}"}
+            for kind in ("run_id", "job_id"):
+                names.setdefault(scan[kind], f"{kind} {len(names)}")
+        signed = {table: sorted(repr(_sign_row(table, row, names)) for row in listed) for table, listed in rows.items()}
+        return "\n".join(f"{table}: {row}" for table, listed in signed.items() for row in listed)
+
+    def close(self) -> None:
+        self.redis.close()
+        self.engine.dispose()
+
+
+def _add_slots(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a tally as it is read: a count is the sum over the slots, of which each change takes any."""
+    sums: dict[tuple[str, str, str], int] = {}
+    for row in rows:
+        key = (row["run_id"], row["kind"], row["name"])
+        sums[key] = sums.get(key, 0) + row["count"]
+    return [{"run_id": key[0], "kind": key[1], "name": key[2], "count": count} for key, count in sums.items() if count]
+
+
+def _sign_row(table: str, row: dict[str, Any], names: dict[Any, str]) -> dict[str, Any]:
+    signed = {}
+    for column, value in row.items():
+        if (table, column) in _UNSIGNED:
+            continue
+        if isinstance(value, datetime):
+            signed[column] = "a time"
+        elif column == "id" or column.endswith("_id"):
+            signed[column] = names.get(value, "another")
+        else:
+            signed[column] = value
+    return signed
+
+
+def sweep(
+    places: Sequence[Place],
+    start: State,
+    judge: Callable[[Place, int], str | None],
+    numbers: Iterable[int] | None = None,
+) -> list[str]:
+    """Call `judge` with N = 1, 2, 3, ... on places that stand at `start`, until it returns None.
+
+    Args:
+        places: worked on side by side.
+        start: what each N begins with.
+        judge: crashes at the N-th point, judges what comes of it, and returns the name of that point.
+        numbers: these N alone.
+
+    Returns:
+        The points in order.
+    """
+    left, points = iter(itertools.count(1) if numbers is None else numbers), {}
+
+    def go(place: Place) -> None:
+        for number in left:
+            place.restore(start)
+            point = judge(place, number)
+            if point is None:
+                return
+            points[number] = point
+
+    with ThreadPoolExecutor(len(places)) as threads:
+        for done in [threads.submit(go, place) for place in places]:
+            done.result()
+    return [points[number] for number in sorted(points)]
