@@ -288,11 +288,26 @@ def measure_ms(call: Callable[[], None]) -> float:
 
 def write_table(source: Path, page: Path) -> None:
     """Put the tables of what was measured between their marks in a page."""
-    measured = [json.loads(line) for line in source.read_text().splitlines()]
+    measured = merge_repeats([json.loads(line) for line in source.read_text().splitlines()])
     content = page.read_text()
     before, _, rest = content.partition(_BEGIN)
     after = rest.partition(_END)[2]
     page.write_text(f"{before}{_BEGIN}\n{make_tables(measured)}\n{_END}{after}")
+
+
+def merge_repeats(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for what was measured several times: the medians, and how often as `n`."""
+    repeats: dict[tuple[str, int, bool], list[dict[str, Any]]] = {}
+    for row in measured:
+        repeats.setdefault((row["database"], row["scans"], "embedded_s" in row), []).append(row)
+    return [
+        {
+            name: value if isinstance(value, str) else statistics.median(row[name] for row in rows if name in row)
+            for name, value in rows[0].items()
+        }
+        | {"n": len(rows)}
+        for rows in repeats.values()
+    ]
 
 
 def make_tables(measured: list[dict[str, Any]]) -> str:
@@ -320,7 +335,7 @@ def make_table(title: str, rows: list[dict[str, str]]) -> str:
 
 def describe_night(night: dict[str, Any]) -> dict[str, str]:
     """Return one row of a database's table."""
-    size = night["scans"]
+    size = int(night["scans"])
     scored = f"{night['score_s']:.1f} ({size / night['score_s']:,.0f} /s)" if "score_s" in night else "filled by SQL"
     return {
         "scans": f"{size:,}",
@@ -337,6 +352,7 @@ def describe_night(night: dict[str, Any]) -> dict[str, str]:
         "first page, ms": f"{night['first_page_ms']:.1f}",
         "a middle page, ms": f"{night['middle_page_ms']:.1f}",
         "load": f"{night['load']:.1f}",
+        "n": str(night["n"]),
     }
 
 
@@ -347,11 +363,12 @@ def describe_process(row: dict[str, Any]) -> dict[str, str]:
     return {
         "process": f"`{name}`",
         "database": row["database"],
-        "scans": f"{row['scans']:,}",
+        "scans": f"{int(row['scans']):,}",
         f"after {_EARLY:,}": "" if early is None else f"{early:.1f}",
         f"after {_LATE:,}": "" if late is None else f"{late:.1f}",
         "more": "" if early is None or late is None else f"{100 * (late / early - 1):+.1f} %",
         "load": f"{row['load']:.1f}",
+        "n": str(row["n"]),
     }
 
 

@@ -4,8 +4,10 @@ A row as a dictionary of Python's values costs as much as all else of it, so non
 column as the text that it becomes, and PostgreSQL whole lines, while this process hands on those before.
 """
 
+import contextlib
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,6 +19,7 @@ from db.rows import COLUMNS, OPERATING_POINT
 from db.tables import results
 
 _LINES_PER_CHUNK = 2_000
+_CSV_END = "\r\n"
 
 
 class _Line:
@@ -37,9 +40,8 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
             transaction has ended, too.
         wanted: which rows, and in which order.
     """
-    writer = csv.writer(_Line())  # its own line end, so that a carriage return in a path is quoted like a line feed
     columns = list_columns(wanted)
-    yield _end_line(writer.writerow(columns))
+    yield _write_lines([columns])
     to_postgresql = connection.dialect.name == "postgresql"
     write = _write_in_postgresql if to_postgresql else _write_in_sqlite
     derived: dict[str, ColumnElement[Any]] = {}
@@ -50,14 +52,13 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
     if to_postgresql:
         # Whoever reads the rows may take their time, and holds no lock that another waits for.
         connection.execute(text("SET LOCAL statement_timeout = '1h'"))
-        lines = copy_out(connection, query)
+        with contextlib.closing(copy_out(connection, query)) as lines:
+            while chunk := b"".join(islice(lines, _LINES_PER_CHUNK)):
+                yield chunk
     else:
-        lines = (_end_line(writer.writerow(row)) for row in stream_raw(connection, query))
-    try:
-        while chunk := b"".join(islice(lines, _LINES_PER_CHUNK)):
-            yield chunk
-    finally:
-        lines.close()
+        with contextlib.closing(stream_raw(connection, query)) as rows:
+            while part := list(islice(rows, _LINES_PER_CHUNK)):
+                yield _write_lines(part)
 
 
 def list_columns(wanted: ResultFilter) -> tuple[str, ...]:
@@ -65,8 +66,14 @@ def list_columns(wanted: ResultFilter) -> tuple[str, ...]:
     return COLUMNS if wanted.decided_at is None else (*COLUMNS, OPERATING_POINT)
 
 
-def _end_line(line: Any) -> bytes:
-    return str(line).removesuffix("\r\n").encode() + b"\n"
+def _write_lines(rows: Sequence[Sequence[Any]]) -> bytes:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    written = file.getvalue()
+    if "\r" in written:  # which `csv` takes for harmless then: with its own line end it quotes both characters
+        writer = csv.writer(_Line())
+        written = "".join(f"{str(writer.writerow(row)).removesuffix(_CSV_END)}\n" for row in rows)
+    return written.encode()
 
 
 def _write_in_sqlite(column: str) -> ColumnElement[Any]:

@@ -4,6 +4,7 @@ Everything here is made after a fork, in the process that uses it: neither an in
 connection survives being inherited.
 """
 
+import gc
 import logging
 import os
 import socket
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 #: Scans that one thread of a CPU scores at once: of so few, what the layers hand on to each other stays in the core's
 #: cache. Batches of 32 took the networks that were measured 10 % longer (docs/performance.md).
 CPU_MICRO_BATCH: Final = 8
+#: Python's own thresholds, which the program raises while it starts.
+_COLLECT_AFTER: Final = (700, 10, 10)
 
 
 class WorkerProcess:
@@ -48,6 +51,8 @@ class WorkerProcess:
     """
 
     def __init__(self, settings: Settings) -> None:
+        gc.freeze()  # modules and what they hold stay: no garbage is looked for among them
+        gc.set_threshold(*_COLLECT_AFTER)
         self.settings = settings
         self.threads = settings.threads or count_cores()
         self.engine: Engine = make_engine(settings.database_url.get_secret_value())

@@ -9,6 +9,7 @@ import pytest
 from tests.faults.case import Case
 from tests.faults.forking import Forker
 from tests.faults.nights import make_pool
+from tests.faults.places import SWEPT
 from tests.faults.rig import run_rig
 
 #: As many as a small machine has cores.
@@ -26,6 +27,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[_RECORD] = []
+    config.stash[SWEPT] = []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,6 +81,8 @@ def case(rig, seed, tmp_path, request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(SWEPT, []):
+        terminalreporter.write_line(line)
     record = config.stash.get(_RECORD, [])
     if not record:
         return

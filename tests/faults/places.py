@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from sqlalchemy import Engine, insert, select, text, update
 
@@ -21,6 +22,8 @@ from worker.publisher import QUEUE
 
 #: Stands in the path of every scan; must show up nowhere but in the columns for paths.
 CANARY = "CANARY-WARD"
+#: What was swept, for the end of a session: a sweep that has crashed nothing proves nothing.
+SWEPT = pytest.StashKey[list[str]]()
 _PREFIX = "nightread:"
 _MOST_ROUNDS = 12
 #: Not part of the transactions whose atomicity is looked at: a mark beside the work, and who did it.

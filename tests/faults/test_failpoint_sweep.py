@@ -21,7 +21,7 @@ from failpoints.points import Point
 from tests.db_factories import job_ids
 from tests.factories import small_chest, write_jpeg, write_png16
 from tests.faults.forking import DRAIN
-from tests.faults.places import CANARY, Place, State, sweep
+from tests.faults.places import CANARY, SWEPT, Place, State, sweep
 from tests.onnx_factories import write_tiny_bundle
 from tests.program import make_environment, wait_until, worker
 
@@ -87,13 +87,13 @@ def is_long(request):
 
 @pytest.fixture(scope="module")
 def told(request, places):
-    """Tells at the end what was done: a sweep that crashes nothing proves nothing."""
+    """Takes the points that were struck, and tells at the end of the session what was done."""
     points = []
     yield points
     crashes, recoveries = (sum(getattr(place, name) for place in places) for name in ("crashes", "recoveries"))
-    request.config.pluginmanager.get_plugin("terminalreporter").write_line(
-        f"\nfailpoint sweep, {places[0].engine.dialect.name}: {crashes} crashes at {len(set(points))} points of "
-        f"{len(Point)}, {recoveries} recoveries"
+    request.config.stash[SWEPT].append(
+        f"failpoint sweep, {places[0].engine.dialect.name}: {crashes} crashes and faults at {len(set(points))} of "
+        f"{len(Point)} points, {recoveries} recoveries"
     )
 
 
@@ -375,18 +375,17 @@ def test_promotion(places, place, told):
 
 
 @pytest.mark.parametrize(
-    ("failpoint", "database"),
+    ("places", "failpoint"),
     [
-        ("worker-in-commit:kill", "postgresql"),
-        ("write-after-commit:kill:3", "sqlite"),
-        ("worker-before-top-up:raise", "postgresql"),
-        ("sweep-before:exit", "sqlite"),
+        ("sqlite", "write-after-commit:kill:3"),
+        ("sqlite", "sweep-before:exit"),
+        ("postgresql", "worker-in-commit:kill"),
+        ("postgresql", "worker-before-top-up:raise"),
     ],
+    indirect=["places"],
 )
-def test_the_program_itself_heals(place, ward_of_four, failpoint, database, tmp_path, is_long):
+def test_the_program_itself_heals(place, ward_of_four, failpoint, tmp_path):
     """A worker as a user starts it, pool process, beat and all, sees a run through that is hit in the middle."""
-    if place.engine.dialect.name != database and not is_long:
-        pytest.skip("for a long night: --seeds 2")
     expected = expect_of(place, ward_of_four)
     struck = tmp_path / "struck"
     struck.mkdir()

@@ -139,8 +139,7 @@ def _take_all_connections(case: Case) -> None:
 
 def _make_deadlock(case: Case) -> None:
     with case.closed("before-store"):
-        if case.share_done() == 1:
-            return
+        case.enqueue_here(case.make_night(16, seed=1000 + case.seed))
         case.wait_at("before-store")
         query = (
             "SELECT min(id), max(id) FROM scans WHERE job_id = (SELECT id FROM jobs WHERE status = 'leased' LIMIT 1)"

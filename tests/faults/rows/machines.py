@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 from nightread.bundle import SHIPPED_DIR
@@ -101,18 +102,23 @@ def model_swapped(case: Case) -> list[Violation]:
 @row(
     "29",
     "workers of two releases side by side",
-    injection="one worker whose release has another name for the task; both publish and both take",
-    outcome="a message that a worker does not know is refused and counted; the sweep brings its job to one that does",
+    injection="one worker whose release has another name for the task; both publish and both take, until the other "
+    "one is replaced too",
+    outcome="a message that a worker does not know is refused and counted; the sweep publishes its job again",
     own_workers=True,
 )
 def two_releases(case: Case) -> list[Violation]:
-    case.start_workers(2, case.env(), case.env(NEW_TASK="nightread.score_job_v2"))
-    case.work_s += 30
+    new = case.env(NEW_TASK="nightread.score_job_v2")
+    case.start_workers(2, case.env(), new)
     case.enqueue_here(case.make_night())
     case.inject("other release")
-    case.drain()
     with case.rig.redis.connect() as client:
-        refused = int(client.get("nightread:refused") or 0)
-    case.inject("message refused", refused)
-    assert refused > 0
-    return case.finish()
+        case.wait(lambda: int(client.get("nightread:refused") or 0), "a message to be refused")
+        case.nap(1, 6)
+        case.inject("message refused", int(client.get("nightread:refused")))
+    old = case.fleet.workers[0]
+    old.env = new
+    old.send(signal.SIGTERM)
+    violations = case.finish()
+    case.rig.stop_fleet()
+    return violations

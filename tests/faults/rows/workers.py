@@ -17,7 +17,7 @@ _STOP_S = 20.0
 @row(
     "1",
     "pool process killed",
-    injection="SIGKILL to a child that works on a job, eight times at random moments",
+    injection="SIGKILL to the children of a worker that works on a job, eight times at random moments",
     outcome="its scans are ended by another attempt; the main process stays",
 )
 def pool_process_killed(case: Case) -> list[Violation]:
@@ -29,9 +29,9 @@ def pool_process_killed(case: Case) -> list[Violation]:
         if worker is True:
             break
         case.nap(0, 0.2)
-        for child in worker.children():
+        for child in worker.children():  # the process that sends the sweeps among them
             child.kill()
-            case.inject("pool process killed")
+            case.inject("child killed")
     violations = case.finish()
     assert [worker.pid for worker in fleet.workers] == mains
     return violations
