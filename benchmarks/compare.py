@@ -29,7 +29,7 @@ from cli.bench_servers import open_servers
 from cli.bench_ways import score_folder, score_with_workers
 from nightread.bundle import Bundle, find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
-from worker.measuring import measure_stages
+from worker.measuring import STAGES, measure_stages
 from worker.process import count_cores
 
 _RIVALS = Path(__file__).parent / "rivals"
@@ -154,8 +154,9 @@ class _Comparison:
         rates = measure_stages(self._scans.paths, self._bundle.card.reference, self._settings, count_cores())
         return {
             "limit": rates.limit,
+            "loop": rates.loop,
             "reuse_limit": rates.reuse_limit,
-            **{f"stage_{k}": v for k, v in rates.rates.items()},
+            **{f"stage_{name}": rate for name, rate in rates.rates.items() if name in STAGES},
         }
 
     def _score(self) -> dict[str, float]:
@@ -235,12 +236,12 @@ def _format(kept: dict[str, Any]) -> Iterator[str]:
     yield ""
     scaling = statistics.median(one["workers_2"] / one["workers_1"] for one in rounds)
     reuse = statistics.median(one["reuse"] / one["reuse_limit"] for one in rounds)
-    of_loop = statistics.median(one["score"] / one["loop"] for one in rounds)
+    of_loop = [one["score"] / one["loop"] for one in rounds if "loop" in one]
     yield (
         "Ratios are of each round, then their median. One worker's limit is that of one core. Two workers do "
         f"{scaling:.2f} times what one does. A second run, all reused: {median['reuse']:,.0f} scans/s, {reuse:.2f} of "
-        f"the rate of reading and hashing alone ({median['reuse_limit']:,.0f}). Of the loop's rate, `score` reaches "
-        f"{of_loop:.2f}."
+        f"the rate of reading and hashing alone ({median['reuse_limit']:,.0f})."
+        + (f" `score` reaches {statistics.median(of_loop):.2f} of the loop." if of_loop else "")
     )
 
 

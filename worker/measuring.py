@@ -152,7 +152,7 @@ def add_up(measured: Sequence[Measured], batch_size: int) -> StageRates:
 
     A device other than the CPU is one, however many processes ask for it, and is asked for whole batches only.
     """
-    rates = {stage: sum(one.stages[stage].rate for one in measured) for stage in STAGES if stage in measured[0].stages}
+    rates = {stage: sum(one.stages[stage].rate for one in measured) for stage in measured[0].stages}
     infer = {size: sum(one.infer[size].rate for one in measured) for size in measured[0].infer}
     on_device = measured[0].device != "cpu"
     best = batch_size if on_device else max(infer, key=lambda size: infer[size])
