@@ -464,8 +464,10 @@ class TestColors:
 
     @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
     def test_red_is_found_in_every_color_mode(self, mode):
-        colors = self.read_both(factories.encode_image(Image.new("RGB", (200, 100), (200, 20, 20)).convert(mode)))
-        assert (colors[:, :, 2] > 180).all()
+        image = Image.new("RGB", (200, 100), (200, 20, 20))
+        image.paste((230, 20, 20), (0, 0, 100, 100))
+        colors = self.read_both(factories.encode_image(image.convert(mode)))
+        assert colors[:, :, 2].mean() > 180  # a palette mixes its colors from points
 
     def test_red_is_found_in_a_jpeg_that_is_decoded_at_a_smaller_scale(self):
         red = np.full((800, 900, 3), (200, 20, 20), np.uint8)
