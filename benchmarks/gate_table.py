@@ -264,22 +264,28 @@ def write_table(rows: list[dict[str, Any]], kinds: list[str]) -> str:
     chests = verdicts[_CHESTS]
     rejected = chests.total() - chests["scored"]
     interval = binomtest(rejected, chests.total()).proportion_ci(method="exact")
-    others = Counter[str]()
-    for kind in kinds:
-        if kind != _CHESTS and not kind.startswith(("the same as", "the same in", "adult")):
-            others += verdicts[kind]
     share = rejected / chests.total()
-    caught = others.total() - others["scored"]
+    wrong, others = Counter[str](), Counter[str]()
+    for kind in kinds:
+        if kind.startswith("chest, "):
+            wrong += verdicts[kind]
+        elif kind != _CHESTS and not kind.startswith(("the same as", "the same in", "adult")):
+            others += verdicts[kind]
     lines += [
         "",
         (
             f"Of {chests.total()} chest X-rays of the hold-out {rejected} are rejected, {share:.2%} "
             f"(95 % interval {interval.low:.2%} to {interval.high:.2%}, Clopper and Pearson)."
         ),
-        f"Of {others.total()} other inputs {caught} are rejected: {caught / others.total():.1%}.",
+        f"Of {wrong.total()} that are inverted, turned or squeezed {_count_rejected(wrong)} are rejected.",
+        f"Of {others.total()} pictures that are no chest X-ray {_count_rejected(others)} are rejected.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _count_rejected(verdicts: Counter[str]) -> int:
+    return verdicts.total() - verdicts["scored"]
 
 
 if __name__ == "__main__":

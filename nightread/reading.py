@@ -208,7 +208,7 @@ def sample_jpeg_colors(data: bytes, *, is_unmarked_rgb: bool = False) -> Colors 
     """Return a sample of the colors of a JPEG that has been decoded before; None where it has one component.
 
     The gray decode above never looks at the chroma. An eighth of the size needs no more of it than the mean of each
-    block, and leaves the pixels of the gray decode what they are.
+    block, which is enough to tell a photograph, and leaves the pixels of the gray decode what they are.
 
     Args:
         data: the whole JPEG.
@@ -217,7 +217,7 @@ def sample_jpeg_colors(data: bytes, *, is_unmarked_rgb: bool = False) -> Colors 
     with Image.open(BytesIO(data), formats=("JPEG",)) as image:
         if image.mode != "RGB":
             return None
-        image.draft("YCbCr" if is_unmarked_rgb else "RGB", (COLORS_SIDE_PX, COLORS_SIDE_PX))
+        image.draft("YCbCr" if is_unmarked_rgb else "RGB", (1, 1))  # an eighth, whatever the size
         # What the decoder was made to leave as it is are not the colors that it takes them for.
         return _to_colors(Image.frombytes("RGB", image.size, image.tobytes()) if is_unmarked_rgb else image)
 
