@@ -29,7 +29,7 @@ from cli.bench_servers import open_servers
 from cli.bench_ways import score_folder, score_with_workers
 from nightread.bundle import Bundle, find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
-from worker.measuring import measure_stages
+from worker.measuring import STAGES, measure_stages
 from worker.process import count_cores
 
 _RIVALS = Path(__file__).parent / "rivals"
@@ -47,11 +47,13 @@ _WARM_UP_SCANS = 16
 _BEGIN, _END = "<!-- benchmarks/compare.py begins -->", "<!-- benchmarks/compare.py ends -->"
 _WAYS = {
     "limit": "**The limit**: decode, prepare and infer alone, one process a core",
+    "loop": "one process a core: read, decode, prepare and infer, scan by scan; no hash, queue or row",
     "score": "**`nightread score`**, start-up apart",
     "score_whole": "`nightread score`, the whole process",
     "workers_2": "Nightread, two workers of one core each, Redis and PostgreSQL",
     "workers_1": "Nightread, one worker of one core, Redis and PostgreSQL",
-    "keras": "tf.data and Keras `predict`, nothing stored",
+    "keras": "tf.data and Keras `predict`, resized as the network was trained (antialiased), nothing stored",
+    "keras_plain": "the same without antialiasing: other pictures, other scores",
     "celery": "Celery, one scan a task, Pillow, ONNX Runtime, SQLite row each",
     "ray": "Ray Data, decoding map and batch map with ONNX Runtime, Parquet",
     "article": "the article's `predictPic`: one scan at a time with Keras, nothing stored",
@@ -140,6 +142,7 @@ class _Comparison:
         scans, model = str(self._scans.folder), str(self._model)
         for name, way, arguments in (
             ("keras", "keras", ["keras_predict.py", scans]),
+            ("keras", "keras_plain", ["keras_predict.py", scans, "--no-antialias"]),
             ("keras", "article", ["keras_predict.py", str(self._few), "--one-at-a-time"]),
             ("celery", "celery", ["celery_one_scan.py", scans, model, cores]),
             ("ray", "ray", ["ray_data.py", scans, model, cores]),
@@ -151,8 +154,9 @@ class _Comparison:
         rates = measure_stages(self._scans.paths, self._bundle.card.reference, self._settings, count_cores())
         return {
             "limit": rates.limit,
+            "loop": rates.loop,
             "reuse_limit": rates.reuse_limit,
-            **{f"stage_{k}": v for k, v in rates.rates.items()},
+            **{f"stage_{name}": rate for name, rate in rates.rates.items() if name in STAGES},
         }
 
     def _score(self) -> dict[str, float]:
@@ -215,27 +219,29 @@ def _format(kept: dict[str, Any]) -> Iterator[str]:
         f"{loads})."
     )
     yield ""
-    yield "| way | scans/s | lowest to highest | of the limit | `score` is faster by |"
-    yield "|---|---|---|---|---|"
+    yield "| way | rounds | scans/s | lowest to highest | of the limit | `score` is faster by |"
+    yield "|---|---|---|---|---|---|"
     for name, words in _WAYS.items():
         values = [one[name] for one in rounds if name in one]
         if not values:
-            yield f"| {words} | not measured | | | |"
+            yield f"| {words} | 0 | not measured | | | |"
             continue
         limit = median["limit"] / kept["cores"] if name == "workers_1" else median["limit"]
         ratio = statistics.median(one[name] / one["limit"] * median["limit"] / limit for one in rounds if name in one)
         times = median["score"] / median[name]
         yield (
-            f"| {words} | {median[name]:,.0f} | {min(values):,.0f} to {max(values):,.0f} | "
+            f"| {words} | {len(values)} | {median[name]:,.0f} | {min(values):,.0f} to {max(values):,.0f} | "
             f"{'' if name == 'limit' else f'{ratio:.2f}'} | {'' if name in {'limit', 'score'} else f'{times:.1f}'} |"
         )
     yield ""
     scaling = statistics.median(one["workers_2"] / one["workers_1"] for one in rounds)
     reuse = statistics.median(one["reuse"] / one["reuse_limit"] for one in rounds)
+    of_loop = [one["score"] / one["loop"] for one in rounds if "loop" in one]
     yield (
         "Ratios are of each round, then their median. One worker's limit is that of one core. Two workers do "
         f"{scaling:.2f} times what one does. A second run, all reused: {median['reuse']:,.0f} scans/s, {reuse:.2f} of "
         f"the rate of reading and hashing alone ({median['reuse_limit']:,.0f})."
+        + (f" `score` reaches {statistics.median(of_loop):.2f} of the loop." if of_loop else "")
     )
 
 

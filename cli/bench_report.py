@@ -55,6 +55,7 @@ def describe(
         "stages": {stage: round(stages.rates[stage], 1) for stage in STAGES},
         "limit": round(limit, 1),
         "reuse_limit": round(reuse_limit, 1),
+        "loop": {"scans_per_second": round(stages.loop, 1), "ratio": _ratio(stages.loop, limit)},
         "embedded": {
             "scans_per_second": round(score, 1),
             "ratio": _ratio(score, limit),
@@ -103,8 +104,9 @@ def make_bench_table(measured: Mapping[str, Any]) -> Table:
     rows: list[tuple[str, float, float | None, str]] = [
         ("limit", measured["limit"], None, f"decode, prepare and infer on {cores} cores, nothing else")
     ]
-    embedded, reuse = measured["embedded"], measured["reuse"]
+    embedded, reuse, loop = measured["embedded"], measured["reuse"], measured["loop"]
     rows += [
+        ("loop", loop["scans_per_second"], loop["ratio"], "read and the same, scan by scan: no hash, queue or row"),
         ("score", embedded["scans_per_second"], embedded["ratio"], "hash, database and accounting included"),
         (
             "score, with start", embedded["whole_process_scans_per_second"], embedded["whole_process_ratio"],

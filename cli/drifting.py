@@ -3,7 +3,9 @@
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
 
 from cli.options import Json, RunReference
 
@@ -21,12 +23,21 @@ _MEASUREMENTS: Final = (
 )  # fmt: skip
 
 
-def drift(run: RunReference = None, as_json: Json = False) -> None:
+def drift(
+    run: RunReference = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="RUN", help="Compare with this run of the same model, a night that was looked at."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say whether a run's scans look like the training data, without labels, by what was measured of them.
 
     Scores, embeddings, pixels and the input gate's rejections are held against the reference in the model's card, and
-    against what chance alone would do. The exit code is 0 whatever the answer is: look into "looks_like_training" of
-    --json, which is null where there are too few scans to tell.
+    against what chance alone would do. The exit code is 0 whatever the answer is: look into "looks_alike" of --json,
+    which is null where there are too few scans to tell.
 
     Example: nightread drift ward-a
     """
@@ -40,14 +51,18 @@ def drift(run: RunReference = None, as_json: Json = False) -> None:
     engine = open_database()
     with reading(engine) as connection:
         found = find_run(connection, run)
-        label, reference = _read_reference(connection, found)
-        night = gather(stream_measured(connection, found.id, label))
+        other = None if against is None else find_run(connection, against)
+        if other is None:
+            card, reference = _read_reference(connection, found)
+        else:
+            card, reference = _measure_run(connection, other, found)
+        night = gather(stream_measured(connection, found.id, card["labels"][0]))
     _check(night, found)
     drifted = compare(reference, night.to_arrays(), rejected=night.rejected, judged=night.judged)
     if as_json:
-        print_json(_describe(found, night, reference, drifted))
+        print_json(_describe(found, other, night, reference, drifted))
     else:
-        _print(found, night, reference, drifted)
+        _print(found, other, night, reference, drifted)
 
 
 @dataclass(slots=True)
@@ -94,8 +109,26 @@ def gather(scans: "Iterable[MeasuredScan]") -> Night:
     return night
 
 
-def _read_reference(connection: "Connection", run: "RunInfo") -> "tuple[str, Reference]":
-    """Return the model's first label and its reference."""
+def _measure_run(connection: "Connection", other: "RunInfo", run: "RunInfo") -> "tuple[dict[str, Any], Reference]":
+    """Return the model's card, and what another run measures under it."""
+    from db.measuring import stream_measured
+    from db.worklist import read_card
+    from nightread.drift import summarise
+    from nightread.errors import NightreadError
+
+    if other.model_digest != run.model_digest:
+        raise NightreadError(
+            f"run {run.id[:8]} was scored by {run.model} and run {other.id[:8]} by {other.model}: runs of two models "
+            "cannot be compared; score one again with --model"
+        )
+    card = read_card(connection, run.model_digest)
+    night = gather(stream_measured(connection, other.id, card["labels"][0]))
+    _check(night, other)
+    return card, summarise(night.to_arrays(), rejected_share=night.rejected / night.judged if night.judged else 0.0)
+
+
+def _read_reference(connection: "Connection", run: "RunInfo") -> "tuple[dict[str, Any], Reference]":
+    """Return the model's card, and the reference in it."""
     from pydantic import ValidationError
 
     from db.worklist import read_card
@@ -106,10 +139,10 @@ def _read_reference(connection: "Connection", run: "RunInfo") -> "tuple[str, Ref
     if not card.get("drift_reference"):
         raise NightreadError(
             f"the card of {run.model} holds no reference to compare a run with: export its training again, or score "
-            "the scans with a model that has one (`nightread models show` tells it)"
+            "the scans with a model that has one (`nightread models show` tells it), or name a run with --against"
         )
     try:
-        return card["labels"][0], Reference.model_validate(card["drift_reference"])
+        return card, Reference.model_validate(card["drift_reference"])
     except ValidationError:
         raise NightreadError(
             f"the reference in the card of {run.model} is of another release: upgrade Nightread"
@@ -128,7 +161,9 @@ def _check(night: Night, run: "RunInfo") -> None:
         )
 
 
-def _describe(run: "RunInfo", night: Night, reference: "Reference", drifted: "Drift") -> dict[str, Any]:
+def _describe(
+    run: "RunInfo", other: "RunInfo | None", night: Night, reference: "Reference", drifted: "Drift"
+) -> dict[str, Any]:
     from nightread.drift import FALSE_ALARMS
 
     rejections = drifted.rejections
@@ -136,8 +171,9 @@ def _describe(run: "RunInfo", night: Night, reference: "Reference", drifted: "Dr
         "run": run.id,
         "name": run.name,
         "model": run.model,
-        "looks_like_training": drifted.looks_alike,
-        "verdict": _tell(drifted, night),
+        "against": "training data" if other is None else other.id,
+        "looks_alike": drifted.looks_alike,
+        "verdict": _tell(drifted, night, other),
         "scans": night.scans,
         "measured": night.measured,
         "reference_scans": reference.scans,
@@ -161,14 +197,15 @@ def _describe_shift(shift: "Shift") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(run: "RunInfo", night: Night, reference: "Reference", drifted: "Drift") -> None:
+def _print(run: "RunInfo", other: "RunInfo | None", night: Night, reference: "Reference", drifted: "Drift") -> None:
     from cli.console import make_table, out, show_text
 
     unmeasured = night.scans - night.measured
     out.print(
         f"run {run.id[:8]} ({show_text(run.name)}): {night.measured:,} scans measured"
         + (f", {unmeasured:,} not (they could not be read, or were scored before)" if unmeasured else "")
-        + f"; {run.model}, {reference.scans:,} scans of its hold-out",
+        + f"; {run.model}, {reference.scans:,} scans of "
+        + ("its hold-out" if other is None else f"run {other.id[:8]} ({show_text(other.name)})"),
         markup=False,
     )
     numbers = ("scans", "median", "there", "PSI", "by chance", "KS", "by chance ")
@@ -188,19 +225,20 @@ def _print(run: "RunInfo", night: Night, reference: "Reference", drifted: "Drift
             f"{found.reference_share:.1%} there" + (": more than chance explains" if found.is_alarm else ""),
             markup=False,
         )
-    out.print(_tell(drifted, night), markup=False, style="bold")
+    out.print(_tell(drifted, night, other), markup=False, style="bold")
 
 
-def _tell(drifted: "Drift", night: Night) -> str:
+def _tell(drifted: "Drift", night: Night, other: "RunInfo | None") -> str:
     """Return the answer in one line."""
+    what = "the training data" if other is None else f"run {other.id[:8]}"
     if drifted.looks_alike is None:
-        return f"{night.measured:,} scans are too few to tell whether this run looks like the training data"
+        return f"{night.measured:,} scans are too few to tell whether this run looks like {what}"
     if drifted.looks_alike:
-        return "this run looks like the training data: nothing that was measured differs by more than chance explains"
+        return f"this run looks like {what}: nothing that was measured differs by more than chance explains"
     moved = sorted((shift for shift in drifted.shifts if shift.is_alarm), key=lambda shift: -shift.ks)
     reasons = [f"{shift.name.replace('_', ' ')} (KS {shift.ks:.2f})" for shift in moved[:3]]
     more = f" and {len(moved) - len(reasons)} more" if len(moved) > len(reasons) else ""
     told = [", ".join(reasons) + more] if reasons else []
     if drifted.rejections is not None and drifted.rejections.is_alarm:
         told.append(f"the input gate rejects {drifted.rejections.rejected / drifted.rejections.judged:.1%}")
-    return f"this run does not look like the training data: {'; '.join(told)}"
+    return f"this run does not look like {what}: {'; '.join(told)}"

@@ -32,6 +32,8 @@ FALSE_ALARMS: Final = 0.05
 #: A PSI below is "little change" by the rule of thumb, however sure it is; a KS below, a tenth of the scans.
 LEAST_PSI: Final = 0.1
 LEAST_KS: Final = 0.1
+#: To be nearer than the hold-out is no alarm: scans that a network was fitted on are.
+_ONLY_ABOVE: Final = frozenset({"distance"})
 #: With fewer scans a night that shows nothing unusual tells nothing.
 LEAST_SCANS: Final = 10
 
@@ -71,6 +73,8 @@ class Shift:
     @property
     def is_alarm(self) -> bool:
         """Whether a figure is beyond chance, and large enough to matter."""
+        if self.name in _ONLY_ABOVE and self.median <= self.reference_median:
+            return False
         return self.psi > max(self.psi_by_chance, LEAST_PSI) or self.ks > max(self.ks_by_chance, LEAST_KS)
 
 

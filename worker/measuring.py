@@ -43,6 +43,9 @@ LIMIT_STAGES: Final = ("decode", "prepare", "infer")
 #: What a second run over the same scans cannot do without.
 REUSE_STAGES: Final = ("read", "hash")
 
+#: The stages of the limit and `read` for one scan after the other, as a program with neither queue nor rows would go.
+LOOP: Final = "loop"
+
 #: Scans that go through the stages together: enough for the largest batch, and not so many that memory counts.
 _CHUNK: Final = 32
 #: Before it is measured, each process does so many scans for nothing: libraries load, pages are mapped.
@@ -88,6 +91,11 @@ class StageRates:
         if self.overlaps:
             return min(combine(self.rates[stage] for stage in ("decode", "prepare")), self.rates["infer"])
         return combine(self.rates[stage] for stage in LIMIT_STAGES)
+
+    @property
+    def loop(self) -> float:
+        """Scans a second of processes that read, decode, prepare and infer scan by scan; 0: not measured."""
+        return self.rates.get(LOOP, 0.0)
 
     @property
     def reuse_limit(self) -> float:
@@ -144,7 +152,7 @@ def add_up(measured: Sequence[Measured], batch_size: int) -> StageRates:
 
     A device other than the CPU is one, however many processes ask for it, and is asked for whole batches only.
     """
-    rates = {stage: sum(one.stages[stage].rate for one in measured) for stage in STAGES if stage in measured[0].stages}
+    rates = {stage: sum(one.stages[stage].rate for one in measured) for stage in measured[0].stages}
     infer = {size: sum(one.infer[size].rate for one in measured) for size in measured[0].infer}
     on_device = measured[0].device != "cpu"
     best = batch_size if on_device else max(infer, key=lambda size: infer[size])
@@ -169,7 +177,8 @@ def _measure_share(paths: list[str], reference: str, settings: Settings) -> Meas
     if _meeting is not None:
         _meeting.wait(_LONGEST_S)
     rejected = stages.measure(paths, clock)
-    times = {stage: clock.read(stage) for stage in STAGES[:4]}
+    stages.measure_loop(paths, clock)
+    times = {stage: clock.read(stage) for stage in (*STAGES[:4], LOOP)}
     infer = {size: clock.read(f"infer {size}") for size in stages.batch_sizes}
     return Measured(times, infer, rejected, scorer.device)
 
@@ -219,6 +228,15 @@ class _Stages:
                 batches = [np.stack(part) for part in _split(tensors, size)]
                 clock.time(f"infer {size}", self._infer, batches, scans=len(tensors))
         return rejected
+
+    def measure_loop(self, paths: list[str], clock: _Clock) -> None:
+        """Send scans through one after the other, and score them in batches of the smallest size."""
+        for chunk in _split(paths, _CHUNK):
+            clock.time(LOOP, self._go_through, chunk)
+
+    def _go_through(self, paths: list[str]) -> list[Scores]:
+        tensors = [tensor for path in paths for tensor in self._prepare(self._decode(self._read([path])))]
+        return self._infer([np.stack(part) for part in _split(tensors, self.batch_sizes[0])])
 
     def _read(self, paths: list[str]) -> list[bytes]:
         most = self._settings.max_file_bytes

@@ -63,7 +63,6 @@ def main(folder: Path, model: str, processes: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         database = f"{temporary}/scores.db"
         with sqlite3.connect(database) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("CREATE TABLE scores (path TEXT, score REAL)")
         broker = f"redis://127.0.0.1:{port}/0"
         os.environ |= {"ONE_SCAN_BROKER": broker, "ONE_SCAN_MODEL": model, "ONE_SCAN_DATABASE": database}

@@ -1,8 +1,9 @@
-"""Scans through tf.data and Keras' `predict`: `python keras_predict.py FOLDER [--one-at-a-time]`; prints JSON.
+"""Scans through tf.data and Keras' `predict`: `python keras_predict.py FOLDER [OPTION]`; prints JSON.
 
 The network is the article's, 75 x 75 x 3, with random weights: its speed is measured, not its scores. Nothing is
-stored, which is to its advantage. With --one-at-a-time each scan is loaded and predicted by itself, as the article's
-`predictPic` does.
+stored, which is to its advantage. Scans are resized with antialiasing, as those that Nightread's networks were trained
+with; --no-antialias leaves that out, which gives other pictures and other scores. With --one-at-a-time each scan is
+loaded and predicted by itself, as the article's `predictPic` does.
 """
 
 import json
@@ -37,7 +38,7 @@ def build() -> keras.Model:
 def read(path: tf.Tensor) -> tf.Tensor:
     """Decode and resize one JPEG."""
     pixels = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-    return tf.image.resize(pixels, (_SIZE, _SIZE)) / 255.0
+    return tf.image.resize(pixels, (_SIZE, _SIZE), antialias="--no-antialias" not in sys.argv) / 255.0
 
 
 def predict_all(model: keras.Model, paths: list[str]) -> int:

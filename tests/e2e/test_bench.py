@@ -24,6 +24,7 @@ def test_measures_a_folder_and_leaves_the_results_alone(tmp_path, env):
     assert all(rate > 0 for rate in found["stages"].values())
     slowest = min(found["stages"][stage] for stage in ("decode", "prepare", "infer"))
     assert 0 < found["limit"] < slowest
+    assert found["loop"]["scans_per_second"] > 0
     assert found["embedded"]["scans_per_second"] > found["embedded"]["whole_process_scans_per_second"] > 0
     assert found["reuse"]["reused"] == 12
     assert (found["workers"], found["not_measured"]) == ([], [])

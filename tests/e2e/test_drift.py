@@ -32,7 +32,7 @@ def test_a_worker_stores_what_the_export_measured_and_drift_compares_it(tmp_path
     run("score", tmp_path / "night", env=env, cwd=tmp_path)
     told = last_json(run("drift", "--json", env=env, cwd=tmp_path))
 
-    assert told["looks_like_training"] is True
+    assert told["looks_alike"] is True
     assert told["measured"] == told["gate"]["judged"] == 20
     assert told["measurements"].keys() == measured.keys()
     for name, shift in told["measurements"].items():

@@ -51,11 +51,11 @@ def call(engine, monkeypatch):
     return call
 
 
-def add_night(engine, scans=60, rejected=0, card=None, measured=True, **drawn):
+def add_night(engine, scans=60, rejected=0, card=None, measured=True, seed=3, **drawn):
     """Write a run that has ended; its first scans are rejected by the gate."""
     card = {"labels": ["pneumonia"], "drift_reference": REFERENCE} if card is None else card
     run_id = add_run(engine, scans, model=new_model(card=card))
-    values = draw(scans, seed=3, **drawn)
+    values = draw(scans, seed=seed, **drawn)
     for job_id in job_ids(engine, run_id):
         held, found = claim(engine, job_id), open_scans(engine, job_id)
         outcomes, predictions, measurements = [], [], []
@@ -87,7 +87,7 @@ def test_a_night_like_the_training_data_looks_like_it(engine, call):
     run_id = add_night(engine)
     told = json.loads(call("--json").stdout)
 
-    assert told["looks_like_training"] is True
+    assert told["looks_alike"] is True
     assert (told["run"], told["scans"], told["measured"], told["reference_scans"]) == (run_id, 60, 60, 700)
     assert set(told["measurements"]) == {*PIXELS, "score", "distance", "component_1", "component_2"}
     assert all(shift["scans"] == 60 and not shift["alarm"] for shift in told["measurements"].values())
@@ -139,9 +139,26 @@ def test_a_run_whose_scans_were_all_scored_before_is_compared_like_the_first(eng
     assert after["run"] == second
 
 
+def test_a_run_is_compared_with_a_run_that_was_looked_at(engine, call):
+    usual = add_night(engine, darker=0.5, card={"labels": ["pneumonia"]})
+    alike = json.loads(call(add_night(engine, darker=0.5, seed=4), "--against", usual, "--json").stdout)
+    other = add_night(engine, seed=5)
+
+    assert (alike["looks_alike"], alike["against"], alike["reference_scans"]) == (True, usual, 60)
+    last = call(other, "--against", usual).stdout.splitlines()[-1]
+    assert last.startswith(f"this run does not look like run {usual[:8]}: ")
+
+
+def test_runs_of_two_models_are_not_compared(engine, call):
+    first = add_night(engine, scans=3)
+    add_run(engine, model=new_model(digest="e" * 64, version="2"))
+    with pytest.raises(NightreadError, match=r"by cnn@2 and run .* by cnn@1: runs of two models cannot be compared"):
+        call("--against", first)
+
+
 def test_too_few_scans_to_tell_are_no_alarm(engine, call):
     add_night(engine, scans=5)
-    assert json.loads(call("--json").stdout)["looks_like_training"] is None
+    assert json.loads(call("--json").stdout)["looks_alike"] is None
     assert call().stdout.splitlines()[-1].startswith("5 scans are too few to tell")
 
 

@@ -15,7 +15,15 @@ from tests.factories import encode_dicom, encode_jpeg, encode_png16, small_chest
 from worker.measuring import StageRates
 
 MOST_BYTES = 10**7
-RATES = {"read": 1000.0, "hash": 1000.0, "decode": 300.0, "prepare": 600.0, "infer": 200.0, "commit": 50.0}
+RATES = {
+    "read": 1000.0,
+    "hash": 1000.0,
+    "decode": 300.0,
+    "prepare": 600.0,
+    "infer": 200.0,
+    "commit": 50.0,
+    "loop": 95.0,
+}
 
 
 class TestScans:
@@ -78,6 +86,7 @@ def measured(tmp_path):
 class TestFigures:
     def test_are_medians_and_shares_of_the_limit_of_the_same_rounds(self, measured):
         assert measured["limit"] == 100.0
+        assert measured["loop"] == {"scans_per_second": 95.0, "ratio": 0.95}
         assert measured["embedded"] == {
             "scans_per_second": 90.0, "ratio": 0.9, "whole_process_scans_per_second": 60.0,
             "whole_process_ratio": 0.6, "start_and_end_s": 0.5,
@@ -93,8 +102,8 @@ class TestFigures:
     def test_are_told_to_people_line_by_line(self, measured):
         table = make_bench_table(measured)
         names = list(table.columns[0].cells)
-        assert names == ["read", "hash", "decode", "prepare", "infer", "commit", "limit", "score", "score, with start",
-                         "score again", "1 worker", "2 workers"]  # fmt: skip
+        assert names == ["read", "hash", "decode", "prepare", "infer", "commit", "limit", "loop", "score",
+                         "score, with start", "score again", "1 worker", "2 workers"]  # fmt: skip
         assert list(table.columns[2].cells)[-2:] == ["0.90", "0.81"]
 
 

@@ -66,6 +66,15 @@ def test_a_shifted_measurement_is_named_and_the_others_are_not():
     assert brightness.reference_median == pytest.approx(0.5, abs=0.01)
 
 
+def test_scans_that_lie_nearer_than_the_hold_out_are_no_alarm_and_farther_ones_are():
+    nearer, farther = draw(200, 1), draw(200, 1)
+    nearer["distance"] = nearer["distance"] * 0.7
+    farther["distance"] = farther["distance"] / 0.7
+
+    assert compare(REFERENCE, nearer, rejected=0, judged=0).looks_alike
+    assert compare(REFERENCE, farther, rejected=0, judged=0).looks_alike is False
+
+
 def test_small_nights_seldom_raise_a_false_alarm():
     alarms = [
         compare(summarise(draw(seed=night), rejected_share=0), draw(20 + night % 200, 10_000 + night),
