@@ -13,6 +13,7 @@ from nightread.preparing import InputSpec, Tensor
 from trainer.datasets import Choices, Dataset, Listing, Task
 from trainer.errors import DatasetError
 from trainer.evaluation import Evaluation, PartScores, evaluate, spread_scores
+from trainer.operating import BALANCED
 from trainer.preparation import Unreadable, prepare_scans
 from trainer.scoring import Mistake, find_mistakes
 from trainer.splitting import group_scans
@@ -68,6 +69,10 @@ def read_network(card: Mapping[str, Any], score: Callable[[Tensor], npt.NDArray[
     task = Task(tuple(card["labels"]), card["activation"], card["negative_decision"])
     thresholds = card["thresholds"]
     threshold = thresholds[task.labels[0]]["high"] if task.activation == "sigmoid" else None
+    if points := card.get("operating_points", {}).get(task.labels[0]):
+        threshold = points[BALANCED][
+            "threshold"
+        ]  # at one threshold there is nothing uncertain, as in the card's figures
     return Network(task, InputSpec.model_validate(card["input"]), threshold, score)
 
 

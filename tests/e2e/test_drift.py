@@ -36,5 +36,7 @@ def test_a_worker_stores_what_the_export_measured_and_drift_compares_it(tmp_path
     assert told["measured"] == told["gate"]["judged"] == 20
     assert told["measurements"].keys() == measured.keys()
     for name, shift in told["measurements"].items():
-        assert shift["median"] == pytest.approx(float(np.median(measured[name])), abs=1e-5), name
+        assert shift["median"] == pytest.approx(float(np.median(measured[name])), abs=1e-4), (
+            name
+        )  # components are stored to four decimals
         assert shift["ks"] <= 0.06, name  # the same scans, but for the steps of 20 scans' quantiles

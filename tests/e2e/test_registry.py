@@ -26,7 +26,7 @@ def env(tmp_path):
     """A machine with two bundles of its own, of which none is in the database."""
     for version, bias in (("1", -2.0), ("2", -1.0)):
         write_tiny_bundle(tmp_path / "elsewhere", version, bias=bias)
-    return make_environment(tmp_path, models_dir=tmp_path / "models", threads=1)
+    return make_environment(tmp_path, models_dir=tmp_path / "models", model="", threads=1)
 
 
 @pytest.fixture
