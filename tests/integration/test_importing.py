@@ -13,7 +13,7 @@ from nightread.bundle import DEFAULT_MODEL, PARITY_FILE, load_bundle
 from nightread.errors import CardMismatch, ModelError, NightreadError, ParityMismatch
 from nightread.settings import read_settings
 from tests.db_factories import new_model
-from tests.factories import make_card
+from tests.factories import UNGATED_MODEL, make_card
 from tests.onnx_factories import make_onnx, score_tiny, write_tiny_bundle
 from worker import importing
 from worker.checking import check_bundle
@@ -25,7 +25,7 @@ from worker.listing import list_registry
 
 @pytest.fixture
 def settings(tmp_path):
-    return read_settings(models_dir=tmp_path / "models", device="cpu", threads=1)
+    return read_settings(models_dir=tmp_path / "models", model="", device="cpu", threads=1)
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_the_list_tells_where_machine_and_database_differ(engine, settings):
 
     entries = {entry.reference: entry for entry in list_registry(engine, settings)}
 
-    assert list(entries) == sorted(["gone@1", DEFAULT_MODEL, "tiny@1", "tiny@2", "tiny@3", "tiny@5"])
+    assert list(entries) == sorted(["gone@1", DEFAULT_MODEL, UNGATED_MODEL, "tiny@1", "tiny@2", "tiny@3", "tiny@5"])
     assert (entries["tiny@1"].stage, entries["tiny@1"].difference, entries["tiny@1"].error) == ("candidate", "", "")
     assert (entries["tiny@2"].stage, PARITY_FILE in entries["tiny@2"].error) == ("candidate", True)
     assert "the database knows another bundle by this name" in entries["tiny@3"].difference
