@@ -28,7 +28,7 @@ class FitData:
         train: indices of the training part.
         validation: indices of the validation part.
         spec: the network's input.
-        classes: K, how many the task has.
+        outputs: L, how many scores the network gives: one for each label.
         digest: of scans and split; a training is resumed on the very same only.
     """
 
@@ -37,7 +37,7 @@ class FitData:
     train: Indices
     validation: Indices
     spec: InputSpec
-    classes: int
+    outputs: int
     digest: str
 
 
@@ -47,7 +47,7 @@ class Batch:
 
     Attributes:
         inputs: (B, H, W, C) float32.
-        targets: (B, L) float32, in [0, 1]: of two classes the chance of the second, of more that of each.
+        targets: (B, L) float32, in [0, 1]: the chance of each label.
         weights: (B,) float32 of each scan in the loss; None for 1 each.
     """
 
@@ -82,12 +82,12 @@ def iterate_batches(data: FitData, settings: FitSettings, epoch: int) -> Iterato
         elif settings.augment in VARIATIONS:
             rng = np.random.default_rng([settings.seed, epoch, step, 1])
             inputs = vary(inputs, data.spec, rng, VARIATIONS[settings.augment])
-        encoded = encode_targets(targets, data.classes)
+        encoded = encode_targets(targets, data.outputs)
         if settings.mixup:
             inputs, encoded = mix(
                 inputs, encoded, settings.mixup, np.random.default_rng([settings.seed, epoch, step, 2])
             )
-        encoded += settings.label_smoothing * (1 / data.classes - encoded)
+        encoded += settings.label_smoothing * (1 / count_classes(data.outputs) - encoded)
         return Batch(inputs, encoded, None if weights is None else weights[targets])
 
     with ThreadPoolExecutor(1, "batches") as pool:
@@ -130,17 +130,24 @@ def _draw_balanced(data: FitData, settings: FitSettings, epoch: int) -> Iterator
     """Yield places in the training part, and in its copy where it is doubled."""
     count = _count_items(data, settings)
     targets = np.resize(data.targets[data.train], count)
-    by_class = [items for number in range(data.classes) if len(items := np.flatnonzero(targets == number))]
+    by_class = [
+        items for number in range(count_classes(data.outputs)) if len(items := np.flatnonzero(targets == number))
+    ]
     rng = np.random.default_rng([settings.seed, epoch])
     for _ in range(count_steps(data, settings)):
         labels = rng.permutation(np.arange(settings.batch_size) % len(by_class))
         yield np.array([rng.choice(by_class[label]) for label in labels.tolist()], np.int64)
 
 
-def encode_targets(targets: Targets, classes: int) -> npt.NDArray[np.float32]:
-    """Return (B, L) float32 from (B,) classes: one column for two classes, else one for each."""
-    encoded: npt.NDArray[np.float32] = np.eye(classes, dtype=np.float32)[targets]
-    return encoded[:, 1:].copy() if classes == 2 else encoded
+def count_classes(outputs: int) -> int:
+    """Return how many classes a network with so many outputs tells apart: one label may also be absent."""
+    return max(2, outputs)
+
+
+def encode_targets(targets: Targets, outputs: int) -> npt.NDArray[np.float32]:
+    """Return (B, L) float32 from (B,) classes: 1 where a label is present, one column for each of the outputs."""
+    encoded: npt.NDArray[np.float32] = np.eye(count_classes(outputs), dtype=np.float32)[targets]
+    return encoded[:, -outputs:].copy()
 
 
 def mix(

@@ -146,7 +146,7 @@ def _fit_epoch(
         )
     val = model.evaluate(
         data.inputs[data.validation],
-        encode_targets(data.targets[data.validation], data.classes),
+        encode_targets(data.targets[data.validation], data.outputs),
         batch_size=data.spec.scored_at_once,
         verbose=0,
         return_dict=True,

@@ -94,7 +94,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
             divided.split[Part.TRAIN],
             divided.split[Part.VALIDATION],
             architecture.input,
-            len(divided.task.classes),
+            len(divided.task.labels),
             _compute_digest(divided.scans, divided.split),
         ),
         request.settings,

@@ -37,7 +37,7 @@ def make_data(architecture, task, count=24):
     inputs = (np.clip(gray, 0, 1) * (high - low) + low).astype(np.float32)
     repeated = np.broadcast_to(inputs, (count, height, width, channels))
     parts = np.arange(count - 6), np.arange(count - 6, count)
-    return FitData(repeated, targets, *parts, architecture.input, len(task.classes), "digest")
+    return FitData(repeated, targets, *parts, architecture.input, len(task.labels), "digest")
 
 
 @pytest.mark.parametrize(

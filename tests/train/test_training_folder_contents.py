@@ -156,7 +156,7 @@ def test_an_epochs_figures_are_over_all_its_scans(tmp_path):
     architecture = find_architecture("cnn75")
     inputs = rng.random((20, *architecture.input.shape), np.float32)
     targets = (np.arange(20) % 3 == 0).astype(np.int64)
-    data = FitData(inputs, targets, np.arange(13), np.arange(13, 20), architecture.input, 2, "digest")
+    data = FitData(inputs, targets, np.arange(13), np.arange(13, 20), architecture.input, 1, "digest")
     settings = FitSettings(epochs=1, batch_size=5, learning_rate=0.0)  # so that the weights stay what they are
     (row,) = fit(
         architecture,

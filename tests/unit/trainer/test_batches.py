@@ -17,7 +17,7 @@ def data():
     """Twenty scans whose gray level is their number of 255; all but the last three are trained on."""
     inputs = np.broadcast_to(np.arange(20, dtype=np.float32)[:, None, None, None] / 255, (20, 8, 8, 3))
     targets = (np.arange(20) % 4 == 0).astype(np.int64)
-    return FitData(inputs, targets, np.arange(17), np.arange(17, 20), SPEC, 2, "digest")
+    return FitData(inputs, targets, np.arange(17), np.arange(17, 20), SPEC, 1, "digest")
 
 
 def numbers(batches):
@@ -92,8 +92,9 @@ def test_balanced_batches_hold_as_many_scans_of_each_label(data):
     assert max(chain(*numbers(batches))) < 17  # of the training part alone
 
 
-def test_two_classes_have_one_column_and_more_have_one_each():
-    assert encode_targets(np.array([0, 1, 1]), 2).tolist() == [[0], [1], [1]]
+def test_every_output_has_a_column_and_the_absence_of_a_single_label_has_none():
+    assert encode_targets(np.array([0, 1, 1]), 1).tolist() == [[0], [1], [1]]
+    assert encode_targets(np.array([1, 0]), 2).tolist() == [[0, 1], [1, 0]]
     assert encode_targets(np.array([2, 0]), 3).tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
