@@ -1,8 +1,7 @@
 """From scores to probabilities: Platt's scaling, fitted on the validation part and folded into the last layer.
 
 Platt 1999, Probabilistic outputs for support vector machines: `sigmoid(slope * logit + intercept)`, by maximum
-likelihood.
-Folded into the weights, it costs a worker nothing, and no score is ever seen that is not calibrated.
+likelihood. Folded into the weights, it costs a worker nothing, and no score is ever seen that is not calibrated.
 """
 
 from dataclasses import dataclass

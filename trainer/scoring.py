@@ -1,5 +1,6 @@
 """What a checkpoint says of prepared scans, through Keras."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -71,10 +72,12 @@ def score(model: Any, inputs: Tensor, at_once: int) -> Scores:
     return scores.astype(np.float64)
 
 
-def score_parts(model: Any, divided: Divided, at_once: int) -> dict[Part, PartScores]:
-    """Score every part; with one label the threshold is chosen on the validation part."""
+def score_parts(
+    model: Any, divided: Divided, at_once: int, parts: Sequence[Part] = tuple(Part)
+) -> dict[Part, PartScores]:
+    """Score parts, the validation part among them, on which the threshold of one label is chosen."""
     task, scans, split = divided.task, divided.scans, divided.split
-    spread = {part: spread_scores(task, score(model, scans.inputs[split[part]], at_once)) for part in Part}
+    spread = {part: spread_scores(task, score(model, scans.inputs[split[part]], at_once)) for part in parts}
     threshold = None
     if task.activation == "sigmoid":
         threshold = choose_threshold(scans.targets[split[Part.VALIDATION]], spread[Part.VALIDATION][:, 1])
@@ -87,7 +90,7 @@ def score_parts(model: Any, divided: Divided, at_once: int) -> dict[Part, PartSc
             tuple(scans.scans[place].subgroup for place in split[part].tolist()),
             threshold,
         )
-        for part in Part
+        for part in parts
     }
 
 
@@ -98,7 +101,7 @@ def calibrate(folder: Path, divided: Divided, at_once: int, seed: int) -> Scalin
         What was done, and what it changed on the hold-out.
     """
     model = load_checkpoint(folder, UNCALIBRATED_FILE)
-    before = score_parts(model, divided, at_once)
+    before = score_parts(model, divided, at_once, (Part.VALIDATION, Part.HOLD_OUT))
     validation, hold_out = before[Part.VALIDATION], before[Part.HOLD_OUT]
     scaling = fit_scaling(validation.targets, validation.class_scores[:, 1])
     fold_scaling(model, scaling)
