@@ -5,7 +5,6 @@ decoders, the hash and the inference all release the GIL) and the one after that
 work for the same threads: as many of them as there are cores, each with the next thing to do, never more.
 """
 
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,7 @@ from db.measuring import NewMeasurement
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
 from failpoints.points import Point, failpoint
-from nightread.errors import DeviceFull, ScanError, StorageError
-from nightread.files import decode_path, read_file
-from nightread.formats import SNIFF_BYTES, Format, sniff
+from nightread.errors import DeviceFull, StorageError
 from nightread.gate import Finding, recall
 from nightread.preparing import Tensor
 from nightread.reading import DicomUids
@@ -27,6 +24,7 @@ from nightread.reasons import Reason
 from worker.decoder import Decoder, Decoding
 from worker.decoding import Prepared
 from worker.judging import Judged, Judgement, judge_scans, make_measurement
+from worker.scan_files import ScanFile, find_uids, read_scan_file
 from worker.scorer import Scorer
 from worker.threads import Task
 
@@ -74,20 +72,10 @@ class JobResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """A scan whose bytes are in memory, or the reason why they are not."""
-
-    scan: OpenScan
-    data: bytes = b""
-    sha256: str = ""
-    error: ScanError | StorageError | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Window:
     """Files of one batch, with the decoding of each new content under way."""
 
-    files: list[_File]
+    files: list[ScanFile]
     known: set[str]
     decoding: dict[str, Decoding]
 
@@ -100,7 +88,7 @@ _Part = tuple[dict[str, Tensor], Task[Judged] | None]
 class _Scoring:
     """A window that is decoded, with its scoring under way."""
 
-    files: list[_File]
+    files: list[ScanFile]
     known: set[str]
     contents: set[str]
     parts: list[_Part]
@@ -180,18 +168,19 @@ class _Pipeline:
         self._started: set[str] = set()  # contents that are, or have been, decoded by this job
         self.result = JobResult()
 
-    def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[_File]]:
+    def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[ScanFile]]:
         """Yield windows of read files, the next one always being read meanwhile."""
-        reading: list[Task[_File]] = []
+        roots, max_bytes = self._limits.roots, self._limits.max_file_bytes
+        reading: list[Task[ScanFile]] = []
         for window in split_windows(open_scans, self._limits.batch_size, _WINDOW_BYTES):
-            upcoming = [self._decoder.submit(_read, scan, self._limits) for scan in window]
+            upcoming = [self._decoder.submit(read_scan_file, scan, roots, max_bytes) for scan in window]
             if reading:
                 yield [future.result() for future in reading]
             reading = upcoming
         if reading:
             yield [future.result() for future in reading]
 
-    def start_decoding(self, files: list[_File]) -> _Window:
+    def start_decoding(self, files: list[ScanFile]) -> _Window:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
         contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
         recalled = self._recall(sorted(contents)) if contents else {}
@@ -330,13 +319,13 @@ class _Pipeline:
         self._most = min(self._most, count // 2)
         _log.warning("%s; going on with %d", error, self._most)
 
-    def _end(self, file: _File, known: set[str], *, is_first: bool) -> None:
+    def _end(self, file: ScanFile, known: set[str], *, is_first: bool) -> None:
         if isinstance(file.error, StorageError):
             self.result.put_off.append((file.scan, file.error.reason, str(file.error)))
         elif file.error is not None:
             self.result.outcomes.append(end_without_score(file.scan, file.error.reason, str(file.error)))
         elif file.sha256 in known:
-            self.result.outcomes.append(_end_scored(file, _find_uids(file.data), reused=True))
+            self.result.outcomes.append(_end_scored(file, find_uids(file.data), reused=True))
         else:
             content = self._contents[file.sha256]
             if content.reason is not None:
@@ -346,24 +335,11 @@ class _Pipeline:
             self.result.outcomes.append(outcome)
 
 
-def _end_scored(file: _File, uids: DicomUids | None, *, reused: bool) -> ScanOutcome:
+def _end_scored(file: ScanFile, uids: DicomUids | None, *, reused: bool) -> ScanOutcome:
     outcome = ScanOutcome(file.scan.id, ScanStatus.SCORED, file.sha256, reused=reused)
     if uids is None:
         return outcome
     return replace(outcome, study_uid=uids.study, series_uid=uids.series, instance_uid=uids.instance)
-
-
-def _find_uids(data: bytes) -> DicomUids | None:
-    """Return the UIDs of a content that is not decoded, since its prediction is stored already."""
-    if sniff(data[:SNIFF_BYTES]) is not Format.DICOM:
-        return None
-    from nightread.dicom import read_uids  # pydicom takes 0.2 s to import, and most folders hold none
-
-    try:
-        return read_uids(data)
-    except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; the score is there all the same
-        _log.error("reading UIDs failed with %s", type(error).__name__)
-        return None
 
 
 def split_windows(open_scans: Sequence[OpenScan], batch_size: int, max_bytes: int) -> Iterator[list[OpenScan]]:
@@ -384,21 +360,3 @@ def end_without_score(scan: OpenScan, reason: Reason, text: str, sha256: str | N
     """Return the terminal status that a reason stands for."""
     status = ScanStatus.REJECTED if reason.is_rejection else ScanStatus.FAILED
     return ScanOutcome(scan.id, status, sha256, reason_code=reason.value, reason_text=text[:REASON_TEXT_LENGTH])
-
-
-def _away(message: str) -> StorageError:
-    return StorageError(Reason.STORAGE_ERROR, message)
-
-
-def _read(scan: OpenScan, limits: Limits) -> _File:
-    try:
-        failpoint(Point.WORKER_READING, _away)
-        data = read_file(decode_path(scan.path), roots=limits.roots, max_bytes=limits.max_file_bytes)
-    except (ScanError, StorageError) as error:
-        return _File(scan, error=error)
-    except MemoryError:
-        return _File(scan, error=StorageError(Reason.OUT_OF_MEMORY, "not enough memory to read the file"))
-    except Exception as error:  # noqa: BLE001  # one file must not end the job of 63 others
-        _log.error("reading failed with %s", type(error).__name__)  # its text may hold the path
-        return _File(scan, error=StorageError(Reason.INTERNAL_ERROR, f"reading failed with {type(error).__name__}"))
-    return _File(scan, data, hashlib.sha256(data).hexdigest())

@@ -15,7 +15,7 @@ from db.types import ScanStatus
 from nightread.files import encode_path
 from nightread.reasons import Reason
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
-from worker import decoding, pipeline
+from worker import decoding, scan_files
 from worker.decoder import Decoder
 from worker.errors import LeaseLost
 from worker.isolating import IsolationLimits
@@ -264,12 +264,12 @@ def test_whatever_decoding_raises_costs_one_scan(folder, scorer, decoder, monkey
     [(MemoryError(), Reason.OUT_OF_MEMORY), (OverflowError(PATH_CANARY), Reason.INTERNAL_ERROR)],
 )
 def test_whatever_reading_raises_puts_one_scan_off(folder, scorer, decoder, monkeypatch, caplog, error, reason):
-    read = pipeline.read_file
+    read = scan_files.read_file
 
     def read_file(path, **options):
         return fail_with(error)() if path.endswith("two") else read(path, **options)
 
-    monkeypatch.setattr(pipeline, "read_file", read_file)
+    monkeypatch.setattr(scan_files, "read_file", read_file)
     result = run(folder, ["one", "two", "three"], scorer, decoder)
     assert [(scan.id, why) for scan, why, _ in result.put_off] == [(1, reason)]
     assert [outcome.scan_id for outcome in result.outcomes] == [0, 2]
