@@ -1,7 +1,7 @@
 """The tables. What they promise is written into them: keys, checks and comments.
 
 They are SQLAlchemy Core's: nothing here maps rows to objects, and importing the ORM would take a fifth of a second of
-each start.
+each start. Indexes of some rows only are declared in `db.partial_indexes`.
 """
 
 from typing import Any
@@ -24,7 +24,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, StageCause, UtcDateTime, enum_by_value
@@ -68,14 +67,6 @@ models = Table(
     _column("stage", enum_by_value(ModelStage, "stage"), comment="candidate, production or retired"),
     _column("created_at", _TIME, comment="first seen by this database, UTC"),
     UniqueConstraint("name", "version"),
-    # One production model at most, whoever promotes and however many do so at once.
-    Index(
-        "uq_models_production",
-        "stage",
-        unique=True,
-        postgresql_where=text("stage = 'production'"),
-        sqlite_where=text("stage = 'production'"),
-    ),
 )
 
 #: One step in the life of a model bundle, for rollback and for whoever asks later; rows are never changed.
@@ -110,13 +101,6 @@ runs = Table(
     _column("created_at", _TIME, comment="UTC"),
     _column("finished_at", _TIME, nullable=True, comment="when the last scan became terminal, UTC"),
     Index(None, "created_at"),
-    # Whoever closes runs or looks for orphans must not look at every night that ever was.
-    Index(
-        "ix_runs_open",
-        "id",
-        postgresql_where=text("status IN ('queued', 'running')"),
-        sqlite_where=text("status IN ('queued', 'running')"),
-    ),
 )
 
 #: One queued slice of a run's scans; the row is the truth, its Celery message only a hint.
@@ -139,24 +123,6 @@ jobs = Table(
         "(status = 'leased') = (lease_holder IS NOT NULL AND lease_expires_at IS NOT NULL)",
         name="lease_when_leased",
     ),
-    # What the sweeper looks at: open jobs alone, of which there are few among the many that are done.
-    Index(
-        "ix_jobs_open",
-        "created_at",
-        "id",
-        postgresql_where=text("status <> 'done'"),
-        sqlite_where=text("status <> 'done'"),
-    ),
-    # The same of one run: is it at its end, and what of it is due?
-    Index(
-        "ix_jobs_open_of_run",
-        "run_id",
-        "created_at",
-        "id",
-        postgresql_where=text("status <> 'done'"),
-        sqlite_where=text("status <> 'done'"),
-    ),
-    Index("ix_jobs_crashed", "id", postgresql_where=text("crashes > 0"), sqlite_where=text("crashes > 0")),
     Index(None, "run_id", "status"),
 )
 

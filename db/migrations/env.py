@@ -4,6 +4,7 @@ from typing import Any
 
 from alembic import context
 
+from db import partial_indexes as _partial_indexes  # noqa: F401  # they complete the metadata
 from db.tables import metadata
 from failpoints.points import Point, failpoint
 

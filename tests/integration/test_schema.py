@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 
+import db.partial_indexes  # completes the metadata
 import db.schema
 from db.engine import make_engine, reading, write
 from db.errors import SchemaOutdated
