@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, exists, func, insert, or_, select, true, update
 
 from db.dialects import insert_ignoring
 from db.measuring import NewMeasurement, store_measurements
@@ -28,7 +28,7 @@ class Claim:
 
     Attributes:
         token: whoever writes must show it; a worker that was given up for dead has an old one.
-        attempts: how often the job was claimed, this time included.
+        attempts: how often the job was claimed, this time included; less what the database has cost.
         crashes: how many of its leases ran out, or ended in an error that nobody foresaw.
     """
 
@@ -83,15 +83,16 @@ class NewPrediction:
 _PREDICTION_FIELDS = tuple(field.name for field in fields(NewPrediction))
 
 
-def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float) -> Claim | None:
+def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float, *, embedded: bool) -> Claim | None:
     """Claim a job that is due or whose lease has run out; None where another holds it, it is done or put off.
 
-    The caller commits before it opens a file.
+    The caller commits before it opens a file. Jobs of `embedded` runs are their own process's alone.
     """
     ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
+    is_meant = true() if embedded else ~exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
     row = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, or_(_is_due(), ran_out))
+        .where(jobs.c.id == job_id, or_(_is_due(), ran_out), is_meant)
         .values(
             status=JobStatus.LEASED,
             attempts=jobs.c.attempts + 1,
@@ -126,21 +127,20 @@ def keep_claim(connection: Connection, claim: Claim, holder: str, lease_s: float
 
 def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
     """Extend a lease; False where it is no longer ours, and the work on it is to stop."""
-    return (
-        connection.execute(update(jobs).where(_is_ours(claim)).values(lease_expires_at=database_now(lease_s))).rowcount
-        == 1
-    )
+    renewed = update(jobs).where(_is_ours(claim)).values(lease_expires_at=database_now(lease_s))
+    return connection.execute(renewed).rowcount == 1
 
 
-def give_back_job(connection: Connection, claim: Claim, retry_in_s: float) -> bool:
-    """Queue a job again at once that ended in an error nobody foresaw; counts as a crash, so that it does not loop."""
+def give_back_job(connection: Connection, claim: Claim, retry_in_s: float, *, is_crash: bool) -> bool:
+    """Queue a job again that ended in an error: as a crash, so that it does not loop, or else as if never claimed."""
+    counted = {"crashes": jobs.c.crashes + 1} if is_crash else {"attempts": jobs.c.attempts - 1}
     values = {
-        "status": JobStatus.QUEUED, "crashes": jobs.c.crashes + 1, "lease_holder": None, "lease_expires_at": None,
-        "not_before": database_now(retry_in_s), "published_at": None,
+        "status": JobStatus.QUEUED, "lease_holder": None, "lease_expires_at": None, "published_at": None,
+        "not_before": database_now(retry_in_s), **counted,
     }  # fmt: skip
-    is_ours = connection.execute(update(jobs).where(_is_ours(claim)).values(values)).rowcount == 1
+    given_back = connection.execute(update(jobs).where(_is_ours(claim)).values(values)).rowcount
     failpoint(Point.WORKER_GIVE_BACK)
-    return is_ours
+    return given_back == 1
 
 
 def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:

@@ -67,7 +67,7 @@ def add_job(engine: Engine, found: int = 1, **fields: Any) -> str:
 
 
 def claim(engine: Engine, job_id: str, holder: str = "worker-1", lease_s: float = LEASE_S) -> Claim | None:
-    return write(engine, lambda connection: claim_job(connection, job_id, holder, lease_s))
+    return write(engine, lambda connection: claim_job(connection, job_id, holder, lease_s, embedded=False))
 
 
 def open_scans(engine: Engine, job_id: str) -> list[OpenScan]:

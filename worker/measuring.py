@@ -288,7 +288,7 @@ def measure_commit(engine: Engine, settings: Settings, bundle: Bundle, folder: P
 
 
 def _commit_job(engine: Engine, settings: Settings, bundle: Bundle, job_id: str) -> int:
-    claim = write(engine, lambda connection: claim_job(connection, job_id, "bench", settings.lease_s))
+    claim = write(engine, lambda connection: claim_job(connection, job_id, "bench", settings.lease_s, embedded=True))
     if claim is None:
         raise AssertionError("nobody else knows this database")
     with reading(engine) as connection:

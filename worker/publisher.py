@@ -9,11 +9,12 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from sqlalchemy import Connection, Engine
 
-from db.dialects import try_advisory_lock
+from db.dialects import try_advisory_lock, wait_for_advisory_lock
 from db.engine import write
 from db.errors import DatabaseUnavailable
 from db.jobs import mark_unpublished, take_due_jobs
 from db.runs import close_finished_runs
+from db.waiting import count_just_published
 from failpoints.points import Point, failpoint
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable
@@ -29,6 +30,8 @@ REFUSED_KEY = "nightread:refused"
 _LEADER_LOCK = 7_201_121
 #: A message that lies in no queue and was not claimed in this time is taken for lost.
 _EMPTY_QUEUE_S = 10.0
+#: Longer than it takes to send what was marked.
+_SENDING_S = 1.0
 
 
 class Publisher:
@@ -100,6 +103,9 @@ class Publisher:
         The mark in the database comes first, so that two publishers do not send the same jobs; where sending fails the
         mark is taken back, and where this process dies in between, the jobs are due again after the lease time.
 
+        One process marks at a time, and takes what was marked a moment ago for messages on their way: else two that
+        count at once would fill the queue up twice. Nobody waits for another to do it but who has made a run.
+
         Args:
             engine: the database.
             run_id: jobs of this run alone; else those of all runs but embedded ones.
@@ -116,9 +122,13 @@ class Publisher:
         republish_s = self._settings.lease_s if waiting else min(_EMPTY_QUEUE_S, self._settings.lease_s)
 
         def take(connection: Connection) -> list[str]:
-            if only_leader and not try_advisory_lock(connection, _LEADER_LOCK):
-                return []
-            return take_due_jobs(connection, room, republish_s, run_id=run_id)
+            if only_leader or below is not None:
+                if not try_advisory_lock(connection, _LEADER_LOCK):
+                    return []  # the other one fills the queue
+            else:
+                wait_for_advisory_lock(connection, _LEADER_LOCK)
+            on_their_way = count_just_published(connection, _SENDING_S)
+            return take_due_jobs(connection, room - on_their_way, republish_s, run_id=run_id)
 
         job_ids = write(engine, take)
         if not job_ids:

@@ -24,7 +24,7 @@ from db.jobs import (
 )
 from db.measuring import find_verdicts
 from db.runs import RunInfo, close_finished_runs, find_run
-from db.tables import jobs
+from db.tables import jobs, runs
 from failpoints.points import Point, failpoint
 from nightread.card import Card
 from nightread.errors import DeviceError, ModelError, NightreadError
@@ -63,12 +63,12 @@ def attend_job(process: WorkerProcess, job_id: str) -> bool:
     nobody foresaw has given it back already.
 
     Returns:
-        Whether there is such a job; nobody has sent a message for one that there is not.
+        Whether it is one that this process may be told of; nobody has sent a message for another.
     """
     try:
         report = score_job(process, job_id)
         if report is None and not _is_known(process, job_id):
-            _log.warning("a message names job %s, which this database does not have: refused", job_id)
+            _log.warning("a message names job %s, for which nobody has sent one: refused", job_id)
             return False
     except (NightreadError, DatabaseError) as error:
         _log.error("job %s: %s", job_id, error)
@@ -105,24 +105,27 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     except Exception:
         # Without this the job would lie until its lease has run out, and count as a crash all the same.
         retry_in_s = backoff_s(claim.attempts)
-        write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s))
+        write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s, is_crash=True))
         raise
 
 
 def _is_known(process: WorkerProcess, job_id: str) -> bool:
+    """Whether there is such a job; embedded runs have no messages in a queue that is shared."""
+    query = select(runs.c.embedded).join(jobs, jobs.c.run_id == runs.c.id).where(jobs.c.id == job_id)
     with reading(process.engine) as connection:
-        return connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).scalar() is not None
+        embedded = connection.execute(query).scalar()
+    return embedded is not None and not (embedded and process.settings.has_shared_broker)
 
 
 def _claim(process: WorkerProcess, job_id: str) -> Claim | None:
     """Claim a job; a commit whose answer was lost is found again, and is not taken for another worker's."""
     made: list[Claim] = []
-    lease_s = process.settings.lease_s
+    lease_s, embedded = process.settings.lease_s, not process.settings.has_shared_broker
 
     def work(connection: Connection) -> Claim | None:
         if made and keep_claim(connection, made[-1], process.name, lease_s):
             return made[-1]
-        claim = claim_job(connection, job_id, process.name, lease_s)
+        claim = claim_job(connection, job_id, process.name, lease_s, embedded=embedded)
         if claim is not None:
             made.append(claim)
         return claim
@@ -131,7 +134,7 @@ def _claim(process: WorkerProcess, job_id: str) -> Claim | None:
 
 
 def _release(process: WorkerProcess, claim: Claim, error: DatabaseUnavailable) -> None:
-    """Put a job off that the database has failed, once it answers again: a lease that runs out would count as a crash.
+    """Give a job back that the database has failed, once it answers again: a lease that runs out counts as a crash.
 
     Changes nothing where the job is no longer ours, or was committed after all.
     """
@@ -141,7 +144,7 @@ def _release(process: WorkerProcess, claim: Claim, error: DatabaseUnavailable) -
     retry_in_s = backoff_s(claim.attempts)
     while True:
         try:
-            write(process.engine, lambda connection: store_results(connection, claim, [], [], retry_in_s=retry_in_s))
+            write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s, is_crash=False))
         except DatabaseUnavailable:
             if time.monotonic() > deadline:
                 return

@@ -118,6 +118,6 @@ def test_whatever_lies_in_the_queue_runs_nothing_ends_no_worker_and_is_counted(
     assert not executed.exists()
     said = log.read_text()
     assert "a message in the queue was refused: no JSON; 1 so far" in said
-    assert f"a message names job {'f' * 32}, which this database does not have: refused" in said
+    assert f"a message names job {'f' * 32}, for which nobody has sent one: refused" in said
     assert "CANARY" not in said
     assert "Traceback" not in said

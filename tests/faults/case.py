@@ -321,7 +321,8 @@ class Case:
         )
 
     def _count(self, logs: Mapping[str, str]) -> None:
-        self.counts.redeliveries += self.query("SELECT coalesce(sum(greatest(attempts - 1, 0)), 0) FROM jobs")
+        claims = "SELECT coalesce(sum(greatest(lease_token - 1, 0)), 0) FROM jobs"
+        self.counts.redeliveries += int(self.query(claims))
         said = "".join(logs.values())
         self.counts.splits += said.count(": split in two")
         self.counts.sweeps += said.count("swept: ")

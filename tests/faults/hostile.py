@@ -1,7 +1,9 @@
 """Files that mean harm, and what may become of each: never a score from what is not a whole scan."""
 
+import functools
 import os
 import random
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -55,6 +57,7 @@ def make_images(folder: Path, choose: random.Random) -> dict[str, str]:
     return _write(folder, files)
 
 
+@functools.cache  # of many seeds, none waits for it again
 def _make_bomb(side_px: int) -> bytes:
     pack = zlib.compressobj(9)
     row = bytes(side_px + 1)
@@ -98,6 +101,7 @@ def make_dicoms(folder: Path, choose: random.Random) -> dict[str, str]:
     return _write(folder, files)
 
 
+@functools.cache
 def _make_deflated_bomb() -> bytes:
     head = encode_dicom(syntax=DeflatedExplicitVRLittleEndian)[:400]
     pack = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -124,6 +128,9 @@ def make_paths(folder: Path, outside: Path) -> tuple[dict[str, str], Callable[[]
     names = ["sound.jpg", "new\nline.jpg", os.fsdecode(b"\xff" * 60 + b".jpg"), "n" * 251 + ".jpg", "linked.jpg"]
     for number, name in enumerate(names):
         (folder / name).write_bytes(encode_jpeg(small_chest(900 + number)))
+    for name in ("dotted.jpg", "rooted.jpg"):  # whose rows are made to lead elsewhere
+        shutil.copy(folder / "sound.jpg", folder / name)
+        names.append(name)
     may = dict.fromkeys(names, SCORED)
     (folder / "inside.jpg").symlink_to(folder / "sound.jpg")
     os.link(folder / "linked.jpg", folder / "hard.jpg")

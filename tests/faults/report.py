@@ -1,14 +1,14 @@
 """The fault table and what was counted, as docs/reliability.md shows them.
 
 uv run --group test pytest tests/faults --seeds 50 --record build/faults.json
-uv run --group test python -m tests.faults.report build/faults.json --into docs/reliability.md
+uv run --group test python -m tests.faults.soak --record build/soak.json
+uv run --group test python -m tests.faults.report build/faults.json build/soak.json --into docs/reliability.md
 """
 
 import argparse
 import json
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,59 @@ from tests.faults.rows import ROWS
 _BEGIN, _END = "<!-- from tests/faults/report.py -->", "<!-- to here -->"
 
 
+SOAK = "30"
+
+
 def render(record: list[dict[str, Any]]) -> str:
-    """Return the table and its sums as Markdown."""
+    """Return the table, its sums and what came of row 30, as Markdown; a case that was played again counts once."""
+    cases = list({(entry["row"], entry["seed"]): entry for entry in record}.values())
+    soaks = [entry for entry in cases if entry["row"] == SOAK]
+    cases = [entry for entry in cases if entry["row"] != SOAK]
     lines = [
         "| # | fault | how it is made | what comes of it | cases | faults |",
         "|---|---|---|---|---|---|",
     ]
     for row in sorted(ROWS, key=lambda row: (int(re.sub(r"\D", "", row.number)), row.number)):
-        cases = [entry for entry in record if entry["row"] == row.number]
-        faults = sum(sum(entry["faults"].values()) for entry in cases)
-        lines.append(f"| {row.number} | {row.fault} | {row.injection} | {row.outcome} | {len(cases)} | {faults:,} |")
-    names = ("scans", "redeliveries", "splits", "sweeps", "restarts")
-    sums = {name: sum(entry[name] for entry in record) for name in names}
-    faults = sum((Counter(entry["faults"]) for entry in record), Counter())
-    seeds = sorted({entry["seed"] for entry in record})
-    told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        of_row = [entry for entry in cases if entry["row"] == row.number]
+        faults = sum(sum(entry["faults"].values()) for entry in of_row)
+        lines.append(f"| {row.number} | {row.fault} | {row.injection} | {row.outcome} | {len(of_row)} | {faults:,} |")
+    seeds = {entry["seed"] for entry in cases}
     told = (
-        f"{len(record):,} cases ({told}), {faults.total():,} faults, {sums['scans']:,} scans enqueued, "
-        f"{sums['redeliveries']:,} further claims of jobs, {sums['splits']:,} splits, {sums['sweeps']:,} sweeps that "
-        f"found something to publish, {sums['restarts']:,} workers started again: 0 scans lost, 0 doubled, 0 wrong."
+        f"{len(cases):,} cases ({'seed' if len(seeds) == 1 else 'seeds'} {_tell_ranges(seeds)}), {_tell_sums(cases)}."
     )
-    lines += ["", told]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", told, *(_tell_soak(entry) for entry in soaks)])
+
+
+def _tell_sums(entries: list[dict[str, Any]]) -> str:
+    faults = sum(sum(entry["faults"].values()) for entry in entries)
+    names = ("scans", "redeliveries", "splits", "sweeps", "restarts")
+    sums = {name: sum(entry[name] for entry in entries) for name in names}
+    return (
+        f"{faults:,} faults, {sums['scans']:,} scans enqueued, {sums['redeliveries']:,} further claims of jobs, "
+        f"{sums['splits']:,} splits, {sums['sweeps']:,} sweeps that found something to publish, "
+        f"{sums['restarts']:,} workers started again: 0 scans lost, 0 doubled, 0 wrong"
+    )
+
+
+def _tell_soak(entry: dict[str, Any]) -> str:
+    first, last = entry["rss_mib"][0], entry["rss_mib"][-1]
+    return (
+        f"\n**Row 30**, the soak: {entry['seconds'] / 60:.0f} minutes (seed {entry['seed']}), "
+        f"{len(entry['faults'])} kinds of faults in an order of chance, {_tell_sums([entry])}. "
+        f"Memory of the larger worker, all its processes: {first:,} MiB in the first third of the time, "
+        f"{last:,} MiB in the last."
+    )
+
+
+def _tell_ranges(numbers: set[int]) -> str:
+    """Return numbers as people do: `1 to 4, 7`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
 
 
 def main() -> None:

@@ -112,4 +112,6 @@ def run_postgres_server() -> Iterator[PostgresServer]:
         try:
             yield server
         finally:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.stop(signal.SIGINT)  # one that is killed leaves its shared memory behind
             server.kill()

@@ -17,13 +17,17 @@ import psycopg
 
 from tests.faults.case import Case
 from tests.faults.nights import make_pool
+from tests.faults.report import SOAK
 from tests.faults.rig import DATABASE, run_rig
 from tests.faults.rows.redis import disturb
 from tests.garbage import make_garbage
 
 _NIGHT = 2_000
 _QUEUE = "nightread:nightread"
-#: From the end of the faults until no run is open, for each scan that is left.
+_JOB = 64
+#: Work that lies ready when a fault begins: whatever it takes from the workers, they never run dry.
+_OPEN_JOBS = 3 * _NIGHT // _JOB
+#: From the end of the faults until no run is open.
 _WORK_S = 300.0
 
 
@@ -117,18 +121,17 @@ def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
     Returns:
         What was wrong, and the memory of the larger worker, in bytes, every ten seconds.
     """
-    case.start_workers(2, *[case.env(job_size=64, batch_size=32, READ_S=0)] * 2)
+    waiting = [
+        case.make_night(min(_NIGHT, count - start), seed=case.seed * 1000 + start) for start in range(0, count, _NIGHT)
+    ]
+    case.start_workers(2, *[case.env(job_size=_JOB, batch_size=32, READ_S=0)] * 2)
     deadline = time.monotonic() + 60 * minutes
     memory: list[int] = []
     sampled = 0.0
-    nights = [
-        case.make_night(min(_NIGHT, count - start), seed=case.seed * 1000 + start) for start in range(0, count, _NIGHT)
-    ]
-    waiting = list(nights)
     while time.monotonic() < deadline:
-        if waiting and case.query("SELECT count(*) FROM jobs WHERE status <> 'done'") < 20:
-            case.enqueue_here(waiting.pop(0), job_size=64)
-        elif not waiting and case.share_done() == 1:
+        while waiting and case.query("SELECT count(*) FROM jobs WHERE status <> 'done'") < _OPEN_JOBS:
+            case.enqueue_here(waiting.pop(0), job_size=_JOB)
+        if not waiting and case.share_done() == 1:
             break
         if time.monotonic() > sampled + 10:
             memory.append(max(worker.see(0).rss_bytes for worker in case.fleet.workers))
@@ -157,7 +160,8 @@ def main() -> int:
             (folder / "case").mkdir()
             case = Case(rig, options.seed, folder / "case")
             violations, memory = soak(case, options.scans, options.minutes)
-            counts = {"row": "30", "seed": options.seed, **vars(case.counts)}
+            outcome = "failed" if violations else "passed"
+            counts = {"row": SOAK, "seed": options.seed, "outcome": outcome, **vars(case.counts)}
     thirds = max(1, len(memory) // 3)
     counts["rss_mib"] = [round(statistics.median(part) / 2**20) for part in (memory[:thirds], memory[-thirds:]) if part]
     sys.stdout.write("\n".join([*case.timeline, json.dumps(counts), *violations]) + "\n")

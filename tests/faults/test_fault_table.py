@@ -11,4 +11,5 @@ def test_nothing_is_lost_doubled_or_wrong(row, seed, case):
     violations = row.play(case)
     print(*case.timeline, sep="\n")  # noqa: T201  # shown where it fails
     again = f"again with: pytest tests/faults --seed {seed} -k {row}"
+    assert case.counts.faults.total(), f"no fault was made; {again}"
     assert not violations, "\n".join([again, *map(str, violations), *case.timeline])

@@ -8,6 +8,7 @@ from sqlalchemy import func, select, update
 from db.engine import reading, write
 from db.jobs import (
     Waiting,
+    claim_job,
     count_leases,
     count_waiting_jobs,
     find_predicted,
@@ -126,6 +127,12 @@ class TestClaiming:
         again = claim(engine, job_id)
         assert (again.attempts, again.crashes) == (2, 0)
         assert fetch_job(engine, job_id).not_before is None
+
+    def test_a_job_of_an_embedded_run_is_claimed_by_its_own_process_alone(self, engine):
+        job_id = add_job(engine, embedded=True)
+        assert claim(engine, job_id) is None
+        assert fetch_job(engine, job_id).status is JobStatus.QUEUED
+        assert write(engine, lambda connection: claim_job(connection, job_id, "itself", LEASE_S, embedded=True))
 
     def test_what_is_done_or_unknown_cannot_be_claimed(self, engine):
         job_id = add_job(engine)
@@ -323,18 +330,29 @@ class TestGivingBack:
     def test_a_job_that_is_given_back_counts_a_crash_and_waits(self, engine):
         job_id = add_job(engine)
         held = claim(engine, job_id)
-        assert write(engine, lambda connection: give_back_job(connection, held, 3600))
+        assert write(engine, lambda connection: give_back_job(connection, held, 3600, is_crash=True))
         assert claim(engine, job_id) is None
         shift_time(engine, job_id, "not_before", -1)
         assert take(engine) == [job_id]
         assert claim(engine, job_id).crashes == 1
+
+    def test_what_was_no_crash_counts_as_no_attempt_either(self, engine):
+        job_id = add_job(engine)
+        held = claim(engine, job_id)
+        assert write(engine, lambda connection: give_back_job(connection, held, 0, is_crash=False))
+        job = fetch_job(engine, job_id)
+        assert (job.status, job.attempts, job.crashes) == (JobStatus.QUEUED, 0, 0)
+        again = claim(engine, job_id)
+        assert again.token != held.token
+        assert not write(engine, lambda connection: give_back_job(connection, held, 0, is_crash=False))
+        assert fetch_job(engine, job_id).attempts == 1
 
     def test_a_job_that_is_no_longer_ours_is_not_given_back(self, engine):
         job_id = add_job(engine)
         held = claim(engine, job_id)
         expire_lease(engine, job_id)
         claim(engine, job_id, "worker-2")
-        assert not write(engine, lambda connection: give_back_job(connection, held, 0))
+        assert not write(engine, lambda connection: give_back_job(connection, held, 0, is_crash=True))
         assert fetch_job(engine, job_id).crashes == 1
 
 

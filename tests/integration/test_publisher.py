@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import threading
 import time
 
 import kombu
@@ -11,10 +12,11 @@ from kombu.exceptions import ContentDisallowed
 
 from db.engine import write
 from db.errors import DatabaseUnavailable
+from db.jobs import take_due_jobs
 from db.tallies import RunCounts
 from db.types import RunStatus
 from nightread.settings import IN_PROCESS_BROKER, read_settings
-from tests.db_factories import add_job, add_run, claim, count, fetch_job, fetch_run, job_ids, shift_time
+from tests.db_factories import add_job, add_run, at_once, claim, count, fetch_job, fetch_run, job_ids, shift_time
 from worker import guarding
 from worker import publisher as publisher_module
 from worker.errors import BrokerUnavailable
@@ -51,6 +53,14 @@ def read_messages(client):
     return [json.loads(message) for message in client.lrange(KEY, 0, -1)][::-1]
 
 
+def pass_moment(engine, *run_ids):
+    """Let what was published before be no longer on its way."""
+    for run_id in run_ids:
+        for job_id in job_ids(engine, run_id):
+            if fetch_job(engine, job_id).published_at is not None:
+                shift_time(engine, job_id, "published_at", -2)
+
+
 def sent_ids(client):
     return [json.loads(base64.b64decode(message["body"]))[0][0] for message in read_messages(client)]
 
@@ -63,6 +73,7 @@ class TestPublishing:
         assert set(sent_ids(client)[:4]) == set(job_ids(engine, older))
         assert publisher.publish_due(engine) == 0
         client.ltrim(KEY, 0, 1)
+        pass_moment(engine, older, newer)
         assert publisher.publish_due(engine) == 3
         assert set(sent_ids(client)[2:]) < set(job_ids(engine, newer))
 
@@ -97,7 +108,35 @@ class TestPublishing:
             assert publisher.count_waiting() == 2
             assert publisher.publish_due(sqlite_engine, run_id=run_id) == 0
             connection.default_channel.queue_purge(QUEUE)
+            pass_moment(sqlite_engine, run_id)
             assert publisher.publish_due(sqlite_engine, run_id=run_id) == 1
+
+    def test_of_many_who_count_at_once_none_fills_the_queue_up_again(self, engine, publisher, client, monkeypatch):
+        add_run(engine, 40, job_size=1)
+        barrier, counted = threading.Barrier(4), publisher.count_waiting
+
+        def count_waiting():
+            waiting = counted()
+            barrier.wait(20)  # all have seen an empty queue before the first of them sends
+            return waiting
+
+        monkeypatch.setattr(publisher, "count_waiting", count_waiting)
+        published = at_once([lambda: publisher.publish_due(engine)] * 4)
+        assert sum(published) == client.llen(KEY) == 5
+
+    def test_what_another_has_marked_and_not_sent_yet_is_counted(self, engine, publisher, client, monkeypatch):
+        add_run(engine, 20, job_size=1)
+        waiting = publisher.count_waiting()
+        write(engine, lambda connection: take_due_jobs(connection, 3, 60))
+        monkeypatch.setattr(publisher, "count_waiting", lambda: waiting)
+        assert publisher.publish_due(engine) == 2
+
+    def test_a_worker_does_not_wait_for_another_that_fills_the_queue(self, postgres_engine, publisher):
+        add_job(postgres_engine)
+        with postgres_engine.begin() as other:
+            other.exec_driver_sql(f"SELECT pg_advisory_xact_lock({publisher_module._LEADER_LOCK})")
+            assert publisher.publish_due(postgres_engine, below=3) == 0
+        assert publisher.publish_due(postgres_engine, below=3) == 1
 
 
 class TestLosingTheBroker:

@@ -271,6 +271,7 @@ class TestCrashes:
 
         with monkeypatch.context() as patch:
             patch.setattr(scoring, "store_results", go_away)
+            patch.setattr(scoring, "give_back_job", go_away)
             with pytest.raises(DatabaseUnavailable):
                 score_job(process, job_id)
         job = fetch_job(process.engine, job_id)
@@ -293,10 +294,40 @@ class TestCrashes:
                 with pytest.raises(DatabaseUnavailable):
                     score_job(process, job_id)
             job = fetch_job(engine, job_id)
-            assert (job.status, job.attempts, job.crashes) == (JobStatus.QUEUED, 1, 0)
+            assert (job.status, job.attempts, job.crashes) == (JobStatus.QUEUED, 0, 0)
             assert score_job(process, job_id) is None  # not yet
             bring_forward(process, job_id)
             assert score_job(process, job_id).ended == 2
+
+    def test_a_database_that_fails_again_and_again_uses_up_no_attempt_of_a_scan_whose_file_is_away(
+        self, engine, tmp_path, monkeypatch
+    ):
+        with run_process(engine, max_attempts=2) as process:
+            job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+            (scan,) = (tmp_path / "night").iterdir()
+
+            def go_away(*_, **__):
+                raise DatabaseUnavailable("away")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(scoring, "find_predicted", go_away)
+                for _ in range(3):
+                    with pytest.raises(DatabaseUnavailable):
+                        score_job(process, job_id)
+                    bring_forward(process, job_id)
+            scan.rename(tmp_path / "away")
+            assert score_job(process, job_id).put_off == 1
+            (tmp_path / "away").rename(scan)
+            bring_forward(process, job_id)
+            assert score_job(process, job_id).ended == 1
+            assert count(engine, run_id_of(process, job_id)) == RunCounts(scored=1)
+
+    def test_a_message_that_names_a_job_of_an_embedded_run_is_refused(self, engine, tmp_path):
+        with run_process(engine, broker_url="redis://127.0.0.1:1/0") as process:
+            run_id = add_run_of(process, write_scans(tmp_path / "night", 1), embedded=True)
+            (job_id,) = job_ids(engine, run_id)
+            assert not scoring.attend_job(process, job_id)
+            assert fetch_job(engine, job_id).attempts == 0
 
     def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(self, process, tmp_path, session_runs):
         """At the claim, at the results and at the end of the run."""

@@ -136,7 +136,7 @@ class TestWorklist:
         run_id = add_night(engine, [0.9, 0.8, 0.7, 0.6, None])
         first = client.get(f"/runs/{run_id}").text
         (job_id,) = job_ids(engine, run_id)
-        claimed = write(engine, lambda connection: claim_job(connection, job_id, "worker-2", 60))
+        claimed = write(engine, lambda connection: claim_job(connection, job_id, "worker-2", 60, embedded=False))
         (scan,) = open_scans(engine, job_id)
         write(engine, lambda connection: store_results(
             connection, claimed, [scored(scan)], [new_prediction(scan.id, score=0.95)]

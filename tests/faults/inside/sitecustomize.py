@@ -90,6 +90,7 @@ def _queue(module: ModuleType) -> None:
         if times:
             conf["broker_transport_options"] |= times | {"unacked_restore_interval": 1}
             conf["visibility_timeout"] = times.get("visibility_timeout", conf["visibility_timeout"])
+            conf["worker_soft_shutdown_timeout"] = 3.0
         if "late-acknowledgement" in _without:
             conf["task_acks_late"] = False
         return conf

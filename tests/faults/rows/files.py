@@ -1,11 +1,16 @@
 """Rows 22 to 25: files that mean harm, and storage that fails."""
 
+import contextlib
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import sqlalchemy as sa
+
+from db.engine import write
 from db.types import ScanStatus
 from nightread.files import encode_path
-from tests.faults.case import Case
+from tests.faults.case import LEASE_S, Case
 from tests.faults.checker import Expected, Outcome, Violation
 from tests.faults.hostile import NEVER, SCORED, make_dicoms, make_images, make_paths
 from tests.faults.nights import PATH_CANARY, Night, score_undisturbed
@@ -16,9 +21,13 @@ _MOST_RSS_BYTES = 1200 * 2**20
 
 
 def _play_hostile(
-    case: Case, night: Night, may: dict[str, str], change: Callable[[], None] | None = None
+    case: Case, night: Night, may: dict[str, str], change: Callable[[], dict[str, str]] | None = None
 ) -> list[Violation]:
-    """Let workers score a hostile folder, and compare with what an undisturbed run makes of it."""
+    """Let workers score a hostile folder, and compare with what an undisturbed run makes of it.
+
+    `change` is called once the folder was listed, before a worker has looked at it, and returns what it has put in the
+    place of paths of the table.
+    """
     fleet = case.start_workers()
     mains = [worker.pid for worker in fleet.workers]
     case.inject("hostile file", len(may))
@@ -34,14 +43,15 @@ def _play_hostile(
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with case.closed("read" if change else "none"):
-            run_id = case.enqueue(night)
-            if change is not None:
-                change()
-                # What an undisturbed run makes of the folder as it is now; those that were listed before are expected.
-                night.outcomes, night.scores = score_undisturbed(night.folder, case.folder / "undisturbed")
-        if change is not None:
-            _expect_listed(case, run_id, night, may)
+        if change is None:
+            case.enqueue(night)
+        else:
+            with _stopped(case):
+                run_id = case.enqueue(night)
+                forged = change()
+            # What an undisturbed run makes of the folder as it is now; those that were listed before are expected.
+            night.outcomes, night.scores = score_undisturbed(night.folder, case.folder / "undisturbed")
+            _expect_listed(case, run_id, night, may, forged)
         violations = case.finish()
     finally:
         stop.set()
@@ -56,12 +66,26 @@ def _play_hostile(
     return violations
 
 
-def _expect_listed(case: Case, run_id: str, night: Night, may: dict[str, str]) -> None:
-    """Expect a refusal of what has become something else than a file since it was listed."""
+@contextlib.contextmanager
+def _stopped(case: Case) -> Iterator[None]:
+    """Let no worker do anything meanwhile."""
+    for worker in case.fleet.workers:
+        worker.send_all(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for worker in case.fleet.workers:
+            worker.send_all(signal.SIGCONT)
+
+
+def _expect_listed(case: Case, run_id: str, night: Night, may: dict[str, str], forged: dict[str, str]) -> None:
+    """Expect a refusal of what has become something else than a file since it was listed, or never was listed."""
     swapped = [Outcome(ScanStatus.REJECTED, "outside-roots"), Outcome(ScanStatus.REJECTED, "not-a-file")]
     listed = {encode_path(night.folder / name): swapped for name in may if name.startswith("becomes-")}
-    case.accepted[run_id] = Expected(night.outcomes | listed, night.scores)
-    case.counts.scans += len(night.outcomes | listed)
+    listed |= dict.fromkeys(forged.values(), Outcome(ScanStatus.REJECTED, "outside-roots"))
+    outcomes = {path: outcome for path, outcome in night.outcomes.items() if path not in forged} | listed
+    case.accepted[run_id] = Expected(outcomes, night.scores)
+    case.counts.scans += len(outcomes)
 
 
 @row(
@@ -92,20 +116,36 @@ def bad_dicoms(case: Case) -> list[Violation]:
     "24",
     "paths that lead elsewhere",
     injection="links out of the folder, to /dev/zero and to themselves, FIFO, folder, hard link, names of 255 bytes, "
-    "with a newline, without UTF-8; files that become a link, a FIFO, a folder and a device after they were listed",
+    "with a newline, without UTF-8; files that become a link, a FIFO, a folder and a device after they were listed; "
+    "paths of the table that lead out by `..` and from the root",
     outcome="nothing outside is read, nothing hangs; a hard link is a file",
 )
 def hostile_paths(case: Case) -> list[Violation]:
     night = Night(case.folder / f"{PATH_CANARY}-paths")
-    may, swap = make_paths(night.folder, case.folder / "outside")
-    return _play_hostile(case, night, may, swap)
+    outside = case.folder / "outside"
+    may, swap = make_paths(night.folder, outside)
+    secret = next(outside.iterdir()).name
+    targets = {"dotted.jpg": f"{night.folder}/../{outside.name}/{secret}", "rooted.jpg": str(outside / secret)}
+    forged = {encode_path(night.folder / name): encode_path(to) for name, to in targets.items()}
+
+    def change() -> dict[str, str]:
+        swap()
+        statement = sa.text("UPDATE scans SET path = :new WHERE path = :old")
+        for old, new in forged.items():
+            write(
+                case.engine,
+                lambda connection, old=old, new=new: connection.execute(statement, {"old": old, "new": new}),
+            )
+        return forged
+
+    return _play_hostile(case, night, may, change)
 
 
 @row(
     "25",
-    "the share vanishes, fails and is slow",
-    injection="the folder of a night away for up to two seconds, every read failing with EIO for another, and "
-    "0.05 s for each read",
+    "the share vanishes, fails, hangs and is slow",
+    injection="the folder of a night away for up to two seconds, every read failing with EIO for another, every read "
+    "hanging for longer than a lease, in an order of chance, and 0.05 s for each read",
     outcome="tried again; no scan is given up for it",
 )
 def share_vanishes(case: Case) -> list[Violation]:
@@ -115,8 +155,12 @@ def share_vanishes(case: Case) -> list[Violation]:
     away = night.folder.with_name("away")
     case.enqueue_here(night)
     case.wait_share(case.choose.uniform(0.1, 0.4))
-    for cause in case.choose.sample(["gone", "failing"], 2):
-        if cause == "gone":
+    for cause in case.choose.sample(["gone", "failing", "hanging"], 3):
+        if cause == "hanging":
+            with case.closed("read"):
+                case.inject("share hangs")
+                case.nap(LEASE_S, LEASE_S + 1)
+        elif cause == "gone":
             night.folder.rename(away)
             case.inject("share gone")
             case.nap(1, 2)

@@ -1,6 +1,9 @@
 """Rows 26 to 29: clocks, devices, models and releases that differ from worker to worker."""
 
+import datetime as dt
+import importlib.util
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -9,6 +12,7 @@ from nightread.bundle import SHIPPED_DIR
 from tests.factories import UNGATED_MODEL
 from tests.faults.case import Case
 from tests.faults.checker import Violation
+from tests.faults.fleet import Worker
 from tests.faults.rows.table import row
 from tests.onnx_factories import write_tiny_bundle
 
@@ -18,24 +22,44 @@ _MODEL = Path(*UNGATED_MODEL.split("@"))
 @row(
     "26",
     "a worker's clock is wrong",
-    injection="one worker's clock two hours ahead or behind (its Python's clock; the whole process's with libfaketime, "
-    "where FAULTS_LIBFAKETIME names it), one of both killed",
+    injection="one worker's clock two hours ahead or behind (its Python's clock; the whole process's where there is "
+    "libfaketime), one of both killed",
     outcome="leases go by the database's clock: nothing is taken over early, or never",
     own_workers=True,
 )
 def clock_skew(case: Case) -> list[Violation]:
     hours = case.choose.choice([-2, 2])
-    library = os.environ.get("FAULTS_LIBFAKETIME")
+    library = _find_libfaketime()
     skewed = case.env(CLOCK_S=None if library else hours * 3600)
     if library:
         skewed |= {"LD_PRELOAD": library, "FAKETIME": f"{hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    case.start_workers(2, case.env(), skewed)
+    fleet = case.start_workers(2, case.env(), skewed)
     case.enqueue_here(case.make_night(60))
+    if library:
+        case.wait(lambda: _find_offset_h(fleet.workers[1]) == hours, "a worker that tells another time")
     case.inject(f"clock {hours:+} h")
     case.wait_share(0.2)
     case.choose.choice(case.fleet.workers).kill()
     case.inject("worker killed")
     return case.finish()
+
+
+def _find_libfaketime() -> str | None:
+    """Return the library of the package `libfaketime` where that is installed, or what FAULTS_LIBFAKETIME names."""
+    if named := os.environ.get("FAULTS_LIBFAKETIME"):
+        return named
+    found = importlib.util.find_spec("libfaketime")
+    folders = found.submodule_search_locations if found else None
+    return str(Path(folders[0], "vendor/libfaketime/src/libfaketime.so.1")) if folders else None
+
+
+def _find_offset_h(worker: Worker) -> int | None:
+    """Return by how many hours the time that a worker tells in its log differs from that of the machine."""
+    told = re.findall(r"^(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)", worker.log.read_text(), re.MULTILINE)
+    if not told:
+        return None
+    written = dt.datetime.fromtimestamp(worker.log.stat().st_mtime)  # noqa: DTZ006  # as the log, in local time
+    return round((dt.datetime.fromisoformat(told[-1]) - written).total_seconds() / 3600)
 
 
 @row(

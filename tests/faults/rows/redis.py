@@ -1,12 +1,18 @@
 """Rows 8 to 15: what happens to Redis, and between it and the workers."""
 
 import signal
+import time
 
 from tests.faults.case import Case
 from tests.faults.checker import Violation
+from tests.faults.fleet import now
 from tests.faults.proxy import Proxy
 from tests.faults.rows.table import row
 from tests.services import run_small_disk
+
+_RESTARTS = 10
+#: From the last restart until a worker claims a job.
+_RESUME_S = 10.0
 
 
 @row(
@@ -29,8 +35,8 @@ def redis_killed_and_empty(case: Case) -> list[Violation]:
 @row(
     "9",
     "Redis restarts again and again",
-    injection="a Redis with an append-only file killed or told to end five times, away for up to two seconds each time",
-    outcome="no worker ends; each takes jobs again",
+    injection="a Redis with an append-only file killed or told to end ten times, away for up to three seconds each",
+    outcome="no worker ends; each takes jobs again, the first of them within ten seconds",
 )
 def redis_restarts(case: Case) -> list[Violation]:
     fleet = case.start_workers()
@@ -42,13 +48,16 @@ def redis_restarts(case: Case) -> list[Violation]:
     mains = [worker.pid for worker in fleet.workers]
     case.enqueue_here(case.make_night(60))
     try:
-        for _ in range(5):
-            case.nap(0.1, 1.5)
+        for _ in range(_RESTARTS):
+            case.nap(0.1, 1)
             number = case.choose.choice([signal.SIGKILL, signal.SIGTERM])
             rig.redis.kill(number)
             case.inject("Redis restarted")
-            case.nap(0.1, 2)
+            time.sleep(case.choose.triangular(0.1, 3, 0.1))
             rig.redis.start("--appendonly", "yes")
+        case.enqueue_here(case.make_night(16, seed=1000 + case.seed))
+        back = now()
+        case.wait(lambda: any(one.find_progress() > back for one in fleet.workers), "a job to be taken", _RESUME_S)
         violations = case.finish()
         kept = file.read_bytes()
         assert kept
@@ -63,7 +72,7 @@ def redis_restarts(case: Case) -> list[Violation]:
 @row(
     "10",
     "Redis emptied",
-    injection="FLUSHALL, then DEL unacked and unacked_index, at random moments",
+    injection="FLUSHALL, then DEL unacked*, at random moments",
     outcome="the sweep fills the queue again; nobody notices the rest",
 )
 def redis_emptied(case: Case) -> list[Violation]:
@@ -74,7 +83,7 @@ def redis_emptied(case: Case) -> list[Violation]:
         client.flushall()
         case.inject("FLUSHALL")
         case.nap(0.1, 1)
-        client.delete("nightread:unacked", "nightread:unacked_index")
+        client.delete("nightread:unacked", "nightread:unacked_index", "nightread:unacked_mutex")
         case.inject("unacked deleted")
     return case.finish()
 
@@ -163,8 +172,10 @@ def disturb(case: Case, proxy: Proxy, name: str) -> None:
         case.nap(0.5, 2)
 
     def slow() -> None:
-        proxy.slow(latency_s=case.choose.uniform(0.01, 0.1), bytes_per_s=case.choose.choice([1_000, 10_000, 0]))
-        case.nap(1, 3)
+        latency_s = case.choose.uniform(0.01, 0.1)
+        for bytes_per_s in case.choose.sample([0, 1_000], 2):
+            proxy.slow(latency_s=latency_s, bytes_per_s=bytes_per_s)
+            case.nap(0.5, 1.5)
 
     for cause in case.choose.sample([partition, reset, refuse, slow], 4):
         case.inject(f"{name} {cause.__name__}")

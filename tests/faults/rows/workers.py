@@ -10,24 +10,26 @@ from tests.faults.checker import Outcome, Violation
 from tests.faults.nights import Night, mark
 from tests.faults.rows.table import row
 
-_GATES = ("before-store", "after-store", "after-commit")
+_KILLS = 20
+_GATES = ("read", "before-store", "after-store", "after-commit")
 _STOP_S = 20.0
 
 
 @row(
     "1",
     "pool process killed",
-    injection="SIGKILL to the children of a worker that works on a job, eight times at random moments",
+    injection="SIGKILL to the children of a worker that works on a job, twenty times at random moments",
     outcome="its scans are ended by another attempt; the main process stays",
 )
 def pool_process_killed(case: Case) -> list[Violation]:
     fleet = case.start_workers()
     case.enqueue_here(case.make_night(60))
     mains = [worker.pid for worker in fleet.workers]
-    for _ in range(8):
+    for number in range(_KILLS):
         worker = case.wait(lambda: case.find_working() or case.share_done() == 1, "a worker to hold a job")
         if worker is True:
-            break
+            case.enqueue_here(case.make_night(40, seed=1000 * number + case.seed))
+            worker = case.wait_working()
         case.nap(0, 0.2)
         for child in worker.children():  # the process that sends the sweeps among them
             child.kill()
@@ -70,7 +72,7 @@ def decoder_crashes(case: Case) -> list[Violation]:
 @row(
     "2b",
     "a file kills its worker before it is decoded",
-    injection="a file whose reading kills the pool process (SIGKILL), in a job of eight",
+    injection="a file whose reading kills the pool process (SIGKILL), in a job of nine or more",
     outcome="the job is split until that file stands alone: `worker-crash`; no loop",
     own_workers=True,
 )
@@ -82,9 +84,9 @@ def reading_kills(case: Case) -> list[Violation]:
     path = night.add(case.rig.pool, f"{place:05}-kill-worker.jpg", case.choose.choice(case.rig.pool.plain))
     night.outcomes[encode_path(path)] = Outcome(ScanStatus.FAILED, Reason.WORKER_CRASH.value)
     case.inject("poisonous file")
-    case.enqueue_here(night, job_size=8)
+    case.enqueue_here(night, job_size=len(night))
     case.drain()
-    # Two deaths, then one for each halving of nine scans, and the attempt that gives the last one up.
+    # Two deaths, then one for each halving of nine scans or a few more, and the attempt that gives the last one up.
     assert case.query("SELECT sum(attempts) FROM jobs WHERE crashes > 0") <= 3 * 5
     violations = case.finish(repeat=sound)
     assert case.counts.splits >= 3
@@ -119,7 +121,7 @@ def errors_that_end_celery(case: Case) -> list[Violation]:
 )
 def main_process_killed(case: Case) -> list[Violation]:
     case.start_workers()
-    case.enqueue(case.make_night())
+    case.enqueue_here(case.make_night())
     for _ in range(1 if case.without else 2):
         worker = case.wait(lambda: case.find_working() or case.share_done() == 1, "a worker to hold a job")
         if worker is True:
@@ -184,13 +186,30 @@ def messages_lost_on_the_way(case: Case) -> list[Violation]:
 @row(
     "7",
     "a worker is told to end",
-    injection="SIGTERM and SIGQUIT to the main process while its child stands right before its commit, inside its "
-    "transaction, or right after it",
+    injection="SIGTERM and SIGQUIT to the main process while its child reads, or stands right before its commit, "
+    "inside its transaction, or right after it",
     outcome="it ends within its grace; what was committed stays, what was not is done again",
 )
 def told_to_end(case: Case) -> list[Violation]:
-    fleet = case.start_workers()
-    for night, number in enumerate(case.choose.sample([signal.SIGTERM, signal.SIGQUIT], 2)):
+    case.start_workers()
+    return _tell_to_end(case, case.choose.sample([signal.SIGTERM, signal.SIGQUIT], 2))
+
+
+@row(
+    "7b",
+    "a worker is told to end, and SIGTERM means at once",
+    injection="the same with SIGTERM to workers that Celery's REMAP_SIGTERM=SIGQUIT is set for",
+    outcome="the same",
+    own_workers=True,
+)
+def told_to_end_at_once(case: Case) -> list[Violation]:
+    case.start_workers(2, *[case.env() | {"REMAP_SIGTERM": "SIGQUIT"}] * 2)
+    return _tell_to_end(case, [signal.SIGTERM])
+
+
+def _tell_to_end(case: Case, numbers: list[signal.Signals]) -> list[Violation]:
+    fleet = case.fleet
+    for night, number in enumerate(numbers):
         gate = case.choose.choice(_GATES)
         case.enqueue_here(case.make_night(16, seed=1000 * night + case.seed))
         with fleet.unsupervised():
