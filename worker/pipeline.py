@@ -8,7 +8,7 @@ GPU gets each window as a whole, while the threads decode the next one.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -26,6 +26,7 @@ from nightread.reasons import Reason
 from worker.decoder import Contents, Decoder, Decoding
 from worker.decoding import Prepared
 from worker.judging import Judged, Judgement, judge_scans, make_measurement
+from worker.looking_up import FindStored, Stored
 from worker.scan_files import ScanFile, find_uids, read_scan_files
 from worker.scorer import Scorer
 from worker.threads import Task
@@ -106,8 +107,7 @@ def score_scans(
     limits: Limits,
     *,
     decoder: Decoder,
-    find_predicted: Callable[[Sequence[str]], set[str]],
-    find_verdicts: Callable[[Sequence[str]], dict[str, str]],
+    find_stored: FindStored,
     check_lease: Callable[[], None],
     worker: str,
     isolated: bool = False,
@@ -119,8 +119,7 @@ def score_scans(
         scorer: the run's model.
         limits: see `Limits`.
         decoder: reads and decodes.
-        find_predicted: returns those of some SHA-256 digests that are predicted already.
-        find_verdicts: returns what the gate has said of those that it has seen.
+        find_stored: looks up what is stored already of some contents.
         check_lease: is called once a window; raises where the job is no longer ours.
         worker: who scores, for the stored rows.
         isolated: decode in processes that may die, since one of these scans may be the death of them.
@@ -129,7 +128,7 @@ def score_scans(
         LeaseLost: from `check_lease`.
         DeviceFull: the device has not even the memory for one scan.
     """
-    pipeline = _Pipeline(scorer, limits, decoder, find_predicted, find_verdicts, worker=worker, isolated=isolated)
+    pipeline = _Pipeline(scorer, limits, decoder, find_stored, worker=worker, isolated=isolated)
     before: _Window | None = None
     for files in pipeline.read_ahead(open_scans):
         check_lease()
@@ -150,8 +149,7 @@ class _Pipeline:
         scorer: Scorer,
         limits: Limits,
         decoder: Decoder,
-        find_predicted: Callable[[Sequence[str]], set[str]],
-        find_verdicts: Callable[[Sequence[str]], dict[str, str]],
+        find_stored: FindStored,
         *,
         worker: str,
         isolated: bool,
@@ -159,8 +157,7 @@ class _Pipeline:
         self._scorer = scorer
         self._limits = limits
         self._decoder = decoder
-        self._find_predicted = find_predicted
-        self._find_verdicts = find_verdicts
+        self._find_stored = find_stored
         self._gate = scorer.card.gate
         self._worker = worker
         self._isolated = isolated
@@ -184,11 +181,11 @@ class _Pipeline:
     def start(self, files: list[ScanFile]) -> _Window:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
         contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
-        recalled = self._recall(sorted(contents)) if contents else {}
+        stored = self._find_stored(sorted(contents)) if contents else Stored()
+        recalled = self._recall(stored.verdicts)
         for sha256, finding in recalled.items():
             self._endings[sha256] = _Ending(reason=finding.reason, text=finding.text)
-        wanted = sorted(contents.keys() - recalled.keys())
-        known = self._find_predicted(wanted) if wanted else set()
+        known = stored.predicted - recalled.keys()
         new = [sha256 for sha256 in contents if sha256 not in known and sha256 not in recalled]
         finish = self._score_prepared if self._limits.micro_batch else _leave
         parts = [
@@ -204,11 +201,11 @@ class _Pipeline:
         self._started.update(new, recalled)
         return _Window(files, known, parts)
 
-    def _recall(self, digests: list[str]) -> dict[str, Finding]:
+    def _recall(self, verdicts: Mapping[str, str]) -> dict[str, Finding]:
         """Return why the gate has rejected those contents before which it has; nothing where it is not acted on."""
-        if self._gate is None or not self._limits.gated:
+        if not self._limits.gated:
             return {}
-        findings = {sha256: recall(verdict) for sha256, verdict in self._find_verdicts(digests).items()}
+        findings = {sha256: recall(verdict) for sha256, verdict in verdicts.items()}
         return {sha256: finding for sha256, finding in findings.items() if finding is not None}
 
     def _divide(self, items: list[_Item]) -> Iterator[list[_Item]]:
