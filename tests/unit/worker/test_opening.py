@@ -2,6 +2,7 @@
 
 import pytest
 
+from nightread.bundle import find_bundle, load_bundle
 from nightread.errors import CardMismatch
 from nightread.settings import read_settings
 from tests.onnx_factories import write_tiny_bundle
@@ -43,7 +44,8 @@ def test_a_damaged_bundle_is_refused_where_it_is_read(tmp_path):
         ahead.load(folder)
 
 
-def test_nothing_is_opened_where_only_the_database_knows_the_model(tmp_path, shipped):
+def test_nothing_is_opened_where_only_the_database_knows_the_model(tmp_path):
+    shipped = load_bundle(find_bundle("", tmp_path))
     write_tiny_bundle(tmp_path)
 
     assert open_ahead(tmp_path, "").take_scorer(shipped) is None
