@@ -15,7 +15,6 @@ import db.dialects
 import db.runs
 import db.tallies
 from cli.rows import write_rows
-from db import tallies
 from db.engine import reading, write
 from db.errors import DatabaseError, UnknownRun
 from db.jobs import store_results
@@ -251,7 +250,7 @@ class TestClosing:
         self, postgres_engine, monkeypatch
     ):
         slots = itertools.count()  # drawn, they may be the same: then the second waits for the first
-        monkeypatch.setattr(tallies, "_choose_slot", lambda connection: next(slots))
+        monkeypatch.setattr(db.tallies, "_choose_slot", lambda connection: next(slots))
         run_id = add_run(postgres_engine, 2, job_size=1)
         first, second = (claim(postgres_engine, job_id) for job_id in job_ids(postgres_engine, run_id))
         with postgres_engine.connect() as one, postgres_engine.connect() as two:
