@@ -58,7 +58,7 @@ class Point(StrEnum):
         "predictions and the job's end are written, its scans are not, nothing is committed",
     )
     WORKER_PUT_OFF = "worker-put-off", "a job with scans whose fault may pass is back in the queue, not committed"
-    WORKER_GIVE_BACK = "worker-give-back", "a job that ended in an unforeseen error is back in the queue, not committed"
+    WORKER_GIVE_BACK = "worker-give-back", "a job that ended in an error is back in the queue, not committed"
     WORKER_IN_SPLIT = "worker-in-split", "a job has ended and its halves are written, its scans belong to it still"
     WORKER_AFTER_COMMIT = "worker-after-commit", "a job's results are committed, its run is not closed"
     WORKER_BEFORE_TOP_UP = (

@@ -109,6 +109,9 @@ FAULTS: list[Callable[[Case], None]] = [
     _copy_messages, _disturb_redis, _disturb_postgres, _kill_postgres, _terminate_connections, _fail_storage,
 ]  # fmt: skip
 
+#: Those that consist of several faults, and count each.
+_TELLING = (_disturb_redis, _disturb_postgres)
+
 
 def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
     """Play it.
@@ -116,20 +119,29 @@ def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
     Args:
         case: with nothing started.
         count: scans.
-        minutes: for how long faults are injected, or until all is scored.
+        minutes: for how long scans are enqueued and faults injected.
 
     Returns:
         What was wrong, and the memory of the larger worker, in bytes, every ten seconds.
     """
-    waiting = [
+    nights = [
         case.make_night(min(_NIGHT, count - start), seed=case.seed * 1000 + start) for start in range(0, count, _NIGHT)
     ]
-    case.start_workers(2, *[case.env(job_size=_JOB, batch_size=32, READ_S=0)] * 2)
-    deadline = time.monotonic() + 60 * minutes
+    waiting = list(nights)
+    duration_s = 60 * minutes
+    # Each of the two could do it alone in that time: they are at work most of it, and have time to make up for faults.
+    case.start_workers(2, *[case.env(job_size=_JOB, batch_size=32, READ_S=duration_s / count)] * 2)
+    began = time.monotonic()
     memory: list[int] = []
     sampled = 0.0
-    while time.monotonic() < deadline:
-        while waiting and case.query("SELECT count(*) FROM jobs WHERE status <> 'done'") < _OPEN_JOBS:
+
+    def is_due() -> bool:
+        """Whether it is time for the next night: they are spread over the whole time, but for the end of it."""
+        share = (time.monotonic() - began) / (0.95 * duration_s)
+        return len(nights) - len(waiting) <= share * len(nights)
+
+    while time.monotonic() < began + duration_s:
+        while waiting and is_due() and case.query("SELECT count(*) FROM jobs WHERE status <> 'done'") < _OPEN_JOBS:
             case.enqueue_here(waiting.pop(0), job_size=_JOB)
         if not waiting and case.share_done() == 1:
             break
@@ -138,8 +150,11 @@ def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
             sampled = time.monotonic()
         case.nap(0.5, 6)
         fault = case.choose.choice(FAULTS)
-        case.inject(fault.__name__.removeprefix("_").replace("_", " "))
+        if fault not in _TELLING:
+            case.inject(fault.__name__.removeprefix("_").replace("_", " "))
         fault(case)
+    for night in waiting:
+        case.enqueue_here(night, job_size=_JOB)
     case.work_s = _WORK_S
     case.most_rss_bytes = 2 * 2**30
     return list(map(str, case.finish())), memory

@@ -91,9 +91,10 @@ def told(request, places):
     points = []
     yield points
     crashes, recoveries = (sum(getattr(place, name) for place in places) for name in ("crashes", "recoveries"))
+    elsewhere = ", ".join(sorted(set(Point) - set(points)))
     request.config.stash[SWEPT].append(
         f"failpoint sweep, {places[0].engine.dialect.name}: {crashes} crashes and faults at {len(set(points))} of "
-        f"{len(Point)} points, {recoveries} recoveries"
+        f"{len(Point)} points, {recoveries} recoveries; not at {elsewhere or 'none'}"
     )
 
 
