@@ -316,9 +316,10 @@ def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutc
         [
             {
                 "scan_id": outcome.scan_id, "new_status": outcome.status, "new_sha256": outcome.sha256,
-                "new_attempts": claim.attempts, "new_reason_code": outcome.reason_code, "new_reason_text": outcome.reason_text,
-                "new_reused": outcome.reused, "new_study_uid": outcome.study_uid,
-                "new_series_uid": outcome.series_uid, "new_instance_uid": outcome.instance_uid, "now": now,
+                "new_attempts": claim.attempts, "new_reason_code": outcome.reason_code,
+                "new_reason_text": outcome.reason_text, "new_reused": outcome.reused,
+                "new_study_uid": outcome.study_uid, "new_series_uid": outcome.series_uid,
+                "new_instance_uid": outcome.instance_uid, "now": now,
             }
             for outcome in sorted(outcomes, key=lambda outcome: outcome.scan_id)
         ],
