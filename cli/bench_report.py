@@ -93,7 +93,7 @@ def _ratio(rate: float, limit: float) -> float:
 
 def make_bench_table(measured: Mapping[str, Any]) -> Table:
     """Return the table for people."""
-    from cli.console import make_table
+    from cli.drawing import make_table
 
     table = make_table("", "scans/s", "of the limit", "", right=("scans/s", "of the limit"))
     cores = measured["processes"]

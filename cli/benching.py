@@ -54,7 +54,8 @@ def bench(
     """
     from cli.bench_chart import draw_chart
     from cli.bench_report import make_bench_table
-    from cli.console import out, print_json, say
+    from cli.console import print_json, say
+    from cli.drawing import out
     from nightread.errors import NightreadError
     from nightread.logs import configure_logging
     from nightread.settings import read_settings

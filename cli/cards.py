@@ -8,7 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import make_table, show_text
+from cli.console import show_text
+from cli.drawing import make_table
 
 if TYPE_CHECKING:
     from nightread.card import Card, Gate, Metric, SamePixels

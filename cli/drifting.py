@@ -198,7 +198,8 @@ def _describe_shift(shift: "Shift") -> dict[str, Any]:
 
 
 def _print(run: "RunInfo", other: "RunInfo | None", night: Night, reference: "Reference", drifted: "Drift") -> None:
-    from cli.console import make_table, out, show_text
+    from cli.console import show_text
+    from cli.drawing import make_table, out
 
     unmeasured = night.scans - night.measured
     out.print(

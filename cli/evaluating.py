@@ -74,7 +74,7 @@ def predict(
 
     Example: nightread predict chest_xray/test/NORMAL/IM-0001-0001.jpeg
     """
-    from cli.console import make_table, out
+    from cli.drawing import make_table, out
     from nightread.bundle import find_bundle, load_bundle
     from nightread.settings import read_settings
 
@@ -197,7 +197,7 @@ def _write_report(folder: Path, network: str, card: dict[str, Any], assessment: 
 
 
 def _print(assessment: "Assessment") -> None:
-    from cli.console import make_table, out
+    from cli.drawing import make_table, out
 
     evaluation = assessment.evaluation
     table = make_table("figure", "value", "95 % interval")

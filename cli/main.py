@@ -1,5 +1,6 @@
 """The program's commands, and the boundary at which every error becomes one line and an exit code."""
 
+import gc
 import sys
 from typing import Annotated, NoReturn
 
@@ -67,6 +68,13 @@ def main(
 
 def run() -> NoReturn:
     """Run the program; the console script's entry."""
+    try:
+        _call()
+    finally:
+        gc.freeze()  # what is left goes with the process: the interpreter would look through all of it for garbage
+
+
+def _call() -> NoReturn:
     try:
         app()
     except KeyboardInterrupt:

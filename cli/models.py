@@ -24,7 +24,8 @@ def list_models(as_json: Json = False) -> None:
 
     Example: nightread models list
     """
-    from cli.console import make_table, out, print_json, say
+    from cli.console import print_json, say
+    from cli.drawing import make_table, out
     from cli.runs import open_database
     from db.errors import WrongStage
     from nightread.errors import ModelError
@@ -64,7 +65,8 @@ def show(model: Reference = "", as_json: Json = False) -> None:
     Example: nightread models show pneumonia-cnn75@1
     """
     from cli.cards import print_card
-    from cli.console import out, print_json, say
+    from cli.console import print_json, say
+    from cli.drawing import out
     from cli.runs import open_database
     from db.engine import reading
     from db.registry import find_model, list_stage_changes
@@ -107,7 +109,8 @@ def check(model: Reference = "", as_json: Json = False) -> None:
 
     Example: nightread models check pneumonia-cnn75@1
     """
-    from cli.console import make_table, out, print_json
+    from cli.console import print_json
+    from cli.drawing import make_table, out
     from cli.runs import open_database
     from nightread.bundle import find_bundle
     from nightread.errors import CardMismatch
@@ -175,7 +178,8 @@ def _describe_check(checked: "Checked") -> dict[str, Any]:
 
 
 def _print_stages(stage: str | None, changes: "list[StageEntry]") -> None:
-    from cli.console import make_table, out, show_text, show_time
+    from cli.console import show_text, show_time
+    from cli.drawing import make_table, out
 
     out.print(f"\nstage: {stage or 'none; the database does not know this bundle yet'}", markup=False)
     if changes:

@@ -42,7 +42,8 @@ def doctor(as_json: Json = False) -> None:
 
     Example: nightread doctor
     """
-    from cli.console import make_table, out, print_json
+    from cli.console import print_json
+    from cli.drawing import make_table, out
     from nightread.settings import read_settings
 
     settings = read_settings()

@@ -78,7 +78,8 @@ def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: st
 
 def print_summary(run: "RunInfo", tally: "RunTally", summary: dict[str, Any]) -> None:
     """Print a run's reconciliation, decisions and reasons for people."""
-    from cli.console import make_table, out, show_duration, show_text
+    from cli.console import show_duration, show_text
+    from cli.drawing import make_table, out
 
     provider = f" on {summary['provider']}" if summary["provider"] else ""
     out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}", markup=False)

@@ -12,8 +12,7 @@ from typing import IO, Any
 
 from sqlalchemy import Connection
 
-from cli.console import make_table, say, show_text, show_time, silence_stdout
-from cli.console import out as stdout
+from cli.console import say, show_text, show_time, silence_stdout
 from db.exporting import list_columns, stream_csv
 from db.queries import ResultFilter, stream_results
 from db.rows import to_text
@@ -73,6 +72,8 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
     if not rows:
         say("no rows")
         return
+    from cli.drawing import make_table, out
+
     table = make_table("scan", "label", "score", "decision", "status", "reason", "time", right=("score",))
     for row in rows[:limit]:
         score = "" if row["score"] is None else f"{row['score']:.4f}"
@@ -80,7 +81,7 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
             show_text(row["path"]), row["label"] or "", score, row["decision"] or "", row["status"],
             row["reason"] or "", show_time(row["time"]),
         )  # fmt: skip
-    stdout.print(table)
+    out.print(table)
     if wanted.decided_at is not None:
         thresholds = ", ".join(f"{label} from {score:.4g}" for label, score in wanted.decided_at.thresholds.items())
         say(f"decisions at {wanted.decided_at.name}: {thresholds}; the stored ones are as they were", style="dim")

@@ -42,7 +42,7 @@ def runs(
 
     Example: nightread runs --limit 5
     """
-    from cli.console import make_table, out, print_json, say, show_text, show_time
+    from cli.console import print_json, say, show_text, show_time
     from db.engine import reading
     from db.runs import list_runs
     from db.tallies import read_tallies
@@ -57,6 +57,8 @@ def runs(
     if not listed:
         say("no runs yet: start one with `nightread score FOLDER`")
         return
+    from cli.drawing import make_table, out
+
     table = make_table(
         "run", "name", "status", "found", "scored", "rejected", "failed", "reused", "model", "started",
         right=("found", "scored", "rejected", "failed", "reused"),

@@ -182,17 +182,20 @@ def cancel(run: NamedRun, as_json: Json = False) -> None:
 
 
 def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_json: bool) -> int:
+    from nightread.logs import configure_logging
+    from worker.opening import Ahead
+
+    configure_logging(settings, level="WARNING")
+    ahead = Ahead(settings)  # while the database's modules are imported, which takes longer
     from cli.console import waiting
     from db.engine import write
     from db.jobs import suspect_jobs
     from db.schema import ensure_schema
-    from nightread.logs import configure_logging
     from worker.embedded import close_orphans
     from worker.enqueueing import enqueue as write_run
     from worker.process import WorkerProcess
 
-    configure_logging(settings, level="WARNING")
-    process = WorkerProcess(settings)
+    process = WorkerProcess(settings, ahead)
     with waiting("listing scans"):
         ensure_schema(process.engine)
         close_orphans(process.engine)

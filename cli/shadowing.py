@@ -73,7 +73,8 @@ def _describe(shadowed: "Shadow", seconds: float) -> dict[str, Any]:
 
 
 def _print(shadowed: "Shadow", seconds: float) -> None:
-    from cli.console import make_table, out, show_duration, show_text
+    from cli.console import show_duration, show_text
+    from cli.drawing import make_table, out
 
     run = shadowed.run
     out.print(f"run {run.id[:8]} ({show_text(run.name)}): {run.model} -> {shadowed.model}", markup=False)

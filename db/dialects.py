@@ -1,33 +1,47 @@
 """The few statements that SQLAlchemy spells differently for SQLite and PostgreSQL."""
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Select, Table, case, text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
+
+_Statement = TypeVar("_Statement")
 
 # A statement has its time limit, which a million rows may reach on a busy server; several do not.
 _ROWS_PER_COPY = 20_000
 
 
-def insert_ignoring(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+def built_once(build: Callable[[str], _Statement]) -> Callable[[Connection], _Statement]:
+    """Have a statement built once for each kind of database; what differs from time to time is given as parameters.
+
+    To build one takes SQLAlchemy many times as long as to execute it, and a job executes a dozen.
+
+    Args:
+        build: is given the name of the dialect.
+    """
+    built = cache(build)
+    return lambda connection: built(connection.dialect.name)
+
+
+def insert_ignoring(dialect: str, table: Table) -> "postgresql.Insert | sqlite.Insert":
     """Return an INSERT that leaves rows alone which are there already (`ON CONFLICT DO NOTHING`)."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
+    return _insert(dialect, table).on_conflict_do_nothing()
 
 
-def insert_adding(connection: Connection, tallies: Table) -> postgresql.Insert | sqlite.Insert:
+def insert_adding(dialect: str, tallies: Table) -> "postgresql.Insert | sqlite.Insert":
     """Return an INSERT of counts that adds to those which are there already (`ON CONFLICT DO UPDATE`).
 
     A change that takes away does not count as news: the time stays.
     """
-    kind = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = kind(tallies)
+    statement = _insert(dialect, tallies)
     count, added = tallies.c["count"], statement.excluded["count"]
     return statement.on_conflict_do_update(
         index_elements=list(tallies.primary_key),
@@ -36,6 +50,17 @@ def insert_adding(connection: Connection, tallies: Table) -> postgresql.Insert |
             "changed_at": case((added > 0, statement.excluded.changed_at), else_=tallies.c.changed_at),
         },
     )
+
+
+def _insert(dialect: str, table: Table) -> "postgresql.Insert | sqlite.Insert":
+    # Who has a file needs nothing of PostgreSQL, which brings four drivers' modules along.
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table)
 
 
 def copy_in(

@@ -1,6 +1,8 @@
 """Connections and transactions, one code path for SQLite and PostgreSQL."""
 
+import atexit
 import logging
+import os
 import random
 import sqlite3
 import time
@@ -8,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
@@ -32,6 +35,9 @@ _CONNECTION_SQLSTATE = "08"
 _REFUSING_SQLSTATES = frozenset({"42501", "25006"})
 _DISK_FULL_SQLSTATE = "53100"
 _SECRET_PARAMETERS = ("password", "sslpassword")
+
+#: The engines of SQLite files, each with the process that made it.
+_OF_FILES: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()
 
 _POSTGRESQL_TIMEOUTS = (
     "-c statement_timeout=120s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
@@ -85,7 +91,19 @@ def _make_sqlite_engine(database: str | None) -> Engine:
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    _OF_FILES[engine] = os.getpid()
     return engine
+
+
+@atexit.register
+def _close_files() -> None:
+    """Close SQLite files as the process ends: the last to do so brings what lies in the log (`-wal`) into the file.
+
+    Not those inherited over a fork, whose locks are the parent's.
+    """
+    for engine, pid in list(_OF_FILES.items()):
+        if pid == os.getpid():
+            engine.dispose()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -11,9 +11,27 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, exists, func, insert, or_, select, true, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Insert,
+    Integer,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from db.dialects import insert_ignoring
+from db.dialects import built_once, insert_ignoring
 from db.measuring import NewMeasurement, store_measurements
 from db.runs import new_job
 from db.tables import jobs, predictions, runs, scans
@@ -88,32 +106,44 @@ def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float, 
 
     The caller commits before it opens a file. Jobs of `embedded` runs are their own process's alone.
     """
+    wanted = {"of_job": job_id, "to_holder": holder, "for_s": lease_s, "may_be_embedded": embedded}
+    row = connection.execute(_claim_one(connection), wanted).first()
+    if row is None:
+        return None
+    connection.execute(_begin_run(connection), {"of_run": row.run_id})
+    return Claim(job_id, row.run_id, row.lease_token, row.attempts, row.crashes)
+
+
+@built_once
+def _claim_one(_: str) -> ReturningUpdate[str, int, int, int]:
     ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
-    is_meant = true() if embedded else ~exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
-    row = connection.execute(
+    is_anothers = exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
+    return (
         update(jobs)
-        .where(jobs.c.id == job_id, or_(_is_due(), ran_out), is_meant)
+        .where(jobs.c.id == bindparam("of_job"), or_(_is_due(), ran_out))
+        .where(or_(bindparam("may_be_embedded", type_=Boolean()), ~is_anothers))
         .values(
             status=JobStatus.LEASED,
             attempts=jobs.c.attempts + 1,
             crashes=jobs.c.crashes + case((jobs.c.status == JobStatus.LEASED, 1), else_=0),
-            lease_holder=holder,
+            lease_holder=bindparam("to_holder"),
             lease_token=jobs.c.lease_token + 1,
-            lease_expires_at=database_now(lease_s),
+            lease_expires_at=database_now("for_s"),
             not_before=None,
         )
         .returning(jobs.c.run_id, jobs.c.lease_token, jobs.c.attempts, jobs.c.crashes)
-    ).first()
-    if row is None:
-        return None
+    )
+
+
+@built_once
+def _begin_run(_: str) -> Update:
     # Passes over a run that is being cancelled or retried: those wait for this job while they hold the run's row.
     untouched = (
         select(runs.c.id)
-        .where(runs.c.id == row.run_id, runs.c.status == RunStatus.QUEUED)
+        .where(runs.c.id == bindparam("of_run"), runs.c.status == RunStatus.QUEUED)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    connection.execute(update(runs).where(runs.c.id.in_(untouched)).values(status=RunStatus.RUNNING))
-    return Claim(job_id, row.run_id, row.lease_token, row.attempts, row.crashes)
+    return update(runs).where(runs.c.id.in_(untouched)).values(status=RunStatus.RUNNING)
 
 
 def keep_claim(connection: Connection, claim: Claim, holder: str, lease_s: float) -> bool:
@@ -121,14 +151,15 @@ def keep_claim(connection: Connection, claim: Claim, holder: str, lease_s: float
 
     Asked by whoever made it: the token alone does not tell, since another may have taken the same one.
     """
-    ours = update(jobs).where(_is_ours(claim), jobs.c.lease_holder == holder)
-    return connection.execute(ours.values(lease_expires_at=database_now(lease_s))).rowcount == 1
+    ours = update(jobs).where(_is_ours(), jobs.c.lease_holder == holder)
+    extended = ours.values(lease_expires_at=database_now(lease_s))
+    return connection.execute(extended, _show(claim)).rowcount == 1
 
 
 def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
     """Extend a lease; False where it is no longer ours, and the work on it is to stop."""
-    renewed = update(jobs).where(_is_ours(claim)).values(lease_expires_at=database_now(lease_s))
-    return connection.execute(renewed).rowcount == 1
+    renewed = update(jobs).where(_is_ours()).values(lease_expires_at=database_now(lease_s))
+    return connection.execute(renewed, _show(claim)).rowcount == 1
 
 
 def give_back_job(connection: Connection, claim: Claim, retry_in_s: float, *, is_crash: bool) -> bool:
@@ -138,19 +169,23 @@ def give_back_job(connection: Connection, claim: Claim, retry_in_s: float, *, is
         "status": JobStatus.QUEUED, "lease_holder": None, "lease_expires_at": None, "published_at": None,
         "not_before": database_now(retry_in_s), **counted,
     }  # fmt: skip
-    given_back = connection.execute(update(jobs).where(_is_ours(claim)).values(values)).rowcount
+    given_back = connection.execute(update(jobs).where(_is_ours()).values(values), _show(claim)).rowcount
     failpoint(Point.WORKER_GIVE_BACK)
     return given_back == 1
 
 
 def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:
     """Return the scans that a job still has to score, in the order they were found."""
-    query = (
+    return [OpenScan(*row) for row in connection.execute(_select_open_scans(connection), {"of_job": job_id})]
+
+
+@built_once
+def _select_open_scans(_: str) -> Select[int, str, int]:
+    return (
         select(scans.c.id, scans.c.path, scans.c.size_bytes)
-        .where(scans.c.job_id == job_id, scans.c.status == ScanStatus.QUEUED)
+        .where(scans.c.job_id == bindparam("of_job"), scans.c.status == ScanStatus.QUEUED)
         .order_by(scans.c.id)
     )
-    return [OpenScan(*row) for row in connection.execute(query)]
 
 
 def find_predicted(
@@ -159,17 +194,24 @@ def find_predicted(
     """Return those of `digests` (SHA-256 of scans) that have a prediction for every label of the model."""
     if not digests:
         return set()
-    query = (
+    wanted = {
+        "digests": digests, "of_model": model_digest, "of_preprocessing": preprocessing, "label_count": label_count
+    }  # fmt: skip
+    return set(connection.execute(_select_predicted(connection), wanted).scalars())
+
+
+@built_once
+def _select_predicted(_: str) -> Select[str]:
+    return (
         select(predictions.c.sha256)
         .where(
-            predictions.c.sha256.in_(digests),
-            predictions.c.model_digest == model_digest,
-            predictions.c.preprocessing == preprocessing,
+            predictions.c.sha256.in_(bindparam("digests", expanding=True)),
+            predictions.c.model_digest == bindparam("of_model"),
+            predictions.c.preprocessing == bindparam("of_preprocessing"),
         )
         .group_by(predictions.c.sha256)
-        .having(func.count() == label_count)
+        .having(func.count() == bindparam("label_count", type_=Integer()))
     )
-    return set(connection.execute(query).scalars())
 
 
 def store_results(
@@ -199,16 +241,15 @@ def store_results(
     """
     store_predictions(connection, new_predictions)
     store_measurements(connection, new_measurements)
-    end: dict[str, Any] = {"lease_holder": None, "lease_expires_at": None}
     if retry_in_s is None:
-        end |= {"status": JobStatus.DONE, "finished_at": database_now()}
+        now = connection.execute(_end_job(connection), _show(claim)).scalar()
     else:
-        end |= {"status": JobStatus.QUEUED, "not_before": database_now(retry_in_s), "published_at": None}
-    if connection.execute(update(jobs).where(_is_ours(claim)).values(end)).rowcount != 1:
+        now = connection.execute(_put_job_off(connection), {**_show(claim), "in_s": retry_in_s}).scalar()
+    if now is None:
         return False
     failpoint(Point.WORKER_IN_COMMIT if retry_in_s is None else Point.WORKER_PUT_OFF)
     if outcomes:
-        _end_scans(connection, claim, outcomes)
+        _end_scans(connection, claim, outcomes, now)
         tally_scans(connection, claim.run_id, sorted(outcome.scan_id for outcome in outcomes))
     return True
 
@@ -217,12 +258,40 @@ def store_predictions(connection: Connection, new_predictions: Sequence[NewPredi
     """Store predictions, sorted by key; one that is there already stays."""
     if new_predictions:
         rows = sorted(map(_to_row, new_predictions), key=_prediction_key)
-        connection.execute(insert_ignoring(connection, predictions).values(created_at=database_now()), rows)
+        connection.execute(_insert_predictions(connection), rows)
 
 
-def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutcome]) -> None:
-    now: datetime = connection.execute(select(database_now())).scalar_one()
-    statement = (
+@built_once
+def _insert_predictions(dialect: str) -> Insert:
+    return insert_ignoring(dialect, predictions).values(created_at=database_now())
+
+
+@built_once
+def _end_job(_: str) -> ReturningUpdate[datetime]:
+    return (
+        update(jobs)
+        .where(_is_ours())
+        .values(status=JobStatus.DONE, finished_at=database_now(), lease_holder=None, lease_expires_at=None)
+        .returning(database_now())
+    )
+
+
+@built_once
+def _put_job_off(_: str) -> ReturningUpdate[datetime]:
+    return (
+        update(jobs)
+        .where(_is_ours())
+        .values(
+            status=JobStatus.QUEUED, not_before=database_now("in_s"), published_at=None, lease_holder=None,
+            lease_expires_at=None,
+        )
+        .returning(database_now())
+    )  # fmt: skip
+
+
+@built_once
+def _end_scan(_: str) -> Update:
+    return (
         update(scans)
         # A terminal status is never overwritten.
         .where(scans.c.id == bindparam("scan_id"), scans.c.status == ScanStatus.QUEUED)
@@ -235,16 +304,19 @@ def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutc
             study_uid=bindparam("new_study_uid"),
             series_uid=bindparam("new_series_uid"),
             instance_uid=bindparam("new_instance_uid"),
-            attempts=scans.c.attempts + claim.attempts,
+            attempts=scans.c.attempts + bindparam("new_attempts", type_=Integer()),
             finished_at=bindparam("now", type_=UtcDateTime()),
         )
     )
+
+
+def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutcome], now: datetime) -> None:
     connection.execute(
-        statement,
+        _end_scan(connection),
         [
             {
                 "scan_id": outcome.scan_id, "new_status": outcome.status, "new_sha256": outcome.sha256,
-                "new_reason_code": outcome.reason_code, "new_reason_text": outcome.reason_text,
+                "new_attempts": claim.attempts, "new_reason_code": outcome.reason_code, "new_reason_text": outcome.reason_text,
                 "new_reused": outcome.reused, "new_study_uid": outcome.study_uid,
                 "new_series_uid": outcome.series_uid, "new_instance_uid": outcome.instance_uid, "now": now,
             }
@@ -266,7 +338,7 @@ def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenSca
         The ids of the two jobs; none where the claim is no longer ours.
     """
     ended = {"status": JobStatus.DONE, "lease_holder": None, "lease_expires_at": None, "finished_at": database_now()}
-    if connection.execute(update(jobs).where(_is_ours(claim)).values(ended)).rowcount != 1:
+    if connection.execute(update(jobs).where(_is_ours()).values(ended), _show(claim)).rowcount != 1:
         return []
     now: datetime = connection.execute(select(database_now())).scalar_one()
     middle = len(open_scans) // 2
@@ -386,8 +458,16 @@ def _is_due() -> ColumnElement[bool]:
     )
 
 
-def _is_ours(claim: Claim) -> ColumnElement[bool]:
-    return and_(jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token, jobs.c.status == JobStatus.LEASED)
+def _is_ours() -> ColumnElement[bool]:
+    """Of a job: that the claim which `_show` gives as parameters still holds it."""
+    return and_(
+        jobs.c.id == bindparam("of_job"), jobs.c.lease_token == bindparam("of_token"),
+        jobs.c.status == JobStatus.LEASED,
+    )  # fmt: skip
+
+
+def _show(claim: Claim) -> dict[str, Any]:
+    return {"of_job": claim.job_id, "of_token": claim.token}
 
 
 def _to_row(prediction: NewPrediction) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, select, text
+from sqlalchemy import Connection, Insert, Select, and_, bindparam, select, text
 
-from db.dialects import insert_ignoring
+from db.dialects import built_once, insert_ignoring
 from db.tables import measurements, models, predictions, runs, scans
 from db.types import ScanStatus, database_now
 
@@ -60,7 +60,12 @@ def store_measurements(connection: Connection, new_measurements: Sequence[NewMea
     """Store measurements, sorted by key; one that is there already stays."""
     if new_measurements:
         rows = sorted(map(_to_row, new_measurements), key=lambda row: str(row["sha256"]))
-        connection.execute(insert_ignoring(connection, measurements).values(created_at=database_now()), rows)
+        connection.execute(_insert_measurements(connection), rows)
+
+
+@built_once
+def _insert_measurements(dialect: str) -> Insert:
+    return insert_ignoring(dialect, measurements).values(created_at=database_now())
 
 
 def _to_row(measurement: NewMeasurement) -> dict[str, Any]:
@@ -73,13 +78,18 @@ def find_verdicts(
     """Return what the input gate of a model said of those of `digests` (SHA-256 of scans) that it has seen before."""
     if not digests:
         return {}
-    query = select(measurements.c.sha256, measurements.c.gate_verdict).where(
-        measurements.c.sha256.in_(digests),
-        measurements.c.model_digest == model_digest,
-        measurements.c.preprocessing == preprocessing,
+    of_model = {"digests": digests, "of_model": model_digest, "of_preprocessing": preprocessing}
+    return {row.sha256: row.gate_verdict for row in connection.execute(_select_verdicts(connection), of_model)}
+
+
+@built_once
+def _select_verdicts(_: str) -> Select[str, str]:
+    return select(measurements.c.sha256, measurements.c.gate_verdict).where(
+        measurements.c.sha256.in_(bindparam("digests", expanding=True)),
+        measurements.c.model_digest == bindparam("of_model"),
+        measurements.c.preprocessing == bindparam("of_preprocessing"),
         measurements.c.gate_verdict.is_not(None),
     )
-    return {row.sha256: row.gate_verdict for row in connection.execute(query)}
 
 
 def stream_measured(connection: Connection, run_id: str, label: str) -> Iterator[MeasuredScan]:

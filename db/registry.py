@@ -101,7 +101,7 @@ def register_model(connection: Connection, model: NewModel) -> bool:
         "card": model.card, "stage": ModelStage.CANDIDATE, "created_at": database_now(),
     }  # fmt: skip
     is_known = connection.execute(select(models.c.digest).where(models.c.digest == model.digest)).scalar() is not None
-    connection.execute(insert_ignoring(connection, models).values(row))
+    connection.execute(insert_ignoring(connection.dialect.name, models).values(row))
     check_identity(connection, model.name, model.version, model.digest)
     return not is_known
 

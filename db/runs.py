@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, case, func, insert, or_, select, update
 
-from db.dialects import copy_in, write_time
+from db.dialects import built_once, copy_in, write_time
 from db.errors import UnknownRun
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
@@ -145,10 +145,11 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
             raise UnknownRun("there is no run yet: start one with `nightread score FOLDER`")
         return _to_info(rows[0])
     # The whole id comes first: workers look their run up by it, whatever somebody has named another run.
-    for is_it in (runs.c.id == reference, runs.c.name == reference[:RUN_NAME_LENGTH]):
-        row = connection.execute(query.where(is_it)).first()
-        if row is not None:
-            return _to_info(row)
+    row = connection.execute(_select_run(connection), {"of_run": reference}).first()
+    if row is None:
+        row = connection.execute(query.where(runs.c.name == reference[:RUN_NAME_LENGTH])).first()
+    if row is not None:
+        return _to_info(row)
     rows = connection.execute(query.where(runs.c.id.startswith(reference.lower(), autoescape=True))).all()
     if len(rows) == 1:
         return _to_info(rows[0])
@@ -174,20 +175,26 @@ def close_finished_runs(connection: Connection) -> int:
     Runs in a transaction of its own after a job's commit: two jobs that end at once do not see each other's end, but
     whoever looks after both commits does.
     """
-    open_job = select(jobs.c.id).where(jobs.c.run_id == runs.c.id, jobs.c.status != JobStatus.DONE).exists()
-    ended = and_(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~open_job)
-    candidates = connection.execute(
-        select(runs.c.id).where(ended).order_by(runs.c.id).with_for_update(key_share=True)
-    ).scalars().all()  # fmt: skip
+    candidates = connection.execute(_lock_ended_runs(connection)).scalars().all()
     if not candidates:
         return 0
     failpoint(Point.SWEEP_IN_CLOSING)
     # Looked at again under the lock: a retry may have added jobs since, which a statement that waited does not see.
     return connection.execute(
         update(runs)
-        .where(runs.c.id.in_(candidates), ended)
+        .where(runs.c.id.in_(candidates), _has_ended())
         .values(status=RunStatus.FINISHED, finished_at=database_now())
     ).rowcount
+
+
+def _has_ended() -> ColumnElement[bool]:
+    open_job = select(jobs.c.id).where(jobs.c.run_id == runs.c.id, jobs.c.status != JobStatus.DONE).exists()
+    return and_(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~open_job)
+
+
+@built_once
+def _lock_ended_runs(_: str) -> Select[str]:
+    return select(runs.c.id).where(_has_ended()).order_by(runs.c.id).with_for_update(key_share=True)
 
 
 def cancel_run(
@@ -292,6 +299,11 @@ def _make_scan_rows(
             None if is_queued else created_at,
         )  # fmt: skip
         queued += is_queued
+
+
+@built_once
+def _select_run(_: str) -> Select[Any]:
+    return _select_runs().where(runs.c.id == bindparam("of_run"))
 
 
 def _select_runs() -> Select[Any]:

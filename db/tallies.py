@@ -12,9 +12,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, String, case, cast, func, insert, literal, select, union_all
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Insert,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    select,
+    union_all,
+)
 
-from db.dialects import insert_adding
+from db.dialects import built_once, insert_adding
 from db.queries import count_decisions, count_reasons, find_providers
 from db.tables import results, runs, scans, tallies, worklist_rows
 from db.types import ScanStatus, UtcDateTime, database_now
@@ -103,18 +118,7 @@ def read_tallies(connection: Connection, run_ids: Iterable[str]) -> dict[str, Ru
     ids = list(run_ids)
     sums: dict[str, dict[TallyKey, int]] = {run_id: {} for run_id in ids}
     changed: dict[str, datetime] = {}
-    query = (
-        select(
-            tallies.c.run_id,
-            tallies.c.kind,
-            tallies.c.name,
-            func.sum(tallies.c.count),
-            func.max(tallies.c.changed_at, type_=UtcDateTime()),
-        )
-        .where(tallies.c.run_id.in_(ids))
-        .group_by(tallies.c.run_id, tallies.c.kind, tallies.c.name)
-    )
-    for run_id, kind, name, count, changed_at in connection.execute(query):
+    for run_id, kind, name, count, changed_at in connection.execute(_select_sums(connection), {"of_runs": ids}):
         sums[run_id][kind, name] = int(count)
         if kind in (*_WITH_SCORE, *_WITH_REASON):
             changed[run_id] = max(changed_at, changed.get(run_id, changed_at))
@@ -129,6 +133,21 @@ def read_tallies(connection: Connection, run_ids: Iterable[str]) -> dict[str, Ru
             del kept[run_id]
     without = [run_id for run_id in ids if run_id not in kept]
     return kept | (_count_all(connection, without) if without else {})
+
+
+@built_once
+def _select_sums(_: str) -> Select[str, str, str, int, datetime]:
+    return (
+        select(
+            tallies.c.run_id,
+            tallies.c.kind,
+            tallies.c.name,
+            func.sum(tallies.c.count),
+            func.max(tallies.c.changed_at, type_=UtcDateTime()),
+        )
+        .where(tallies.c.run_id.in_(bindparam("of_runs", expanding=True)))
+        .group_by(tallies.c.run_id, tallies.c.kind, tallies.c.name)
+    )
 
 
 def begin_tally(connection: Connection, run_id: str, found: int, refused: Mapping[TallyKey, int]) -> None:
@@ -148,17 +167,27 @@ def tally_scans(connection: Connection, run_id: str, scan_ids: Sequence[int]) ->
     """Add scans that have just become terminal to their run's tally and worklist, last in the caller's transaction."""
     if not scan_ids or not _has_tally(connection, run_id):
         return
-    of_scans = results.c.scan_id.in_(scan_ids)
+    connection.execute(_insert_worklist_rows(connection), {"of_scans": scan_ids})
+    added = {"of_scans": scan_ids, "of_run": run_id, "to_slot": _choose_slot(connection)}
+    connection.execute(_add_scans(connection), added)
+
+
+@built_once
+def _insert_worklist_rows(_: str) -> Insert:
+    of_scans = results.c.scan_id.in_(bindparam("of_scans", expanding=True))
     rows = select(results.c.run_id, results.c.label, results.c.decision, -results.c.score, results.c.scan_id)
-    connection.execute(
-        insert(worklist_rows).from_select(
-            [column.name for column in worklist_rows.c], rows.where(of_scans, results.c.label.is_not(None))
-        )
-    )
+    names = [column.name for column in worklist_rows.c]
+    return insert(worklist_rows).from_select(names, rows.where(of_scans, results.c.label.is_not(None)))
+
+
+@built_once
+def _add_scans(dialect: str) -> Insert:
+    ids: BindParameter[int] = bindparam("of_scans", expanding=True)
+    of_scans = results.c.scan_id.in_(ids)
     name = case((scans.c.reused, REUSED), else_=func.coalesce(scans.c.reason_code, ""))
     counted = union_all(
         select(cast(scans.c.status, String).label("kind"), name.label("name"), func.count().label("count"))
-        .where(scans.c.id.in_(scan_ids), scans.c.status != ScanStatus.QUEUED)
+        .where(scans.c.id.in_(ids), scans.c.status != ScanStatus.QUEUED)
         .group_by(scans.c.status, name),
         *(
             select(literal(kind), column, func.count()).where(of_scans, column.is_not(None)).group_by(column)
@@ -171,13 +200,13 @@ def tally_scans(connection: Connection, run_id: str, scan_ids: Sequence[int]) ->
     ).subquery()
     summed = (
         select(
-            literal(run_id), literal(_choose_slot(connection)), counted.c.kind, counted.c.name, counted.c["count"],
-            database_now(),
+            bindparam("of_run", type_=String()), bindparam("to_slot", type_=Integer()), counted.c.kind,
+            counted.c.name, counted.c["count"], database_now(),
         )
         .where(counted.c["count"] > 0)
         .order_by(counted.c.kind, counted.c.name)
     )  # fmt: skip
-    connection.execute(insert_adding(connection, tallies).from_select([column.name for column in tallies.c], summed))
+    return insert_adding(dialect, tallies).from_select([column.name for column in tallies.c], summed)
 
 
 def change_tally(connection: Connection, run_id: str, changes: Mapping[TallyKey, int]) -> None:
@@ -187,7 +216,7 @@ def change_tally(connection: Connection, run_id: str, changes: Mapping[TallyKey,
         return
     now: datetime = connection.execute(select(database_now())).scalar_one()
     rows = _make_rows(run_id, _choose_slot(connection), changes, now)
-    connection.execute(insert_adding(connection, tallies), rows)
+    connection.execute(insert_adding(connection.dialect.name, tallies), rows)
 
 
 def _make_rows(run_id: str, slot: int, counts: Mapping[TallyKey, int], now: datetime) -> list[dict[str, Any]]:
@@ -199,8 +228,14 @@ def _make_rows(run_id: str, slot: int, counts: Mapping[TallyKey, int], now: date
 
 def _has_tally(connection: Connection, run_id: str) -> bool:
     """Whether a run was made by a release that keeps tallies; a part of one would be worth less than none."""
-    query = select(tallies.c.run_id).where(tallies.c.run_id == run_id, tallies.c.slot == 0, tallies.c.kind == FOUND)
-    return connection.execute(query).first() is not None
+    return connection.execute(_select_first_tally(connection), {"of_run": run_id}).first() is not None
+
+
+@built_once
+def _select_first_tally(_: str) -> Select[str]:
+    return select(tallies.c.run_id).where(
+        tallies.c.run_id == bindparam("of_run"), tallies.c.slot == 0, tallies.c.kind == FOUND
+    )
 
 
 def _choose_slot(connection: Connection) -> int:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Enum, Float, literal
+from sqlalchemy import DateTime, Dialect, Enum, Float, bindparam, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -96,8 +96,12 @@ class database_now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL
     inherit_cache = True
     type = UtcDateTime()
 
-    def __init__(self, offset_s: float = 0.0) -> None:
-        super().__init__(literal(offset_s, Float()))
+    def __init__(self, offset_s: float | str = 0.0) -> None:
+        """Take the seconds themselves, or the name of the parameter that they are given by at execution."""
+        if isinstance(offset_s, str):
+            super().__init__(bindparam(offset_s, type_=Float()))
+        else:
+            super().__init__(literal(offset_s, Float()))
 
 
 @compiles(database_now, "postgresql")

@@ -1,5 +1,6 @@
 """The card of a model bundle: everything a worker, a query or a reader must know about a network."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -226,7 +227,7 @@ class Card(_Part):
         """NAME@VERSION."""
         return f"{self.name}@{self.version}"
 
-    def decide(self, scores: tuple[float, ...]) -> tuple[str, ...]:
+    def decide(self, scores: Sequence[float]) -> tuple[str, ...]:
         """Return the decision for each label, in label order.
 
         Args:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from nightread.files import find_root
 from nightread.formats import SNIFF_BYTES, Format, NoScan, sniff
@@ -166,6 +166,6 @@ def _tell_skip(path: str, head: bytes) -> Skip | None:
     if isinstance(kind, Format):
         # An index of other files; what it names is not followed.
         return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
-    if kind is NoScan.OTHER_IMAGE or PurePath(path).suffix.lower() in _SCAN_SUFFIXES:
+    if kind is NoScan.OTHER_IMAGE or os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES:
         return None
     return Skip.ARCHIVE if kind is NoScan.ARCHIVE else Skip.NOT_A_SCAN

@@ -2,17 +2,18 @@
 
 import os
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Final, Self
 
-import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from failpoints import points
 from nightread.errors import SettingsError
 
+_PREFIX: Final = "NIGHTREAD_"
+_ENV_FILE: Final = Path(".env")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 
 #: The broker that lives inside one process; what `nightread score` uses.
@@ -34,24 +35,23 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def _default_database_url() -> str:
-    return f"sqlite:///{platformdirs.user_data_path('nightread') / 'nightread.db'}"
+def _find_data_folder() -> Path:
+    import platformdirs
+
+    return platformdirs.user_data_path("nightread")
 
 
-class Settings(BaseSettings):
-    """Everything that differs between a laptop and a cluster.
+class Settings(BaseModel):
+    """Everything that differs between a laptop and a cluster; `read_settings` makes it from the environment.
 
     Raises:
         SettingsError: through `read_settings`, naming every wrong setting at once.
     """
 
-    # An empty variable is one that is not set: docker-compose passes `${NIGHTREAD_X:-}` on as such.
-    model_config = SettingsConfigDict(
-        env_prefix="NIGHTREAD_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True)
 
     database_url: SecretStr = Field(
-        default_factory=lambda: SecretStr(_default_database_url()),
+        default_factory=lambda: SecretStr(f"sqlite:///{_find_data_folder() / 'nightread.db'}"),
         description="SQLAlchemy URL of the results database; SQLite or PostgreSQL",
     )
     broker_url: SecretStr = Field(
@@ -61,10 +61,10 @@ class Settings(BaseSettings):
         "", description="NAME[@VERSION] of new runs' model; empty: the production model, or the bundle that ships"
     )
     models_dir: Path = Field(
-        default_factory=lambda: platformdirs.user_data_path("nightread") / "models",
+        default_factory=lambda: _find_data_folder() / "models",
         description="folder of model bundles, <name>/<version>/",
     )
-    scan_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+    scan_roots: tuple[Path, ...] = Field(
         (),
         description="folders below which jobs may read, separated by ':'; empty: whatever paths the run itself names",
     )
@@ -176,10 +176,10 @@ def read_settings(**overrides: object) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     faults = _find_failpoint_faults()
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]  # validated by pydantic, which is the point
+        settings = Settings.model_validate(_read_environment() | given)
     except ValidationError as error:
         faults += [
-            f"NIGHTREAD_{'_'.join(str(part) for part in fault['loc'][:1]).upper() or 'SETTINGS'}: "
+            f"{_PREFIX}{'_'.join(str(part) for part in fault['loc'][:1]).upper() or 'SETTINGS'}: "
             f"{fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_input=False, include_url=False)
         ]
@@ -190,6 +190,24 @@ def read_settings(**overrides: object) -> Settings:
         if not faults:
             return settings
     raise SettingsError("wrong settings: " + "; ".join(faults))
+
+
+def _read_environment() -> dict[str, object]:
+    """Return what the environment says, and before it what `.env` says, by field name.
+
+    An empty variable is one that is not set: docker-compose passes `${NIGHTREAD_X:-}` on as such.
+    """
+    sources: list[Mapping[str, str | None]] = [os.environ]
+    if _ENV_FILE.is_file():
+        from dotenv import dotenv_values
+
+        sources.insert(0, dotenv_values(_ENV_FILE))
+    return {
+        name[len(_PREFIX) :].lower(): value
+        for source in sources
+        for name, value in source.items()
+        if value and name.upper().startswith(_PREFIX)
+    }
 
 
 def _find_failpoint_faults() -> list[str]:

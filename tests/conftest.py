@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from db.engine import make_engine
 from db.schema import upgrade
-from db.tables import Base
+from db.tables import metadata
 from tests.factories import UNGATED_MODEL, small_chest, write_jpeg
 from tests.services import run_postgres, run_redis
 
@@ -113,7 +113,7 @@ def postgres_engine(_postgres_with_tables):
     engine = make_engine(_postgres_with_tables)
     yield engine
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"TRUNCATE {', '.join(Base.metadata.tables)}")
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(metadata.tables)}")
     engine.dispose()
 
 

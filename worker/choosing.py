@@ -1,7 +1,9 @@
 """Which model a new run takes: the one that is asked for, else the production model, else the bundle that ships."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -42,13 +44,20 @@ class Choice:
         return self.stored is not None and self.stored.stage is ModelStage.RETIRED
 
 
-def choose_bundle(engine: Engine, settings: Settings, *, allow_retired: bool = False) -> Choice:
+def choose_bundle(
+    engine: Engine,
+    settings: Settings,
+    *,
+    allow_retired: bool = False,
+    load: Callable[[Path], Bundle] = load_bundle,
+) -> Choice:
     """Choose the model of a new run, and read its bundle.
 
     Args:
         engine: the database, its schema checked.
         settings: `model` and `models_dir`.
         allow_retired: for those who make no new run.
+        load: reads the bundle in a folder.
 
     Raises:
         ModelError: the bundle is missing, damaged, or another one than the database knows by its name and version.
@@ -59,8 +68,8 @@ def choose_bundle(engine: Engine, settings: Settings, *, allow_retired: bool = F
         with reading(engine) as connection:
             production = find_production(connection)
     if production is not None:
-        return Choice(load_stored(production, settings), Why.PRODUCTION, production)
-    bundle = load_bundle(find_bundle(settings.model or DEFAULT_MODEL, settings.models_dir))
+        return Choice(load_stored(production, settings, load), Why.PRODUCTION, production)
+    bundle = load(find_bundle(settings.model or DEFAULT_MODEL, settings.models_dir))
     with reading(engine) as connection:
         stored = find_model(connection, bundle.card.name, bundle.card.version)
     check_digest(bundle, stored)
@@ -70,7 +79,7 @@ def choose_bundle(engine: Engine, settings: Settings, *, allow_retired: bool = F
     return choice
 
 
-def load_stored(stored: StoredModel, settings: Settings) -> Bundle:
+def load_stored(stored: StoredModel, settings: Settings, load: Callable[[Path], Bundle] = load_bundle) -> Bundle:
     """Read the bundle of a model that the database knows.
 
     Raises:
@@ -83,7 +92,7 @@ def load_stored(stored: StoredModel, settings: Settings) -> Bundle:
             f"{stored.reference} ({stored.stage.value}) is not on this machine: copy its bundle to "
             f"NIGHTREAD_MODELS_DIR/{stored.name}/{stored.version}, or name another with --model or NIGHTREAD_MODEL"
         ) from None
-    bundle = load_bundle(folder)
+    bundle = load(folder)
     check_digest(bundle, stored)
     return bundle
 

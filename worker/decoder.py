@@ -6,9 +6,9 @@ back from.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from nightread.card import Gate
 from nightread.preparing import InputSpec
@@ -25,14 +25,32 @@ _ISOLATION_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
-    """The decoding of one content, under way."""
+class Contents(Generic[_Result]):
+    """A few contents that one thread decodes, one after the other.
 
-    data: bytes
+    Handing each of them to a thread and back by itself would cost as much as hashing it.
+
+    Attributes:
+        files: the bytes of whole files.
+        spec: what they are prepared for.
+        gate: of the model, where it has one.
+        finish: is given all of them, prepared, on the thread that has decoded them.
+    """
+
+    files: Sequence[bytes]
     spec: InputSpec
     gate: Gate | None
-    task: Task[Prepared]
+    finish: Callable[[Sequence[Prepared]], _Result]
+
+
+@dataclass(slots=True)
+class Decoding(Generic[_Result]):
+    """The decoding of some contents, under way; `prepared` are those that are decoded so far."""
+
+    contents: Contents[_Result]
     is_isolated: bool
+    prepared: list[Prepared] = field(default_factory=list)
+    task: Task[_Result] = field(default_factory=Task)
 
 
 class Decoder:
@@ -63,30 +81,48 @@ class Decoder:
         """Have a thread do something that comes back, such as reading a file or scoring a batch."""
         return self._threads.submit(work, *arguments)
 
-    def start(self, data: bytes, spec: InputSpec, *, isolated: bool, gate: Gate | None = None) -> Decoding:
-        """Begin to decode one content.
+    def start(self, contents: Contents[_Result], *, isolated: bool) -> Decoding[_Result]:
+        """Begin to decode contents.
 
         Args:
-            data: the whole file.
-            spec: what it is prepared for.
+            contents: see there.
             isolated: in a process of its own; so is all that follows a scan which a thread is stuck in.
-            gate: of the model, where it has one.
         """
-        if isolated or self.is_stuck:
-            task = self._threads.submit(self._isolated.prepare, data, spec, gate)
-            return Decoding(data, spec, gate, task, is_isolated=True)
-        task = self._threads.submit(prepare_bytes, data, spec, self._limits.max_pixels, gate)
-        return Decoding(data, spec, gate, task, is_isolated=False)
+        decoding = Decoding(contents, isolated or self.is_stuck)
+        decoding.task = self._threads.submit(self._decode, decoding)
+        return decoding
 
-    def finish(self, decoding: Decoding) -> Prepared:
-        """Return what a decoding came to; where its thread does not come back, what a process of its own came to."""
-        if decoding.is_isolated:
-            return self._threads.wait(decoding.task, self._limits.limit_s + _ISOLATION_S)
+    def finish(self, decoding: Decoding[_Result]) -> tuple[Sequence[Prepared], _Result]:
+        """Return what contents were prepared to, and what their `finish` has returned.
+
+        Where a thread does not come back from one, that one and those behind it are decoded here, in a process of
+        their own.
+
+        Raises:
+            Exception: from their `finish`.
+        """
+        limit_s = self._limits.limit_s
         try:
-            return self._threads.wait(decoding.task, self._limits.limit_s)
+            result = self._threads.wait(decoding.task, limit_s + (_ISOLATION_S if decoding.is_isolated else 0.0))
         except Overdue:
-            _log.warning("decoding a scan took over %g s: decoded again in a process of its own", self._limits.limit_s)
-            return self._isolated.prepare(decoding.data, decoding.spec, decoding.gate)
+            _log.warning("decoding a scan took over %g s: decoded again in a process of its own", limit_s)
+        else:
+            return decoding.prepared, result
+        contents, prepared = decoding.contents, list(decoding.prepared)
+        left = contents.files[len(prepared) :]
+        prepared += [self._isolated.prepare(data, contents.spec, contents.gate) for data in left]
+        return prepared, contents.finish(prepared)
+
+    def _decode(self, decoding: Decoding[_Result]) -> _Result:
+        contents, max_pixels = decoding.contents, self._limits.max_pixels
+        for data in contents.files:
+            self._threads.begin_step()
+            if decoding.is_isolated:
+                decoding.prepared.append(self._isolated.prepare(data, contents.spec, contents.gate))
+            else:
+                decoding.prepared.append(prepare_bytes(data, contents.spec, max_pixels, contents.gate))
+        self._threads.begin_step(limited=False)
+        return contents.finish(decoding.prepared)
 
     def close(self) -> None:
         """End threads and processes; a thread that is stuck ends with the program."""

@@ -1,15 +1,17 @@
 """The way of a job's scans from file to score: read and hash, look up, decode and prepare, score, in overlapping steps.
 
-Scans go through in windows of one batch. While a window is being scored, the next one is decoded on threads (the
-decoders, the hash and the inference all release the GIL) and the one after that is read. On a CPU the scoring, too, is
-work for the same threads: as many of them as there are cores, each with the next thing to do, never more.
+Scans go through in windows of one batch. While a window is being decoded and scored, the next one is read on the same
+threads (the decoders, the hash and the inference all release the GIL): as many of them as there are cores, each with
+the next thing to do, never more. They are handed a few scans at once. On a CPU a thread scores what it has decoded; a
+GPU gets each window as a whole, while the threads decode the next one.
 """
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, TypeVar
 
 from db.jobs import NewPrediction, OpenScan, ScanOutcome
 from db.measuring import NewMeasurement
@@ -21,17 +23,22 @@ from nightread.gate import Finding, recall
 from nightread.preparing import Tensor
 from nightread.reading import DicomUids
 from nightread.reasons import Reason
-from worker.decoder import Decoder, Decoding
+from worker.decoder import Contents, Decoder, Decoding
 from worker.decoding import Prepared
 from worker.judging import Judged, Judgement, judge_scans, make_measurement
-from worker.scan_files import ScanFile, find_uids, read_scan_file
+from worker.looking_up import FindStored, Stored
+from worker.scan_files import ScanFile, find_uids, read_scan_files
 from worker.scorer import Scorer
 from worker.threads import Task
 
 _log = logging.getLogger(__name__)
 
+_Item = TypeVar("_Item")
+
+#: How many scans a thread is handed at once where it does not score them.
+_HANDED_OVER: Final = 8
 #: A window ends early where its files are large, so that a job's memory does not grow with them.
-_WINDOW_BYTES = 256 * 2**20
+_WINDOW_BYTES: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,8 @@ class Limits:
         roots: folders below which scans may be read.
         max_file_bytes: the largest file that is read.
         batch_size: the most scans that are scored together.
-        micro_batch: where not 0, a batch is divided into parts of at most so many scans, which the decoder's threads
-            score side by side; else it is scored as a whole by the caller, as a GPU wants it.
+        micro_batch: where not 0, a batch is divided into parts of at most so many scans, each of which is scored by the
+            thread that has decoded it; else it is scored as a whole by the caller, as a GPU wants it.
         gated: whether what the model's gate says is acted on; it is stored in any case.
     """
 
@@ -72,26 +79,26 @@ class JobResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """Files of one batch, with the decoding of each new content under way."""
+class _Ending:
+    """What becomes of a content that is not `scored` with a prediction of before: why not, or its UIDs."""
 
-    files: list[ScanFile]
-    known: set[str]
-    decoding: dict[str, Decoding]
+    uids: DicomUids | None = None
+    reason: Reason | None = None
+    text: str = ""
 
 
-#: Prepared scans that are scored together, by digest, and what is said of them, which may still be under way.
-_Part = tuple[dict[str, Tensor], Task[Judged] | None]
+#: What is said of those of some prepared scans that are scored; or why they could not be, all at once; None where
+#: that is still to be asked.
+_Scored = Judged | DeviceFull | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Scoring:
-    """A window that is decoded, with its scoring under way."""
+class _Window:
+    """Files of one batch, with the decoding of each new content under way, some of them together."""
 
     files: list[ScanFile]
     known: set[str]
-    contents: set[str]
-    parts: list[_Part]
+    parts: list[tuple[list[str], Decoding[_Scored]]]
 
 
 def score_scans(
@@ -100,8 +107,7 @@ def score_scans(
     limits: Limits,
     *,
     decoder: Decoder,
-    find_predicted: Callable[[Sequence[str]], set[str]],
-    find_verdicts: Callable[[Sequence[str]], dict[str, str]],
+    find_stored: FindStored,
     check_lease: Callable[[], None],
     worker: str,
     isolated: bool = False,
@@ -113,8 +119,7 @@ def score_scans(
         scorer: the run's model.
         limits: see `Limits`.
         decoder: reads and decodes.
-        find_predicted: returns those of some SHA-256 digests that are predicted already.
-        find_verdicts: returns what the gate has said of those that it has seen.
+        find_stored: looks up what is stored already of some contents.
         check_lease: is called once a window; raises where the job is no longer ours.
         worker: who scores, for the stored rows.
         isolated: decode in processes that may die, since one of these scans may be the death of them.
@@ -123,23 +128,18 @@ def score_scans(
         LeaseLost: from `check_lease`.
         DeviceFull: the device has not even the memory for one scan.
     """
-    pipeline = _Pipeline(scorer, limits, decoder, find_predicted, find_verdicts, worker=worker, isolated=isolated)
-    decoding: _Window | None = None
-    scoring: _Scoring | None = None
+    pipeline = _Pipeline(scorer, limits, decoder, find_stored, worker=worker, isolated=isolated)
+    before: _Window | None = None
     for files in pipeline.read_ahead(open_scans):
         check_lease()
         failpoint(Point.WORKER_AFTER_READ, MemoryError)
-        window = pipeline.start_decoding(files)
-        # The threads never run dry: what they decode or score next is submitted before anything is waited for.
-        following = None if decoding is None else pipeline.start_scoring(decoding)
-        if scoring is not None:
-            pipeline.end(scoring)
-        decoding, scoring = window, following
-    if decoding is not None:
-        following = pipeline.start_scoring(decoding)
-        if scoring is not None:
-            pipeline.end(scoring)
-        pipeline.end(following)
+        # The threads never run dry: what they do next is submitted before anything is waited for.
+        window = pipeline.start(files)
+        if before is not None:
+            pipeline.end(before)
+        before = window
+    if before is not None:
+        pipeline.end(before)
     return pipeline.result
 
 
@@ -149,8 +149,7 @@ class _Pipeline:
         scorer: Scorer,
         limits: Limits,
         decoder: Decoder,
-        find_predicted: Callable[[Sequence[str]], set[str]],
-        find_verdicts: Callable[[Sequence[str]], dict[str, str]],
+        find_stored: FindStored,
         *,
         worker: str,
         isolated: bool,
@@ -158,149 +157,153 @@ class _Pipeline:
         self._scorer = scorer
         self._limits = limits
         self._decoder = decoder
-        self._find_predicted = find_predicted
-        self._find_verdicts = find_verdicts
+        self._find_stored = find_stored
         self._gate = scorer.card.gate
         self._worker = worker
         self._isolated = isolated
         self._most = limits.batch_size  # scans in one batch, fewer once the device was found full
-        self._contents: dict[str, Prepared] = {}  # of this job, without their tensors
+        self._endings: dict[str, _Ending] = {}  # of this job's contents, by digest
         self._started: set[str] = set()  # contents that are, or have been, decoded by this job
         self.result = JobResult()
 
     def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[ScanFile]]:
         """Yield windows of read files, the next one always being read meanwhile."""
         roots, max_bytes = self._limits.roots, self._limits.max_file_bytes
-        reading: list[Task[ScanFile]] = []
+        reading: list[Task[list[ScanFile]]] = []
         for window in split_windows(open_scans, self._limits.batch_size, _WINDOW_BYTES):
-            upcoming = [self._decoder.submit(read_scan_file, scan, roots, max_bytes) for scan in window]
+            upcoming = [self._decoder.submit(read_scan_files, part, roots, max_bytes) for part in self._divide(window)]
             if reading:
-                yield [future.result() for future in reading]
+                yield [file for task in reading for file in task.result()]
             reading = upcoming
         if reading:
-            yield [future.result() for future in reading]
+            yield [file for task in reading for file in task.result()]
 
-    def start_decoding(self, files: list[ScanFile]) -> _Window:
+    def start(self, files: list[ScanFile]) -> _Window:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
         contents = {file.sha256: file.data for file in files if file.error is None and file.sha256 not in self._started}
-        recalled = self._recall(sorted(contents)) if contents else {}
+        stored = self._find_stored(sorted(contents)) if contents else Stored()
+        recalled = self._recall(stored.verdicts)
         for sha256, finding in recalled.items():
-            self._contents[sha256] = Prepared(None, None, finding.reason, finding.text)
-        wanted = sorted(contents.keys() - recalled.keys())
-        known = self._find_predicted(wanted) if wanted else set()
-        decoding = {
-            sha256: self._decoder.start(data, self._scorer.card.input, isolated=self._isolated, gate=self._gate)
-            for sha256, data in contents.items()
-            if sha256 not in known and sha256 not in recalled
-        }
-        self._started.update(decoding, recalled)
-        return _Window(files, known, decoding)
+            self._endings[sha256] = _Ending(reason=finding.reason, text=finding.text)
+        known = stored.predicted - recalled.keys()
+        new = [sha256 for sha256 in contents if sha256 not in known and sha256 not in recalled]
+        finish = self._score_prepared if self._limits.micro_batch else _leave
+        parts = [
+            (
+                part,
+                self._decoder.start(
+                    Contents([contents[sha256] for sha256 in part], self._scorer.card.input, self._gate, finish),
+                    isolated=self._isolated,
+                ),
+            )
+            for part in self._divide(new)
+        ]
+        self._started.update(new, recalled)
+        return _Window(files, known, parts)
 
-    def _recall(self, digests: list[str]) -> dict[str, Finding]:
+    def _recall(self, verdicts: Mapping[str, str]) -> dict[str, Finding]:
         """Return why the gate has rejected those contents before which it has; nothing where it is not acted on."""
-        if self._gate is None or not self._limits.gated:
+        if not self._limits.gated:
             return {}
-        findings = {sha256: recall(verdict) for sha256, verdict in self._find_verdicts(digests).items()}
+        findings = {sha256: recall(verdict) for sha256, verdict in verdicts.items()}
         return {sha256: finding for sha256, finding in findings.items() if finding is not None}
 
-    def start_scoring(self, window: _Window) -> _Scoring:
-        """Take what a window has decoded, and have it scored: in parts on the threads, or as a whole by `end`."""
-        prepared = {sha256: self._decoder.finish(decoding) for sha256, decoding in window.decoding.items()}
-        tensors = {}
-        for sha256, content in prepared.items():
-            self._contents[sha256] = replace(content, tensor=None)  # what is kept until the job's end
-            if content.finding is not None and self._limits.gated:
-                self._measure(sha256, Judgement())
-            elif content.tensor is not None:
-                tensors[sha256] = content.tensor
-        parts: list[_Part] = []
-        for part in self._divide(tensors):
-            task = self._decoder.submit(self._score, list(part.values())) if self._limits.micro_batch else None
-            parts.append((part, task))
-        # Of the bytes only those are needed any more whose UIDs were not read with their pixels.
-        files = [file if file.sha256 in window.known else replace(file, data=b"") for file in window.files]
-        return _Scoring(files, window.known, set(prepared), parts)
+    def _divide(self, items: list[_Item]) -> Iterator[list[_Item]]:
+        """Yield the parts that a thread does at once: large, but enough of them to keep every thread busy."""
+        size = min(self._limits.micro_batch or _HANDED_OVER, math.ceil(len(items) / self._decoder.threads))
+        for start in range(0, len(items), size or 1):
+            yield items[start : start + size]
 
-    def _divide(self, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Yield the parts of a batch that are scored at once: all of it, or enough parts to keep every thread busy."""
-        size = self._limits.batch_size
-        if self._limits.micro_batch:
-            size = min(size, self._limits.micro_batch, math.ceil(len(tensors) / self._decoder.threads))
-        pairs = list(tensors.items())
-        for start in range(0, len(pairs), size or 1):
-            yield dict(pairs[start : start + size])
-
-    def end(self, scoring: _Scoring) -> None:
+    def end(self, window: _Window) -> None:
         """Take the scores of a window, and write down the outcome of each of its files."""
-        for part, task in scoring.parts:
-            self._keep(part, task)
-        first_seen = set(scoring.contents)
-        for file in scoring.files:
-            self._end(file, scoring.known, is_first=file.sha256 in first_seen)
+        left: list[tuple[str, Prepared]] = []
+        first_seen = set()
+        for digests, decoding in window.parts:
+            prepared, scored = self._decoder.finish(decoding)
+            first_seen.update(digests)
+            to_score = list(self._take(zip(digests, prepared, strict=True)))
+            if isinstance(scored, DeviceFull):
+                self._reduce(len(to_score), scored)
+            if isinstance(scored, Judged):
+                self._keep(to_score, scored)
+            else:
+                left += to_score
+        self._score_rest(left)
+        for file in window.files:
+            self._end(file, window.known, is_first=file.sha256 in first_seen)
             first_seen.discard(file.sha256)
 
-    def _measure(self, sha256: str, judgement: Judgement) -> bool:
+    def _take(self, contents: Iterable[tuple[str, Prepared]]) -> Iterator[tuple[str, Prepared]]:
+        """Note how prepared contents end as far as it is known; yields those that are scored."""
+        for sha256, prepared in contents:
+            self._endings[sha256] = _Ending(prepared.uids, prepared.reason, prepared.text)
+            if self._is_to_score(prepared):
+                yield sha256, prepared
+            elif prepared.tensor is not None:
+                self._measure(sha256, prepared, Judgement())
+
+    def _is_to_score(self, prepared: Prepared) -> bool:
+        return prepared.tensor is not None and (prepared.finding is None or not self._limits.gated)
+
+    def _score_prepared(self, prepared: Sequence[Prepared]) -> _Scored:
+        """Score what a thread has decoded, on that thread, while it is still in its core's cache."""
+        tensors = [one.tensor for one in prepared if one.tensor is not None and self._is_to_score(one)]
+        try:
+            return self._score(tensors) if tensors else None
+        except DeviceFull as error:
+            return error
+
+    def _score_rest(self, contents: Sequence[tuple[str, Prepared]]) -> None:
+        """Score here what no thread has: a whole window as a GPU wants it, or what did not fit, in smaller parts.
+
+        Raises:
+            DeviceFull: not even one scan fits.
+        """
+        start = 0
+        while start < len(contents):
+            part = contents[start : start + self._most]
+            try:
+                judged = self._score([prepared.tensor for _, prepared in part if prepared.tensor is not None])
+            except DeviceFull as error:
+                self._reduce(len(part), error)
+                continue
+            self._keep(part, judged)
+            start += len(part)
+
+    def _measure(self, sha256: str, prepared: Prepared, judgement: Judgement) -> bool:
         """Keep what a content measures; returns whether it is to be scored.
 
         The rules that need no model go first: they know better what a picture is.
         """
-        content = self._contents[sha256]
-        if content.statistics is None:
+        if prepared.statistics is None:
             return True
-        finding = content.finding or judgement.finding
-        new = make_measurement(self._scorer, sha256, content.statistics, judgement, finding)
+        finding = prepared.finding or judgement.finding
+        new = make_measurement(self._scorer, sha256, prepared.statistics, judgement, finding)
         self.result.measurements.append(new)
         if finding is None or not self._limits.gated:
             return True
-        self._contents[sha256] = replace(content, reason=finding.reason, text=finding.text)
+        self._endings[sha256] = _Ending(prepared.uids, finding.reason, finding.text)
         return False
 
-    def _keep(self, part: dict[str, Tensor], task: Task[Judged] | None) -> None:
+    def _keep(self, contents: Sequence[tuple[str, Prepared]], judged: Judged) -> None:
         """Keep the predictions of contents, and note which of their scores are invalid."""
-        card = self._scorer.card
-        digests = list(part)
-        for start, judged in self._collect(list(part.values()), task):
-            scores = judged.scores
-            judgements = zip(digests[start : start + len(scores)], scores, judged.judgements, strict=True)
-            for sha256, row, judgement in judgements:
-                values = tuple(float(score) for score in row)
-                if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
-                    text = "the model returned a score that is no number in [0, 1]"
-                    self._contents[sha256] = replace(self._contents[sha256], reason=Reason.INVALID_SCORE, text=text)
-                    continue
-                if not self._measure(sha256, judgement):
-                    continue
-                decisions = card.decide(values)
-                self.result.predictions.extend(
-                    NewPrediction(
-                        sha256=sha256, model_digest=self._scorer.digest, preprocessing=card.preprocessing_version,
-                        label=label, score=value, decision=decision, runtime=self._scorer.runtime,
-                        provider=self._scorer.provider, device=self._scorer.device, batch_size=len(scores),
-                        worker=self._worker,
-                    )
-                    for label, value, decision in zip(card.labels, values, decisions, strict=True)
-                )  # fmt: skip
-
-    def _collect(self, tensors: list[Tensor], task: Task[Judged] | None) -> Iterator[tuple[int, Judged]]:
-        """Yield (place of the first, scores) of a part as it was scored, or of what did not fit, in smaller parts."""
-        if task is not None:
-            try:
-                judged = task.result()
-            except DeviceFull as error:
-                self._reduce(len(tensors), error)
-            else:
-                yield 0, judged
-                return
-        start = 0
-        while start < len(tensors):
-            part = tensors[start : start + self._most]
-            try:
-                judged = self._score(part)
-            except DeviceFull as error:
-                self._reduce(len(part), error)
+        card, scorer = self._scorer.card, self._scorer
+        scores: list[list[float]] = judged.scores.tolist()
+        for (sha256, prepared), values, judgement in zip(contents, scores, judged.judgements, strict=True):
+            if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
+                text = "the model returned a score that is no number in [0, 1]"
+                self._endings[sha256] = _Ending(prepared.uids, Reason.INVALID_SCORE, text)
                 continue
-            yield start, judged
-            start += len(part)
+            if not self._measure(sha256, prepared, judgement):
+                continue
+            self.result.predictions.extend(
+                NewPrediction(
+                    sha256=sha256, model_digest=scorer.digest, preprocessing=card.preprocessing_version, label=label,
+                    score=value, decision=decision, runtime=scorer.runtime, provider=scorer.provider,
+                    device=scorer.device, batch_size=len(scores), worker=self._worker,
+                )
+                for label, value, decision in zip(card.labels, values, card.decide(values), strict=True)
+            )  # fmt: skip
 
     def _score(self, tensors: list[Tensor]) -> Judged:
         failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
@@ -327,19 +330,24 @@ class _Pipeline:
         elif file.sha256 in known:
             self.result.outcomes.append(_end_scored(file, find_uids(file.data), reused=True))
         else:
-            content = self._contents[file.sha256]
-            if content.reason is not None:
-                outcome = end_without_score(file.scan, content.reason, content.text, file.sha256)
+            ending = self._endings[file.sha256]
+            if ending.reason is not None:
+                outcome = end_without_score(file.scan, ending.reason, ending.text, file.sha256)
             else:
-                outcome = _end_scored(file, content.uids, reused=not is_first)
+                outcome = _end_scored(file, ending.uids, reused=not is_first)
             self.result.outcomes.append(outcome)
 
 
+def _leave(_: Sequence[Prepared]) -> None:
+    """Score nothing on the thread that has decoded: the device wants a whole batch."""
+
+
 def _end_scored(file: ScanFile, uids: DicomUids | None, *, reused: bool) -> ScanOutcome:
-    outcome = ScanOutcome(file.scan.id, ScanStatus.SCORED, file.sha256, reused=reused)
-    if uids is None:
-        return outcome
-    return replace(outcome, study_uid=uids.study, series_uid=uids.series, instance_uid=uids.instance)
+    study, series, instance = (None, None, None) if uids is None else (uids.study, uids.series, uids.instance)
+    return ScanOutcome(
+        file.scan.id, ScanStatus.SCORED, file.sha256, reused=reused, study_uid=study, series_uid=series,
+        instance_uid=instance,
+    )  # fmt: skip
 
 
 def split_windows(open_scans: Sequence[OpenScan], batch_size: int, max_bytes: int) -> Iterator[list[OpenScan]]:

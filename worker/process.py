@@ -27,6 +27,7 @@ from worker.choosing import choose_bundle
 from worker.decoder import Decoder
 from worker.health import Progress, find_progress
 from worker.isolating import IsolationLimits
+from worker.opening import Ahead
 from worker.pipeline import Limits
 from worker.scorer import Scorer
 
@@ -50,7 +51,13 @@ class WorkerProcess:
         name: host and process id, as stored with leases and predictions.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ahead: Ahead | None = None) -> None:
+        """Make the state of this process.
+
+        Args:
+            settings: as read.
+            ahead: a model that is being opened already.
+        """
         gc.freeze()  # modules and what they hold stay: no garbage is looked for among them
         gc.set_threshold(*_COLLECT_AFTER)
         self.settings = settings
@@ -62,6 +69,7 @@ class WorkerProcess:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.progress = find_progress() if settings.has_shared_broker else Progress(None)
         self._scorers: dict[str, Scorer] = {}
+        self._ahead = ahead
         self._worked_at = time.monotonic()
         self._is_working = False
         self._opening = threading.Lock()  # two jobs of one process may want the same model at once
@@ -107,7 +115,8 @@ class WorkerProcess:
             WrongStage: the model is retired.
             DeviceError: the device that was asked for is not active.
         """
-        bundle = choose_bundle(self.engine, self.settings).bundle
+        load = load_bundle if self._ahead is None else self._ahead.load
+        bundle = choose_bundle(self.engine, self.settings, load=load).bundle
         self.open_bundle(bundle)
         return bundle
 
@@ -128,7 +137,9 @@ class WorkerProcess:
 
     def _open(self, bundle: Bundle) -> Scorer:
         # One inference thread: on a CPU it is the decoder's threads that score, each a part of a batch.
-        scorer = Scorer(bundle, self.settings.device, 1)
+        scorer = self._ahead.take_scorer(bundle) if self._ahead is not None else None
+        scorer = scorer or Scorer(bundle, self.settings.device, 1)
+        self._ahead = None
         self._scorers[scorer.digest] = scorer
         _log.info(
             "model %s ready on %s (%s), parity %.1e",

@@ -27,6 +27,11 @@ class ScanFile:
     error: ScanError | StorageError | None = None
 
 
+def read_scan_files(scans: Sequence[OpenScan], roots: Sequence[Path], max_bytes: int) -> list[ScanFile]:
+    """Read and hash the files of some scans, one after the other; arguments as for `read_scan_file`."""
+    return [read_scan_file(scan, roots, max_bytes) for scan in scans]
+
+
 def read_scan_file(scan: OpenScan, roots: Sequence[Path], max_bytes: int) -> ScanFile:
     """Read and hash a scan's file, whatever it does: one file must not end the job of 63 others.
 

@@ -1,6 +1,5 @@
 """One job from claim to commit, as a plain function that needs no Celery."""
 
-import functools
 import logging
 import math
 import time
@@ -15,23 +14,21 @@ from db.jobs import (
     Claim,
     OpenScan,
     claim_job,
-    find_predicted,
     give_back_job,
     keep_claim,
     load_open_scans,
     split_job,
     store_results,
 )
-from db.measuring import find_verdicts
 from db.runs import RunInfo, close_finished_runs, find_run
 from db.tables import jobs, runs
 from failpoints.points import Point, failpoint
-from nightread.card import Card
 from nightread.errors import DeviceError, ModelError, NightreadError
 from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.errors import LeaseLost
 from worker.lease import Heartbeat
+from worker.looking_up import find_under
 from worker.pipeline import JobResult, end_without_score, score_scans
 from worker.process import WorkerProcess
 
@@ -90,13 +87,14 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
         Exception: what nobody foresaw; the job was given back, to be tried again and in the end split.
     """
     failpoint(Point.WORKER_BEFORE_CLAIM, DatabaseUnavailable)
-    claim = _claim(process, job_id)
-    if claim is None:
+    claimed = _claim(process, job_id)
+    if claimed is None:
         return None
+    claim = claimed.claim
     process.progress.note("claimed")
     try:
         failpoint(Point.WORKER_AFTER_CLAIM)
-        return _score_claimed(process, claim)
+        return _score_claimed(process, claimed)
     except DatabaseUnavailable as error:
         _release(process, claim, error)
         raise
@@ -117,18 +115,29 @@ def _is_known(process: WorkerProcess, job_id: str) -> bool:
     return embedded is not None and not (embedded and process.settings.has_shared_broker)
 
 
-def _claim(process: WorkerProcess, job_id: str) -> Claim | None:
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """A job that is ours for now, with what is to be done."""
+
+    claim: Claim
+    run: RunInfo
+    open_scans: list[OpenScan]
+
+
+def _claim(process: WorkerProcess, job_id: str) -> _Claimed | None:
     """Claim a job; a commit whose answer was lost is found again, and is not taken for another worker's."""
     made: list[Claim] = []
     lease_s, embedded = process.settings.lease_s, not process.settings.has_shared_broker
 
-    def work(connection: Connection) -> Claim | None:
+    def work(connection: Connection) -> _Claimed | None:
         if made and keep_claim(connection, made[-1], process.name, lease_s):
-            return made[-1]
-        claim = claim_job(connection, job_id, process.name, lease_s, embedded=embedded)
-        if claim is not None:
-            made.append(claim)
-        return claim
+            claim: Claim | None = made[-1]
+        else:
+            claim = claim_job(connection, job_id, process.name, lease_s, embedded=embedded)
+        if claim is None:
+            return None
+        made.append(claim)
+        return _Claimed(claim, find_run(connection, claim.run_id), load_open_scans(connection, job_id))
 
     return write(process.engine, work)
 
@@ -153,11 +162,8 @@ def _release(process: WorkerProcess, claim: Claim, error: DatabaseUnavailable) -
             return
 
 
-def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
-    settings = process.settings
-    with reading(process.engine) as connection:
-        run = find_run(connection, claim.run_id)
-        open_scans = load_open_scans(connection, claim.job_id)
+def _score_claimed(process: WorkerProcess, claimed: _Claimed) -> JobReport:
+    settings, claim, run, open_scans = process.settings, claimed.claim, claimed.run, claimed.open_scans
     if not open_scans:
         return _store(process, claim, JobResult())
     if claim.crashes >= _most_crashes(settings):
@@ -170,8 +176,7 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
                 scorer,
                 process.make_limits(run, scorer),
                 decoder=process.decoder,
-                find_predicted=functools.partial(_find_predicted, process, run, scorer.card),
-                find_verdicts=functools.partial(_find_verdicts, process, run),
+                find_stored=find_under(process.engine, run.model_digest, scorer.card),
                 check_lease=heartbeat.check,
                 worker=process.name,
                 isolated=claim.crashes > 0,
@@ -183,16 +188,6 @@ def _score_claimed(process: WorkerProcess, claim: Claim) -> JobReport:
         _log.error("%s", error)  # the message says it all
         return _await_model(process, claim, open_scans, str(error))
     return _store(process, claim, result)
-
-
-def _find_predicted(process: WorkerProcess, run: RunInfo, card: Card, digests: Sequence[str]) -> set[str]:
-    with reading(process.engine) as connection:
-        return find_predicted(connection, digests, run.model_digest, run.preprocessing, len(card.labels))
-
-
-def _find_verdicts(process: WorkerProcess, run: RunInfo, digests: Sequence[str]) -> dict[str, str]:
-    with reading(process.engine) as connection:
-        return find_verdicts(connection, digests, run.model_digest, run.preprocessing)
 
 
 def _store(

@@ -25,8 +25,8 @@ from db.comparing import (
     stream_pairs,
 )
 from db.engine import reading, write
-from db.jobs import OpenScan, find_predicted, store_predictions
-from db.measuring import find_verdicts, store_measurements
+from db.jobs import OpenScan, store_predictions
+from db.measuring import store_measurements
 from db.registry import find_model, register_model
 from db.runs import RunInfo
 from db.types import ScanStatus
@@ -35,6 +35,7 @@ from nightread.card import Card
 from nightread.errors import NightreadError
 from nightread.reasons import Reason
 from worker.enqueueing import describe_model
+from worker.looking_up import find_under
 from worker.pipeline import JobResult, score_scans
 from worker.process import WorkerProcess
 from worker.scorer import Scorer
@@ -172,8 +173,7 @@ def _score_missing(
             scorer,
             limits,
             decoder=process.decoder,
-            find_predicted=functools.partial(_find_predicted, process, scorer.card, model),
-            find_verdicts=functools.partial(_find_verdicts, process, model),
+            find_stored=find_under(process.engine, model.digest, scorer.card),
             check_lease=lambda: None,
             worker=process.name,
         )
@@ -252,16 +252,6 @@ def _read_unpredicted(process: WorkerProcess, run: RunInfo, model: ModelKey) -> 
             return
         yield part
         last = part[-1].id
-
-
-def _find_predicted(process: WorkerProcess, card: Card, model: ModelKey, digests: Sequence[str]) -> set[str]:
-    with reading(process.engine) as connection:
-        return find_predicted(connection, digests, model.digest, model.preprocessing, len(card.labels))
-
-
-def _find_verdicts(process: WorkerProcess, model: ModelKey, digests: Sequence[str]) -> dict[str, str]:
-    with reading(process.engine) as connection:
-        return find_verdicts(connection, digests, model.digest, model.preprocessing)
 
 
 def _describe_pair(pair: Pair) -> dict[str, Any]:

@@ -14,11 +14,15 @@ class Overdue(Exception):
     """A task has run for longer than it may, and is still running."""
 
 
+class GivenUp(Exception):
+    """Nobody waits any more for the task that this thread is at; what is left of it is somebody else's to do."""
+
+
 class Task(Future[_Result]):
     """What a thread was asked to do.
 
     Attributes:
-        started_at: by the monotonic clock; None while it waits for a thread.
+        started_at: since when its limit runs, by the monotonic clock; None while it waits for a thread, or has none.
     """
 
     started_at: float | None = None
@@ -37,6 +41,7 @@ class Threads:
         self._lock = threading.Lock()
         self._started = 0
         self._given_up: set[Task[Any]] = set()
+        self._here = threading.local()
 
     @property
     def stuck(self) -> int:
@@ -58,7 +63,7 @@ class Threads:
 
         Args:
             task: of `submit`.
-            limit_s: how long it may run, in seconds; waiting for a thread does not count.
+            limit_s: how long it may run, in seconds, or each of its steps; waiting for a thread does not count.
 
         Raises:
             Overdue: it has run for that long; its thread is replaced by another, and ends should the task ever end.
@@ -71,8 +76,23 @@ class Threads:
             except TimeoutError:
                 if task.done():  # by now, or it was the task that raised this
                     return task.result()
-                if began is not None and self._give_up(task):
+                if began is not None and self._give_up(task, began):
                     raise Overdue from None
+
+    def begin_step(self, *, limited: bool = True) -> None:
+        """Let the limit of the task that calls this begin anew: it goes on to the next of several things.
+
+        Args:
+            limited: whether that next thing has a limit.
+
+        Raises:
+            GivenUp: the task was given up while it was at the last one.
+        """
+        task: Task[Any] = self._here.task
+        with self._lock:
+            if task in self._given_up:
+                raise GivenUp
+            task.started_at = time.monotonic() if limited else None
 
     def close(self) -> None:
         """Let the threads end after what is submitted; does not wait for them."""
@@ -83,9 +103,9 @@ class Threads:
         self._started += 1
         threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
 
-    def _give_up(self, task: Task[Any]) -> bool:
+    def _give_up(self, task: Task[Any], began: float) -> bool:
         with self._lock:
-            if task.done():
+            if task.done() or task.started_at != began:
                 return False
             self._given_up.add(task)
             self._start_thread()
@@ -95,6 +115,7 @@ class Threads:
         while (item := self._queue.get()) is not None:
             task, work, arguments = item
             task.started_at = time.monotonic()
+            self._here.task = task
             error, result = None, None
             try:
                 result = work(*arguments)
@@ -108,4 +129,6 @@ class Threads:
                 if task in self._given_up:  # another thread has taken this one's place
                     self._given_up.remove(task)
                     return
-            del item, task, work, arguments, error, result  # while waiting, no scan is kept in memory
+            # While waiting, no scan is kept in memory.
+            self._here.task = None
+            del item, task, work, arguments, error, result

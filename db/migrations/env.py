@@ -4,7 +4,8 @@ from typing import Any
 
 from alembic import context
 
-from db.tables import Base
+from db import partial_indexes as _partial_indexes  # noqa: F401  # they complete the metadata
+from db.tables import metadata
 from failpoints.points import Point, failpoint
 
 
@@ -14,7 +15,7 @@ def _pass_revision(*_: Any, **__: Any) -> None:
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=metadata,
     render_as_batch=True,  # SQLite cannot alter most things in place
     transaction_per_migration=False,  # all or nothing: an interrupted upgrade leaves the old schema whole
     on_version_apply=_pass_revision,

@@ -237,14 +237,3 @@ def test_output_into_a_closed_pipe_is_no_error(env, tmp_path):
 def test_doctor_finds_nothing_wrong_on_a_fresh_machine(env, tmp_path):
     findings = last_json(run("doctor", "--json", env=env, cwd=tmp_path))
     assert [finding["check"] for finding in findings if not finding["ok"]] == []
-
-
-def test_the_program_starts_without_its_heavy_imports():
-    loaded = subprocess.run(
-        [PROGRAM.with_name("python"), "-X", "importtime", "-c",
-         "import sys; sys.argv=['nightread','--help']\nfrom cli.main import run\nrun()"],
-        capture_output=True, text=True, check=True,
-    ).stderr  # fmt: skip
-    imported = {line.rpartition("|")[2].strip() for line in loaded.splitlines()}
-    assert "typer" in imported
-    assert not imported & {"numpy", "sqlalchemy", "celery", "onnxruntime", "PIL", "pydicom", "pydantic", "tensorflow"}

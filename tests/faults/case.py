@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from db.engine import make_engine, reading, write
-from db.tables import Base
+from db.tables import metadata
 from db.types import ScanStatus
 from nightread.bundle import find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
@@ -193,9 +193,9 @@ class Case:
 
     def share_done(self) -> float:
         with reading(self.engine) as connection:
-            ended = sa.func.count().filter(Base.metadata.tables["scans"].c.status != ScanStatus.QUEUED)
+            ended = sa.func.count().filter(metadata.tables["scans"].c.status != ScanStatus.QUEUED)
             done, found = connection.execute(
-                sa.select(ended, sa.func.count()).select_from(Base.metadata.tables["scans"])
+                sa.select(ended, sa.func.count()).select_from(metadata.tables["scans"])
             ).one()
         return done / found if found else 0.0
 
@@ -338,7 +338,7 @@ class Case:
                 worker.send_all(signal.SIGCONT)
         shutil.rmtree(self.gates)
         self.gates.mkdir()
-        tables = ", ".join(Base.metadata.tables)
+        tables = ", ".join(metadata.tables)
         write(self.engine, lambda connection: connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY")))
         with self.rig.redis.connect() as client:
             client.flushall()

@@ -18,7 +18,7 @@ from cli.reports import summarise
 from db.engine import reading
 from db.queries import count_decisions
 from db.runs import find_run
-from db.tables import Base, jobs, models, predictions, results, runs, scans, worklist_rows
+from db.tables import jobs, metadata, models, predictions, results, runs, scans, worklist_rows
 from db.tallies import read_tallies
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from nightread.card import Card
@@ -302,7 +302,7 @@ def _check_workers(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _check_columns(connection: Connection, canaries: Sequence[str]) -> Iterator[Violation]:
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         for column in table.columns:
             is_text = isinstance(column.type, String | Text | JSON) and not isinstance(column.type, Enum)
             if not is_text or (table.name, column.name) in _PATH_COLUMNS:

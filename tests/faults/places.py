@@ -14,7 +14,7 @@ import redis
 from sqlalchemy import Engine, insert, select, text, update
 
 from db.engine import reading, write
-from db.tables import Base, jobs, predictions, runs, scans, stage_changes, tallies
+from db.tables import jobs, metadata, predictions, runs, scans, stage_changes, tallies
 from db.types import JobStatus, database_now
 from tests.faults.checker import Evidence, Expected, Outcome, Violation, check
 from tests.faults.forking import DRAIN, KILLED, Forker
@@ -96,15 +96,15 @@ class Place:
         with reading(self.engine) as connection:
             rows = {
                 table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
-                for table in Base.metadata.sorted_tables
+                for table in metadata.sorted_tables
             }
         return State(rows, {key: self.redis.dump(key) for key in self.redis.keys("*")})
 
     def restore(self, state: State) -> None:
         def work(connection: Any) -> None:
-            for table in reversed(Base.metadata.sorted_tables):
+            for table in reversed(metadata.sorted_tables):
                 connection.execute(table.delete())
-            for table in Base.metadata.sorted_tables:
+            for table in metadata.sorted_tables:
                 if state.rows[table.name]:
                     connection.execute(insert(table), state.rows[table.name])
             if self.engine.dialect.name == "postgresql":  # whose next ids go on from where this place once was

@@ -1,6 +1,7 @@
 """Runs are written, found, counted, closed, cancelled and retried so that every scan stays accounted for."""
 
 import csv
+import itertools
 import json
 import os
 import uuid
@@ -245,7 +246,11 @@ class TestClosing:
         at_once([lambda: score_all(engine, first), lambda: score_all(engine, second)])
         assert fetch_run(engine, run_id).status is RunStatus.FINISHED
 
-    def test_neither_of_two_open_transactions_sees_the_others_end_but_the_close_after_both_does(self, postgres_engine):
+    def test_neither_of_two_open_transactions_sees_the_others_end_but_the_close_after_both_does(
+        self, postgres_engine, monkeypatch
+    ):
+        slots = itertools.count()  # drawn, they may be the same: then the second waits for the first
+        monkeypatch.setattr(db.tallies, "_choose_slot", lambda connection: next(slots))
         run_id = add_run(postgres_engine, 2, job_size=1)
         first, second = (claim(postgres_engine, job_id) for job_id in job_ids(postgres_engine, run_id))
         with postgres_engine.connect() as one, postgres_engine.connect() as two:

@@ -13,12 +13,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 
+import db.partial_indexes  # completes the metadata
 import db.schema
 from db.engine import make_engine, reading, write
 from db.errors import SchemaOutdated
 from db.registry import find_production, list_stage_changes
 from db.schema import REVISION, ensure_schema, read_revision, upgrade
-from db.tables import Base, jobs, results
+from db.tables import jobs, metadata, results
 from db.types import database_now
 from tests.compose import ROOT
 from tests.db_factories import add_run, at_once, claim, open_scans
@@ -70,12 +71,12 @@ def set_revision(engine, revision):
 def test_the_migrations_make_what_the_tables_declare(engine):
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, metadata) == []
 
 
 def test_checks_and_their_names_are_those_of_the_tables(engine):
     inspector = inspect(engine)
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         declared = {
             str(constraint.name)
             for constraint in table.constraints
@@ -164,7 +165,7 @@ def test_a_file_is_made_and_upgraded_by_itself(sqlite_url):
 
 
 def test_every_column_that_needs_a_word_has_its_comment_in_the_database(postgres_engine):
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         stored = {column["name"]: column["comment"] for column in inspect(postgres_engine).get_columns(table.name)}
         assert stored == {column.name: column.comment for column in table.columns}
         uncommented = {name for name, comment in stored.items() if not comment}

@@ -27,7 +27,7 @@ from tests.db_factories import (
     shift_time,
 )
 from tests.worker_factories import add_job_of, add_run_of, run_process, write_scans
-from worker import decoding, scoring
+from worker import decoding, looking_up, scoring
 from worker.lease import Heartbeat
 from worker.scorer import Scorer
 from worker.scoring import backoff_s, score_job
@@ -290,7 +290,7 @@ class TestCrashes:
                 raise DatabaseUnavailable("away")
 
             with monkeypatch.context() as patch:
-                patch.setattr(scoring, "find_predicted", go_away)
+                patch.setattr(looking_up, "find_predicted", go_away)
                 with pytest.raises(DatabaseUnavailable):
                     score_job(process, job_id)
             job = fetch_job(engine, job_id)
@@ -310,7 +310,7 @@ class TestCrashes:
                 raise DatabaseUnavailable("away")
 
             with monkeypatch.context() as patch:
-                patch.setattr(scoring, "find_predicted", go_away)
+                patch.setattr(looking_up, "find_predicted", go_away)
                 for _ in range(3):
                     with pytest.raises(DatabaseUnavailable):
                         score_job(process, job_id)

@@ -14,7 +14,7 @@ import nightread
 from cli.main import app
 from nightread.errors import NightreadError
 from nightread.reasons import Reason
-from nightread.settings import Settings
+from nightread.settings import Settings, read_settings
 from tests.compose import ROOT, MissingVariableError, list_variables, load_compose
 
 
@@ -117,12 +117,13 @@ class TestCompose:
             assert all(mount["read_only"] is True for mount in mounts.values()), name
             assert services[name]["environment"]["NIGHTREAD_SCAN_ROOTS"] == "/scans"
 
-    def test_our_services_get_settings_that_are_valid(self, services, monkeypatch):
+    def test_our_services_get_settings_that_are_valid(self, services, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)  # away from a developer's own .env
         for name in OF_NIGHTREAD:
             environment = services[name]["environment"]
             for variable, value in environment.items():
                 monkeypatch.setenv(variable, str(value))
-            settings = Settings(_env_file=None)
+            settings = read_settings()
             assert settings.has_shared_broker
             assert settings.database_url.get_secret_value().startswith("postgresql://")
             known = {f"NIGHTREAD_{field.upper()}" for field in Settings.model_fields}

@@ -15,6 +15,7 @@ from tests.factories import encode_jpeg, small_chest
 from tests.program import ROOT
 from worker.decoder import Decoder
 from worker.isolating import IsolationLimits
+from worker.looking_up import Stored
 from worker.pipeline import Limits, score_scans
 from worker.scorer import Scorer
 
@@ -74,8 +75,7 @@ def run_job(night, scorer, micro_batch=0):
     try:
         return score_scans(
             scans, scorer, Limits([night], 10**6, 7, micro_batch), decoder=decoder,
-            find_predicted=lambda digests: set(), find_verdicts=lambda digests: {},
-            check_lease=lambda: None, worker="worker-1",
+            find_stored=lambda digests: Stored(), check_lease=lambda: None, worker="worker-1",
         )  # fmt: skip
     finally:
         decoder.close()

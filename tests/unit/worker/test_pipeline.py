@@ -19,6 +19,7 @@ from worker import decoding, scan_files
 from worker.decoder import Decoder
 from worker.errors import LeaseLost
 from worker.isolating import IsolationLimits
+from worker.looking_up import Stored
 from worker.pipeline import Limits, end_without_score, score_scans, split_windows
 from worker.scorer import Inference
 
@@ -88,8 +89,8 @@ def digest_of(folder, name):
 def run(folder, names, scorer, decoder, *, batch_size=4, micro_batch=0, known=(), check_lease=lambda: None):
     return score_scans(
         list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size, micro_batch), decoder=decoder,
-        find_predicted=lambda digests: set(digests) & set(known),
-        find_verdicts=lambda digests: {}, check_lease=check_lease, worker="worker-1",
+        find_stored=lambda digests: Stored(set(digests) & set(known)),
+        check_lease=check_lease, worker="worker-1",
     )  # fmt: skip
 
 
@@ -198,14 +199,13 @@ def test_a_known_content_whose_uids_cannot_be_read_is_scored_all_the_same(folder
 def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, scorer, decoder):
     asked = []
 
-    def find_predicted(digests):
+    def find_stored(digests):
         asked.append(digests)
-        return set()
+        return Stored()
 
     score_scans(
         list_scans(folder, ["one", "two", "copy-of-one", "one", "text", "empty"]), scorer,
-        Limits([folder], MAX_BYTES, 2), decoder=decoder, find_predicted=find_predicted,
-        find_verdicts=lambda digests: {},
+        Limits([folder], MAX_BYTES, 2), decoder=decoder, find_stored=find_stored,
         check_lease=lambda: None, worker="worker-1",
     )  # fmt: skip
     assert asked[0] == sorted([digest_of(folder, "one"), digest_of(folder, "two")])

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.program import wait_until
-from worker.threads import Overdue, Threads
+from worker.threads import GivenUp, Overdue, Threads
 
 
 @pytest.fixture
@@ -68,3 +68,34 @@ def test_what_was_done_by_then_is_never_overdue(threads):
     wait_until(task.done, "the task")
     task.started_at -= 1000
     assert threads.wait(task, 0.001) == 1
+
+
+def test_each_step_of_a_task_has_the_limit_by_itself(threads):
+    def go():
+        for _ in range(4):
+            threads.begin_step()
+            time.sleep(0.2)
+        threads.begin_step(limited=False)
+        time.sleep(0.7)
+        return "done"
+
+    assert threads.wait(threads.submit(go), 0.5) == "done"
+
+
+def test_a_task_that_was_given_up_goes_no_further(threads):
+    release, steps = threading.Event(), []
+
+    def go():
+        for step in range(3):
+            threads.begin_step()
+            steps.append(step)
+            if step == 1:
+                release.wait()
+
+    task = threads.submit(go)
+    with pytest.raises(Overdue):
+        threads.wait(task, 0.2)
+    release.set()
+    wait_until(task.done, "the thread to come back after all")
+    assert steps == [0, 1]
+    assert isinstance(task.exception(), GivenUp)
