@@ -225,11 +225,12 @@ class TestWorker:
         assert "WORKER_PUT_OFF" in names_of(points)
 
     @pytest.mark.parametrize("action", ["kill", "raise"])
-    def test_whose_heartbeat_meets_a_fault(self, place, enqueued, action):
+    def test_whose_heartbeat_meets_a_fault(self, place, enqueued, told, action):
         start, accepted = enqueued
         place.restore(start)
         slow = "worker-reading:sleep-0.8:1,worker-heartbeat:{}:1"
         point, _ = place.strike(DRAIN, failpoint=slow.format(action), lease_s=1, sweep_s=1)
+        told.append(point)
         assert point == "worker-heartbeat"
         place.recover()
         assert_sound(place, accepted, point, 1)
@@ -254,6 +255,18 @@ def test_enqueue(places, place, ward_of_four, told):
         "ENQUEUE_IN_TRANSACTION", "ENQUEUE_BEFORE_COMMIT", "ENQUEUE_AFTER_COMMIT", "WRITE_BEFORE_COMMIT",
         "WRITE_AFTER_COMMIT", "PUBLISH_AFTER_MARK", "PUBLISH_BETWEEN", "PUBLISH_AFTER_SENDING",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["kill", "raise"])
+def test_enqueue_that_can_neither_send_nor_take_its_marks_back(place, ward_of_four, told, action):
+    expected = expect_of(place, ward_of_four)
+    point, _ = place.strike(
+        "enqueue", ward_of_four, failpoint=f"publish-between:raise:1,publish-before-unmark:{action}:1"
+    )
+    told.append(point)
+    assert point == "publish-before-unmark"
+    place.recover()
+    assert_sound(place, {place.run_ids()[-1]: expected}, point, 1)
 
 
 def test_enqueue_that_meets_a_fault(places, place, ward_of_four, told):
