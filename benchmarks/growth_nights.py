@@ -7,7 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
+from db.jobs import ScanOutcome
 from db.tallies import tally_scans
+from db.types import ScanStatus
 
 _WARD = 1_000
 _SIDE_PX = 8
@@ -71,9 +73,14 @@ def fill_run(connection: Connection, run_id: str) -> None:
         ),
         given,
     )
-    ids = list(connection.execute(text("SELECT id FROM scans WHERE run_id = :run ORDER BY id"), given).scalars())
-    for start in range(0, len(ids), 5_000):
-        tally_scans(connection, run_id, ids[start : start + 5_000])
+    ended = [
+        ScanOutcome(scan_id, ScanStatus.SCORED, sha256)
+        for scan_id, sha256 in connection.execute(
+            text("SELECT id, sha256 FROM scans WHERE run_id = :run ORDER BY id"), given
+        )
+    ]
+    for start in range(0, len(ended), 5_000):
+        tally_scans(connection, run_id, ended[start : start + 5_000])
     connection.execute(text("UPDATE jobs SET status = 'done', finished_at = created_at WHERE run_id = :run"), given)
     connection.execute(text("UPDATE runs SET status = 'finished', finished_at = created_at WHERE id = :run"), given)
 

@@ -64,7 +64,7 @@ def _insert(dialect: str, table: Table) -> "postgresql.Insert | sqlite.Insert":
 
 
 def copy_in(
-    connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[str | int | bool | None]]
+    connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[str | float | bool | None]]
 ) -> None:
     """Insert any number of rows by the fastest way that the database has, with memory for a few thousand.
 

@@ -250,7 +250,7 @@ def store_results(
     failpoint(Point.WORKER_IN_COMMIT if retry_in_s is None else Point.WORKER_PUT_OFF)
     if outcomes:
         _end_scans(connection, claim, outcomes, now)
-        tally_scans(connection, claim.run_id, sorted(outcome.scan_id for outcome in outcomes))
+        tally_scans(connection, claim.run_id, outcomes)
     return True
 
 

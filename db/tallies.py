@@ -7,31 +7,17 @@ nobody waits in a circle.
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from sqlalchemy import (
-    BindParameter,
-    Connection,
-    Insert,
-    Integer,
-    Select,
-    String,
-    bindparam,
-    case,
-    cast,
-    func,
-    insert,
-    literal,
-    select,
-    union_all,
-)
+from sqlalchemy import Connection, Insert, Row, Select, bindparam, exists, func, insert, select
 
-from db.dialects import built_once, insert_adding
+from db.dialects import built_once, copy_in, insert_adding
 from db.queries import count_decisions, count_reasons, find_providers
-from db.tables import results, runs, scans, tallies, worklist_rows
+from db.tables import models, predictions, runs, scans, tallies, worklist_rows
 from db.types import ScanStatus, UtcDateTime, database_now
 
 #: A count that a tally holds: what of, and the reason, decision or provider.
@@ -159,83 +145,89 @@ def begin_tally(connection: Connection, run_id: str, found: int, refused: Mappin
         found: its scans, whatever became of them.
         refused: how many of them are terminal from the start, by status and reason code.
     """
-    now: datetime = connection.execute(select(database_now())).scalar_one()
-    connection.execute(insert(tallies), _make_rows(run_id, 0, {(FOUND, ""): found, **refused}, now))
+    begun = insert(tallies).values(changed_at=database_now())
+    connection.execute(begun, _make_rows(run_id, 0, {(FOUND, ""): found, **refused}))
 
 
-def tally_scans(connection: Connection, run_id: str, scan_ids: Sequence[int]) -> None:
-    """Add scans that have just become terminal to their run's tally and worklist, last in the caller's transaction."""
-    if not scan_ids or not _has_tally(connection, run_id):
+class Ended(Protocol):
+    """A scan that has just become terminal."""
+
+    @property
+    def scan_id(self) -> int: ...  # noqa: D102
+    @property
+    def status(self) -> ScanStatus: ...  # noqa: D102
+    @property
+    def sha256(self) -> str | None: ...  # noqa: D102
+    @property
+    def reason_code(self) -> str | None: ...  # noqa: D102
+    @property
+    def reused(self) -> bool: ...  # noqa: D102
+
+
+def tally_scans(connection: Connection, run_id: str, ended: Sequence[Ended]) -> None:
+    """Add scans that have just become terminal to their run's tally and worklist, last in the caller's transaction.
+
+    Their predictions are looked up by content: the view over all tables, of which a new database has no statistics
+    yet, went through every prediction for each scan.
+    """
+    model = connection.execute(_select_model(connection), {"of_run": run_id}).first()
+    if not ended or model is None:
         return
-    connection.execute(_insert_worklist_rows(connection), {"of_scans": scan_ids})
-    added = {"of_scans": scan_ids, "of_run": run_id, "to_slot": _choose_slot(connection)}
-    connection.execute(_add_scans(connection), added)
+    digests = sorted({scan.sha256 for scan in ended if scan.status is ScanStatus.SCORED and scan.sha256 is not None})
+    wanted = {"digests": digests, "of_model": model.model_digest, "of_preprocessing": model.preprocessing}
+    stored: dict[str | None, list[Row[str, str, str, float, str]]] = {}
+    for row in connection.execute(_select_scores(connection), wanted) if digests else ():
+        stored.setdefault(row.sha256, []).append(row)
+    counts: Counter[TallyKey] = Counter()
+    worklist: list[tuple[str, str, str, float, int]] = []
+    for scan in ended:
+        counts[scan.status.value, REUSED if scan.reused else scan.reason_code or ""] += 1
+        for row in stored.get(scan.sha256, ()) if scan.status is ScanStatus.SCORED else ():
+            counts.update({(LABEL, row.label): 1, (DECISION, row.decision): 1, (PROVIDER, row.provider): 1})
+            worklist.append((run_id, row.label, row.decision, -row.score, scan.scan_id))
+    copy_in(connection, worklist_rows, [column.name for column in worklist_rows.c], worklist)
+    connection.execute(_add_counts(connection), _make_rows(run_id, _choose_slot(connection), counts))
 
 
 @built_once
-def _insert_worklist_rows(_: str) -> Insert:
-    of_scans = results.c.scan_id.in_(bindparam("of_scans", expanding=True))
-    rows = select(results.c.run_id, results.c.label, results.c.decision, -results.c.score, results.c.scan_id)
-    names = [column.name for column in worklist_rows.c]
-    return insert(worklist_rows).from_select(names, rows.where(of_scans, results.c.label.is_not(None)))
+def _select_model(_: str) -> Select[str, str]:
+    """Of a run that has a tally, that is, was made by a release that keeps them; a part of one is worse than none."""
+    is_kept = exists().where(tallies.c.run_id == runs.c.id, tallies.c.slot == 0, tallies.c.kind == FOUND)
+    return (
+        select(runs.c.model_digest, models.c.preprocessing)
+        .join(models, models.c.digest == runs.c.model_digest)
+        .where(runs.c.id == bindparam("of_run"), is_kept)
+    )
 
 
 @built_once
-def _add_scans(dialect: str) -> Insert:
-    ids: BindParameter[int] = bindparam("of_scans", expanding=True)
-    of_scans = results.c.scan_id.in_(ids)
-    name = case((scans.c.reused, REUSED), else_=func.coalesce(scans.c.reason_code, ""))
-    counted = union_all(
-        select(cast(scans.c.status, String).label("kind"), name.label("name"), func.count().label("count"))
-        .where(scans.c.id.in_(ids), scans.c.status != ScanStatus.QUEUED)
-        .group_by(scans.c.status, name),
-        *(
-            select(literal(kind), column, func.count()).where(of_scans, column.is_not(None)).group_by(column)
-            for kind, column in (
-                (LABEL, results.c.label),
-                (DECISION, results.c.decision),
-                (PROVIDER, results.c.provider),
-            )
-        ),
-    ).subquery()
-    summed = (
-        select(
-            bindparam("of_run", type_=String()), bindparam("to_slot", type_=Integer()), counted.c.kind,
-            counted.c.name, counted.c["count"], database_now(),
-        )
-        .where(counted.c["count"] > 0)
-        .order_by(counted.c.kind, counted.c.name)
-    )  # fmt: skip
-    return insert_adding(dialect, tallies).from_select([column.name for column in tallies.c], summed)
+def _select_scores(_: str) -> Select[str, str, str, float, str]:
+    return select(
+        predictions.c.sha256, predictions.c.label, predictions.c.decision, predictions.c.score, predictions.c.provider
+    ).where(
+        predictions.c.sha256.in_(bindparam("digests", expanding=True)),
+        predictions.c.model_digest == bindparam("of_model"),
+        predictions.c.preprocessing == bindparam("of_preprocessing"),
+    )
+
+
+@built_once
+def _add_counts(dialect: str) -> Insert:
+    return insert_adding(dialect, tallies).values(changed_at=database_now())
 
 
 def change_tally(connection: Connection, run_id: str, changes: Mapping[TallyKey, int]) -> None:
     """Add counts to a run's tally, or take some away, last in the caller's transaction."""
     changes = {key: change for key, change in changes.items() if change}
-    if not changes or not _has_tally(connection, run_id):
-        return
-    now: datetime = connection.execute(select(database_now())).scalar_one()
-    rows = _make_rows(run_id, _choose_slot(connection), changes, now)
-    connection.execute(insert_adding(connection.dialect.name, tallies), rows)
+    if changes and connection.execute(_select_model(connection), {"of_run": run_id}).first() is not None:
+        connection.execute(_add_counts(connection), _make_rows(run_id, _choose_slot(connection), changes))
 
 
-def _make_rows(run_id: str, slot: int, counts: Mapping[TallyKey, int], now: datetime) -> list[dict[str, Any]]:
+def _make_rows(run_id: str, slot: int, counts: Mapping[TallyKey, int]) -> list[dict[str, Any]]:
     return [
-        {"run_id": run_id, "slot": slot, "kind": kind, "name": name, "count": count, "changed_at": now}
+        {"run_id": run_id, "slot": slot, "kind": kind, "name": name, "count": count}
         for (kind, name), count in sorted(counts.items())
     ]
-
-
-def _has_tally(connection: Connection, run_id: str) -> bool:
-    """Whether a run was made by a release that keeps tallies; a part of one would be worth less than none."""
-    return connection.execute(_select_first_tally(connection), {"of_run": run_id}).first() is not None
-
-
-@built_once
-def _select_first_tally(_: str) -> Select[str]:
-    return select(tallies.c.run_id).where(
-        tallies.c.run_id == bindparam("of_run"), tallies.c.slot == 0, tallies.c.kind == FOUND
-    )
 
 
 def _choose_slot(connection: Connection) -> int:
