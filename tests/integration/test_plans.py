@@ -6,13 +6,14 @@ from contextlib import closing, contextmanager
 import pytest
 from sqlalchemy import event, text
 
-from db.jobs import count_leases, load_open_scans, take_due_jobs
+from db.engine import write
+from db.jobs import count_leases, load_open_scans, store_results, take_due_jobs
 from db.queries import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
 from db.tallies import read_tallies
 from db.types import ScanStatus
 from db.worklist import Position, read_page, read_progress
-from tests.db_factories import add_run
+from tests.db_factories import add_run, claim, job_ids, new_prediction, open_scans, scored
 from tests.web_page import add_night
 
 WHOLE_TABLES = re.compile(r"(?:SCAN|Seq Scan on) (?:scans|jobs|predictions|worklist_rows|tallies)\b(?! USING)")
@@ -91,3 +92,26 @@ def test_rows_come_in_the_order_of_an_index(connection, run_id):
     with watch(connection) as plans:
         WORK["results"](connection, run_id)
     assert [plan for plan in plans if SORTS.search(plan)] == []
+
+
+def test_ending_a_job_reads_its_own_predictions_however_many_there_are(postgres_engine):
+    """On tables that were filled just now, of which PostgreSQL has no statistics yet."""
+    read = []
+    query = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'predictions'")
+
+    def end(held):
+        scans = open_scans(postgres_engine, held.job_id)
+        outcomes, predictions = [scored(scan) for scan in scans], [new_prediction(scan.id) for scan in scans]
+
+        def work(connection):
+            for way in ("seqscan", "bitmapscan"):  # of so small a table they would be right
+                connection.execute(text(f"SET LOCAL enable_{way} = off"))
+            before = connection.execute(query).scalar_one()
+            assert store_results(connection, held, outcomes, predictions)
+            read.append(connection.execute(query).scalar_one() - before)
+
+        write(postgres_engine, work)
+
+    for job_id in job_ids(postgres_engine, add_run(postgres_engine, 480, job_size=48)):
+        end(claim(postgres_engine, job_id))
+    assert read == [48] * 10
