@@ -26,13 +26,13 @@ from sqlalchemy import Connection, Engine, func, select
 
 from benchmarks.growth_nights import draw_night, fill_run, tidy
 from db.engine import make_engine, reading, write
-from db.jobs import count_leases, take_due_jobs
 from db.queries import ResultFilter, read_clock
 from db.runs import close_finished_runs, find_run, list_runs
 from db.schema import upgrade
 from db.tables import jobs
 from db.tallies import read_tallies
 from db.types import UtcDateTime
+from db.waiting import count_leases, take_due_jobs
 from db.worklist import Position, read_page
 from nightread.finding import Walk, find_scans
 from tests.onnx_factories import write_tiny_bundle

@@ -14,9 +14,9 @@ def follow_run(engine: "Engine", run_id: str, *, as_json: bool) -> int:
     from cli.console import progress_bar
     from cli.reports import report_run
     from db.engine import reading
-    from db.jobs import count_leases
     from db.runs import find_run
     from db.tallies import read_tallies
+    from db.waiting import count_leases
 
     with progress_bar("waiting for a worker", None) as bar:
         while True:

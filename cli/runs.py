@@ -87,10 +87,10 @@ def status(
     from cli.following import follow_run
     from cli.reports import print_summary, summarise
     from db.engine import reading
-    from db.jobs import count_leases
     from db.queries import read_clock
     from db.runs import find_run
     from db.tallies import read_tallies
+    from db.waiting import count_leases
 
     engine = open_database()
     with reading(engine) as connection:

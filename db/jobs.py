@@ -37,6 +37,7 @@ from db.runs import new_job
 from db.tables import jobs, predictions, runs, scans
 from db.tallies import tally_scans
 from db.types import JobStatus, RunStatus, ScanStatus, UtcDateTime, database_now
+from db.waiting import has_run_out, is_due
 from failpoints.points import Point, failpoint
 
 
@@ -116,11 +117,10 @@ def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float, 
 
 @built_once
 def _claim_one(_: str) -> ReturningUpdate[str, int, int, int]:
-    ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
     is_anothers = exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
     return (
         update(jobs)
-        .where(jobs.c.id == bindparam("of_job"), or_(_is_due(), ran_out))
+        .where(jobs.c.id == bindparam("of_job"), or_(is_due(), has_run_out()))
         .where(or_(bindparam("may_be_embedded", type_=Boolean()), ~is_anothers))
         .values(
             status=JobStatus.LEASED,
@@ -374,89 +374,6 @@ def suspect_jobs(connection: Connection, run_id: str) -> int:
         scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED, scans.c.path.in_(deadly)
     )
     return connection.execute(update(jobs).where(jobs.c.id.in_(holding)).values(crashes=1)).rowcount
-
-
-def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run_id: str | None = None) -> list[str]:
-    """Mark up to `limit` jobs as published, oldest first, and return their ids; the caller commits, then publishes.
-
-    A job is due where nobody holds it, its back-off is over, and no message was sent for it in the last `republish_s`
-    seconds: a message that nobody took in that time is taken for lost.
-
-    Args:
-        connection: in a transaction.
-        limit: the most jobs to take.
-        republish_s: see above.
-        run_id: where given, jobs of this run alone; else those of all runs but embedded ones, whose own process
-            publishes them.
-    """
-    if limit <= 0:
-        return []
-    ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
-    unsent = or_(jobs.c.published_at.is_(None), jobs.c.published_at < database_now(-republish_s))
-    query = (
-        select(jobs.c.id)
-        .join(runs, runs.c.id == jobs.c.run_id)
-        .where(jobs.c.status != JobStatus.DONE, or_(_is_due(), ran_out), unsent)
-        .where(jobs.c.run_id == run_id if run_id else ~runs.c.embedded)
-        .order_by(jobs.c.created_at, jobs.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=jobs)
-    )
-    ids = list(connection.execute(query).scalars())
-    if ids:
-        connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(published_at=database_now()))
-    return ids
-
-
-def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
-    """Take back `take_due_jobs` for jobs whose message could not be sent."""
-    connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=None))
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Jobs that a worker could take now, and how long the oldest of them has been waiting, in seconds."""
-
-    jobs: int
-    longest_s: float
-
-
-def count_waiting_jobs(connection: Connection, *, unpublished_s: float | None = None) -> Waiting:
-    """Return how much work waits for workers, embedded runs left out.
-
-    Args:
-        connection: for reading.
-        unpublished_s: where given, only jobs for which no message was sent in that time.
-    """
-    ran_out = and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
-    since = case(
-        (jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at),
-        else_=func.coalesce(jobs.c.not_before, jobs.c.created_at),
-    )
-    query = (
-        select(func.count(), func.min(since, type_=UtcDateTime()), database_now())
-        .join(runs, runs.c.id == jobs.c.run_id)
-        .where(jobs.c.status != JobStatus.DONE, or_(_is_due(), ran_out), ~runs.c.embedded)
-    )
-    if unpublished_s is not None:
-        sent = jobs.c.published_at
-        query = query.where(or_(sent.is_(None), sent < database_now(-unpublished_s)))
-    count, oldest, now = connection.execute(query).one()
-    return Waiting(count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
-
-
-def count_leases(connection: Connection, run_id: str | None = None) -> int:
-    """Return how many workers hold a live lease now, on any run or on one."""
-    query = select(func.count(jobs.c.lease_holder.distinct())).where(
-        jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at >= database_now()
-    )
-    return int(connection.execute(query.where(jobs.c.run_id == run_id) if run_id else query).scalar_one())
-
-
-def _is_due() -> ColumnElement[bool]:
-    return and_(
-        jobs.c.status == JobStatus.QUEUED, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= database_now())
-    )
 
 
 def _is_ours() -> ColumnElement[bool]:

@@ -1,9 +1,118 @@
-"""What is on its way from the table of jobs to a worker, as whoever publishes must know it."""
+"""Which jobs wait for a worker, and which messages are on their way: what whoever publishes must know."""
 
-from sqlalchemy import Connection, func, select
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from db.tables import jobs
-from db.types import JobStatus, database_now
+from sqlalchemy import ColumnElement, Connection, Integer, Select, and_, bindparam, case, func, or_, select, update
+
+from db.dialects import built_once
+from db.tables import jobs, runs
+from db.types import JobStatus, UtcDateTime, database_now
+
+
+def is_due() -> ColumnElement[bool]:
+    """Of a job: that nobody holds it and its back-off is over."""
+    return and_(
+        jobs.c.status == JobStatus.QUEUED, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= database_now())
+    )
+
+
+def has_run_out() -> ColumnElement[bool]:
+    """Of a job: that the lease of whoever holds it has run out."""
+    return and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
+
+
+def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run_id: str | None = None) -> list[str]:
+    """Mark up to `limit` jobs as published, oldest first, and return their ids; the caller commits, then publishes.
+
+    A job is due where nobody holds it, its back-off is over, and no message was sent for it in the last `republish_s`
+    seconds: a message that nobody took in that time is taken for lost.
+
+    Args:
+        connection: in a transaction.
+        limit: the most jobs to take.
+        republish_s: see above.
+        run_id: where given, jobs of this run alone; else those of all runs but embedded ones, whose own process
+            publishes them.
+    """
+    if limit <= 0:
+        return []
+    wanted: dict[str, Any] = {"most": limit, "since_s": -republish_s}
+    if run_id is None:
+        query = _select_due(connection)
+    else:
+        query, wanted["of_run"] = _select_due_of_run(connection), run_id
+    ids = list(connection.execute(query, wanted).scalars())
+    if ids:
+        connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(published_at=database_now()))
+    return ids
+
+
+@built_once
+def _select_due(_: str) -> Select[str]:
+    return _select_unsent().where(~runs.c.embedded)
+
+
+@built_once
+def _select_due_of_run(_: str) -> Select[str]:
+    return _select_unsent().where(jobs.c.run_id == bindparam("of_run"))
+
+
+def _select_unsent() -> Select[str]:
+    unsent = or_(jobs.c.published_at.is_(None), jobs.c.published_at < database_now("since_s"))
+    return (
+        select(jobs.c.id)
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(jobs.c.status != JobStatus.DONE, or_(is_due(), has_run_out()), unsent)
+        .order_by(jobs.c.created_at, jobs.c.id)
+        .limit(bindparam("most", type_=Integer()))
+        .with_for_update(skip_locked=True, of=jobs)
+    )
+
+
+def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
+    """Take back `take_due_jobs` for jobs whose message could not be sent."""
+    connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=None))
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs that a worker could take now, and how long the oldest of them has been waiting, in seconds."""
+
+    jobs: int
+    longest_s: float
+
+
+def count_waiting_jobs(connection: Connection, *, unpublished_s: float | None = None) -> Waiting:
+    """Return how much work waits for workers, embedded runs left out.
+
+    Args:
+        connection: for reading.
+        unpublished_s: where given, only jobs for which no message was sent in that time.
+    """
+    since = case(
+        (jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at),
+        else_=func.coalesce(jobs.c.not_before, jobs.c.created_at),
+    )
+    query = (
+        select(func.count(), func.min(since, type_=UtcDateTime()), database_now())
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(jobs.c.status != JobStatus.DONE, or_(is_due(), has_run_out()), ~runs.c.embedded)
+    )
+    if unpublished_s is not None:
+        sent = jobs.c.published_at
+        query = query.where(or_(sent.is_(None), sent < database_now(-unpublished_s)))
+    count, oldest, now = connection.execute(query).one()
+    return Waiting(count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+
+
+def count_leases(connection: Connection, run_id: str | None = None) -> int:
+    """Return how many workers hold a live lease now, on any run or on one."""
+    query = select(func.count(jobs.c.lease_holder.distinct())).where(
+        jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at >= database_now()
+    )
+    return int(connection.execute(query.where(jobs.c.run_id == run_id) if run_id else query).scalar_one())
 
 
 def count_just_published(connection: Connection, within_s: float) -> int:
@@ -13,9 +122,13 @@ def count_just_published(connection: Connection, within_s: float) -> int:
         connection: in a transaction that keeps other publishers out.
         within_s: longer than sending takes.
     """
-    query = (
+    return int(connection.execute(_count_published(connection), {"since_s": -within_s}).scalar_one())
+
+
+@built_once
+def _count_published(_: str) -> Select[int]:
+    return (
         select(func.count())
         .select_from(jobs)
-        .where(jobs.c.status == JobStatus.QUEUED, jobs.c.published_at > database_now(-within_s))
+        .where(jobs.c.status == JobStatus.QUEUED, jobs.c.published_at > database_now("since_s"))
     )
-    return int(connection.execute(query).scalar_one())

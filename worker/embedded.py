@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from db.engine import reading, write
-from db.jobs import take_due_jobs
 from db.runs import (
     RunInfo,
     cancel_run,
@@ -26,6 +25,7 @@ from db.runs import (
 )
 from db.tallies import RunCounts, read_tallies
 from db.types import RunStatus
+from db.waiting import take_due_jobs
 from nightread.reasons import Reason
 from nightread.settings import IN_PROCESS_BROKER
 from worker.enqueueing import read_start

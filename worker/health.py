@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from db.engine import reading
-from db.jobs import Waiting, count_waiting_jobs
+from db.waiting import Waiting, count_waiting_jobs
 from nightread.errors import SettingsError
 from nightread.settings import Settings
 from worker.enqueueing import read_start

@@ -21,9 +21,10 @@ import numpy as np
 from sqlalchemy import Engine
 
 from db.engine import reading, write
-from db.jobs import NewPrediction, ScanOutcome, claim_job, load_open_scans, store_results, take_due_jobs
+from db.jobs import NewPrediction, ScanOutcome, claim_job, load_open_scans, store_results
 from db.runs import close_finished_runs
 from db.types import ScanStatus
+from db.waiting import take_due_jobs
 from nightread.bundle import Bundle, find_bundle, load_bundle
 from nightread.errors import ScanError
 from nightread.files import read_file

@@ -12,9 +12,8 @@ from sqlalchemy import Connection, Engine
 from db.dialects import try_advisory_lock, wait_for_advisory_lock
 from db.engine import write
 from db.errors import DatabaseUnavailable
-from db.jobs import mark_unpublished, take_due_jobs
 from db.runs import close_finished_runs
-from db.waiting import count_just_published
+from db.waiting import count_just_published, mark_unpublished, take_due_jobs
 from failpoints.points import Point, failpoint
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable

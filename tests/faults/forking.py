@@ -122,7 +122,7 @@ def _drain() -> None:
 
     import worker.preflight
     from db.engine import make_engine, reading
-    from db.jobs import count_leases
+    from db.waiting import count_leases
     from nightread.logs import configure_logging
     from nightread.settings import read_settings
     from worker.publisher import QUEUE

@@ -6,24 +6,12 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db.engine import reading, write
-from db.jobs import (
-    Waiting,
-    claim_job,
-    count_leases,
-    count_waiting_jobs,
-    find_predicted,
-    give_back_job,
-    keep_claim,
-    mark_unpublished,
-    renew_lease,
-    split_job,
-    store_results,
-    take_due_jobs,
-)
+from db.jobs import claim_job, find_predicted, give_back_job, keep_claim, renew_lease, split_job, store_results
 from db.runs import cancel_run
 from db.tables import predictions, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from db.waiting import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
 from tests.db_factories import (
     LEASE_S,
     MODEL_DIGEST,

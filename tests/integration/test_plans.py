@@ -7,11 +7,12 @@ import pytest
 from sqlalchemy import event, text
 
 from db.engine import write
-from db.jobs import count_leases, load_open_scans, store_results, take_due_jobs
+from db.jobs import load_open_scans, store_results
 from db.queries import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
 from db.tallies import read_tallies
 from db.types import ScanStatus
+from db.waiting import count_leases, take_due_jobs
 from db.worklist import Position, read_page, read_progress
 from tests.db_factories import add_run, claim, job_ids, new_prediction, open_scans, scored
 from tests.web_page import add_night

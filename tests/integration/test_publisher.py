@@ -12,9 +12,9 @@ from kombu.exceptions import ContentDisallowed
 
 from db.engine import write
 from db.errors import DatabaseUnavailable
-from db.jobs import take_due_jobs
 from db.tallies import RunCounts
 from db.types import RunStatus
+from db.waiting import take_due_jobs
 from nightread.settings import IN_PROCESS_BROKER, read_settings
 from tests.db_factories import add_job, add_run, at_once, claim, count, fetch_job, fetch_run, job_ids, shift_time
 from worker import guarding
