@@ -51,8 +51,11 @@ class TlsProxy:
         async with await asyncio.start_server(self._handle, "127.0.0.1", self.port, ssl=direct):
             self.is_ready.set()
             await self._stop.wait()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            links = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in links:
                 task.cancel()
+            await asyncio.gather(*links, return_exceptions=True)
+            await asyncio.sleep(0)  # what they have closed is gone before the loop is
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -71,8 +74,9 @@ class TlsProxy:
                 inside = await asyncio.open_unix_connection(self._target)
             else:
                 inside = await asyncio.open_connection("127.0.0.1", self._target)
-            inside[1].write(first)
-            await asyncio.gather(_copy(reader, inside[1]), _copy(inside[0], writer))
+            with contextlib.closing(inside[1]):
+                inside[1].write(first)
+                await asyncio.gather(_copy(reader, inside[1]), _copy(inside[0], writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -111,8 +111,11 @@ class Proxy:
             await self._stop.wait()
             for link in list(self._links):
                 link.reset()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            links = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in links:
                 task.cancel()
+            await asyncio.gather(*links, return_exceptions=True)
+            await asyncio.sleep(0)  # what they have closed is gone before the loop is
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
