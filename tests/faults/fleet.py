@@ -74,6 +74,15 @@ class Worker:
             return psutil.Process(self.pid).children()
         return []
 
+    def kill_children(self) -> int:
+        """Kill the pool's processes, and return how many; one that has ended by itself meanwhile is none."""
+        killed = 0
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+                killed += 1
+        return killed
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the main process alone."""
         with contextlib.suppress(ProcessLookupError):

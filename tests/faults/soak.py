@@ -36,8 +36,7 @@ def _kill_worker(case: Case) -> None:
 
 
 def _kill_child(case: Case) -> None:
-    for child in case.choose.choice(case.fleet.workers).children():
-        child.kill()
+    case.choose.choice(case.fleet.workers).kill_children()
 
 
 def _stop_worker(case: Case) -> None:

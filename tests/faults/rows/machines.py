@@ -112,9 +112,8 @@ def model_swapped(case: Case) -> list[Violation]:
         shutil.rmtree(bundle)
         write_tiny_bundle(folders[0], name=_MODEL.parts[0])
         case.inject("model swapped")
-    for child in case.fleet.workers[0].children():
-        child.kill()
-        case.inject("pool process killed")
+    if killed := case.fleet.workers[0].kill_children():
+        case.inject("pool process killed", killed)
     case.nap(2, 5)
     shutil.rmtree(bundle)
     shutil.copytree(SHIPPED_DIR / _MODEL, bundle)
