@@ -71,9 +71,11 @@ def case(rig, seed, tmp_path, request):
     case = Case(rig, seed, tmp_path)
     yield case
     case.clear()
+    outcome = request.node.stash.get(_OUTCOME, "skipped")
+    if outcome == "failed":
+        rig.stop_fleet()  # what it has left of its workers is not the next case's
     if "row" in request.fixturenames:
         record = request.config.stash[_RECORD]
-        outcome = request.node.stash.get(_OUTCOME, "skipped")
         row = request.getfixturevalue("row").number
         record.append({"row": row, "seed": seed, "outcome": outcome, **vars(case.counts)})
         if file := request.config.getoption("--record", None):
