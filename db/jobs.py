@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from db.contents import is_of_contents, name_contents
 from db.dialects import built_once, insert_ignoring
 from db.measuring import NewMeasurement, store_measurements
 from db.runs import new_job
@@ -194,9 +195,7 @@ def find_predicted(
     """Return those of `digests` (SHA-256 of scans) that have a prediction for every label of the model."""
     if not digests:
         return set()
-    wanted = {
-        "digests": digests, "of_model": model_digest, "of_preprocessing": preprocessing, "label_count": label_count
-    }  # fmt: skip
+    wanted = name_contents(digests, model_digest, preprocessing) | {"label_count": label_count}
     return set(connection.execute(_select_predicted(connection), wanted).scalars())
 
 
@@ -204,11 +203,7 @@ def find_predicted(
 def _select_predicted(_: str) -> Select[str]:
     return (
         select(predictions.c.sha256)
-        .where(
-            predictions.c.sha256.in_(bindparam("digests", expanding=True)),
-            predictions.c.model_digest == bindparam("of_model"),
-            predictions.c.preprocessing == bindparam("of_preprocessing"),
-        )
+        .where(is_of_contents(predictions))
         .group_by(predictions.c.sha256)
         .having(func.count() == bindparam("label_count", type_=Integer()))
     )

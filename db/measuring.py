@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Select, and_, bindparam, select, text
+from sqlalchemy import Connection, Insert, Select, and_, select, text
 
+from db.contents import is_of_contents, name_contents
 from db.dialects import built_once, insert_ignoring
 from db.tables import measurements, models, predictions, runs, scans
 from db.types import ScanStatus, database_now
@@ -78,17 +79,14 @@ def find_verdicts(
     """Return what the input gate of a model said of those of `digests` (SHA-256 of scans) that it has seen before."""
     if not digests:
         return {}
-    of_model = {"digests": digests, "of_model": model_digest, "of_preprocessing": preprocessing}
-    return {row.sha256: row.gate_verdict for row in connection.execute(_select_verdicts(connection), of_model)}
+    wanted = name_contents(digests, model_digest, preprocessing)
+    return {row.sha256: row.gate_verdict for row in connection.execute(_select_verdicts(connection), wanted)}
 
 
 @built_once
 def _select_verdicts(_: str) -> Select[str, str]:
     return select(measurements.c.sha256, measurements.c.gate_verdict).where(
-        measurements.c.sha256.in_(bindparam("digests", expanding=True)),
-        measurements.c.model_digest == bindparam("of_model"),
-        measurements.c.preprocessing == bindparam("of_preprocessing"),
-        measurements.c.gate_verdict.is_not(None),
+        is_of_contents(measurements), measurements.c.gate_verdict.is_not(None)
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, Insert, Row, Select, bindparam, exists, func, insert, select
 
+from db.contents import is_of_contents, name_contents
 from db.dialects import built_once, copy_in, insert_adding
 from db.queries import count_decisions, count_reasons, find_providers
 from db.tables import models, predictions, runs, scans, tallies, worklist_rows
@@ -174,7 +175,7 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[Ended]) -> 
     if not ended or model is None:
         return
     digests = sorted({scan.sha256 for scan in ended if scan.status is ScanStatus.SCORED and scan.sha256 is not None})
-    wanted = {"digests": digests, "of_model": model.model_digest, "of_preprocessing": model.preprocessing}
+    wanted = name_contents(digests, model.model_digest, model.preprocessing)
     stored: dict[str | None, list[Row[str, str, str, float, str]]] = {}
     for row in connection.execute(_select_scores(connection), wanted) if digests else ():
         stored.setdefault(row.sha256, []).append(row)
@@ -204,11 +205,7 @@ def _select_model(_: str) -> Select[str, str]:
 def _select_scores(_: str) -> Select[str, str, str, float, str]:
     return select(
         predictions.c.sha256, predictions.c.label, predictions.c.decision, predictions.c.score, predictions.c.provider
-    ).where(
-        predictions.c.sha256.in_(bindparam("digests", expanding=True)),
-        predictions.c.model_digest == bindparam("of_model"),
-        predictions.c.preprocessing == bindparam("of_preprocessing"),
-    )
+    ).where(is_of_contents(predictions))
 
 
 @built_once

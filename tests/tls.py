@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trustme
 
+from tests.loops import end_other_tasks
 from tests.services import find_free_port
 
 _POSTGRES_TLS_REQUEST = struct.pack(">II", 8, 80877103)
@@ -51,11 +52,7 @@ class TlsProxy:
         async with await asyncio.start_server(self._handle, "127.0.0.1", self.port, ssl=direct):
             self.is_ready.set()
             await self._stop.wait()
-            links = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in links:
-                task.cancel()
-            await asyncio.gather(*links, return_exceptions=True)
-            await asyncio.sleep(0)  # what they have closed is gone before the loop is
+            await end_other_tasks()
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)

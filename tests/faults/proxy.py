@@ -7,6 +7,8 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.loops import end_other_tasks
+
 _CHUNK = 65_536
 #: Closing with this sends RST, and drops what was not sent.
 _RESET = struct.pack("ii", 1, 0)
@@ -111,11 +113,7 @@ class Proxy:
             await self._stop.wait()
             for link in list(self._links):
                 link.reset()
-            links = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in links:
-                task.cancel()
-            await asyncio.gather(*links, return_exceptions=True)
-            await asyncio.sleep(0)  # what they have closed is gone before the loop is
+            await end_other_tasks()
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
