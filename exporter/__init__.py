@@ -1,2 +1,1 @@
-
 import nightread  # noqa: F401  # before ONNX Runtime, which it keeps from reporting to its maker
