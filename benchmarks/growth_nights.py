@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from db.jobs import ScanOutcome
+from db.storing import ScanOutcome
 from db.tallies import tally_scans
 from db.types import ScanStatus
 

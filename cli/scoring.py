@@ -1,5 +1,6 @@
 """`score`, `enqueue`, `retry`, `cancel` and `demo`: making runs and seeing them through."""
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -114,6 +115,7 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
 
     Example: nightread retry ward-a
     """
+    _keep_to_one_thread()
     from cli.console import print_json, say
     from db.engine import reading, write
     from db.runs import find_run, retry_run
@@ -182,6 +184,7 @@ def cancel(run: NamedRun, as_json: Json = False) -> None:
 
 
 def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_json: bool) -> int:
+    _keep_to_one_thread()
     from nightread.logs import configure_logging
     from worker.opening import Ahead
 
@@ -205,16 +208,22 @@ def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_js
     return _work_here(process, enqueued.run_id, as_json)
 
 
+def _keep_to_one_thread() -> None:
+    """Keep NumPy, which is not imported yet, from starting threads that nobody needs: a run may be scored in forks."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
     """Score a run in this process and report it; returns the exit code."""
     from cli.console import progress_bar, say
     from cli.reports import count_run, report_run
-    from worker.embedded import run_embedded
+    from worker.embedded import gather_crew, run_embedded
 
-    started = time.monotonic()
     try:
+        crew = gather_crew(process, run_id)  # before the bar, which has a thread of its own
+        started = time.monotonic()
         with progress_bar("scoring", None) as bar:
-            run = run_embedded(process, run_id, lambda counts: bar.set(counts.terminal, counts.found))
+            run = run_embedded(process, run_id, lambda counts: bar.set(counts.terminal, counts.found), crew)
     except KeyboardInterrupt:
         done = count_run(process.engine, run_id).counts
         say(

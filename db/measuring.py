@@ -1,15 +1,18 @@
 """Measurements of scans: what the input gate says of each, and what a night is compared with its training data by."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Select, and_, select, text
+from sqlalchemy import Connection, Select, and_, select, text
 
+from db.bulk import insert_new
 from db.contents import is_of_contents, name_contents
-from db.dialects import built_once, insert_ignoring
+from db.dialects import built_once
 from db.tables import measurements, models, predictions, runs, scans
-from db.types import ScanStatus, database_now
+from db.types import ScanStatus
 
 _ROWS_PER_FETCH = 2_000
 
@@ -59,18 +62,14 @@ _FIELDS = tuple(field.name for field in fields(NewMeasurement))
 
 def store_measurements(connection: Connection, new_measurements: Sequence[NewMeasurement]) -> None:
     """Store measurements, sorted by key; one that is there already stays."""
-    if new_measurements:
-        rows = sorted(map(_to_row, new_measurements), key=lambda row: str(row["sha256"]))
-        connection.execute(_insert_measurements(connection), rows)
+    insert_new(connection, measurements, _FIELDS, sorted(map(_to_row, new_measurements), key=itemgetter(0)))
 
 
-@built_once
-def _insert_measurements(dialect: str) -> Insert:
-    return insert_ignoring(dialect, measurements).values(created_at=database_now())
-
-
-def _to_row(measurement: NewMeasurement) -> dict[str, Any]:
-    return {name: getattr(measurement, name) for name in _FIELDS}  # `asdict` copies deeply, ten times as slow
+def _to_row(measurement: NewMeasurement) -> tuple[str | float | None, ...]:
+    """Return a measurement as a row; its digest comes first."""
+    return tuple(
+        json.dumps(value) if isinstance(value := getattr(measurement, name), list) else value for name in _FIELDS
+    )
 
 
 def find_verdicts(

@@ -5,9 +5,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain, repeat
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from db.dialects import built_once, copy_in, write_time
 from db.errors import UnknownRun
@@ -21,6 +36,11 @@ _SCAN_COLUMNS = (
     "run_id", "job_id", "path", "size_bytes", "status", "reason_code", "reason_text", "attempts", "reused",
     "created_at", "finished_at",
 )  # fmt: skip
+
+#: Scans: of fewer, a job costs more than it is worth.
+_SMALLEST_JOB = 16
+#: A job is no larger than this part of what is left.
+_LAST_JOBS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +130,8 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
         )
     )  # fmt: skip
     now: datetime = connection.execute(select(database_now())).scalar_one()
-    job_ids = [uuid.uuid4().hex for _ in range(0, queued, run.job_size)]
+    sizes = list(divide_into_jobs(queued, run.job_size))
+    job_ids = sorted(uuid.uuid4().hex for _ in sizes)  # they are published in the order of their ids
     created_at = write_time(connection, now)
     new_jobs = (
         {**new_job(job_id, run.id, now), "status": JobStatus.QUEUED.value, "created_at": created_at}
@@ -118,10 +139,23 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
     )
     copy_in(connection, jobs, list(new_job("", "", now)), (tuple(job.values()) for job in new_jobs))
     failpoint(Point.ENQUEUE_IN_TRANSACTION)
-    copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run, job_ids, created_at))
+    copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run.id, _deal(job_ids, sizes), created_at))
     begin_tally(connection, run.id, found_count, by_status)
     failpoint(Point.ENQUEUE_BEFORE_COMMIT)
     return run.id
+
+
+def divide_into_jobs(scans: int, most: int) -> Iterator[int]:
+    """Yield the sizes of the jobs of a run: one job where `most` scans are enough, else smaller ones towards the end.
+
+    So those who work on it end at about the same time: where the last job of all is a large one, all others wait for
+    whoever has it.
+    """
+    smallest = _SMALLEST_JOB if scans > most else scans
+    while scans:
+        size = min(most, max(smallest, scans // _LAST_JOBS), scans)
+        yield size
+        scans -= size
 
 
 def new_job(job_id: str, run_id: str, now: datetime, *, crashes: int = 0) -> dict[str, Any]:
@@ -172,8 +206,8 @@ def list_runs(connection: Connection, limit: int, *, after: str | None = None) -
 def close_finished_runs(connection: Connection) -> int:
     """Close every run that has no open job left; returns how many.
 
-    Runs in a transaction of its own after a job's commit: two jobs that end at once do not see each other's end, but
-    whoever looks after both commits does.
+    Asked for after a job's commit, in a transaction of its own: two jobs that end at once do not see each other's end,
+    but whoever looks after both commits does.
     """
     candidates = connection.execute(_lock_ended_runs(connection)).scalars().all()
     if not candidates:
@@ -185,6 +219,16 @@ def close_finished_runs(connection: Connection) -> int:
         .where(runs.c.id.in_(candidates), _has_ended())
         .values(status=RunStatus.FINISHED, finished_at=database_now())
     ).rowcount
+
+
+def has_open_jobs(connection: Connection, run_id: str) -> bool:
+    """Whether a job of a run is not done, so that the run cannot be closed yet."""
+    return bool(connection.execute(_select_open_job(connection), {"of_run": run_id}).scalar())
+
+
+@built_once
+def _select_open_job(_: str) -> Select[bool]:
+    return select(exists().where(jobs.c.run_id == bindparam("of_run"), jobs.c.status != JobStatus.DONE))
 
 
 def _has_ended() -> ColumnElement[bool]:
@@ -286,19 +330,21 @@ def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
     return [_to_info(row) for row in connection.execute(query)]
 
 
+def _deal(job_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[str]:
+    """Yield the job of each scan that needs one."""
+    return chain.from_iterable(map(repeat, job_ids, sizes))
+
+
 def _make_scan_rows(
-    found: Iterable[NewScan], run: NewRun, job_ids: Sequence[str], created_at: str
+    found: Iterable[NewScan], run_id: str, dealt: Iterator[str], created_at: str
 ) -> Iterator[tuple[str | int | bool | None, ...]]:
-    """Yield the rows of a new run's scans, dealt to its jobs in their order; columns as in `_SCAN_COLUMNS`."""
-    queued = 0
+    """Yield the rows of a new run's scans; columns as in `_SCAN_COLUMNS`."""
     for scan in found:
         is_queued = scan.status is ScanStatus.QUEUED
         yield (
-            run.id, job_ids[queued // run.job_size] if is_queued else None, scan.path, scan.size_bytes,
-            scan.status.value, scan.reason_code, scan.reason_text, 0, False, created_at,
-            None if is_queued else created_at,
+            run_id, next(dealt) if is_queued else None, scan.path, scan.size_bytes, scan.status.value,
+            scan.reason_code, scan.reason_text, 0, False, created_at, None if is_queued else created_at,
         )  # fmt: skip
-        queued += is_queued
 
 
 @built_once

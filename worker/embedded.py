@@ -1,15 +1,13 @@
-"""Scoring a run in this process: the same jobs, leases and tables as in a cluster, with a queue in memory.
+"""Scoring a run here and now: the same jobs, leases and tables as in a cluster, with a queue in memory.
 
-So what is tried on a laptop is what runs at night; nothing but the broker is missing, since nobody has to be told. Two
-jobs are worked on side by side: while the results of one are committed, the threads have the scans of the next.
+So what is tried on a laptop is what runs at night; nothing but the broker is missing, since nobody has to be told.
 """
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from functools import partial
 from typing import Final
 
 from pydantic import SecretStr
@@ -28,36 +26,54 @@ from db.types import RunStatus
 from db.waiting import take_due_jobs
 from nightread.reasons import Reason
 from nightread.settings import IN_PROCESS_BROKER
+from worker.crew import Crew
 from worker.enqueueing import read_start
+from worker.forks import end_forks, fork_workers
 from worker.process import WorkerProcess
 from worker.scoring import attend_job
 
 _log = logging.getLogger(__name__)
 
+#: On threads: while the results of one job are committed, they have the scans of the next. Three gained nothing.
 _JOBS_AT_ONCE: Final = 2
 _POLL_S = 0.25
 #: Counting a large run takes its time, of which the scoring must not lose much.
 _POLL_SHARE = 20
-#: How long jobs under way are waited for; they are leased, so that nothing is lost where one does not come back.
-_STOP_S = 60.0
 #: A job that was taken from the table and not claimed in this time is taken again, should its thread have failed.
 _RETAKE_S = 10.0
 
 
-def run_embedded(process: WorkerProcess, run_id: str, on_progress: Callable[[RunCounts], None]) -> RunInfo:
+def gather_crew(process: WorkerProcess, run_id: str) -> Crew:
+    """Return who is to work on a run: forks of this process where it is large enough for them, else its threads.
+
+    Args:
+        process: settings, database, threads and the run's model, opened already. It works on nothing but such runs
+            from now on.
+        run_id: a run that was made with `embedded`.
+    """
+    process.settings = process.settings.model_copy(update={"broker_url": SecretStr(IN_PROCESS_BROKER)})
+    counts, _ = _look(process.engine, run_id)
+    if forks := fork_workers(process, counts.queued):
+        return Crew([fork.attend for fork in forks], partial(end_forks, forks))
+    return Crew([partial(attend_job, process)] * _JOBS_AT_ONCE)
+
+
+def run_embedded(
+    process: WorkerProcess, run_id: str, on_progress: Callable[[RunCounts], None], crew: Crew | None = None
+) -> RunInfo:
     """Work on one run until it has ended; returns it as it is then.
 
     Args:
-        process: settings, database, threads and the model, opened already.
-        run_id: a run that was made with `embedded`.
+        process: see `gather_crew`.
+        run_id: the same.
         on_progress: is called several times a second with the run's counts.
+        crew: of `gather_crew`, which must be called before there are other threads; gathered here where None.
 
     Raises:
         KeyboardInterrupt: after the jobs under way were committed and the rest of the run cancelled.
         DatabaseError: the database went away; the run can be retried.
     """
-    process.settings = process.settings.model_copy(update={"broker_url": SecretStr(IN_PROCESS_BROKER)})
-    crew = _Crew(process)
+    crew = crew or gather_crew(process, run_id)
     try:
         _follow(process, crew, run_id, on_progress)
     except KeyboardInterrupt:
@@ -70,67 +86,13 @@ def run_embedded(process: WorkerProcess, run_id: str, on_progress: Callable[[Run
         return find_run(connection, run_id)
 
 
-class _Crew:
-    """The threads that work on jobs, and the queue from which they take them.
-
-    Attributes:
-        runs_low: is set at each end of a job while fewer jobs wait than there are threads.
-    """
-
-    def __init__(self, process: WorkerProcess) -> None:
-        self.runs_low = threading.Event()
-        self._process = process
-        self._queue: SimpleQueue[str | None] = SimpleQueue()
-        self._is_stopping = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"nightread-job-{number}", daemon=True)
-            for number in range(1, _JOBS_AT_ONCE + 1)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many jobs nobody has taken yet."""
-        return self._queue.qsize()
-
-    def put(self, job_ids: list[str]) -> None:
-        """Have jobs done, in this order."""
-        for job_id in job_ids:
-            self._queue.put(job_id)
-
-    def check(self) -> None:
-        """Make sure that somebody works.
-
-        Raises:
-            RuntimeError: nobody does any more.
-        """
-        if not any(thread.is_alive() for thread in self._threads):
-            raise RuntimeError("the threads of an embedded run have ended before it")
-
-    def stop(self) -> None:
-        """Let the jobs under way end, and take no other."""
-        self._is_stopping = True
-        for _ in self._threads:
-            self._queue.put(None)
-        deadline = time.monotonic() + _STOP_S
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _work(self) -> None:
-        while (job_id := self._queue.get()) is not None and not self._is_stopping:
-            attend_job(self._process, job_id)
-            if self.waiting < _JOBS_AT_ONCE:
-                self.runs_low.set()
-
-
-def _follow(process: WorkerProcess, crew: _Crew, run_id: str, on_progress: Callable[[RunCounts], None]) -> None:
+def _follow(process: WorkerProcess, crew: Crew, run_id: str, on_progress: Callable[[RunCounts], None]) -> None:
     engine, settings = process.engine, process.settings
     retake_s = min(_RETAKE_S, settings.lease_s)
     room = settings.queue_high_water
     while True:
         crew.runs_low.clear()  # before the look: what is set from now on brings the next one
-        if crew.waiting < _JOBS_AT_ONCE:
+        if crew.is_short:
             crew.put(write(engine, lambda connection: take_due_jobs(connection, room, retake_s, run_id=run_id)))
         started = time.monotonic()
         counts, status = _look(engine, run_id)

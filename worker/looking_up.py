@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from db.engine import reading
-from db.jobs import find_predicted
 from db.measuring import find_verdicts
+from db.storing import find_predicted
 from nightread.card import Card
 
 

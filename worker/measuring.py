@@ -21,8 +21,9 @@ import numpy as np
 from sqlalchemy import Engine
 
 from db.engine import reading, write
-from db.jobs import NewPrediction, ScanOutcome, claim_job, load_open_scans, store_results
+from db.jobs import claim_job, load_open_scans
 from db.runs import close_finished_runs
+from db.storing import NewPrediction, ScanOutcome, store_results
 from db.types import ScanStatus
 from db.waiting import take_due_jobs
 from nightread.bundle import Bundle, find_bundle, load_bundle
@@ -32,8 +33,8 @@ from nightread.preparing import Tensor, decode_size_px, prepare
 from nightread.reading import Scan, read_scan
 from nightread.settings import Settings
 from worker.enqueueing import enqueue
-from worker.process import CPU_MICRO_BATCH
 from worker.scorer import Scorer, Scores
+from worker.tuning import SIZES
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -214,7 +215,7 @@ class _Stages:
         self._spec = bundle.card.input
         self._scorer = scorer
         self._settings = settings
-        self.batch_sizes = sorted({min(CPU_MICRO_BATCH, settings.batch_size), settings.batch_size})
+        self.batch_sizes = sorted({*(min(size, settings.batch_size) for size in SIZES), settings.batch_size})
 
     def measure(self, paths: list[str], clock: _Clock) -> int:
         """Send scans through all of them; returns how many could not be decoded."""

@@ -8,13 +8,15 @@ GPU gets each window as a whole, while the threads decode the next one.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from db.jobs import NewPrediction, OpenScan, ScanOutcome
+from db.jobs import OpenScan
 from db.measuring import NewMeasurement
+from db.storing import NewPrediction, ScanOutcome
 from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
 from failpoints.points import Point, failpoint
@@ -30,13 +32,12 @@ from worker.looking_up import FindStored, Stored
 from worker.scan_files import ScanFile, find_uids, read_scan_files
 from worker.scorer import Scorer
 from worker.threads import Task
+from worker.tuning import LARGEST_PART
 
 _log = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 
-#: How many scans a thread is handed at once where it does not score them.
-_HANDED_OVER: Final = 8
 #: A window ends early where its files are large, so that a job's memory does not grow with them.
 _WINDOW_BYTES: Final = 256 * 2**20
 
@@ -49,15 +50,15 @@ class Limits:
         roots: folders below which scans may be read.
         max_file_bytes: the largest file that is read.
         batch_size: the most scans that are scored together.
-        micro_batch: where not 0, a batch is divided into parts of at most so many scans, each of which is scored by the
-            thread that has decoded it; else it is scored as a whole by the caller, as a GPU wants it.
+        scored_by_threads: whether each part of a batch is scored by the thread that has decoded it; else a batch is
+            scored as a whole by the caller, as a GPU wants it.
         gated: whether what the model's gate says is acted on; it is stored in any case.
     """
 
     roots: Sequence[Path]
     max_file_bytes: int
     batch_size: int
-    micro_batch: int = 0
+    scored_by_threads: bool = False
     gated: bool = True
 
 
@@ -87,9 +88,9 @@ class _Ending:
     text: str = ""
 
 
-#: What is said of those of some prepared scans that are scored; or why they could not be, all at once; None where
-#: that is still to be asked.
-_Scored = Judged | DeviceFull | None
+#: What is said of those of some prepared scans that are scored, batch by batch; or why they could not be, all at once;
+#: None where that is still to be asked.
+_Scored = list[Judged] | DeviceFull | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class _Pipeline:
             self._endings[sha256] = _Ending(reason=finding.reason, text=finding.text)
         known = stored.predicted - recalled.keys()
         new = [sha256 for sha256 in contents if sha256 not in known and sha256 not in recalled]
-        finish = self._score_prepared if self._limits.micro_batch else _leave
+        finish = self._score_prepared if self._limits.scored_by_threads else _leave
         parts = [
             (
                 part,
@@ -210,7 +211,7 @@ class _Pipeline:
 
     def _divide(self, items: list[_Item]) -> Iterator[list[_Item]]:
         """Yield the parts that a thread does at once: large, but enough of them to keep every thread busy."""
-        size = min(self._limits.micro_batch or _HANDED_OVER, math.ceil(len(items) / self._decoder.threads))
+        size = min(LARGEST_PART, math.ceil(len(items) / self._decoder.threads))
         for start in range(0, len(items), size or 1):
             yield items[start : start + size]
 
@@ -224,8 +225,8 @@ class _Pipeline:
             to_score = list(self._take(zip(digests, prepared, strict=True)))
             if isinstance(scored, DeviceFull):
                 self._reduce(len(to_score), scored)
-            if isinstance(scored, Judged):
-                self._keep(to_score, scored)
+            if isinstance(scored, list):
+                self._keep_batches(to_score, scored)
             else:
                 left += to_score
         self._score_rest(left)
@@ -246,12 +247,19 @@ class _Pipeline:
         return prepared.tensor is not None and (prepared.finding is None or not self._limits.gated)
 
     def _score_prepared(self, prepared: Sequence[Prepared]) -> _Scored:
-        """Score what a thread has decoded, on that thread, while it is still in its core's cache."""
+        """Score what a thread has decoded, on that thread, in as many batches as is fastest here."""
         tensors = [one.tensor for one in prepared if one.tensor is not None and self._is_to_score(one)]
+        tuner, batches, start = self._scorer.tuner, [], 0
         try:
-            return self._score(tensors) if tensors else None
+            while start < len(tensors):
+                batch = tensors[start : start + tuner.choose(len(tensors) - start)]
+                began = time.thread_time()
+                batches.append(self._score(batch))
+                tuner.note(len(batch), time.thread_time() - began)
+                start += len(batch)
         except DeviceFull as error:
             return error
+        return batches
 
     def _score_rest(self, contents: Sequence[tuple[str, Prepared]]) -> None:
         """Score here what no thread has: a whole window as a GPU wants it, or what did not fit, in smaller parts.
@@ -269,6 +277,13 @@ class _Pipeline:
                 continue
             self._keep(part, judged)
             start += len(part)
+
+    def _keep_batches(self, contents: Sequence[tuple[str, Prepared]], batches: Sequence[Judged]) -> None:
+        start = 0
+        for judged in batches:
+            end = start + len(judged.judgements)
+            self._keep(contents[start:end], judged)
+            start = end
 
     def _measure(self, sha256: str, prepared: Prepared, judgement: Judgement) -> bool:
         """Keep what a content measures; returns whether it is to be scored.

@@ -27,15 +27,13 @@ from worker.choosing import choose_bundle
 from worker.decoder import Decoder
 from worker.health import Progress, find_progress
 from worker.isolating import IsolationLimits
+from worker.memory import keep_freed_memory
 from worker.opening import Ahead
 from worker.pipeline import Limits
 from worker.scorer import Scorer
 
 _log = logging.getLogger(__name__)
 
-#: Scans that one thread of a CPU scores at once: of so few, what the layers hand on to each other stays in the core's
-#: cache. Batches of 32 took the networks that were measured 10 % longer (docs/performance.md).
-CPU_MICRO_BATCH: Final = 8
 #: Python's own thresholds, which the program raises while it starts.
 _COLLECT_AFTER: Final = (700, 10, 10)
 
@@ -58,21 +56,41 @@ class WorkerProcess:
             settings: as read.
             ahead: a model that is being opened already.
         """
+        keep_freed_memory()
         gc.freeze()  # modules and what they hold stay: no garbage is looked for among them
         gc.set_threshold(*_COLLECT_AFTER)
         self.settings = settings
         self.threads = settings.threads or count_cores()
         self.engine: Engine = make_engine(settings.database_url.get_secret_value())
-        self.decoder = Decoder(
-            self.threads, IsolationLimits(settings.decode_limit_s, settings.max_pixels, settings.max_file_bytes)
-        )
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.decoder = self._make_decoder()
+        self.name = self.name_of(os.getpid())
         self.progress = find_progress() if settings.has_shared_broker else Progress(None)
         self._scorers: dict[str, Scorer] = {}
         self._ahead = ahead
         self._worked_at = time.monotonic()
         self._is_working = False
         self._opening = threading.Lock()  # two jobs of one process may want the same model at once
+
+    def _make_decoder(self) -> Decoder:
+        settings = self.settings
+        return Decoder(
+            self.threads, IsolationLimits(settings.decode_limit_s, settings.max_pixels, settings.max_file_bytes)
+        )
+
+    @staticmethod
+    def name_of(pid: int) -> str:
+        """Return the name of a process of this host, as stored with leases and predictions."""
+        return f"{socket.gethostname()}:{pid}"
+
+    def begin_as_fork(self) -> None:
+        """Become a process of its own, with one thread; to be called in a fork of a process that had one thread.
+
+        The models that are opened are kept, as is the engine, whose connections were closed before.
+        """
+        self.name = self.name_of(os.getpid())
+        self.threads = 1
+        self.decoder = self._make_decoder()
+        self._opening = threading.Lock()
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -131,6 +149,11 @@ class WorkerProcess:
             return self._scorers.get(bundle.digest) or self._open(bundle)
 
     @property
+    def device(self) -> str:
+        """The device that this process has opened its models on, cpu or cuda; empty before the first."""
+        return next((scorer.device for scorer in self._scorers.values()), "")
+
+    @property
     def provider(self) -> str:
         """The execution provider that this process has opened its models on; empty before the first."""
         return next((scorer.provider for scorer in self._scorers.values()), "")
@@ -154,7 +177,7 @@ class WorkerProcess:
             roots=settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources),
             max_file_bytes=settings.max_file_bytes,
             batch_size=settings.batch_size,
-            micro_batch=CPU_MICRO_BATCH if scorer.device == "cpu" else 0,
+            scored_by_threads=scorer.device == "cpu",
             gated=bool(run.settings.get("gate", True)),
         )
 

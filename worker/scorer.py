@@ -14,6 +14,7 @@ from nightread.errors import CardMismatch, DeviceFull, ParityMismatch
 from nightread.preparing import Tensor
 from nightread.settings import Device
 from worker.runtime import RUN_ERRORS, is_out_of_memory, open_session
+from worker.tuning import BatchTuner
 
 #: A machine's own rounding on top of what the export allowed: other processors and providers order sums differently.
 _MACHINE_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
@@ -50,6 +51,7 @@ class Scorer:
         runtime: inference runtime and version.
         allowed_parity: largest difference at which this machine may serve the model.
         parity: largest absolute difference found to the scores that the bundle was exported with.
+        tuner: finds how many scans one thread of a CPU scores fastest at once.
     """
 
     def __init__(self, bundle: Bundle, device: Device, threads: int) -> None:
@@ -75,6 +77,7 @@ class Scorer:
         self._output_names: list[str] = [self._session.get_outputs()[0].name]
         if self.card.gate is not None:
             self._output_names += _GATE_OUTPUTS
+        self.tuner = BatchTuner()
         self.allowed_parity = find_allowed_parity(self.card, self.device)
         self.parity = self._check_parity(bundle)
 

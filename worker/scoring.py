@@ -18,9 +18,9 @@ from db.jobs import (
     keep_claim,
     load_open_scans,
     split_job,
-    store_results,
 )
-from db.runs import RunInfo, close_finished_runs, find_run
+from db.runs import RunInfo, close_finished_runs, find_run, has_open_jobs
+from db.storing import store_results
 from db.tables import jobs, runs
 from failpoints.points import Point, failpoint
 from nightread.errors import DeviceError, ModelError, NightreadError
@@ -216,7 +216,10 @@ def _store(
     )
     process.progress.note("committed")
     failpoint(Point.WORKER_AFTER_COMMIT, DatabaseUnavailable)
-    write(process.engine, close_finished_runs)
+    with reading(process.engine) as connection:
+        is_last_job = not has_open_jobs(connection, claim.run_id)
+    if is_last_job:
+        write(process.engine, close_finished_runs)
     if not ours:
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
         return JobReport()

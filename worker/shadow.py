@@ -25,10 +25,11 @@ from db.comparing import (
     stream_pairs,
 )
 from db.engine import reading, write
-from db.jobs import OpenScan, store_predictions
+from db.jobs import OpenScan
 from db.measuring import store_measurements
 from db.registry import find_model, register_model
 from db.runs import RunInfo
+from db.storing import store_predictions
 from db.types import ScanStatus
 from nightread.bundle import Bundle
 from nightread.card import Card

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 
 from db.engine import write
-from db.jobs import NewPrediction, ScanOutcome, store_results
 from db.runs import NewScan, close_finished_runs
+from db.storing import NewPrediction, ScanOutcome, store_results
 from db.types import ScanStatus
 from nightread.bundle import find_bundle, load_bundle
 from tests.db_factories import add_run, claim, job_ids, open_scans, sha256_of

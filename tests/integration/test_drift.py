@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from db.engine import reading, write
-from db.jobs import ScanOutcome, store_results
 from db.measuring import store_measurements
 from db.runs import create_run
+from db.storing import ScanOutcome, store_results
 from db.types import ScanStatus
 from nightread.drift import summarise
 from nightread.errors import NightreadError

@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db.engine import reading, write
-from db.jobs import claim_job, find_predicted, give_back_job, keep_claim, renew_lease, split_job, store_results
+from db.jobs import claim_job, give_back_job, keep_claim, renew_lease, split_job
 from db.runs import cancel_run
+from db.storing import find_predicted, store_results
 from db.tables import predictions, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus, database_now

@@ -7,8 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from db.engine import reading, write
-from db.jobs import ScanOutcome, store_results
 from db.measuring import find_verdicts, store_measurements, stream_measured
+from db.storing import ScanOutcome, store_results
 from db.tables import measurements
 from db.types import ScanStatus
 from tests.db_factories import (

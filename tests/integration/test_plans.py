@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import event, text
 
 from db.engine import write
-from db.jobs import load_open_scans, store_results
+from db.jobs import load_open_scans
 from db.queries import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
+from db.storing import store_results
 from db.tallies import read_tallies
 from db.types import ScanStatus
 from db.waiting import count_leases, take_due_jobs
@@ -109,10 +110,11 @@ def test_ending_a_job_reads_its_own_predictions_however_many_there_are(postgres_
                 connection.execute(text(f"SET LOCAL enable_{way} = off"))
             before = connection.execute(query).scalar_one()
             assert store_results(connection, held, outcomes, predictions)
-            read.append(connection.execute(query).scalar_one() - before)
+            read.append(connection.execute(query).scalar_one() - before == len(scans))
 
         write(postgres_engine, work)
 
     for job_id in job_ids(postgres_engine, add_run(postgres_engine, 480, job_size=48)):
         end(claim(postgres_engine, job_id))
-    assert read == [48] * 10
+    assert read == [True] * len(read)
+    assert len(read) > 10

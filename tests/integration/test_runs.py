@@ -17,9 +17,18 @@ import db.tallies
 from cli.rows import write_rows
 from db.engine import reading, write
 from db.errors import DatabaseError, UnknownRun
-from db.jobs import store_results
 from db.queries import OperatingPoint, ResultFilter, count_decisions, count_reasons, find_providers, stream_results
-from db.runs import NewScan, cancel_run, close_finished_runs, create_run, find_run, list_runs, retry_run
+from db.runs import (
+    NewScan,
+    cancel_run,
+    close_finished_runs,
+    create_run,
+    divide_into_jobs,
+    find_run,
+    list_runs,
+    retry_run,
+)
+from db.storing import store_results
 from db.tables import jobs, results, runs, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
@@ -176,10 +185,21 @@ class TestWriting:
             (row,) = stream_results(connection, ResultFilter(run_id))
         assert row["path"] == encode_path(path)
 
+    @pytest.mark.parametrize(("scans", "most"), [(0, 64), (1, 64), (64, 64), (65, 64), (1200, 64), (1200, 10), (9, 1)])
+    def test_jobs_hold_every_scan_and_get_smaller_towards_the_end_of_a_run(self, scans, most):
+        sizes = list(divide_into_jobs(scans, most))
+        assert sum(sizes) == scans
+        assert max(sizes, default=0) <= most
+        assert sizes == sorted(sizes, reverse=True)
+
+    def test_what_others_wait_for_at_the_end_of_a_run_is_short(self):
+        assert list(divide_into_jobs(1200, 64))[-7:] == [58, 39, 26, 17, 16, 16, 4]
+        assert list(divide_into_jobs(40, 64)) == [40]  # there is nothing to wait for: one has it all
+
     def test_a_large_run_is_written_in_parts(self, postgres_engine):
         run_id = add_run(postgres_engine, 20_000)
         assert count(postgres_engine, run_id) == RunCounts(queued=20_000)
-        assert len(job_ids(postgres_engine, run_id)) == 313
+        assert len(job_ids(postgres_engine, run_id)) == len(list(divide_into_jobs(20_000, 64)))
 
 
 class TestFinding:

@@ -13,10 +13,11 @@ from starlette.requests import ClientDisconnect
 
 from cli.rows import write_rows
 from db.engine import reading, write
-from db.jobs import claim_job, store_results
+from db.jobs import claim_job
 from db.queries import ResultFilter
 from db.rows import COLUMNS
 from db.runs import NewScan
+from db.storing import store_results
 from db.tables import runs
 from db.types import ScanStatus
 from tests.db_factories import (

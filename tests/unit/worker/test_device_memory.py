@@ -18,6 +18,7 @@ from worker.isolating import IsolationLimits
 from worker.looking_up import Stored
 from worker.pipeline import Limits, score_scans
 from worker.scorer import Scorer
+from worker.tuning import BatchTuner
 
 _state = ort.capi.onnxruntime_pybind11_state
 
@@ -69,12 +70,12 @@ def night(tmp_path):
     return tmp_path
 
 
-def run_job(night, scorer, micro_batch=0):
+def run_job(night, scorer, *, by_threads=False):
     scans = [OpenScan(number, encode_path(file), 10) for number, file in enumerate(sorted(night.iterdir()))]
     decoder = Decoder(2, IsolationLimits(60, 10**6, 10**6))
     try:
         return score_scans(
-            scans, scorer, Limits([night], 10**6, 7, micro_batch), decoder=decoder,
+            scans, scorer, Limits([night], 10**6, 7, by_threads), decoder=decoder,
             find_stored=lambda digests: Stored(), check_lease=lambda: None, worker="worker-1",
         )  # fmt: skip
     finally:
@@ -98,7 +99,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(night, scorer, 
 def test_a_part_that_does_not_fit_is_halved_and_nothing_is_lost(night, scorer, caplog):
     expected = {prediction.sha256: prediction.score for prediction in run_job(night, scorer).predictions}
     scorer._session = session = ShortSession(scorer._session, 2, OUT_OF_MEMORY[3])
-    result = run_job(night, scorer, micro_batch=8)
+    scorer.tuner = BatchTuner((8,))
+    result = run_job(night, scorer, by_threads=True)
     found = {prediction.sha256: prediction.score for prediction in result.predictions}
     assert found == pytest.approx(expected, abs=1e-6)
     assert max(session.batches) == 4
@@ -117,9 +119,9 @@ def test_the_next_job_begins_with_the_whole_size_again(night, scorer):
 
 def test_a_device_without_room_for_one_scan_says_so(night, scorer):
     scorer._session = ShortSession(scorer._session, 0, OUT_OF_MEMORY[1])
-    for micro_batch in (0, 8):
+    for by_threads in (False, True):
         with pytest.raises(DeviceFull, match="does not suffice for 1 scans"):
-            run_job(night, scorer, micro_batch)
+            run_job(night, scorer, by_threads=by_threads)
 
 
 def test_another_fault_of_the_device_is_not_taken_for_it(night, scorer):
@@ -140,6 +142,7 @@ from nightread.bundle import find_bundle, load_bundle
 from nightread.errors import DeviceFull
 from nightread.settings import Device
 from worker.scorer import Scorer
+from worker.tuning import BatchTuner
 scorer = Scorer(load_bundle(find_bundle("pneumonia-cnn75@1", Path({str(tmp_path)!r}))), Device.CPU, 1)
 batch = np.load({str(file)!r})
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -22,6 +22,7 @@ from worker.isolating import IsolationLimits
 from worker.looking_up import Stored
 from worker.pipeline import Limits, end_without_score, score_scans, split_windows
 from worker.scorer import Inference
+from worker.tuning import BatchTuner
 
 MAX_BYTES = 100_000
 PATH_CANARY = "canary-folder"
@@ -32,9 +33,10 @@ class FakeScorer:
 
     provider, device, runtime, digest = "FakeProvider", "cpu", "fake 1", "d" * 64
 
-    def __init__(self, card, score=None):
+    def __init__(self, card, score=None, sizes=(1, 2)):
         self.card = card
         self.batches = []
+        self.tuner = BatchTuner(sizes)
         self._score = score or (lambda tensor: float(tensor.mean()))
 
     def infer_batch(self, batch):
@@ -86,9 +88,9 @@ def digest_of(folder, name):
     return hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
-def run(folder, names, scorer, decoder, *, batch_size=4, micro_batch=0, known=(), check_lease=lambda: None):
+def run(folder, names, scorer, decoder, *, batch_size=4, by_threads=False, known=(), check_lease=lambda: None):
     return score_scans(
-        list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size, micro_batch), decoder=decoder,
+        list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size, by_threads), decoder=decoder,
         find_stored=lambda digests: Stored(set(digests) & set(known)),
         check_lease=check_lease, worker="worker-1",
     )  # fmt: skip
@@ -110,18 +112,18 @@ def test_each_kind_of_file_ends_as_it_should(folder, scorer, decoder):
 
 @given(
     names=st.lists(st.sampled_from(sorted(EXPECTED)), max_size=14), batch_size=st.integers(1, 6),
-    micro_batch=st.integers(0, 3), known=st.booleans(),
+    by_threads=st.booleans(), known=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_every_scan_has_one_outcome_and_every_new_content_one_prediction(
-    folder, shipped, decoder, names, batch_size, micro_batch, known
+    folder, shipped, decoder, names, batch_size, by_threads, known
 ):
     scorer = FakeScorer(shipped.card)
     stored = {digest_of(folder, "two")} if known else set()
-    result = run(folder, names, scorer, decoder, batch_size=batch_size, micro_batch=micro_batch, known=stored)
+    result = run(folder, names, scorer, decoder, batch_size=batch_size, by_threads=by_threads, known=stored)
     ended = [outcome.scan_id for outcome in result.outcomes] + [scan.id for scan, _, _ in result.put_off]
     assert sorted(ended) == list(range(len(names)))
-    assert all(batch <= (min(batch_size, micro_batch) if micro_batch else batch_size) for batch in scorer.batches)
+    assert all(batch <= (min(batch_size, 2) if by_threads else batch_size) for batch in scorer.batches)
 
     contents = {name for name in map(EXPECTED.get, names) if name in EXPECTED}
     new = {digest_of(folder, name) for name in contents} - stored
@@ -145,8 +147,8 @@ def test_scores_are_those_of_scoring_one_at_a_time(folder, shipped, decoder):
     assert {one.batch_size for one in apart} == {1}
 
 
-@pytest.mark.parametrize(("micro_batch", "parts"), [(1, [1, 1, 1, 1]), (8, [2, 2])])
-def test_a_batch_is_scored_in_parts_by_the_threads_that_decode(folder, shipped, decoder, micro_batch, parts):
+@pytest.mark.parametrize(("size", "parts"), [(1, [1, 1, 1, 1]), (2, [2, 2])])
+def test_a_batch_is_scored_in_parts_by_the_threads_that_decode(folder, shipped, decoder, size, parts):
     names = ["one", "two", "three", "dicom"]
     threads = set()
 
@@ -154,8 +156,8 @@ def test_a_batch_is_scored_in_parts_by_the_threads_that_decode(folder, shipped, 
         threads.add(threading.current_thread().name)
         return float(tensor.mean())
 
-    scorer = FakeScorer(shipped.card, score)
-    result = run(folder, names, scorer, decoder, micro_batch=micro_batch)
+    scorer = FakeScorer(shipped.card, score, sizes=[size])
+    result = run(folder, names, scorer, decoder, by_threads=True)
     whole = run(folder, names, FakeScorer(shipped.card), decoder)
     assert scorer.batches == parts
     assert all(name.startswith("nightread-decode") for name in threads)
@@ -276,11 +278,11 @@ def test_whatever_reading_raises_puts_one_scan_off(folder, scorer, decoder, monk
     assert PATH_CANARY not in caplog.text
 
 
-@pytest.mark.parametrize("micro_batch", [0, 8])
-def test_a_model_that_raises_ends_the_job(folder, shipped, decoder, micro_batch):
+@pytest.mark.parametrize("by_threads", [False, True])
+def test_a_model_that_raises_ends_the_job(folder, shipped, decoder, by_threads):
     scorer = FakeScorer(shipped.card, fail_with(RuntimeError("CUDA is gone")))
     with pytest.raises(RuntimeError, match="CUDA"):
-        run(folder, ["one"], scorer, decoder, micro_batch=micro_batch)
+        run(folder, ["one"], scorer, decoder, by_threads=by_threads)
 
 
 def test_neither_log_nor_reason_tells_a_path_or_a_patient(folder, scorer, decoder, caplog):

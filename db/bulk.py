@@ -1,0 +1,96 @@
+"""Writing many rows at once.
+
+SQLAlchemy goes through the parameters of each row by itself, which takes longer than the databases do. Here the driver
+gets them as they are: times and enums as they are stored (`write_time`, an enum's value), JSON as text.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+from sqlalchemy import Connection, Dialect, String, Table
+from sqlalchemy.engine import make_url
+
+from db.types import database_now
+
+#: A value as it is stored.
+Value = str | float | bool | None
+
+
+def insert_new(connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Value]]) -> None:
+    """Insert rows, and leave those alone which are there already; `created_at` is the database's time.
+
+    Args:
+        connection: in a transaction.
+        table: gets the rows.
+        columns: which columns they hold, in this order.
+        rows: in the order of the table's key, since two writers that meet in opposite order deadlock.
+
+    Raises:
+        DBAPIError: as any statement would.
+    """
+    if not rows:
+        return
+    statement = _write_insert(connection.dialect.name, table, columns)
+    if connection.dialect.name == "postgresql":  # an array for each column
+        connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
+    else:
+        connection.exec_driver_sql(statement, list(map(tuple, rows)))
+
+
+def update_queued(
+    connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Value]]
+) -> None:
+    """Update rows whose status is `queued`, by their id; `attempts` are added to what there was.
+
+    One by one in PostgreSQL, too: without statistics of a table that was just filled, joined to all rows at once it
+    would be searched for whatever else is queued.
+
+    Args:
+        connection: in a transaction.
+        table: whose rows.
+        columns: which columns change, in this order; the last value of a row is its id.
+        rows: in the order of their ids.
+
+    Raises:
+        DBAPIError: as any statement would.
+    """
+    if rows:
+        statement = _write_update(connection.dialect.name, table, columns)
+        connection.exec_driver_sql(statement, list(map(tuple, rows)))
+
+
+@cache
+def _write_insert(dialect: str, table: Table, columns: tuple[str, ...]) -> str:
+    into = f"INSERT INTO {table.name} ({', '.join(columns)}, created_at)"
+    now = _write_now(dialect)
+    if dialect == "postgresql":
+        given = _write_arrays(dialect, table, columns)
+        return f"{into} SELECT given.*, {now} FROM {given} ON CONFLICT DO NOTHING"  # noqa: S608  # our own names
+    return f"{into} VALUES ({', '.join('?' * len(columns))}, {now}) ON CONFLICT DO NOTHING"
+
+
+@cache
+def _write_update(dialect: str, table: Table, columns: tuple[str, ...]) -> str:
+    place = "%s" if dialect == "postgresql" else "?"
+    changes = ", ".join(f"{name} = {'attempts + ' if name == 'attempts' else ''}{place}" for name in columns)
+    return f"UPDATE {table.name} SET {changes} WHERE id = {place} AND status = 'queued'"  # noqa: S608  # our own names
+
+
+def _write_arrays(dialect: str, table: Table, columns: Sequence[str]) -> str:
+    """Return a table `given` made of one array a column."""
+    arrays = ", ".join(f"%s::{_name_type(dialect, table, name)}[]" for name in columns)
+    return f"unnest({arrays}) AS given({', '.join(columns)})"
+
+
+def _name_type(dialect: str, table: Table, column: str) -> str:
+    # Without its length: cast to a shorter text, a value would be cut in silence.
+    of_column = table.c[column].type
+    return "text" if isinstance(of_column, String) else of_column.compile(_find_dialect(dialect))
+
+
+def _write_now(dialect: str) -> str:
+    return str(database_now().compile(dialect=_find_dialect(dialect), compile_kwargs={"literal_binds": True}))
+
+
+def _find_dialect(name: str) -> Dialect:
+    return make_url(f"{name}://").get_dialect()()
