@@ -1,5 +1,6 @@
 """A run in one process: the same jobs and tables as a cluster, with nothing left open at its end."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
 from tests.worker_factories import add_run_of, run_process, write_scans
-from worker import scoring
+from worker import forks, scoring
 from worker.embedded import close_orphans, run_embedded
 from worker.enqueueing import describe_settings, read_start
+from worker.process import WorkerProcess
 
 
 @pytest.fixture
@@ -121,6 +123,60 @@ def test_an_error_that_nobody_foresaw_does_not_stop_the_run(process, tmp_path, m
     assert run_embedded(process, run_id, nothing).status is RunStatus.FINISHED
     assert count(process.engine, run_id) == RunCounts(scored=2)
     assert "out of the blue" in caplog.text
+
+
+class TestForks:
+    """That they work is told by tests/e2e/test_forks.py; here is when there are none."""
+
+    @pytest.fixture
+    def alone(self, monkeypatch):
+        """Whatever threads the tests have, and however small the run is."""
+        monkeypatch.setattr(forks, "_is_alone", lambda: True)
+        monkeypatch.setattr(forks, "WORTH_A_FORK", 1)
+
+    @pytest.fixture
+    def made(self, monkeypatch):
+        made = []
+        monkeypatch.setattr(forks, "Fork", lambda process, others: made.append(process) or Unborn())
+        return made
+
+    def test_there_is_one_for_each_core(self, process, alone, made):
+        process.open_default()
+        assert len(forks.fork_workers(process, 2)) == len(made) == process.threads
+
+    @pytest.mark.parametrize("why", ["few scans", "one core", "other threads", "a GPU", "no Linux"])
+    def test_there_is_none_where_threads_do_as_well_or_must_do(self, process, alone, made, monkeypatch, why):
+        process.open_default()
+        match why:
+            case "one core":
+                process.threads = 1
+            case "other threads":
+                monkeypatch.setattr(forks, "_is_alone", lambda: False)
+            case "a GPU":
+                monkeypatch.setattr(WorkerProcess, "device", "cuda")
+            case "no Linux":
+                monkeypatch.setattr(sys, "platform", "darwin")
+        assert forks.fork_workers(process, 1 if why == "few scans" else 100) == []
+        assert made == []
+
+    def test_threads_score_where_there_can_be_no_more_processes(self, process, alone, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr(os, "fork", fail_with(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")))
+        run_id = add_run_of(process, write_scans(tmp_path / "night", 4), embedded=True)
+        run_embedded(process, run_id, nothing)
+        assert count(process.engine, run_id) == RunCounts(scored=4)
+        assert "Resource temporarily unavailable" in caplog.text
+
+
+class Unborn:
+    def wait(self):
+        pass
+
+
+def fail_with(error):
+    def fail():
+        raise error
+
+    return fail
 
 
 class TestOrphans:

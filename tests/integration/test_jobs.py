@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db.engine import reading, write
-from db.jobs import claim_job, give_back_job, keep_claim, renew_lease, split_job
+from db.jobs import claim_job, give_back_job, keep_claim, renew_lease, split_job, take_back_job
 from db.runs import cancel_run
 from db.storing import find_predicted, store_results
 from db.tables import predictions, scans
@@ -343,6 +343,36 @@ class TestGivingBack:
         claim(engine, job_id, "worker-2")
         assert not write(engine, lambda connection: give_back_job(connection, held, 0, is_crash=True))
         assert fetch_job(engine, job_id).crashes == 1
+
+    def test_the_job_of_a_dead_holder_is_taken_back_as_a_crash_before_its_lease_has_run_out(self, engine):
+        job_id = add_job(engine)
+        held = claim(engine, job_id)
+        assert write(engine, lambda connection: take_back_job(connection, job_id, "worker-1", 3600))
+        assert claim(engine, job_id) is None  # it waits
+        shift_time(engine, job_id, "not_before", -1)
+        assert take(engine) == [job_id]
+        again = claim(engine, job_id)
+        assert (again.attempts, again.crashes) == (2, 1)
+        assert not write(engine, lambda connection: store_results(connection, held, [], []))  # should it live after all
+
+    def test_a_job_that_the_dead_holder_had_not_claimed_can_be_taken_at_once(self, engine):
+        job_id = add_job(engine)
+        assert take(engine) == [job_id]
+        assert take(engine) == []  # a message is on its way
+        assert not write(engine, lambda connection: take_back_job(connection, job_id, "worker-1", 3600))
+        assert take(engine) == [job_id]
+        assert claim(engine, job_id).crashes == 0
+
+    def test_nothing_is_taken_back_that_another_holds_or_that_is_done(self, engine):
+        held_by_another, done = add_job(engine), add_job(engine)
+        claim(engine, held_by_another, "worker-2")
+        held = claim(engine, done)
+        outcomes = [scored(scan) for scan in open_scans(engine, done)]
+        assert write(engine, lambda connection: store_results(connection, held, outcomes, []))
+        for job_id in (held_by_another, done):
+            assert not write(engine, lambda connection, job_id=job_id: take_back_job(connection, job_id, "worker-1", 0))
+        assert fetch_job(engine, held_by_another).status is JobStatus.LEASED
+        assert fetch_job(engine, done).status is JobStatus.DONE
 
 
 class TestSplitting:
