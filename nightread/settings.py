@@ -70,7 +70,7 @@ class Settings(BaseModel):
     )
     device: Device = Field(Device.AUTO, description="auto, cpu or cuda")
     batch_size: int = Field(32, ge=1, le=1024, description="prepared scans in one session.run()")
-    job_size: int = Field(64, ge=1, le=10_000, description="scans in one job, one transaction and one message")
+    job_size: int = Field(64, ge=1, le=10_000, description="the most scans in one job, one transaction and one message")
     lease_s: float = Field(
         120.0,
         ge=1.0,
@@ -92,7 +92,7 @@ class Settings(BaseModel):
     gate: bool = Field(True, description="whether scans that a model's input gate rejects stay without a score")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
     threads: int = Field(
-        0, ge=0, le=256, description="decoding and inference threads of a worker process; 0: one a core"
+        0, ge=0, le=256, description="decoding and inference threads of a worker process, or forks of `score`; 0: one a core"
     )
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
