@@ -92,7 +92,10 @@ class Settings(BaseModel):
     gate: bool = Field(True, description="whether scans that a model's input gate rejects stay without a score")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read")
     threads: int = Field(
-        0, ge=0, le=256, description="decoding and inference threads of a worker process, or forks of `score`; 0: one a core"
+        0,
+        ge=0,
+        le=256,
+        description="decoding and inference threads of a worker process, or forks of `score`; 0: one a core",
     )
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -49,23 +50,10 @@ def query(env, statement):
         engine.dispose()
 
 
-def list_children(pid):
-    """Return the processes that `pid` has started and that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it has ended meanwhile
-            continue
-        if int(parent) == pid and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
 def wait_for_forks(process, env):
     """Return the forks of a run that has a first scored scan."""
     wait_until(lambda: query(env, "SELECT 1 FROM scans WHERE status = 'scored'"), "the first scored scans")
-    forks = list_children(process.pid)
+    forks = [fork.pid for fork in psutil.Process(process.pid).children()]
     assert len(forks) == 2
     return forks
 

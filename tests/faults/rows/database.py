@@ -1,13 +1,16 @@
 """Rows 13b, 14b and 16 to 19: what happens to the database, and between it and the workers."""
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
 
+import psutil
 import psycopg
 import sqlalchemy as sa
 
+from cli.exits import Exit
 from db.engine import make_engine, reading
 from db.errors import DatabaseUnavailable
 from db.runs import find_run
@@ -20,8 +23,9 @@ from tests.faults.proxy import run_proxy
 from tests.faults.rig import DATABASE
 from tests.faults.rows.redis import disturb
 from tests.faults.rows.table import row
-from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
+from tests.program import PROGRAM, hook_reading, last_json, make_environment, run, started, wait_until
 from tests.services import run_small_disk
+from worker.forks import WORTH_A_FORK
 
 
 @row(
@@ -244,6 +248,37 @@ def sqlite_writers(case: Case) -> list[Violation]:
     assert "Traceback" not in said
     assert "locked" not in said
     violations = check(Evidence(engine, accepted, logs={"score.log": _without_paths(said, nights)}, canaries=CANARIES))
+    engine.dispose()
+    case.enqueue_here(case.make_night(4, seed=1000 + case.seed))
+    return violations + case.finish()
+
+
+@row(
+    "19b",
+    "SQLite: forks of a `score`, killed in the middle",
+    injection="one `nightread score` in two forks, both killed (SIGKILL) at random moments",
+    outcome="the same command goes on: their jobs are tried again at once, and the program scores in their place",
+)
+def killed_forks(case: Case) -> list[Violation]:
+    case.start_workers()  # idle; so that the rest of the check is the same
+    file = case.folder / "nightread.db"
+    env = make_environment(case.folder, database_url=f"sqlite:///{file}", batch_size=4, job_size=4, threads=2)
+    env |= hook_reading(case.folder, "time.sleep(0.02)")  # so that there is a middle
+    night = make_night(case.rig.pool, case.folder / "night", 2 * WORTH_A_FORK, case.seed)
+    log = case.folder / "score.log"
+    with started([PROGRAM, "score", night.folder, "--json"], env, case.folder, log) as program:
+        wait_until(lambda: _count_scored(file) > 0, "the first score")
+        for fork in psutil.Process(program.pid).children():
+            case.nap(0, 0.3)
+            fork.kill()
+            case.inject("fork killed")
+        assert program.wait(100) in {Exit.OK, Exit.SOME_FAILED}
+    case.counts.scans += len(night)
+    engine = make_engine(f"sqlite:///{file}")
+    said = _without_paths(log.read_text(), [night])
+    run_id = json.loads(said.splitlines()[-1])["run"]
+    evidence = Evidence(engine, {run_id: night.expected}, logs={"score.log": said}, canaries=CANARIES)
+    violations = check(evidence)
     engine.dispose()
     case.enqueue_here(case.make_night(4, seed=1000 + case.seed))
     return violations + case.finish()
