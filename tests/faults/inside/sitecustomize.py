@@ -113,12 +113,17 @@ def _publisher(module: ModuleType) -> None:
 
 def _jobs(module: ModuleType) -> None:
     if "fencing" in _without:
+        import sqlalchemy as sa
+
         # Any token will do.
-        module._is_ours = lambda: module.and_(
-            module.jobs.c.id == module.bindparam("of_job"),
+        module.is_ours = lambda: sa.and_(
+            module.jobs.c.id == sa.bindparam("of_job"),
             module.jobs.c.status == module.JobStatus.LEASED,
-            module.bindparam("of_token", type_=module.Integer()) >= 0,
+            sa.bindparam("of_token", type_=sa.Integer()) >= 0,
         )
+
+
+def _storing(module: ModuleType) -> None:
     if "FOLDER" in _told:
         real = module.store_results
         folder = Path(_told["FOLDER"])
@@ -136,15 +141,15 @@ def _jobs(module: ModuleType) -> None:
 def _scoring(module: ModuleType) -> None:
     module._ROOM_POLL_S = 0.5
     if "FOLDER" in _told:
-        real = module.close_finished_runs
+        real = module.has_open_jobs
         folder = Path(_told["FOLDER"])
 
         @functools.wraps(real)
-        def close_finished_runs(connection: Any) -> int:
+        def has_open_jobs(*given: Any) -> bool:
             _wait_at(folder / "after-commit.gate")
-            return real(connection)
+            return real(*given)
 
-        module.close_finished_runs = close_finished_runs
+        module.has_open_jobs = has_open_jobs
 
 
 def _scorer(module: ModuleType) -> None:
@@ -180,6 +185,7 @@ _CHANGES: dict[str, Callable[[ModuleType], None]] = {
     "worker.queue": _queue,
     "worker.publisher": _publisher,
     "db.jobs": _jobs,
+    "db.storing": _storing,
     "worker.scoring": _scoring,
     "worker.scorer": _scorer,
     "worker.preflight": _preflight,
