@@ -12,11 +12,17 @@ import pytest
 import sqlalchemy as sa
 
 from db.engine import make_engine
+from failpoints.points import Point
 from tests.factories import encode_jpeg, small_chest
 from tests.program import PROGRAM, hook_decoding, hook_reading, last_json, make_environment, run, started, wait_until
 from worker.forks import WORTH_A_FORK
 
 SCANS = 2 * WORTH_A_FORK
+#: Points that a fork does not come by, or by chance alone.
+BESIDE_A_JOB = {
+    Point.WORKER_HEARTBEAT, Point.WORKER_PUT_OFF, Point.WORKER_GIVE_BACK, Point.WORKER_IN_SPLIT,
+    Point.WORKER_BEFORE_TOP_UP, Point.WORKER_BEFORE_ACK,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +129,21 @@ def test_a_scan_that_kills_its_fork_costs_itself_in_the_same_run(env, night, tmp
     assert "SIGSEGV" in done.stderr or "Segmentation fault" in done.stderr
     assert query(env, "SELECT reason_code FROM scans WHERE status = 'failed'") == [("decoder-crash",)]
     assert sorted({row[0] for row in query(env, "SELECT crashes FROM jobs")}) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "point", [point for point in Point if point.startswith("worker-") and point not in BESIDE_A_JOB], ids=str
+)
+def test_a_fork_may_die_at_any_point_of_a_job(env, night, tmp_path, point):
+    struck = tmp_path / "struck"
+    struck.mkdir()
+    failing = env | {"NIGHTREAD_FAILPOINT": f"{point}:kill:2", "NIGHTREAD_FAILPOINT_DIR": str(struck)}
+    summary = last_json(run("score", night, "--json", env=failing, cwd=tmp_path))
+    assert len(list(struck.iterdir())) == 1
+    assert (summary["scored"], summary["failed"]) == (SCANS, 0)
+    assert query(env, "SELECT count(*), count(DISTINCT sha256) FROM predictions") == [(SCANS, SCANS)]
+    assert query(env, "SELECT status, count(*) FROM runs GROUP BY status") == [("finished", 1)]
+    assert sum(row[0] for row in query(env, "SELECT crashes FROM jobs")) in {0, 1}
 
 
 def test_a_run_whose_forks_are_all_killed_is_ended_by_the_program_itself(slow, night, tmp_path):
