@@ -18,18 +18,25 @@ SIZES: Final = (1, 2, 4, LARGEST_PART)
 #: counts: the first one reserves memory, others are disturbed.
 _TRIED_SCANS: Final = 24
 _FEWEST_RUNS: Final = 5
+#: So many sizes that are slower than a smaller one are enough to look no further.
+_SLOWER_SIZES: Final = 2
 
 
 class BatchTuner:
-    """Tries each size on the scans that come, and keeps to the one that took the least time for a scan."""
+    """Tries one size after the other on the scans that come, and keeps to the one that took the least time for a scan.
+
+    Where two larger ones were slower than a smaller one, larger ones still are not tried: their memory costs time, too.
+    """
 
     def __init__(self, sizes: Sequence[int] = SIZES) -> None:
         """Know nothing yet.
 
         Args:
-            sizes: what is tried.
+            sizes: what is tried, in ascending order.
         """
-        self._times: dict[int, list[float]] = {size: [] for size in sizes}
+        self._untried = list(sizes)
+        self._times: list[float] = []  # of the size that is being tried, for all of its scans
+        self._taken: dict[int, float] = {}  # for one scan, by size
         self._best: int | None = None
         self._lock = threading.Lock()
 
@@ -40,22 +47,26 @@ class BatchTuner:
 
     def choose(self, most: int) -> int:
         """Return how many of `most` scans, at least one, are to be scored next; several threads may ask."""
-        if self._best is not None:
-            return min(self._best, most)
         with self._lock:
-            untried = [size for size, times in self._times.items() if size <= most and not _is_tried(size, times)]
-        return min(untried, default=most)
+            if self._best is None and self._untried[0] <= most:
+                return self._untried[0]
+            return min(self._best or self._find_best() or most, most)
 
     def note(self, size: int, seconds: float) -> None:
         """Note how long scoring so many scans took a thread, by its own clock."""
         with self._lock:
-            times = self._times.get(size)
-            if times is None or self._best is not None:
+            if self._best is not None or size != self._untried[0]:
                 return
-            times.append(seconds)
-            if all(_is_tried(each, taken) for each, taken in self._times.items()):
-                self._best = min(self._times, key=lambda each: statistics.median(self._times[each]) / each)
+            self._times.append(seconds)
+            if len(self._times) < max(_FEWEST_RUNS, _TRIED_SCANS // size):
+                return
+            self._taken[size] = statistics.median(self._times) / size
+            self._times.clear()
+            self._untried.pop(0)
+            best = self._find_best()
+            slower = [tried for tried in self._taken if tried > (best or 0)]
+            if not self._untried or len(slower) >= _SLOWER_SIZES:
+                self._best = best
 
-
-def _is_tried(size: int, times: Sequence[float]) -> bool:
-    return len(times) >= max(_FEWEST_RUNS, _TRIED_SCANS // size)
+    def _find_best(self) -> int | None:
+        return min(self._taken, key=self._taken.__getitem__, default=None)
