@@ -60,6 +60,7 @@ class Place:
             "NIGHTREAD_BROKER_URL": redis_url,
         }
         self._struck = folder / "struck"
+        self.redis.flushdb()  # a worker that was killed at the end of a test has left what it had not acknowledged
         self.empty = self.save()
         self.crashes = 0
         self.recoveries = 0
