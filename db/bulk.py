@@ -16,7 +16,9 @@ from db.types import database_now
 Value = str | float | bool | None
 
 
-def insert_new(connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Value]]) -> None:
+def insert_new(
+    connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
+) -> None:
     """Insert rows, and leave those alone which are there already; `created_at` is the database's time.
 
     Args:
@@ -34,11 +36,11 @@ def insert_new(connection: Connection, table: Table, columns: tuple[str, ...], r
     if connection.dialect.name == "postgresql":  # an array for each column
         connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
     else:
-        connection.exec_driver_sql(statement, list(map(tuple, rows)))
+        connection.exec_driver_sql(statement, rows)
 
 
 def update_queued(
-    connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Value]]
+    connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
 ) -> None:
     """Update rows whose status is `queued`, by their id; `attempts` are added to what there was.
 
@@ -56,7 +58,7 @@ def update_queued(
     """
     if rows:
         statement = _write_update(connection.dialect.name, table, columns)
-        connection.exec_driver_sql(statement, list(map(tuple, rows)))
+        connection.exec_driver_sql(statement, rows)
 
 
 @cache

@@ -125,11 +125,8 @@ def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
 def give_back_job(connection: Connection, claim: Claim, retry_in_s: float, *, is_crash: bool) -> bool:
     """Queue a job again that ended in an error: as a crash, so that it does not loop, or else as if never claimed."""
     counted = {"crashes": jobs.c.crashes + 1} if is_crash else {"attempts": jobs.c.attempts - 1}
-    values = {
-        "status": JobStatus.QUEUED, "lease_holder": None, "lease_expires_at": None, "published_at": None,
-        "not_before": database_now(retry_in_s), **counted,
-    }  # fmt: skip
-    given_back = connection.execute(update(jobs).where(is_ours()).values(values), show_claim(claim)).rowcount
+    queued = update(jobs).where(is_ours()).values(_queue_again(retry_in_s) | counted)
+    given_back = connection.execute(queued, show_claim(claim)).rowcount
     failpoint(Point.WORKER_GIVE_BACK)
     return given_back == 1
 
@@ -141,12 +138,17 @@ def take_back_job(connection: Connection, job_id: str, holder: str, retry_in_s: 
         Whether the holder had claimed it. Where it had not, the job can be taken again at once.
     """
     mark_unpublished(connection, [job_id])
-    values = {
-        "status": JobStatus.QUEUED, "lease_holder": None, "lease_expires_at": None,
-        "not_before": database_now(retry_in_s), "crashes": jobs.c.crashes + 1,
-    }  # fmt: skip
     held = update(jobs).where(jobs.c.id == job_id, jobs.c.status == JobStatus.LEASED, jobs.c.lease_holder == holder)
+    values = _queue_again(retry_in_s) | {"crashes": jobs.c.crashes + 1}
     return connection.execute(held.values(values)).rowcount == 1
+
+
+def _queue_again(retry_in_s: float) -> dict[str, Any]:
+    """Return the values of a job that nobody holds any more, and that waits."""
+    return {
+        "status": JobStatus.QUEUED, "lease_holder": None, "lease_expires_at": None, "published_at": None,
+        "not_before": database_now(retry_in_s),
+    }  # fmt: skip
 
 
 def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:

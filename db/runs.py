@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Exists,
     Row,
     Select,
     and_,
@@ -228,12 +229,15 @@ def has_open_jobs(connection: Connection, run_id: str) -> bool:
 
 @built_once
 def _select_open_job(_: str) -> Select[bool]:
-    return select(exists().where(jobs.c.run_id == bindparam("of_run"), jobs.c.status != JobStatus.DONE))
+    return select(_open_job_of(bindparam("of_run")))
 
 
 def _has_ended() -> ColumnElement[bool]:
-    open_job = select(jobs.c.id).where(jobs.c.run_id == runs.c.id, jobs.c.status != JobStatus.DONE).exists()
-    return and_(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~open_job)
+    return and_(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~_open_job_of(runs.c.id))
+
+
+def _open_job_of(run_id: ColumnElement[str]) -> Exists:
+    return exists().where(jobs.c.run_id == run_id, jobs.c.status != JobStatus.DONE)
 
 
 @built_once

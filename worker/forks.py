@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from db.engine import reading, write
 from db.errors import DatabaseError
 from db.jobs import take_back_job
+from worker.isolating import name_end
 from worker.process import WorkerProcess
 from worker.scoring import attend_job, backoff_s
 
@@ -99,7 +100,7 @@ class Fork:
         self._child.join(_END_S)
         _log.error(
             "a process that scores has died (%s); what it was at is tried again, with care",
-            _describe_end(self._child.exitcode),
+            "no exit yet" if self._child.exitcode is None else name_end(self._child.exitcode),
         )
 
     def _take_back(self, job_id: str) -> None:
@@ -191,9 +192,3 @@ def _end_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has died already
         os._exit(1)
-
-
-def _describe_end(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"signal {-exit_code}, {signal.strsignal(-exit_code)}"
-    return f"exit code {exit_code}"

@@ -182,8 +182,13 @@ class _DecoderProcess:
             return _DecoderEnded(Reason.DECODER_TIMEOUT, f"decoding took more processor time than {limit}")
         if code == -signal.SIGKILL:
             return _DecoderEnded(Reason.OUT_OF_MEMORY, "its decoder was killed: the machine has run out of memory")
-        cause = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit {code}"
+        cause = name_end(code)
         return _DecoderEnded(Reason.DECODER_CRASH, f"its decoder died of it ({cause}); keep the file and report it")
+
+
+def name_end(code: int) -> str:
+    """Return what a process has ended with, from its exit code: the name of a signal where that is negative."""
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"exit {code}"
 
 
 def _streams(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:
