@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,34 +69,40 @@ def worker(env: dict[str, str], cwd: Path, log: Path, *options: str) -> Any:
     return started([PROGRAM, "worker", *options], env, cwd, log)
 
 
+#: A hook that does not fit ends its process: Python would only print the error and start without it, and the test would
+#: then test nothing.
+_HOOK = """\
+import ctypes, importlib, os, time, traceback
+try:
+    module = importlib.import_module({module!r})
+    real = getattr(module, {name!r})
+except Exception:
+    traceback.print_exc()
+    os._exit(70)
+def hooked({argument}, *more, **named):
+{code}
+    return real({argument}, *more, **named)
+setattr(module, {name!r}, hooked)
+"""
+
+
+def hook(folder: Path, module: str, name: str, argument: str, code: str) -> dict[str, str]:
+    """Return the setting that lets every process run `code` before `module.name`, with its first argument at hand."""
+    folder.mkdir()
+    source = _HOOK.format(module=module, name=name, argument=argument, code=textwrap.indent(code, "    "))
+    (folder / "sitecustomize.py").write_text(source)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+
+
 def hook_reading(folder: Path, code: str) -> dict[str, str]:
     """Return the setting that lets every process run `code` before it reads a scan, with the scan's `path` at hand."""
-    hook = folder / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(
-        "import os, time, nightread.files as files\n"
-        "read = files.read_file\n"
-        "def read_file(path, **limits):\n"
-        f"    {code}\n"
-        "    return read(path, **limits)\n"
-        "files.read_file = read_file\n"
-    )
-    return {"PYTHONPATH": str(hook)}
+    return hook(folder / "hook", "nightread.files", "read_file", "path", code)
 
 
 def hook_decoding(folder: Path, cases: dict[bytes, str]) -> dict[str, str]:
     """Return the setting that lets every process run some code where it decodes a scan that holds certain bytes."""
-    hook = folder / "decoding-hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(
-        "import ctypes, os, time, nightread.preparing as preparing\n"
-        "read = preparing.read_scan\n"
-        "def read_scan(data, **limits):\n"
-        + "".join(f"    if {mark!r} in data:\n        {code}\n" for mark, code in cases.items())
-        + "    return read(data, **limits)\n"
-        "preparing.read_scan = read_scan\n"
-    )
-    return {"PYTHONPATH": str(hook)}
+    code = "".join(f"if {mark!r} in data:\n    {code}\n" for mark, code in cases.items())
+    return hook(folder / "decoding-hook", "nightread.preparing", "read_scan", "data", code)
 
 
 def slow_reading(folder: Path) -> dict[str, str]:

@@ -128,6 +128,7 @@ def _drain() -> None:
     from worker.publisher import QUEUE
     from worker.queue import make_app
 
+    assert hasattr(worker.preflight, "refuse_or_start")  # a renamed one would start a process each time
     worker.preflight.refuse_or_start = lambda *_, **__: None
     settings = read_settings()
     configure_logging(settings)

@@ -37,7 +37,7 @@ POISONS = {
     b"POISON-DEEP": "raise RecursionError(data)",
     b"POISON-WRITE": "os.write(os.open(os.environ['TARGET'], os.O_CREAT | os.O_WRONLY), b'x')",
     b"POISON-PRINT": "os.write(1, b'PRINTED'); print('PRINTED')",
-    b"POISON-LIE": "import worker.isolated as i, __main__; __main__._send = lambda *_: os.write(4, b'x' * 90)",
+    b"POISON-LIE": "import __main__; __main__._send; __main__._send = lambda *_: os.write(4, b'x' * 90)",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
-from tests.program import PROGRAM, make_environment, run, started, wait_until
+from tests.program import PROGRAM, hook, make_environment, run, started, wait_until
 
 
 def read_rows(folder):
@@ -25,21 +25,11 @@ def test_a_killed_training_ends_with_the_epochs_and_weights_of_one_that_was_not(
     env = make_environment(tmp_path)
     common = ["train", "pediatric", "--data", base_request.data, "--batch-size", 4, "--shares", "60/20/20"]
     # Each step waits a little, so that there is a middle of an epoch to be killed in.
-    slow = tmp_path / "slow"
-    slow.mkdir()
-    (slow / "sitecustomize.py").write_text(
-        "import time, trainer.batches as batches\n"
-        "make = batches.iterate_batches\n"
-        "def iterate_batches(*asked):\n"
-        "    for batch in make(*asked):\n"
-        "        time.sleep(0.1)\n"
-        "        yield batch\n"
-        "batches.iterate_batches = iterate_batches\n"
-    )
+    slow = env | hook(tmp_path / "slow", "trainer.batches", "encode_targets", "targets", "time.sleep(0.1)")
     killed = [*common, "--epochs", 8, "--out", tmp_path / "killed"]
     with started(
         [PROGRAM, *killed],
-        env | {"PYTHONPATH": os.pathsep.join([str(slow), env.get("PYTHONPATH", "")])},
+        slow,
         tmp_path,
         tmp_path / "log",
     ) as process:

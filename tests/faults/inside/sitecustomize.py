@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,12 @@ from typing import Any
 _told = {name.removeprefix("FAULTS_"): value for name, value in os.environ.items() if name.startswith("FAULTS_")}
 _without = frozenset(_told.get("WITHOUT", "").split(","))
 _real_sleep = time.sleep
+
+
+def _replace(owner: Any, name: str, new: Any) -> None:
+    """Put `new` in the place of a name that must be there; a renamed one would stay as it is."""
+    assert hasattr(owner, name), f"{owner} has no {name}: the case would change nothing"
+    setattr(owner, name, new)
 
 
 def _wait_at(gate: Path) -> None:
@@ -47,7 +54,7 @@ def _files(module: ModuleType) -> None:
             os.kill(os.getpid(), 9)
         return real(path, **limits)
 
-    module.read_file = read_file
+    _replace(module, "read_file", read_file)
 
 
 def _preparing(module: ModuleType) -> None:
@@ -73,7 +80,7 @@ def _preparing(module: ModuleType) -> None:
             raise RecursionError
         return real(data, **limits)
 
-    module.read_scan = read_scan
+    _replace(module, "read_scan", read_scan)
 
 
 def _queue(module: ModuleType) -> None:
@@ -95,32 +102,34 @@ def _queue(module: ModuleType) -> None:
             conf["task_acks_late"] = False
         return conf
 
-    module._configure = configure
+    _replace(module, "_configure", configure)
 
 
 def _publisher(module: ModuleType) -> None:
     if "NEW_TASK" in _told:
-        module.SCORE_TASK = _told["NEW_TASK"]
+        _replace(module, "SCORE_TASK", _told["NEW_TASK"])
     if "sweeper" in _without:
         take = module.take_due_jobs
 
         def take_due_jobs(connection: Any, limit: int, republish_s: float, **more: Any) -> list[str]:
             return take(connection, limit, 1e9, **more)  # what was sent once is never sent again
 
-        module.take_due_jobs = take_due_jobs
-        module.Publisher.sweep = lambda self, engine: module.write(engine, module.close_finished_runs) * 0
+        _replace(module, "take_due_jobs", take_due_jobs)
+        close_runs, write = module.close_finished_runs, module.write
+        _replace(module.Publisher, "sweep", lambda self, engine: write(engine, close_runs) * 0)
 
 
 def _jobs(module: ModuleType) -> None:
     if "fencing" in _without:
         import sqlalchemy as sa
 
-        # Any token will do.
-        module.is_ours = lambda: sa.and_(
-            module.jobs.c.id == sa.bindparam("of_job"),
-            module.jobs.c.status == module.JobStatus.LEASED,
-            sa.bindparam("of_token", type_=sa.Integer()) >= 0,
-        )
+        jobs, leased = module.jobs, module.JobStatus.LEASED
+
+        def is_ours() -> Any:  # with any token
+            token = sa.bindparam("of_token", type_=sa.Integer())
+            return sa.and_(jobs.c.id == sa.bindparam("of_job"), jobs.c.status == leased, token >= 0)
+
+        _replace(module, "is_ours", is_ours)
 
 
 def _storing(module: ModuleType) -> None:
@@ -135,11 +144,11 @@ def _storing(module: ModuleType) -> None:
             _wait_at(folder / "after-store.gate")  # the transaction is still open
             return stored
 
-        module.store_results = store_results
+        _replace(module, "store_results", store_results)
 
 
 def _scoring(module: ModuleType) -> None:
-    module._ROOM_POLL_S = 0.5
+    _replace(module, "_ROOM_POLL_S", 0.5)
     if "FOLDER" in _told:
         real = module.has_open_jobs
         folder = Path(_told["FOLDER"])
@@ -149,7 +158,7 @@ def _scoring(module: ModuleType) -> None:
             _wait_at(folder / "after-commit.gate")
             return real(*given)
 
-        module.has_open_jobs = has_open_jobs
+        _replace(module, "has_open_jobs", has_open_jobs)
 
 
 def _scorer(module: ModuleType) -> None:
@@ -161,16 +170,16 @@ def _scorer(module: ModuleType) -> None:
             raise RuntimeError("CUDA failure 999: unknown error ; GPU=0 ; expr=cudaStreamSynchronize(stream)")
         return real(self, batch)
 
-    module.Scorer.infer_batch = infer_batch
+    _replace(module.Scorer, "infer_batch", infer_batch)
 
 
 def _preflight(module: ModuleType) -> None:
     """Leave out the process in which a worker tries its model at start: half of what a start costs."""
     found = {"model": "not tried", "why": "", "provider": "", "parity": 0.0, "runtime": "", "retired": False}
     tried = types.SimpleNamespace(returncode=0, stdout=json.dumps(found), stderr="")
-    module.subprocess = types.SimpleNamespace(
-        run=lambda *given, **more: tried, TimeoutExpired=module.subprocess.TimeoutExpired
-    )
+    expired = module.subprocess.TimeoutExpired
+    stand_in = types.SimpleNamespace(run=lambda *given, **more: tried, TimeoutExpired=expired)
+    _replace(module, "subprocess", stand_in)
 
 
 def _shift_clock(offset_s: float) -> None:
@@ -203,7 +212,11 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            _CHANGES[name](module)
+            try:
+                _CHANGES[name](module)
+            except BaseException:  # noqa: BLE001  # whatever it was, the change was not made
+                traceback.print_exc()
+                os._exit(70)  # without its change the process would run on, and the case would show nothing
 
         with contextlib.suppress(AttributeError):
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
