@@ -19,10 +19,10 @@ COPY requirements/ requirements/
 RUN uv venv /opt/nightread \
     && uv pip install --python /opt/nightread --require-hashes --requirement "requirements/${REQUIREMENTS}.txt"
 COPY pyproject.toml README.md LICENSE ./
+COPY bench/ bench/
 COPY cli/ cli/
 COPY db/ db/
 COPY exporter/ exporter/
-COPY failpoints/ failpoints/
 COPY nightread/ nightread/
 COPY trainer/ trainer/
 COPY web/ web/

@@ -1,4 +1,11 @@
-"""The one program, `nightread`."""
+"""The program `nightread`: parses, calls what is below, prints.
+
+main: the command table, and the boundary where an error becomes one line and an exit code.
+exits: exit codes.
+options: options that several commands share.
+commands: one file for each command.
+output: tables, summaries and progress.
+"""
 
 import gc
 import os

@@ -19,11 +19,10 @@ def explain(error: BaseException) -> tuple[str, Exit] | None:
 
     Imports the error classes only now, when there is an error: they bring SQLAlchemy along.
     """
-    from db.errors import DatabaseError, DatabaseUnavailable, UnknownRun
-    from nightread.errors import NightreadError
+    from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
     from worker.errors import BrokerUnavailable, WrongPaths
 
-    if not isinstance(error, NightreadError | DatabaseError):
+    if not isinstance(error, NightreadError):
         return None
     message = " ".join(str(error).split())
     if isinstance(error, DatabaseUnavailable | BrokerUnavailable):

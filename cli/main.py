@@ -6,19 +6,35 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import (
-    benching,
+from cli.commands import (
+    bench as bench_module,
+)
+from cli.commands import (
     data,
-    drifting,
-    evaluating,
     models,
-    operating,
-    registry,
+    models_change,
     runs,
-    scoring,
-    shadowing,
-    training,
-    working,
+)
+from cli.commands import (
+    doctor as doctor_module,
+)
+from cli.commands import (
+    drift as drift_module,
+)
+from cli.commands import (
+    evaluate as evaluate_module,
+)
+from cli.commands import (
+    score as score_module,
+)
+from cli.commands import (
+    shadow as shadow_module,
+)
+from cli.commands import (
+    train as train_module,
+)
+from cli.commands import (
+    worker as worker_module,
 )
 from cli.exits import Exit, explain
 
@@ -31,19 +47,26 @@ app = typer.Typer(
 )
 
 _COMMANDS = {
-    "Score": (scoring.score, evaluating.predict, scoring.enqueue, scoring.retry, scoring.cancel, scoring.demo),
-    "Look": (runs.runs, runs.status, runs.results, drifting.drift),
-    "Work": (working.worker, working.beat, working.sweep),
-    "Models": (training.train, evaluating.evaluate, training.export, shadowing.shadow),
-    "Operate": (operating.doctor, benching.bench),
+    "Score": (
+        score_module.score,
+        evaluate_module.predict,
+        score_module.enqueue,
+        score_module.retry,
+        score_module.cancel,
+        score_module.demo,
+    ),
+    "Look": (runs.runs, runs.status, runs.results, drift_module.drift),
+    "Work": (worker_module.worker, worker_module.beat, worker_module.sweep),
+    "Models": (train_module.train, evaluate_module.evaluate, train_module.export, shadow_module.shadow),
+    "Operate": (doctor_module.doctor, bench_module.bench),
 }
 for _panel, _functions in _COMMANDS.items():
     for _function in _functions:
         app.command(rich_help_panel=_panel)(_function)
-registry.add_commands(models.app)
+models_change.add_commands(models.app)
 app.add_typer(data.app, name="data", rich_help_panel="Models")
 app.add_typer(models.app, name="models", rich_help_panel="Models")
-app.add_typer(operating.db_app, name="db", rich_help_panel="Operate")
+app.add_typer(doctor_module.db_app, name="db", rich_help_panel="Operate")
 
 
 def _show_version(asked: bool) -> None:

@@ -1,1 +1,22 @@
-"""The results database: tables, sessions, queries and migrations. SQLite embedded, PostgreSQL in production."""
+"""The ledger: SQLite embedded, PostgreSQL in production; one file for each table or question.
+
+types: enums and SQL types.
+tables: the tables and the view.
+engine: connections, read and write transactions.
+schema: brings the tables up to date.
+dialects: what SQLite and PostgreSQL write differently.
+bulk: many rows in and out.
+runs: makes, finds, closes and cancels runs.
+jobs: claims, renews and ends jobs.
+due_jobs: jobs to publish, and in-flight messages.
+job_results: stores the results of a job.
+contents: predictions and measurements by SHA-256.
+measurements: what scans measure.
+tallies: the counts of a run.
+worklist: a run's scans in the order of their scores.
+results: the rows of a run.
+results_csv: the same as CSV.
+model_pairs: the scores of two models on one run.
+registry: models and their stages.
+migrations: Alembic revisions.
+"""

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, bindparam
+from sqlalchemy import ColumnElement, Connection, Integer, Select, Table, and_, bindparam, func, select
+
+from db.dialects import built_once
+from db.tables import measurements, predictions
 
 
 def is_of_contents(table: Table) -> ColumnElement[bool]:
@@ -18,3 +21,40 @@ def is_of_contents(table: Table) -> ColumnElement[bool]:
 def name_contents(digests: Sequence[str], model_digest: str, preprocessing: str) -> dict[str, Any]:
     """Return the parameters of a statement that asks for some contents under one model."""
     return {"digests": digests, "of_model": model_digest, "of_preprocessing": preprocessing}
+
+
+def find_predicted(
+    connection: Connection, digests: Sequence[str], model_digest: str, preprocessing: str, label_count: int
+) -> set[str]:
+    """Return those of `digests` (SHA-256 of scans) that have a prediction for every label of the model."""
+    if not digests:
+        return set()
+    wanted = name_contents(digests, model_digest, preprocessing) | {"label_count": label_count}
+    return set(connection.execute(_select_predicted(connection), wanted).scalars())
+
+
+@built_once
+def _select_predicted(_: str) -> Select[str]:
+    return (
+        select(predictions.c.sha256)
+        .where(is_of_contents(predictions))
+        .group_by(predictions.c.sha256)
+        .having(func.count() == bindparam("label_count", type_=Integer()))
+    )
+
+
+def find_verdicts(
+    connection: Connection, digests: Sequence[str], model_digest: str, preprocessing: str
+) -> dict[str, str]:
+    """Return what the input gate of a model said of those of `digests` (SHA-256 of scans) that it has seen before."""
+    if not digests:
+        return {}
+    wanted = name_contents(digests, model_digest, preprocessing)
+    return {row.sha256: row.gate_verdict for row in connection.execute(_select_verdicts(connection), wanted)}
+
+
+@built_once
+def _select_verdicts(_: str) -> Select[str, str]:
+    return select(measurements.c.sha256, measurements.c.gate_verdict).where(
+        is_of_contents(measurements), measurements.c.gate_verdict.is_not(None)
+    )

@@ -8,17 +8,19 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
-from db.errors import DatabaseFull, DatabaseUnavailable
-from failpoints.points import Point, failpoint
+from db.types import database_now
+from nightread.errors import DatabaseFull, DatabaseUnavailable
+from nightread.failpoints import Point, failpoint
 
 _log = logging.getLogger(__name__)
 
@@ -234,3 +236,9 @@ def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailabl
         remedy = "make room; what was stored stays (NIGHTREAD_DATABASE_URL)"
         return DatabaseFull(f"the disk of the database {url} is full ({said}): {remedy}")
     return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")
+
+
+def read_clock(connection: Connection) -> datetime:
+    """Return the database's time, the one by which runs and leases are dated."""
+    now: datetime = connection.execute(select(database_now())).scalar_one()
+    return now

@@ -1,4 +1,4 @@
-"""The life of a job: due, claimed, renewed, then stored (`db.storing`), given back or split.
+"""The life of a job: due, claimed, renewed, then stored (`db.job_results`), given back or split.
 
 Every step is one short transaction. The order of commits is what nothing gets lost by: a claim is committed before a
 file is opened, so that the count of attempts survives whatever the file does to the process; predictions, scans and the
@@ -29,11 +29,11 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.dialects import built_once
+from db.due_jobs import has_run_out, is_due, mark_unpublished
 from db.runs import new_job
 from db.tables import jobs, runs, scans
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
-from db.waiting import has_run_out, is_due, mark_unpublished
-from failpoints.points import Point, failpoint
+from nightread.failpoints import Point, failpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from db.dialects import insert_ignoring, wait_for_advisory_lock
-from db.errors import DatabaseError, WrongStage
 from db.tables import models, stage_changes
 from db.types import ModelStage, StageCause, database_now
-from failpoints.points import Point, failpoint
+from nightread.errors import DatabaseError, WrongStage
+from nightread.failpoints import Point, failpoint
 
 _STAGE_LOCK: Final = 7_201_123
 
@@ -300,3 +300,9 @@ def _select_models() -> Select[Any]:
 
 def _to_model(row: Row[Any]) -> StoredModel:
     return StoredModel(row.digest, row.name, row.version, row.preprocessing, row.card, row.stage, row.created_at)
+
+
+def read_card(connection: Connection, model_digest: str) -> dict[str, Any]:
+    """Return a model's card as it was stored, perhaps by another release."""
+    card: dict[str, Any] = connection.execute(select(models.c.card).where(models.c.digest == model_digest)).scalar_one()
+    return card

@@ -25,13 +25,14 @@ from sqlalchemy import (
     update,
 )
 
-from db.dialects import built_once, copy_in, write_time
-from db.errors import UnknownRun
+from db.bulk import copy_in, write_time
+from db.dialects import built_once
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
-from failpoints.points import Point, failpoint
+from nightread.errors import UnknownRun
+from nightread.failpoints import Point, failpoint
 
 _SCAN_COLUMNS = (
     "run_id", "job_id", "path", "size_bytes", "status", "reason_code", "reason_text", "attempts", "reused",

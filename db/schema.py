@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, inspect, text
 
 from db.engine import reading, write
-from db.errors import SchemaOutdated
+from nightread.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
 REVISION: Final = "0004"

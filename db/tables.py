@@ -1,7 +1,7 @@
 """The tables. What they promise is written into them: keys, checks and comments.
 
 They are SQLAlchemy Core's: nothing here maps rows to objects, and importing the ORM would take a fifth of a second of
-each start. Indexes of some rows only are declared in `db.partial_indexes`.
+each start. Indexes of some rows only are declared in `db.migrations.partial_indexes`.
 """
 
 from typing import Any

@@ -15,9 +15,10 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, Insert, Row, Select, bindparam, exists, func, insert, select
 
+from db.bulk import copy_in
 from db.contents import is_of_contents, name_contents
-from db.dialects import built_once, copy_in, insert_adding
-from db.queries import count_decisions, count_reasons, find_providers
+from db.dialects import built_once, insert_adding
+from db.results import count_decisions, count_reasons, find_providers
 from db.tables import models, predictions, runs, scans, tallies, worklist_rows
 from db.types import ScanStatus, UtcDateTime, database_now
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, union_all
 
-from db.queries import ResultFilter, read_clock, select_results
-from db.tables import jobs, models, results, runs, scans, worklist_rows
+from db.engine import read_clock
+from db.results import ResultFilter, select_results
+from db.tables import jobs, results, runs, scans, worklist_rows
 from db.tallies import RunTally, read_tallies
 from db.types import JobStatus, ScanStatus
 
@@ -165,12 +166,6 @@ def _find_unscored(
     merged = union_all(*(select(part) for part in ranges)).subquery()
     query = select(merged.c.id).order_by(merged.c.id).limit(limit)
     return [(scan_id, None) for scan_id in connection.execute(query).scalars()]
-
-
-def read_card(connection: Connection, model_digest: str) -> dict[str, Any]:
-    """Return a model's card as it was stored, perhaps by another release."""
-    card: dict[str, Any] = connection.execute(select(models.c.card).where(models.c.digest == model_digest)).scalar_one()
-    return card
 
 
 def read_progress(connection: Connection) -> Progress:

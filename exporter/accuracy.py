@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.errors import ExportError
 from exporter.parity import decide
 from exporter.precision import Limits
+from nightread.errors import ExportError
 
 Targets = npt.NDArray[np.bool_]
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exporter.gating import FittedGate
 from exporter.outputs import SCORES, find_outputs
-from nightread.card import Output
-from nightread.preparing import InputSpec
+from nightread.model.card import Output
+from nightread.model.training_folder import FittedGate
+from nightread.scan.preprocessing import InputSpec
 
 #: Names in the graph. What a score means comes from the card's labels, never from these.
 INPUT_NAME: Final = "scans"

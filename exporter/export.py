@@ -12,17 +12,17 @@ import numpy.typing as npt
 
 from exporter.accuracy import Accuracy, check_accuracy
 from exporter.conversion import INPUT_NAME, OPSET, Converted, convert
-from exporter.end_to_end import check_files
-from exporter.errors import ExportError
-from exporter.gating import check_gate
+from exporter.drift_reference import measure_hold_out
+from exporter.file_check import check_files
+from exporter.gate import check_gate
 from exporter.parity import Parity, Scorer, check_independence, check_parity, choose_batch_sizes, open_session
 from exporter.precision import LIMITS, change_precision
-from exporter.reference import measure_hold_out
 from exporter.same_pixels import compare_ways
-from exporter.training_folder import TrainingFolder, read_training_folder
-from nightread.bundle import Bundle, write_bundle
-from nightread.card import Conversion, Gate, Precision
-from nightread.preparing import Tensor
+from nightread.errors import ExportError
+from nightread.model.bundle import Bundle, write_bundle
+from nightread.model.card import Conversion, Gate, Precision
+from nightread.model.training_folder import TrainingFolder, read_training_folder
+from nightread.scan.preprocessing import Tensor
 
 #: Scans that travel with the bundle for the worker's own parity check.
 PARITY_SCANS: Final = 8

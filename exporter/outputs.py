@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from exporter.gating import FittedGate, compute_gate, describe_gate
-from nightread.card import Output
+from exporter.gate import compute_gate, describe_gate
+from nightread.model.card import Output
+from nightread.model.training_folder import FittedGate
 
 SCORES: Final = "scores"
 EMBEDDING: Final = "embedding"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nightread.errors import ParityMismatch
-from nightread.preparing import Tensor
+from nightread.scan.preprocessing import Tensor
 
 #: Largest absolute difference between two scores; float32 sums in another order differ by about 1e-7.
 TOLERANCE: Final = 1e-5

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from exporter.gating import COMPONENTS, DISTANCE
+from exporter.gate import COMPONENTS, DISTANCE
 from exporter.outputs import EMBEDDING
-from nightread.card import Precision
-from nightread.preparing import Tensor
+from nightread.model.card import Precision
+from nightread.scan.preprocessing import Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,15 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from exporter.errors import ExportError
 from exporter.parity import Scorer
-from nightread.card import SamePixels, Threshold
-from nightread.errors import ScanError, StorageError
-from nightread.files import read_file
-from nightread.finding import Walk, find_scans
-from nightread.formats import Format
-from nightread.preparing import InputSpec, Tensor, prepare, read_and_prepare
-from nightread.reading import Scan, read_scan
+from nightread.errors import ExportError, ScanError, StorageError
+from nightread.model.card import SamePixels, Threshold
+from nightread.scan.decode import read_scan
+from nightread.scan.files import read_file
+from nightread.scan.formats import Format
+from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
+from nightread.scan.scan import Scan
+from nightread.scan.walk import Walk, find_scans
 
 FULL_DECODING: Final = "JPEG decoded in full"
 DATA_SET_FILE: Final = "file of the data set, {width} x {height}"

@@ -11,6 +11,13 @@
       DeviceError          the device that was asked for is not really there
         DeviceFull           its memory does not suffice for a batch
       SettingsError        the operator is at fault: stop at start-up, naming every fault at once
+      ExportError          the training folder or the converted network is at fault
+      DatabaseError        the ledger did not do what was asked
+        DatabaseUnavailable  it does not answer, or cannot store: try again later
+          DatabaseFull         its disk is full
+        SchemaOutdated       its tables are those of another release
+        UnknownRun           no run, or more than one, goes by that name
+        WrongStage           a model's stage does not allow what was asked
 
 A message says what was found, what is allowed and what to do about it.
 """
@@ -76,3 +83,31 @@ class DeviceFull(DeviceError):
 
 class SettingsError(NightreadError):
     """One or more settings are wrong; the message names all of them."""
+
+
+class ExportError(NightreadError):
+    """A training folder that cannot be exported, or a network that would not be the same afterwards."""
+
+
+class DatabaseError(NightreadError):
+    """Base of what the database layer raises on purpose."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database does not answer, or cannot store."""
+
+
+class DatabaseFull(DatabaseUnavailable):
+    """There is no room on the database's disk; nothing was stored, and what was stored before stays."""
+
+
+class SchemaOutdated(DatabaseError):
+    """The tables are not those that this release needs."""
+
+
+class UnknownRun(DatabaseError):
+    """No run, or more than one, goes by that id, prefix or name."""
+
+
+class WrongStage(DatabaseError):
+    """A model bundle's stage does not allow what was asked."""

@@ -6,7 +6,7 @@ import time
 
 from pythonjsonlogger.json import JsonFormatter
 
-from failpoints.points import describe_armed
+from nightread.failpoints import describe_armed
 from nightread.settings import LogFormat, Settings
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"

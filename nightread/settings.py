@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from failpoints import points
+from nightread import failpoints
 from nightread.errors import SettingsError
 
 _PREFIX: Final = "NIGHTREAD_"
@@ -217,10 +217,23 @@ def _find_failpoint_faults() -> list[str]:
     """Say what is wrong with the failpoints, which are no setting: they are read before any of these."""
     faults = []
     try:
-        points.parse(os.environ.get(points.VARIABLE, ""))
+        failpoints.parse(os.environ.get(failpoints.VARIABLE, ""))
     except ValueError as error:
-        faults.append(f"{points.VARIABLE}: {error}")
-    folder = os.environ.get(points.FOLDER_VARIABLE)
+        faults.append(f"{failpoints.VARIABLE}: {error}")
+    folder = os.environ.get(failpoints.FOLDER_VARIABLE)
     if folder and not Path(folder).is_dir():
-        faults.append(f"{points.FOLDER_VARIABLE}: there is no folder {folder}; make it")
+        faults.append(f"{failpoints.FOLDER_VARIABLE}: there is no folder {folder}; make it")
     return faults
+
+
+def check_roots(settings: Settings) -> None:
+    """Make sure that the roots which jobs may read below are there.
+
+    Raises:
+        SettingsError: naming each that is not a folder.
+    """
+    missing = [str(root) for root in settings.scan_roots if not root.is_dir()]
+    if missing:
+        raise SettingsError(
+            f"NIGHTREAD_SCAN_ROOTS: no such folder: {', '.join(missing)}; mount it, or mend the setting"
+        )

@@ -19,9 +19,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from cli.demo_scans import draw_chest
-from nightread.preparing import PREPROCESSING_VERSION
 from nightread.reasons import Reason
+from nightread.scan.drawn_chest import draw_chest
+from nightread.scan.preprocessing import PREPROCESSING_VERSION
 
 __all__ = ["draw_chest"]
 

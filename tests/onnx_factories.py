@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nightread.bundle import Bundle, write_bundle
+from nightread.model.bundle import Bundle, write_bundle
 from tests.factories import make_card
 
 #: The mean gray of a scan that the gate of a tiny network takes for a usual one.

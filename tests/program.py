@@ -96,13 +96,13 @@ def hook(folder: Path, module: str, name: str, argument: str, code: str) -> dict
 
 def hook_reading(folder: Path, code: str) -> dict[str, str]:
     """Return the setting that lets every process run `code` before it reads a scan, with the scan's `path` at hand."""
-    return hook(folder / "hook", "nightread.files", "read_file", "path", code)
+    return hook(folder / "hook", "nightread.scan.files", "read_file", "path", code)
 
 
 def hook_decoding(folder: Path, cases: dict[bytes, str]) -> dict[str, str]:
     """Return the setting that lets every process run some code where it decodes a scan that holds certain bytes."""
     code = "".join(f"if {mark!r} in data:\n    {code}\n" for mark, code in cases.items())
-    return hook(folder / "decoding-hook", "nightread.preparing", "read_scan", "data", code)
+    return hook(folder / "decoding-hook", "nightread.scan.preprocessing", "read_scan", "data", code)
 
 
 def slow_reading(folder: Path) -> dict[str, str]:

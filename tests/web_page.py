@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from starlette.testclient import TestClient
 
 from db.engine import write
+from db.job_results import ScanOutcome, store_results
 from db.runs import close_finished_runs
-from db.storing import ScanOutcome, store_results
 from db.types import ScanStatus
 from nightread.settings import Settings
 from tests.db_factories import add_run, claim, job_ids, new_prediction, new_scans, open_scans, scored

@@ -12,8 +12,8 @@ from db.runs import RunInfo, find_run
 from nightread.settings import read_settings
 from tests.db_factories import job_ids
 from tests.factories import encode_dicom, encode_jpeg, encode_png16, small_chest
-from worker.enqueueing import enqueue
 from worker.process import WorkerProcess
+from worker.runs.enqueue import enqueue
 
 
 @contextlib.contextmanager

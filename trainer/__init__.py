@@ -1,0 +1,10 @@
+"""Training Keras networks.
+
+train: the steps of a training.
+record: the files that a training leaves.
+errors: the errors of data sets and trainings.
+data: data sets, splits and their arrays.
+architectures: the networks, one file for each.
+fit: fitting a network.
+evaluation: what a fitted network is worth.
+"""

@@ -1,7 +1,7 @@
 """The record of a training: `training.json`, the draft of a card, and the prepared scans that an export is checked on.
 
-`card.json` holds the fields of a bundle's card that training knows, as `nightread.card` names them; its texts may be
-edited before the export. These files and the checkpoint are all that trainer and exporter share.
+`card.json` holds the fields of a bundle's card that training knows, as `nightread.model.card` names them; its texts
+may be edited before the export. These files and the checkpoint are all that trainer and exporter share.
 """
 
 import hashlib
@@ -15,22 +15,16 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
-from nightread.card import Gate, Metric, OperatingPoint, Scaling, Threshold, Training
-from nightread.preparing import PREPROCESSING_VERSION
-from trainer import fitting
+from nightread.model.card import Gate, Metric, OperatingPoint, Scaling, Threshold, Training
+from nightread.model.training_folder import CARD_FILE, CHECKPOINT_FILE, GATE_FILE, PREPARED_FILE, RECORD_FILE, Record
+from nightread.scan.preprocessing import PREPROCESSING_VERSION
 from trainer.architectures.architecture import Architecture
-from trainer.datasets import Dataset, Listing, SplitBy, Task
-from trainer.dividing import Divided
-from trainer.gating import GATE_FILE
-from trainer.hyperparameters import FitSettings
-from trainer.operating import span_abstain_band
-from trainer.splitting import Indices, Part, Shares, Targets
-
-RECORD_FILE: Final = "training.json"
-CARD_FILE: Final = "card.json"
-PREPARED_FILE: Final = "prepared.npz"
+from trainer.data.dataset import Dataset, Listing, SplitBy, Task
+from trainer.data.split import Divided, Indices, Part, Shares, Targets
+from trainer.evaluation.operating_points import span_abstain_band
+from trainer.fit import fit
+from trainer.fit.hyperparameters import FitSettings
 
 #: Prepared training scans that are kept for the exporter to calibrate int8 on: enough for stable ranges, and small.
 _CALIBRATION_SCANS = 256
@@ -69,47 +63,10 @@ class Outcome:
     split_by: SplitBy
     threshold: float | None
     metrics: Mapping[Part, Mapping[str, Metric]]
-    history: list[fitting.EpochRow]
+    history: list[fit.EpochRow]
     scaling: Scaling | None = None
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
     gate: Gate | None = None
-
-
-class Record(BaseModel):
-    """The content of `training.json`.
-
-    Attributes:
-        epochs_done: how many epochs were run.
-        best_epoch: whose weights the checkpoint holds.
-        seconds: of all epochs.
-        scans: scans by part.
-        patients: patients by part.
-        left_alone: files that were passed over, by reason.
-        without_patient: scans whose names tell no patient; each counts as a patient of its own.
-        unreadable: scans that could not be read, by name, with the reason.
-        missing: names of scans that a table of the data set names and no folder holds.
-        too_few_patients: labels that were left out, with their patients: a split by patient needs three of each.
-        labels: scans by part and label.
-        input_wait_share: how much of all epochs' time the steps waited for their batches.
-        sha256: of the checkpoint, of the prepared scans, and of the input gate where there is one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int = 1
-    epochs_done: int
-    best_epoch: int
-    seconds: float
-    scans: dict[str, int]
-    patients: dict[str, int]
-    left_alone: dict[str, int]
-    without_patient: int
-    unreadable: dict[str, str]
-    missing: tuple[str, ...] = ()
-    too_few_patients: dict[str, int] = {}
-    labels: dict[str, dict[str, int]]
-    input_wait_share: float
-    sha256: dict[str, str]
 
 
 def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divided) -> tuple[Record, dict[str, Any]]:
@@ -133,7 +90,7 @@ def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divi
     seconds = sum(row.seconds for row in outcome.history)
     record = Record(
         epochs_done=len(outcome.history),
-        best_epoch=fitting.find_best(outcome.history, outcome.settings.monitor).epoch,
+        best_epoch=fit.find_best(outcome.history, outcome.settings.monitor).epoch,
         seconds=round(seconds, 1),
         scans=scan_counts,
         patients=patient_counts,
@@ -146,7 +103,7 @@ def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divi
         input_wait_share=round(sum(row.input_wait_s for row in outcome.history) / max(seconds, 1e-9), 4),
         sha256={
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in (fitting.CHECKPOINT_FILE, PREPARED_FILE, *([GATE_FILE] if outcome.gate else []))
+            for name in (CHECKPOINT_FILE, PREPARED_FILE, *([GATE_FILE] if outcome.gate else []))
         },
     )
     card = _describe(outcome, task, scan_counts, patient_counts, label_counts[Part.TRAIN.value])
@@ -173,7 +130,7 @@ def _describe(
     patient_counts: dict[str, int],
     trained_on: dict[str, int],
 ) -> dict[str, Any]:
-    """Return the fields of `nightread.card.Card` that training knows."""
+    """Return the fields of `nightread.model.card.Card` that training knows."""
     dataset, architecture, settings = outcome.dataset, outcome.architecture, outcome.settings
     training = Training(
         data_source=dataset.data_source,
@@ -188,7 +145,7 @@ def _describe(
             # A file of weights is told by its name: where it lay is nobody's business.
             "backbone_weights": Path(settings.backbone_weights).name,
             "epochs": len(outcome.history),
-            "best_epoch": fitting.find_best(outcome.history, settings.monitor).epoch,
+            "best_epoch": fit.find_best(outcome.history, settings.monitor).epoch,
             "loss": "binary cross-entropy" if task.activation == "sigmoid" else "categorical cross-entropy",
             "checkpoint": f"best {settings.monitor}",
             "threshold": "best balanced accuracy on validation" if task.activation == "sigmoid" else "highest score",

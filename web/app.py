@@ -12,8 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from db.engine import make_engine
-from db.errors import DatabaseError
-from nightread.errors import SettingsError
+from nightread.errors import DatabaseError, SettingsError
 from nightread.settings import Settings, read_settings
 from web.errors import ERROR_HANDLERS
 from web.guard import Guard

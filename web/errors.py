@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from db.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
+from nightread.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
 from web.guard import HEADERS
 from web.showing import render
 

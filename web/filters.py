@@ -8,8 +8,7 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
-from db.queries import ResultFilter
-from db.rows import to_text
+from db.results import ResultFilter, to_text
 from db.types import ScanStatus
 from db.worklist import Position
 

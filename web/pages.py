@@ -15,14 +15,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from db.engine import reading
-from db.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
-from db.exporting import stream_csv
-from db.queries import ResultFilter
+from db.registry import read_card
+from db.results import ResultFilter
+from db.results_csv import stream_csv
 from db.runs import RunInfo, find_run, list_runs
 from db.schema import check_schema
 from db.tallies import read_tallies
 from db.types import RunStatus, ScanStatus
-from db.worklist import read_card, read_page, read_progress
+from db.worklist import read_page, read_progress
+from nightread.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
 from web.filters import WorklistFilter, read_filter, read_position, read_run_id
 from web.showing import reconcile, render
 

@@ -1,3 +1,16 @@
-"""What turns queued jobs into predictions: the Celery app and task, the scoring pipeline, the sweeper."""
+"""From a queued job to stored predictions.
+
+app: the Celery app, for `celery -A worker.app`.
+tasks: the Celery tasks.
+process: what one worker process keeps: settings, engine, model, decoder.
+preflight: tries the model in a process of its own before a worker starts.
+health: worker liveness, judged by committed work.
+errors: the errors of runs and jobs.
+queue: Celery and Redis.
+runs: a run from its folder to its end.
+jobs: one job: claimed, scored, stored.
+decoder: decoding on threads and in a sandbox.
+registry: model bundles and their stages.
+"""
 
 import nightread  # noqa: F401  # before ONNX Runtime, which it keeps from reporting to its maker

@@ -2,7 +2,7 @@
 
 from nightread.logs import configure_logging
 from nightread.settings import read_settings
-from worker.queue import make_app
+from worker.queue.celery_app import make_app
 
 _settings = read_settings()
 configure_logging(_settings)

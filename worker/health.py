@@ -18,11 +18,11 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from db.due_jobs import Waiting, count_waiting_jobs
 from db.engine import reading
-from db.waiting import Waiting, count_waiting_jobs
 from nightread.errors import SettingsError
+from nightread.machine import read_start
 from nightread.settings import Settings
-from worker.enqueueing import read_start
 
 _log = logging.getLogger(__name__)
 

@@ -11,15 +11,13 @@ import sys
 from typing import Any
 
 from db.engine import make_engine
-from db.errors import DatabaseError
 from db.schema import ensure_schema
 from nightread.errors import ModelError, NightreadError
-from nightread.settings import Settings, read_settings
-from worker.choosing import choose_bundle
-from worker.enqueueing import check_roots
+from nightread.inference.scorer import Scorer
+from nightread.machine import count_cores
+from nightread.settings import Settings, check_roots, read_settings
 from worker.health import register_worker
-from worker.process import count_cores
-from worker.scorer import Scorer
+from worker.registry.choose import choose_bundle
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ def refuse_or_start(sender: Any, **_: Any) -> None:
     settings = sender.app.nightread
     try:
         found = check_worker(settings)
-    except (NightreadError, DatabaseError) as error:
+    except NightreadError as error:
         _log.critical("not started: %s", error)
         raise SystemExit(1) from None
     _log.info(
@@ -86,7 +84,7 @@ def main() -> int:
         # A worker has the runs that were made before the retirement to see through.
         choice = choose_bundle(engine, settings, allow_retired=True)
         scorer = Scorer(choice.bundle, settings.device, settings.threads or count_cores())
-    except (NightreadError, DatabaseError) as error:
+    except NightreadError as error:
         sys.stderr.write(f"{' '.join(str(error).split())}\n")
         return 1
     found = {

@@ -19,18 +19,18 @@ from sqlalchemy import Engine
 
 from db.engine import make_engine
 from db.runs import RunInfo
-from nightread.bundle import Bundle, find_bundle, load_bundle
 from nightread.errors import CardMismatch
-from nightread.files import decode_path
+from nightread.inference.early_open import Ahead
+from nightread.inference.scorer import Scorer
+from nightread.machine import count_cores, keep_freed_memory
+from nightread.model.bundle import Bundle, find_bundle, load_bundle
+from nightread.scan.files import decode_path
 from nightread.settings import Settings
-from worker.choosing import choose_bundle
-from worker.decoder import Decoder
+from worker.decoder.decoder import Decoder
+from worker.decoder.sandbox import IsolationLimits
 from worker.health import Progress, find_progress
-from worker.isolating import IsolationLimits
-from worker.memory import keep_freed_memory
-from worker.opening import Ahead
-from worker.pipeline import Limits
-from worker.scorer import Scorer
+from worker.jobs.pipeline import Limits
+from worker.registry.choose import choose_bundle
 
 _log = logging.getLogger(__name__)
 
@@ -185,11 +185,6 @@ class WorkerProcess:
         """End threads, decoder processes and connections."""
         self.decoder.close()
         self.engine.dispose()
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use; a container may be given fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 #: By process id, since a fork copies this too.

@@ -6,16 +6,15 @@ from typing import Any
 from celery import current_app, shared_task
 from celery.signals import worker_process_init
 
-from db.errors import DatabaseError
-from failpoints.points import Point, failpoint
-from nightread.errors import NightreadError
+from nightread.errors import DatabaseError, NightreadError
+from nightread.failpoints import Point, failpoint
 from nightread.logs import configure_logging
 from nightread.settings import Settings, read_settings
 from worker.errors import BrokerUnavailable
-from worker.idling import IdleSweeper
+from worker.jobs.job import attend_job
 from worker.process import WorkerProcess, current_process, has_process
-from worker.publisher import SCORE_TASK, SWEEP_TASK, Publisher
-from worker.scoring import attend_job
+from worker.queue.idle_sweeper import IdleSweeper
+from worker.queue.publisher import SCORE_TASK, SWEEP_TASK, Publisher
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def sweep_task(task: Any) -> None:
     with process.working():
         try:
             Publisher(task.app, process.settings).sweep(process.engine)
-        except (NightreadError, DatabaseError) as error:
+        except NightreadError as error:
             _log.error("sweep: %s", error)
         except Exception:  # noqa: BLE001  # the boundary of a delivery; a MemoryError out of a task ends the whole worker
             _log.exception("sweep failed")

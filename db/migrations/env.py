@@ -4,9 +4,9 @@ from typing import Any
 
 from alembic import context
 
-from db import partial_indexes as _partial_indexes  # noqa: F401  # they complete the metadata
+from db.migrations import partial_indexes as _partial_indexes  # noqa: F401  # they complete the metadata
 from db.tables import metadata
-from failpoints.points import Point, failpoint
+from nightread.failpoints import Point, failpoint
 
 
 def _pass_revision(*_: Any, **__: Any) -> None:

@@ -78,7 +78,7 @@ def test_the_services_score_a_night_together(tmp_path, scans, postgres_url, comp
     assert last_json(waited)["scored"] == 60
     assert healthy.returncode == 0
     logged = [line for name in ("worker", "beat") for line in Path(tmp_path / f"{name}.log").read_text().splitlines()]
-    assert any('"logger": "worker.scoring"' in line for line in logged)
+    assert any('"logger": "worker.jobs.job"' in line for line in logged)
 
 
 def test_a_path_outside_the_mounted_scans_is_refused(tmp_path, scans, postgres_url, redis_url):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from exporter.reference import measure_scans
-from nightread.card import Output
-from nightread.drift import summarise
-from nightread.preparing import InputSpec, read_and_prepare
+from exporter.drift_reference import measure_scans
+from nightread.model.card import Output
+from nightread.model.drift import summarise
+from nightread.scan.preprocessing import InputSpec, read_and_prepare
 from tests.factories import draw_chest, encode_jpeg
 from tests.onnx_factories import make_gate, make_onnx, write_tiny_bundle
 from tests.program import last_json, make_environment, run

@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from db.engine import make_engine
-from failpoints.points import Point
+from nightread.failpoints import Point
 from tests.factories import encode_jpeg, small_chest
 from tests.program import PROGRAM, hook_decoding, hook_reading, last_json, make_environment, run, started, wait_until
-from worker.forks import WORTH_A_FORK
+from worker.runs.forks import WORTH_A_FORK
 
 SCANS = 2 * WORTH_A_FORK
 #: Points that a fork does not come by, or by chance alone.

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from nightread.files import encode_path
+from nightread.scan.files import encode_path
 from tests.factories import make_nasty_folder, make_operating_points
 from tests.onnx_factories import write_tiny_bundle
 from tests.program import PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until
@@ -209,7 +209,7 @@ def test_an_error_is_one_line_with_its_remedy(env, tmp_path, arguments, settings
 
 
 def test_a_damaged_bundle_is_refused_before_anything_is_written(env, tmp_path):
-    from nightread.bundle import SHIPPED_DIR
+    from nightread.model.bundle import SHIPPED_DIR
 
     shipped = next(SHIPPED_DIR.glob("*/*/model.onnx")).parent
     copy = tmp_path / "models" / "copy" / "1"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nightread.bundle import SHIPPED_DIR, find_bundle, load_bundle
+from nightread.model.bundle import SHIPPED_DIR, find_bundle, load_bundle
 from tests.program import last_json, make_environment, run
 
 BUNDLE = load_bundle(find_bundle("", SHIPPED_DIR))

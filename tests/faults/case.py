@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from db.engine import make_engine, reading, write
 from db.tables import metadata
 from db.types import ScanStatus
-from nightread.bundle import find_bundle, load_bundle
+from nightread.model.bundle import find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
 from tests.factories import UNGATED_MODEL
 from tests.faults.checker import Evidence, Expected, Violation, check
@@ -25,9 +25,9 @@ from tests.faults.fleet import Fleet, Worker, now
 from tests.faults.nights import CANARIES, Night, make_night, mark
 from tests.faults.rig import DATABASE, Rig
 from tests.program import make_environment, run
-from worker.enqueueing import enqueue
-from worker.publisher import SWEEP_TASK, Publisher
-from worker.queue import make_app
+from worker.queue.celery_app import make_app
+from worker.queue.publisher import SWEEP_TASK, Publisher
+from worker.runs.enqueue import enqueue
 
 LEASE_S = 3.0
 SWEEP_S = 1.0

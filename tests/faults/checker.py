@@ -14,16 +14,16 @@ import redis
 from sqlalchemy import JSON, Connection, Engine, String, Text, and_, cast, func, or_, select
 from sqlalchemy.types import Enum
 
-from cli.reports import summarise
+from cli.output.run_summary import summarise
 from db.engine import reading
-from db.queries import count_decisions
+from db.results import count_decisions
 from db.runs import find_run
 from db.tables import jobs, metadata, models, predictions, results, runs, scans, worklist_rows
 from db.tallies import read_tallies
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
-from nightread.card import Card
+from nightread.model.card import Card
 from nightread.reasons import Reason
-from worker.publisher import QUEUE, SWEEP_TASK
+from worker.queue.publisher import QUEUE, SWEEP_TASK
 
 _PREFIX = "nightread:"
 _UNACKED = "unacked"

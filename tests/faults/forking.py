@@ -78,19 +78,20 @@ def _import_everything() -> None:
     for name in (
         "alembic.command", "celery.apps.worker", "celery.concurrency.solo", "celery.worker.consumer",
         "kombu.transport.redis", "onnxruntime", "psycopg", "sqlalchemy.dialects.postgresql.psycopg",
-        "sqlalchemy.dialects.sqlite.pysqlite", "cli.main", "cli.registry", "worker.preflight", "worker.tasks",
+        "sqlalchemy.dialects.sqlite.pysqlite", "cli.main", "cli.commands.models_change", "worker.preflight",
+        "worker.tasks",
     ):  # fmt: skip
         importlib.import_module(name)
 
 
 def _become(arguments: list[str], environment: dict[str, str]) -> None:
     """End as the command does."""
-    from failpoints import points
+    from nightread import failpoints as failpoints_module
 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(environment["HOME"])
-    points.arm(environment.get(points.VARIABLE, ""))
+    failpoints_module.arm(environment.get(failpoints_module.VARIABLE, ""))
     sys.argv = ["nightread", *arguments]
     code = 1
     try:
@@ -121,12 +122,12 @@ def _drain() -> None:
     from celery.worker import WorkController
 
     import worker.preflight
+    from db.due_jobs import count_leases
     from db.engine import make_engine, reading
-    from db.waiting import count_leases
     from nightread.logs import configure_logging
     from nightread.settings import read_settings
-    from worker.publisher import QUEUE
-    from worker.queue import make_app
+    from worker.queue.celery_app import make_app
+    from worker.queue.publisher import QUEUE
 
     assert hasattr(worker.preflight, "refuse_or_start")  # a renamed one would start a process each time
     worker.preflight.refuse_or_start = lambda *_, **__: None

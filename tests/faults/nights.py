@@ -10,7 +10,7 @@ from pathlib import Path
 from db.engine import make_engine, reading
 from db.tables import predictions, scans
 from db.types import ScanStatus
-from nightread.files import encode_path
+from nightread.scan.files import encode_path
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
 from tests.faults.checker import Expected, Outcome
 from tests.program import last_json, make_environment, run

@@ -18,7 +18,7 @@ from db.tables import jobs, metadata, predictions, runs, scans, stage_changes, t
 from db.types import JobStatus, database_now
 from tests.faults.checker import Evidence, Expected, Outcome, Violation, check
 from tests.faults.forking import DRAIN, KILLED, Forker
-from worker.publisher import QUEUE
+from worker.queue.publisher import QUEUE
 
 #: Stands in the path of every scan; must show up nowhere but in the columns for paths.
 CANARY = "CANARY-WARD"

@@ -7,14 +7,14 @@ import pytest
 from sqlalchemy import text
 
 from db.engine import write
+from db.job_results import NewPrediction, ScanOutcome, store_results
 from db.runs import NewScan, close_finished_runs
-from db.storing import NewPrediction, ScanOutcome, store_results
 from db.types import ScanStatus
-from nightread.bundle import find_bundle, load_bundle
+from nightread.model.bundle import find_bundle, load_bundle
 from tests.db_factories import add_run, claim, job_ids, open_scans, sha256_of
 from tests.faults import checker
 from tests.faults.checker import Evidence, Expected, Outcome, Violation, WorkerSeen, check
-from worker.enqueueing import describe_model
+from worker.registry.choose import describe_model
 
 SCORES = {sha256_of(1): {"pneumonia": 0.99}, sha256_of(2): {"pneumonia": 0.01}}
 OUTCOMES = {

@@ -17,7 +17,7 @@ from db.registry import find_production
 from db.schema import upgrade
 from db.tables import jobs, runs
 from db.types import RunStatus, database_now
-from failpoints.points import Point
+from nightread.failpoints import Point
 from tests.db_factories import job_ids
 from tests.factories import small_chest, write_jpeg, write_png16
 from tests.faults.forking import DRAIN

@@ -39,7 +39,9 @@ def test_sitecustomize_ends_the_process_where_a_name_is_gone(tmp_path):
     assert '"_configure"' in source
     (tmp_path / "sitecustomize.py").write_text(source.replace('"_configure"', '"_renamed"'))
     done = run_inside(
-        "import sitecustomize as inside, importlib; importlib.import_module('worker.queue')", tmp_path, tmp_path
+        "import sitecustomize as inside, importlib; importlib.import_module('worker.queue.celery_app')",
+        tmp_path,
+        tmp_path,
     )
     assert done.returncode == 70
     assert "has no _renamed" in done.stderr

@@ -6,8 +6,8 @@ from sqlalchemy.exc import DBAPIError
 
 from db.bulk import insert_new, update_queued
 from db.engine import reading, write
-from db.measuring import store_measurements
-from db.storing import store_predictions
+from db.job_results import store_predictions
+from db.measurements import store_measurements
 from db.tables import measurements, predictions, scans
 from db.types import ScanStatus
 from tests.db_factories import add_run, fetch_scans, new_measurement, new_prediction

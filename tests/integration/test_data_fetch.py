@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from trainer import downloading
-from trainer.downloading import download, unpack
+from trainer.data import download as download_module
+from trainer.data.download import download, unpack
+from trainer.data.sources import SOURCES, fetch, find_source
 from trainer.errors import DatasetError
-from trainer.sources import SOURCES, fetch, find_source
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 COMMIT = "6" * 40
@@ -114,7 +114,7 @@ def test_a_download_that_was_killed_goes_on_in_the_next_process(tmp_path):
         assert not (tmp_path / "a.zip").exists()
         download(url, tmp_path / "a.zip", report=ignore)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT * 3
-    assert behaviour.seen[1]["Range"] == f"bytes={downloading._PIECE_BYTES}-"
+    assert behaviour.seen[1]["Range"] == f"bytes={download_module._PIECE_BYTES}-"
 
 
 def test_two_editions_of_a_file_are_never_joined(tmp_path):
@@ -165,7 +165,7 @@ def test_another_digest_is_refused_and_nothing_stays(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_comes(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with serve(Behaviour()) as url, pytest.raises(DatasetError, match=r"1,000 bytes of room; 1,048,576 are needed"):
         download(url, tmp_path / "a.zip", report=ignore)
 
@@ -200,7 +200,7 @@ def test_links_unpack_nothing(tmp_path):
 
 
 def test_bombs_unpack_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading, "_MAX_UNPACKED_BYTES", 10_000)
+    monkeypatch.setattr(download_module, "_MAX_UNPACKED_BYTES", 10_000)
     (tmp_path / "a.zip").write_bytes(pack({"bomb": b"\0" * 20_000}))
     with pytest.raises(DatasetError, match="would unpack to 20,000 bytes"):
         unpack(tmp_path / "a.zip", tmp_path / "out")

@@ -8,12 +8,12 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from db.engine import reading, write
-from db.measuring import store_measurements
+from db.job_results import ScanOutcome, store_results
+from db.measurements import store_measurements
 from db.runs import create_run
-from db.storing import ScanOutcome, store_results
 from db.types import ScanStatus
-from nightread.drift import summarise
 from nightread.errors import NightreadError
+from nightread.model.drift import summarise
 from tests.db_factories import (
     add_run,
     claim,

@@ -8,16 +8,18 @@ import sys
 import pytest
 
 from db.engine import reading, write
-from db.queries import ResultFilter, stream_results
+from db.results import ResultFilter, stream_results
 from db.runs import retry_run
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
+from nightread.machine import read_start
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
 from tests.worker_factories import add_run_of, run_process, write_scans
-from worker import forks, scoring
-from worker.embedded import close_orphans, run_embedded
-from worker.enqueueing import describe_settings, read_start
+from worker.jobs import job as job_module
 from worker.process import WorkerProcess
+from worker.runs import forks
+from worker.runs.embedded import close_orphans, run_embedded
+from worker.runs.enqueue import describe_settings
 
 
 @pytest.fixture
@@ -103,13 +105,13 @@ def test_the_jobs_of_a_cluster_in_the_same_database_are_left_alone(process, tmp_
 
 
 def test_a_run_whose_worker_failed_to_close_it_ends_all_the_same(process, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "close_finished_runs", lambda connection: 0)
+    monkeypatch.setattr(job_module, "close_finished_runs", lambda connection: 0)
     run_id = add_run_of(process, write_scans(tmp_path / "night", 1), embedded=True)
     assert run_embedded(process, run_id, nothing).status is RunStatus.FINISHED
 
 
 def test_an_error_that_nobody_foresaw_does_not_stop_the_run(process, tmp_path, monkeypatch, caplog):
-    score_scans, calls = scoring.score_scans, []
+    score_scans, calls = job_module.score_scans, []
 
     def fail_once(*arguments, **options):
         calls.append(1)
@@ -117,8 +119,8 @@ def test_an_error_that_nobody_foresaw_does_not_stop_the_run(process, tmp_path, m
             raise RuntimeError("out of the blue")
         return score_scans(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "score_scans", fail_once)
-    monkeypatch.setattr(scoring, "backoff_s", lambda attempts: 0.0)
+    monkeypatch.setattr(job_module, "score_scans", fail_once)
+    monkeypatch.setattr(job_module, "backoff_s", lambda attempts: 0.0)
     run_id = add_run_of(process, write_scans(tmp_path / "night", 2), embedded=True)
     assert run_embedded(process, run_id, nothing).status is RunStatus.FINISHED
     assert count(process.engine, run_id) == RunCounts(scored=2)

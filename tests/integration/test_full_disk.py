@@ -7,15 +7,15 @@ import pytest
 from sqlalchemy import text
 
 from db.engine import make_engine, reading, write
-from db.errors import DatabaseFull
 from db.tallies import RunCounts
 from db.types import JobStatus
+from nightread.errors import DatabaseFull
 from tests.db_factories import claim, count, expire_lease, fetch_job, fetch_scans, shift_time
 from tests.program import make_environment, run, wait_until
 from tests.services import run_small_disk
 from tests.worker_factories import add_job_of, run_process, write_scans
-from worker import scoring
-from worker.scoring import score_job
+from worker.jobs import job as job_module
+from worker.jobs.job import score_job
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def full_postgres(disk, postgres_url):
 @pytest.fixture(params=["sqlite", "postgresql"])
 def process(request, monkeypatch):
     """A worker of a cluster, though without its broker."""
-    monkeypatch.setattr(scoring, "_ROOM_POLL_S", 0.2)
+    monkeypatch.setattr(job_module, "_ROOM_POLL_S", 0.2)
     engine = request.getfixturevalue("full_sqlite" if request.param == "sqlite" else "full_postgres")
     with run_process(engine, broker_url="redis://127.0.0.1:1/0", job_size=64) as process:
         yield process
@@ -66,14 +66,14 @@ def process(request, monkeypatch):
 
 def fill_while_scoring(monkeypatch, disk):
     """Fill the disk in the middle of the next job: after its claim, before its results are stored."""
-    score_scans = scoring.score_scans
+    score_scans = job_module.score_scans
 
     def score(*arguments, **options):
         result = score_scans(*arguments, **options)
         disk.fill()
         return result
 
-    monkeypatch.setattr(scoring, "score_scans", score)
+    monkeypatch.setattr(job_module, "score_scans", score)
 
 
 def test_results_wait_for_room_and_are_stored_once_there_is_some(process, disk, tmp_path, monkeypatch, caplog):
@@ -97,7 +97,7 @@ def test_results_wait_for_room_and_are_stored_once_there_is_some(process, disk, 
 def test_a_disk_that_stays_full_costs_the_job_no_crash_and_it_is_done_once_there_is_room(
     process, disk, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(scoring, "_ROOM_LIMIT_S", 0.5)
+    monkeypatch.setattr(job_module, "_ROOM_LIMIT_S", 0.5)
     job_id = add_job_of(process, write_scans(tmp_path / "night", 40))
     with monkeypatch.context() as patch:
         fill_while_scoring(patch, disk)

@@ -6,21 +6,21 @@ from PIL import Image, ImageDraw, ImageFont
 from sqlalchemy import select
 
 from db.engine import reading
-from db.measuring import stream_measured
+from db.measurements import stream_measured
 from db.tables import measurements, predictions, results
-from nightread.bundle import find_bundle, load_bundle
-from nightread.preparing import InputSpec
+from nightread.inference.scorer import Scorer
+from nightread.model.bundle import find_bundle, load_bundle
+from nightread.scan.preprocessing import InputSpec
 from nightread.settings import read_settings
 from tests.db_factories import fetch_run, job_ids
 from tests.factories import encode_image, encode_jpeg, small_chest
 from tests.onnx_factories import make_gate, write_tiny_bundle
 from tests.worker_factories import run_process
-from worker.decoding import prepare_bytes
-from worker.enqueueing import enqueue
-from worker.isolating import IsolatedDecoders, IsolationLimits
-from worker.scorer import Scorer
-from worker.scoring import score_job
-from worker.shadow import shadow_run
+from worker.decoder.prepared import prepare_bytes
+from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
+from worker.jobs.job import score_job
+from worker.runs.enqueue import enqueue
+from worker.runs.shadow import shadow_run
 
 SPEC = InputSpec(height_px=8, width_px=8, channels=1)
 FILES = ("bright.png", "chest.jpeg", "colors.png", "dark.png", "page.png", "strip.png")

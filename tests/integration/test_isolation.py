@@ -12,15 +12,15 @@ import psutil
 import pytest
 
 from db.types import ScanStatus
-from nightread.preparing import InputSpec
 from nightread.reasons import Reason
+from nightread.scan.preprocessing import InputSpec
 from tests.db_factories import claim, count, expire_lease, fetch_job, fetch_scans
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
 from tests.program import ROOT, hook_decoding, wait_until
 from tests.worker_factories import add_job_of, run_process, write_scans
-from worker.decoding import prepare_bytes
-from worker.isolating import IsolatedDecoders, IsolationLimits
-from worker.scoring import score_job
+from worker.decoder.prepared import prepare_bytes
+from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
+from worker.jobs.job import score_job
 
 SPEC = InputSpec(height_px=75, width_px=64, channels=3)
 MAX_PIXELS = 1_000_000
@@ -128,7 +128,7 @@ def test_a_process_is_used_again_knows_no_password_and_ends_with_its_owner(hooke
 
 def test_a_process_whose_owner_is_killed_ends(hooked, tmp_path):
     code = (
-        "from worker.isolating import *; from worker.isolating import _DecoderProcess; import time\n"
+        "from worker.decoder.sandbox import *; from worker.decoder.sandbox import _DecoderProcess; import time\n"
         "print(_DecoderProcess(IsolationLimits(30.0, 1000, 1000))._process.pid, flush=True); time.sleep(1000)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, env=dict(os.environ))
@@ -175,18 +175,18 @@ class TestJobs:
         self, process, tmp_path, monkeypatch, caplog
     ):
         """In this process nothing is hooked but one thread's decoding: it blocks, as in C without Python's lock."""
-        from worker import decoding
+        from worker.decoder import prepared
 
         folder = write_scans(tmp_path / "night", 5)
         victim = (folder / "scan-001").read_bytes()
-        decode, release = decoding.read_and_prepare, threading.Event()
+        decode, release = prepared.read_and_prepare, threading.Event()
 
         def read_and_prepare(data, *arguments, **options):
             if data == victim:
                 release.wait()
             return decode(data, *arguments, **options)
 
-        monkeypatch.setattr(decoding, "read_and_prepare", read_and_prepare)
+        monkeypatch.setattr(prepared, "read_and_prepare", read_and_prepare)
         job_id = add_job_of(process, folder)
         score_job(process, job_id)
         # A process of its own, where nothing blocks, has decoded it: slow is not wrong.

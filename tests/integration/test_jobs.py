@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select, update
 
+from db.contents import find_predicted
+from db.due_jobs import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
 from db.engine import reading, write
+from db.job_results import store_results
 from db.jobs import claim_job, give_back_job, keep_claim, renew_lease, split_job, take_back_job
 from db.runs import cancel_run
-from db.storing import find_predicted, store_results
 from db.tables import predictions, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
-from db.waiting import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
 from tests.db_factories import (
     LEASE_S,
     MODEL_DIGEST,

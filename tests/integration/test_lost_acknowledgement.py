@@ -5,8 +5,8 @@ import logging
 
 from nightread.settings import read_settings
 from tests.services import run_redis
-from worker.publisher import Publisher
-from worker.queue import make_app
+from worker.queue.celery_app import make_app
+from worker.queue.publisher import Publisher
 
 JOB_IDS = ["0" * 32, "1" * 32]
 

@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from db.contents import find_verdicts
 from db.engine import reading, write
-from db.measuring import find_verdicts, store_measurements, stream_measured
-from db.storing import ScanOutcome, store_results
+from db.job_results import ScanOutcome, store_results
+from db.measurements import store_measurements, stream_measured
 from db.tables import measurements
 from db.types import ScanStatus
 from tests.db_factories import (

@@ -6,14 +6,14 @@ from contextlib import closing, contextmanager
 import pytest
 from sqlalchemy import event, text
 
+from db.due_jobs import count_leases, take_due_jobs
 from db.engine import write
+from db.job_results import store_results
 from db.jobs import load_open_scans
-from db.queries import ResultFilter, stream_results
+from db.results import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
-from db.storing import store_results
 from db.tallies import read_tallies
 from db.types import ScanStatus
-from db.waiting import count_leases, take_due_jobs
 from db.worklist import Position, read_page, read_progress
 from tests.db_factories import add_run, claim, job_ids, new_prediction, open_scans, scored
 from tests.web_page import add_night

@@ -10,18 +10,18 @@ import kombu
 import pytest
 from kombu.exceptions import ContentDisallowed
 
+from db.due_jobs import take_due_jobs
 from db.engine import write
-from db.errors import DatabaseUnavailable
 from db.tallies import RunCounts
 from db.types import RunStatus
-from db.waiting import take_due_jobs
+from nightread.errors import DatabaseUnavailable
 from nightread.settings import IN_PROCESS_BROKER, read_settings
 from tests.db_factories import add_job, add_run, at_once, claim, count, fetch_job, fetch_run, job_ids, shift_time
-from worker import guarding
-from worker import publisher as publisher_module
 from worker.errors import BrokerUnavailable
-from worker.publisher import QUEUE, SCORE_TASK, Publisher
-from worker.queue import make_app
+from worker.queue import guard
+from worker.queue import publisher as publisher_module
+from worker.queue.celery_app import make_app
+from worker.queue.publisher import QUEUE, SCORE_TASK, Publisher
 
 KEY = f"nightread:{QUEUE}"
 PASSWORD = "s3cret-canary"
@@ -243,8 +243,8 @@ class TestForgedMessages:
 
     @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-yaml", "text/weird"])
     def test_what_is_not_json_is_refused_and_not_run(self, publisher, client, tmp_path, monkeypatch, content_type):
-        """By Celery's own settings, the second line of defence: such a message does not get past `worker.guarding`."""
-        monkeypatch.setattr(guarding, "clean_message", lambda message: message)
+        """By Celery's own settings, the second line of defence: `worker.queue.guard` is the first."""
+        monkeypatch.setattr(guard, "clean_message", lambda message: message)
         publisher.publish(["0" * 32])
         message = json.loads(client.lpop(KEY))
         message |= {

@@ -5,7 +5,6 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from db.engine import reading, write
-from db.errors import DatabaseError, WrongStage
 from db.registry import (
     Request,
     check_identity,
@@ -21,6 +20,7 @@ from db.registry import (
 )
 from db.tables import models, stage_changes
 from db.types import ModelStage, StageCause, database_now
+from nightread.errors import DatabaseError, WrongStage
 from tests.db_factories import add_run, at_once, fetch_run, new_model
 
 

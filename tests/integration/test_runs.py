@@ -11,13 +11,13 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import func, select, text
 
-import db.dialects
+import db.bulk
 import db.runs
 import db.tallies
-from cli.rows import write_rows
+from cli.output.result_rows import write_rows
 from db.engine import reading, write
-from db.errors import DatabaseError, UnknownRun
-from db.queries import OperatingPoint, ResultFilter, count_decisions, count_reasons, find_providers, stream_results
+from db.job_results import store_results
+from db.results import OperatingPoint, ResultFilter, count_decisions, count_reasons, find_providers, stream_results
 from db.runs import (
     NewScan,
     cancel_run,
@@ -28,11 +28,11 @@ from db.runs import (
     list_runs,
     retry_run,
 )
-from db.storing import store_results
 from db.tables import jobs, results, runs, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
-from nightread.files import decode_path, encode_path
+from nightread.errors import DatabaseError, UnknownRun
+from nightread.scan.files import decode_path, encode_path
 from tests.db_factories import (
     add_run,
     at_once,
@@ -124,7 +124,7 @@ class TestWriting:
 
     @pytest.mark.parametrize("found", [1, 4, 5, 6])
     def test_scans_that_take_several_statements_keep_their_order(self, engine, monkeypatch, found):
-        monkeypatch.setattr(db.dialects, "_ROWS_PER_COPY", 2)
+        monkeypatch.setattr(db.bulk, "_ROWS_PER_COPY", 2)
         run_id = add_run(engine, found, job_size=3)
         assert [scan.path for scan in fetch_scans(engine, run_id)] == [scan.path for scan in new_scans(found)]
         assert count(engine, run_id) == RunCounts(queued=found)

@@ -13,14 +13,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 
-import db.partial_indexes  # completes the metadata
+import db.migrations.partial_indexes  # completes the metadata
 import db.schema
 from db.engine import make_engine, reading, write
-from db.errors import SchemaOutdated
 from db.registry import find_production, list_stage_changes
 from db.schema import REVISION, ensure_schema, read_revision, upgrade
 from db.tables import jobs, metadata, results
 from db.types import database_now
+from nightread.errors import SchemaOutdated
 from tests.compose import ROOT
 from tests.db_factories import add_run, at_once, claim, open_scans
 

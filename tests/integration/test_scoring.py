@@ -6,14 +6,15 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import reading, write
-from db.errors import DatabaseUnavailable
 from db.jobs import renew_lease
-from db.queries import ResultFilter, stream_results
+from db.results import ResultFilter, stream_results
 from db.runs import cancel_run, retry_run
 from db.tables import predictions
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
-from failpoints.points import arm
+from nightread.errors import DatabaseUnavailable
+from nightread.failpoints import arm
+from nightread.inference.scorer import Scorer
 from nightread.reasons import Reason
 from tests.db_factories import (
     at_once,
@@ -27,10 +28,11 @@ from tests.db_factories import (
     shift_time,
 )
 from tests.worker_factories import add_job_of, add_run_of, run_process, write_scans
-from worker import decoding, looking_up, scoring
-from worker.lease import Heartbeat
-from worker.scorer import Scorer
-from worker.scoring import backoff_s, score_job
+from worker.decoder import prepared
+from worker.jobs import job as job_module
+from worker.jobs import stored
+from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.job import backoff_s, score_job
 
 
 @pytest.fixture
@@ -69,14 +71,14 @@ def bring_forward(process, job_id):
 
 def while_scoring(monkeypatch, action):
     """Do something in the middle of each job: after its claim, before its results are stored."""
-    score_scans = scoring.score_scans
+    score_scans = job_module.score_scans
 
     def score(*arguments, **options):
         result = score_scans(*arguments, **options)
         action()
         return result
 
-    monkeypatch.setattr(scoring, "score_scans", score)
+    monkeypatch.setattr(job_module, "score_scans", score)
 
 
 class TestScoring:
@@ -270,8 +272,8 @@ class TestCrashes:
             raise DatabaseUnavailable("away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(scoring, "store_results", go_away)
-            patch.setattr(scoring, "give_back_job", go_away)
+            patch.setattr(job_module, "store_results", go_away)
+            patch.setattr(job_module, "give_back_job", go_away)
             with pytest.raises(DatabaseUnavailable):
                 score_job(process, job_id)
         job = fetch_job(process.engine, job_id)
@@ -290,7 +292,7 @@ class TestCrashes:
                 raise DatabaseUnavailable("away")
 
             with monkeypatch.context() as patch:
-                patch.setattr(looking_up, "find_predicted", go_away)
+                patch.setattr(stored, "find_predicted", go_away)
                 with pytest.raises(DatabaseUnavailable):
                     score_job(process, job_id)
             job = fetch_job(engine, job_id)
@@ -310,7 +312,7 @@ class TestCrashes:
                 raise DatabaseUnavailable("away")
 
             with monkeypatch.context() as patch:
-                patch.setattr(looking_up, "find_predicted", go_away)
+                patch.setattr(stored, "find_predicted", go_away)
                 for _ in range(3):
                     with pytest.raises(DatabaseUnavailable):
                         score_job(process, job_id)
@@ -326,7 +328,7 @@ class TestCrashes:
         with run_process(engine, broker_url="redis://127.0.0.1:1/0") as process:
             run_id = add_run_of(process, write_scans(tmp_path / "night", 1), embedded=True)
             (job_id,) = job_ids(engine, run_id)
-            assert not scoring.attend_job(process, job_id)
+            assert not job_module.attend_job(process, job_id)
             assert fetch_job(engine, job_id).attempts == 0
 
     def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(self, process, tmp_path, session_runs):
@@ -347,7 +349,7 @@ class TestCrashes:
     def test_a_job_whose_scans_have_all_ended_is_done_without_opening_a_model(self, process, tmp_path, monkeypatch):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
         monkeypatch.setattr(process, "find_scorer", None)
-        monkeypatch.setattr(scoring, "load_open_scans", lambda *_: [])
+        monkeypatch.setattr(job_module, "load_open_scans", lambda *_: [])
         assert score_job(process, job_id).ended == 0
         assert fetch_job(process.engine, job_id).status is JobStatus.DONE
 
@@ -370,7 +372,7 @@ class TestModels:
         assert count(process.engine, job.run_id) == RunCounts(queued=2)
 
     def test_after_many_tries_its_scans_fail_with_the_reason(self, process, orphan):
-        for _ in range(scoring._MODEL_TRIES):
+        for _ in range(job_module._MODEL_TRIES):
             bring_forward(process, orphan)
             score_job(process, orphan)
         run_id = run_id_of(process, orphan)
@@ -440,7 +442,7 @@ class TestLosingTheJob:
         claim(process.engine, job_id, "worker-2")
         with Heartbeat(process.engine, held, 0.04) as heartbeat:
             heartbeat._thread.join(30)
-            with pytest.raises(scoring.LeaseLost):
+            with pytest.raises(job_module.LeaseLost):
                 heartbeat.check()
 
     def test_the_heartbeat_goes_on_where_the_database_is_away_for_a_moment_or_worse(
@@ -456,7 +458,7 @@ class TestLosingTheJob:
                 raise given
             return given
 
-        monkeypatch.setattr("worker.lease.write", answer)
+        monkeypatch.setattr("worker.jobs.heartbeat.write", answer)
         with Heartbeat(process.engine, held, 0.04) as heartbeat:
             heartbeat._thread.join(30)
         assert next(answers, "none left") == "none left"
@@ -464,7 +466,7 @@ class TestLosingTheJob:
 
 
 def raise_lost():
-    raise scoring.LeaseLost("taken over")
+    raise job_module.LeaseLost("taken over")
 
 
 def test_a_job_reads_nothing_outside_the_folders_that_its_run_names(process, tmp_path):
@@ -480,14 +482,14 @@ def test_a_job_reads_nothing_outside_the_folders_that_its_run_names(process, tmp
 
 def test_pixels_that_end_the_decoder_end_one_scan(process, tmp_path, monkeypatch):
     folder = write_scans(tmp_path / "night", 2)
-    decode, victim = decoding.read_and_prepare, (folder / "scan-000").read_bytes()
+    decode, victim = prepared.read_and_prepare, (folder / "scan-000").read_bytes()
 
     def read_and_prepare(data, *arguments, **options):
         if data == victim:
             raise MemoryError
         return decode(data, *arguments, **options)
 
-    monkeypatch.setattr(decoding, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(prepared, "read_and_prepare", read_and_prepare)
     job_id = add_job_of(process, folder)
     score_job(process, job_id)
     rows = fetch_scans(process.engine, run_id_of(process, job_id))

@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import func, select
 
-from db.comparing import Pair
 from db.engine import reading
+from db.model_pairs import Pair
 from db.registry import list_models
 from db.runs import find_run, list_runs
 from db.tables import jobs, predictions, runs, scans
@@ -13,10 +13,10 @@ from nightread.errors import NightreadError
 from nightread.settings import read_settings
 from tests.factories import small_chest, write_jpeg
 from tests.onnx_factories import write_tiny_bundle
-from worker.embedded import run_embedded
-from worker.enqueueing import enqueue
 from worker.process import WorkerProcess
-from worker.shadow import compare_pairs, shadow_run
+from worker.runs.embedded import run_embedded
+from worker.runs.enqueue import enqueue
+from worker.runs.shadow import compare_pairs, shadow_run
 
 FILES = 6
 

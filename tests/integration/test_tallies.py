@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from db.engine import reading, write
-from db.queries import ResultFilter
+from db.job_results import store_results
+from db.results import ResultFilter
 from db.runs import NewScan, cancel_run, close_finished_runs, retry_run
-from db.storing import store_results
 from db.tables import jobs, scans, tallies, worklist_rows
 from db.tallies import RunCounts, RunTally, read_tallies
 from db.types import JobStatus, ScanStatus, database_now

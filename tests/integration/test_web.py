@@ -11,13 +11,12 @@ import pytest
 from sqlalchemy import select, update
 from starlette.requests import ClientDisconnect
 
-from cli.rows import write_rows
+from cli.output.result_rows import write_rows
 from db.engine import reading, write
+from db.job_results import store_results
 from db.jobs import claim_job
-from db.queries import ResultFilter
-from db.rows import COLUMNS
+from db.results import COLUMNS, ResultFilter
 from db.runs import NewScan
-from db.storing import store_results
 from db.tables import runs
 from db.types import ScanStatus
 from tests.db_factories import (

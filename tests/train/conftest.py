@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.hyperparameters import FitSettings
-from trainer.splitting import parse_shares
-from trainer.training import Progress, Request, train
+from trainer.data.split import parse_shares
+from trainer.fit.hyperparameters import FitSettings
+from trainer.train import Progress, Request, train
 
 
 def write_data(folder: Path, patients: int = 20) -> Path:

@@ -7,14 +7,14 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
-from nightread.preparing import InputSpec
+from nightread.scan.preprocessing import InputSpec
 from trainer.architectures import ARCHITECTURES, find_architecture
 from trainer.architectures.architecture import Architecture, check_backbone_weights
-from trainer.batches import FitData
-from trainer.datasets import Task
+from trainer.data.dataset import Task
 from trainer.errors import TrainingError
-from trainer.fitting import fit, read_history
-from trainer.hyperparameters import Augment, FitSettings, MixedPrecision, Monitor, Optimizer
+from trainer.fit.batches import FitData
+from trainer.fit.fit import fit, read_history
+from trainer.fit.hyperparameters import Augment, FitSettings, MixedPrecision, Monitor, Optimizer
 
 # Keras 3 on NumPy 2 warns about its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
-from nightread.card import Card
-from trainer.calibration import fit_scaling
+from nightread.model.card import Card
 from trainer.errors import TrainingError
-from trainer.hyperparameters import Monitor, Optimizer, Schedule
-from trainer.training import train
+from trainer.evaluation.calibration import fit_scaling
+from trainer.fit.hyperparameters import Monitor, Optimizer, Schedule
+from trainer.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 

@@ -12,8 +12,8 @@ from exporter.conversion import INPUT_NAME, OPSET, convert
 from exporter.outputs import ACTIVATION_MAP, EMBEDDING, SCORES
 from exporter.parity import check_independence, check_parity, open_session
 from exporter.precision import LIMITS, change_precision
-from nightread.card import Precision
-from nightread.preparing import InputSpec
+from nightread.model.card import Precision
+from nightread.scan.preprocessing import InputSpec
 
 # Keras 3 on NumPy 2 warns about its own code; a model's own warnings are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

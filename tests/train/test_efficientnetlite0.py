@@ -9,7 +9,7 @@ pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --ext
 
 from trainer.architectures import find_architecture
 from trainer.architectures.efficientnetlite0 import build_backbone, find_weights, load_backbone_weights
-from trainer.datasets import Task
+from trainer.data.dataset import Task
 from trainer.errors import TrainingError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

@@ -11,18 +11,17 @@ import onnx
 import typer
 from typer.testing import CliRunner
 
-from cli import training
+from cli.commands import train as train_module
 from exporter import export as exporting
 from exporter.conversion import INPUT_NAME, OUTPUT_NAME, Converted
-from exporter.errors import ExportError
 from exporter.export import export
 from exporter.parity import open_session
 from exporter.precision import LIMITS
-from nightread.bundle import load_bundle
-from nightread.card import Precision
-from nightread.errors import CardMismatch, ParityMismatch
+from nightread.errors import CardMismatch, ExportError, ParityMismatch
+from nightread.inference.scorer import Scorer
+from nightread.model.bundle import load_bundle
+from nightread.model.card import Precision
 from nightread.settings import Device
-from worker.scorer import Scorer
 
 # Keras 3 on NumPy 2 warns about its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -197,8 +196,8 @@ def test_a_checkpoint_that_keras_cannot_open_is_refused_in_one_line(trained, tmp
 
 def test_the_command_line_trains_and_exports_with_one_json_object_each(base_request, tmp_path):
     app = typer.Typer()
-    app.command()(training.train)
-    app.command()(training.export)
+    app.command()(train_module.train)
+    app.command()(train_module.export)
     out = str(tmp_path / "training")
     arguments = ["--data", str(base_request.data), "--out", out, "--epochs", "1", "--shares", "60/20/20", "--json"]
     result = CliRunner().invoke(app, ["train", "pediatric", *arguments], catch_exceptions=False)
@@ -215,7 +214,7 @@ def test_the_command_line_trains_and_exports_with_one_json_object_each(base_requ
 
 
 def test_the_card_tells_how_scores_depend_on_the_file(trained, tmp_path, capsys):
-    training.export(
+    train_module.export(
         trained.request.out,
         "tiny",
         "1",

@@ -9,14 +9,14 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
 from exporter.conversion import convert
-from exporter.errors import ExportError
-from exporter.gating import FittedGate, check_gate, read_gate
+from exporter.gate import check_gate
 from exporter.precision import change_precision
-from nightread.card import Gate, Precision
-from nightread.errors import ParityMismatch
-from nightread.preparing import InputSpec
-from trainer.gating import GATE_FILE, find_layers, fit_gate, fit_whitening
-from trainer.splitting import Part
+from nightread.errors import ExportError, ParityMismatch
+from nightread.model.card import Gate, Precision
+from nightread.model.training_folder import GATE_FILE, FittedGate, read_gate
+from nightread.scan.preprocessing import InputSpec
+from trainer.data.split import Part
+from trainer.evaluation.gate import find_layers, fit_gate, fit_whitening
 
 # Keras 3 on NumPy 2 warns about its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

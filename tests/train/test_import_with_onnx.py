@@ -10,13 +10,13 @@ pytest.importorskip("onnx", reason="needs the extra `train`: uv sync --extra tra
 
 import onnx
 
-from nightread.bundle import SHIPPED_DIR, find_bundle, load_bundle
 from nightread.errors import CardMismatch
-from nightread.onnx_file import read_onnx
+from nightread.model.bundle import SHIPPED_DIR, find_bundle, load_bundle
+from nightread.model.onnx_file import read_onnx
 from nightread.settings import read_settings
 from tests.factories import make_card
 from tests.onnx_factories import encode_model, encode_node, encode_tensor, encode_value, make_onnx
-from worker.importing import import_onnx
+from worker.registry.import_model import import_onnx
 
 
 def import_tiny(engine, folder: Path, model: bytes):

@@ -25,7 +25,7 @@ def test_a_killed_training_ends_with_the_epochs_and_weights_of_one_that_was_not(
     env = make_environment(tmp_path)
     common = ["train", "pediatric", "--data", base_request.data, "--batch-size", 4, "--shares", "60/20/20"]
     # Each step waits a little, so that there is a middle of an epoch to be killed in.
-    slow = env | hook(tmp_path / "slow", "trainer.batches", "encode_targets", "targets", "time.sleep(0.1)")
+    slow = env | hook(tmp_path / "slow", "trainer.fit.batches", "encode_targets", "targets", "time.sleep(0.1)")
     killed = [*common, "--epochs", 8, "--out", tmp_path / "killed"]
     with started(
         [PROGRAM, *killed],

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from trainer.architectures import find_architecture
-from trainer.pediatric import list_pediatric
-from trainer.preparation import prepare_scans
-from trainer.splitting import Part, Shares, group_scans, split_by_patient
+from trainer.data.load import prepare_scans
+from trainer.data.pediatric import list_pediatric
+from trainer.data.split import Part, Shares, group_scans, split_by_patient
 
 DATA = os.environ.get("NIGHTREAD_TEST_DATA", "")
 FOLDER = Path(DATA) / "chest_xray"

@@ -14,12 +14,12 @@ pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --ext
 
 from cli.main import app
 from exporter.export import export
-from trainer.datasets import Task
-from trainer.evaluation import PartScores
-from trainer.evaluation import evaluate as evaluate_part
-from trainer.plots import draw_calibration, draw_confusion, draw_curves
-from trainer.report import ReportFacts, ReportPart, write_report
-from trainer.training import train
+from trainer.data.dataset import Task
+from trainer.evaluation.metrics import PartScores
+from trainer.evaluation.metrics import evaluate as evaluate_part
+from trainer.evaluation.plots import draw_calibration, draw_confusion, draw_curves
+from trainer.evaluation.report import ReportFacts, ReportPart, write_report
+from trainer.train import train
 
 # Keras 3 on NumPy 2 warns about its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

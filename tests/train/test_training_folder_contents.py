@@ -9,13 +9,13 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
 from trainer.architectures import find_architecture
-from trainer.batches import FitData
-from trainer.datasets import Task
+from trainer.data.dataset import Task
+from trainer.data.split import parse_shares
 from trainer.errors import TrainingError
-from trainer.fitting import find_best, fit, read_history
-from trainer.hyperparameters import FitSettings, Monitor
-from trainer.splitting import parse_shares
-from trainer.training import train
+from trainer.fit.batches import FitData
+from trainer.fit.fit import find_best, fit, read_history
+from trainer.fit.hyperparameters import FitSettings, Monitor
+from trainer.train import train
 
 # Keras 3 on NumPy 2 warns about its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

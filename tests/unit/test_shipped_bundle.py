@@ -1,6 +1,6 @@
 """The bundle that travels with the package. Its scores on a real runtime are checked where the worker is tested."""
 
-from nightread.bundle import DEFAULT_MODEL, SHIPPED_DIR, find_bundle, load_bundle
+from nightread.model.bundle import DEFAULT_MODEL, SHIPPED_DIR, find_bundle, load_bundle
 
 BUNDLE = load_bundle(find_bundle("", SHIPPED_DIR))
 

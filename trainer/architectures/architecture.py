@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nightread.preparing import InputSpec
-from trainer.datasets import Task
+from nightread.scan.preprocessing import InputSpec
+from trainer.data.dataset import Task
 from trainer.errors import TrainingError
-from trainer.hyperparameters import FitSettings
+from trainer.fit.hyperparameters import FitSettings
 
 
 @dataclass(frozen=True, slots=True)

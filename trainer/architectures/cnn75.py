@@ -2,10 +2,10 @@
 
 from typing import Any, Final
 
-from nightread.preparing import InputSpec
+from nightread.scan.preprocessing import InputSpec
 from trainer.architectures.architecture import Architecture, add_output
-from trainer.datasets import Task
-from trainer.hyperparameters import FitSettings
+from trainer.data.dataset import Task
+from trainer.fit.hyperparameters import FitSettings
 
 _INPUT: Final = InputSpec(height_px=75, width_px=75, channels=3)
 

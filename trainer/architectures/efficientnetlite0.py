@@ -12,12 +12,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from nightread.preparing import InputSpec
+from nightread.scan.preprocessing import InputSpec
 from trainer.architectures.architecture import Architecture, add_output
-from trainer.datasets import Task
+from trainer.architectures.torch_weights import read_torch_weights
+from trainer.data.dataset import Task
 from trainer.errors import TrainingError
-from trainer.hyperparameters import FitSettings, Monitor, Optimizer
-from trainer.torch_weights import read_torch_weights
+from trainer.fit.hyperparameters import FitSettings, Monitor, Optimizer
 
 _INPUT: Final = InputSpec(height_px=160, width_px=160, channels=1)
 

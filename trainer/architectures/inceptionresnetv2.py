@@ -3,11 +3,11 @@
 from typing import Any, Final
 from urllib.error import URLError
 
-from nightread.preparing import InputSpec
+from nightread.scan.preprocessing import InputSpec
 from trainer.architectures.architecture import Architecture, add_output
-from trainer.datasets import Task
+from trainer.data.dataset import Task
 from trainer.errors import TrainingError
-from trainer.hyperparameters import FitSettings
+from trainer.fit.hyperparameters import FitSettings
 
 #: The range that the ImageNet weights were trained on.
 _INPUT: Final = InputSpec(height_px=75, width_px=75, channels=3, value_range=(-1.0, 1.0))

@@ -189,14 +189,14 @@ def _shift_clock(offset_s: float) -> None:
 
 
 _CHANGES: dict[str, Callable[[ModuleType], None]] = {
-    "nightread.files": _files,
-    "nightread.preparing": _preparing,
-    "worker.queue": _queue,
-    "worker.publisher": _publisher,
+    "nightread.scan.files": _files,
+    "nightread.scan.preprocessing": _preparing,
+    "worker.queue.celery_app": _queue,
+    "worker.queue.publisher": _publisher,
     "db.jobs": _jobs,
-    "db.storing": _storing,
-    "worker.scoring": _scoring,
-    "worker.scorer": _scorer,
+    "db.job_results": _storing,
+    "worker.jobs.job": _scoring,
+    "nightread.inference.scorer": _scorer,
     "worker.preflight": _preflight,
 }
 

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from cli.exits import Exit
 from db.engine import make_engine, reading
-from db.errors import DatabaseUnavailable
 from db.runs import find_run
 from db.types import ScanStatus
+from nightread.errors import DatabaseUnavailable
 from tests.faults.cable import HERE, lay_cable
 from tests.faults.case import Case
 from tests.faults.checker import Evidence, Outcome, Violation, check
@@ -25,7 +25,7 @@ from tests.faults.rows.redis import disturb
 from tests.faults.rows.table import row
 from tests.program import PROGRAM, hook_reading, last_json, make_environment, run, started, wait_until
 from tests.services import run_small_disk
-from worker.forks import WORTH_A_FORK
+from worker.runs.forks import WORTH_A_FORK
 
 
 @row(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from db.engine import write
 from db.types import ScanStatus
-from nightread.files import encode_path
+from nightread.scan.files import encode_path
 from tests.faults.case import LEASE_S, Case
 from tests.faults.checker import Expected, Outcome, Violation
 from tests.faults.hostile import NEVER, SCORED, make_dicoms, make_images, make_paths

@@ -8,7 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from nightread.bundle import SHIPPED_DIR
+from nightread.model.bundle import SHIPPED_DIR
 from tests.factories import UNGATED_MODEL
 from tests.faults.case import Case
 from tests.faults.checker import Violation

@@ -3,8 +3,8 @@
 import signal
 
 from db.types import ScanStatus
-from nightread.files import encode_path
 from nightread.reasons import Reason
+from nightread.scan.files import encode_path
 from tests.faults.case import LEASE_S, VISIBILITY_S, Case
 from tests.faults.checker import Outcome, Violation
 from tests.faults.nights import Night, mark

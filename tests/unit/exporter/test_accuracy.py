@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from exporter.accuracy import check_accuracy, compute_auc
-from exporter.errors import ExportError
 from exporter.precision import LIMITS
-from nightread.card import Precision
+from nightread.errors import ExportError
+from nightread.model.card import Precision
 
 RNG = np.random.default_rng(11)
 TARGETS = np.arange(1000) % 4 > 0

@@ -5,7 +5,6 @@ import pydicom
 import pytest
 from PIL import Image
 
-from exporter.errors import ExportError
 from exporter.parity import open_session
 from exporter.same_pixels import (
     DATA_SET_FILE,
@@ -17,9 +16,10 @@ from exporter.same_pixels import (
     compare_ways,
     encode_dicom,
 )
-from nightread.card import Threshold
-from nightread.preparing import InputSpec
-from nightread.reading import read_scan
+from nightread.errors import ExportError
+from nightread.model.card import Threshold
+from nightread.scan.decode import read_scan
+from nightread.scan.preprocessing import InputSpec
 from tests.factories import encode_image, small_chest, write_jpeg
 from tests.onnx_factories import make_onnx
 

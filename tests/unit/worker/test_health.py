@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from db.waiting import Waiting
+from db.due_jobs import Waiting
 from worker import health
 from worker.health import Progress, WorkerHealth, find_progress, find_workers, judge, register_worker
 

@@ -1,0 +1,252 @@
+"""`nightread evaluate` and `nightread predict`: what a network says of labelled scans, and of single ones."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cli.commands.train import prepare_tensorflow
+from cli.exits import Exit
+from cli.options import Device, Json, Model, NoGate
+from nightread.errors import NightreadError
+
+if TYPE_CHECKING:
+    from nightread.inference.scorer import Scorer
+    from nightread.model.bundle import Bundle
+    from nightread.settings import Settings
+    from trainer.evaluation.external import Assessment
+
+
+def evaluate(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="BUNDLE_OR_CHECKPOINT", help="NAME[@VERSION] or folder of a bundle, or a training folder."
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="Folder of labelled scans; all of them are scored.")],
+    dataset: Annotated[Literal["pediatric", "covid"], typer.Option(help="How the folder is read.")] = "pediatric",
+    healthy: Annotated[
+        Path | None,
+        typer.Option(help="covid: the CSV file that lists healthy scans; else it is looked for near --data."),
+    ] = None,
+    normals: Annotated[int, typer.Option(min=0, max=1300, help="covid: how many healthy scans to take.")] = 150,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; it needs the extra `train`.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Compute a network's figures on a folder of labelled scans.
+
+    A bundle runs in ONNX Runtime, a training folder in Keras (extra `train`). The figures say nothing about new
+    patients where the folder holds scans that the network was trained on.
+
+    Example: nightread evaluate pneumonia-cnn75 --data chest_xray/test
+    """
+    from cli.output.console import progress_bar
+    from nightread.settings import read_settings
+    from trainer.data.catalog import find_dataset
+    from trainer.data.dataset import Choices
+    from trainer.evaluation.external import assess, read_network
+
+    card, score = _open_network(network, read_settings(device=device))
+    choices = Choices(healthy=healthy, normals=normals)
+    with progress_bar("prepare", None) as bar:
+        assessment = assess(read_network(card, score), find_dataset(dataset), data, choices, report=bar.set)
+    if out is not None:
+        _write_report(out, network, card, assessment, data)
+    if as_json:
+        typer.echo(json.dumps(_describe(network, assessment)))
+    else:
+        _print(assessment)
+
+
+def predict(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Files: JPEG, PNG, TIFF or DICOM.")],
+    model: Model = None,
+    device: Device = None,
+    no_gate: NoGate = False,
+    as_json: Json = False,
+) -> None:
+    """Print labels, scores and decisions of single scans; nothing is stored.
+
+    Example: nightread predict chest_xray/test/NORMAL/IM-0001-0001.jpeg
+    """
+    from cli.output.tables import make_table, out
+    from nightread.model.bundle import find_bundle, load_bundle
+    from nightread.settings import read_settings
+
+    settings = read_settings(model=model, device=device, gate=False if no_gate else None)
+    if folders := [path for path in scans if path.is_dir()]:
+        raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores all that is in it")
+    if absent := [path for path in scans if not path.exists()]:
+        raise typer.BadParameter(f"there is no file {absent[0]}")
+    scorer = _open_scorer(load_bundle(find_bundle(settings.model, settings.models_dir)), settings)
+    told = [_predict_one(path, scorer, settings) for path in scans]
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        table = make_table("scan", "label", "score", "decision")
+        for row in told:
+            if row["status"] != "scored":
+                table.add_row(row["path"], "", "", f"{row['status']}: {row['reason']}")
+            for label, entry in row.get("labels", {}).items():
+                table.add_row(row["path"], label, f"{entry['score']:.4f}", entry["decision"])
+        out.print(table)
+    if any(row["status"] == "failed" for row in told):
+        raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _predict_one(path: Path, scorer: "Scorer", settings: "Settings") -> dict[str, Any]:
+    from nightread.errors import ScanError, StorageError
+    from nightread.inference.scorer import judge_scans
+    from nightread.model.gate import PASSED, check_pixels
+    from nightread.scan.files import read_file
+    from nightread.scan.preprocessing import read_and_prepare
+
+    told: dict[str, Any] = {"path": str(path), "model": scorer.card.reference}
+    gate = scorer.card.gate
+    try:
+        # The file was named by the one who may read it: its own folder is the root.
+        content = read_file(str(path.absolute()), roots=[path.resolve().parent], max_bytes=settings.max_file_bytes)
+        prepared, scan = read_and_prepare(
+            content, scorer.card.input, max_pixels=settings.max_pixels, with_colors=gate is not None
+        )
+    except (ScanError, StorageError) as error:
+        status = "rejected" if isinstance(error, ScanError) else "failed"
+        return told | {"status": status, "reason": error.reason.value, "message": str(error)}
+    judged = judge_scans(scorer, [prepared])
+    if gate is not None:
+        finding = check_pixels(scan, gate) or judged.judgements[0].finding
+        told |= {"gate_verdict": PASSED if finding is None else finding.reason.value}
+        if finding is not None and settings.gate:
+            return told | {"status": "rejected", "reason": finding.reason.value, "message": finding.text}
+    scores = tuple(float(score) for score in judged.scores[0])
+    decisions = scorer.card.decide(scores)
+    rows = zip(scorer.card.labels, scores, decisions, strict=True)
+    return told | {
+        "status": "scored",
+        "labels": {label: {"score": round(score, 6), "decision": decision} for label, score, decision in rows},
+    }
+
+
+def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    """Return the card and the function that scores: of a training folder, a bundle's folder, or a bundle's name."""
+    from nightread.model.bundle import CARD_FILE, find_bundle, load_bundle
+
+    folder = Path(named)
+    if (folder / "checkpoint.keras").is_file():
+        return _open_checkpoint(folder)
+    is_folder = (folder / CARD_FILE).is_file()
+    if folder.is_dir() and not is_folder and os.sep in named:
+        raise NightreadError(f"{folder} holds neither a checkpoint nor a bundle")
+    bundle = load_bundle(folder if is_folder else find_bundle(named, settings.models_dir))
+    scorer = _open_scorer(bundle, settings)
+
+    def score(inputs: Any) -> Any:
+        import numpy as np
+
+        # A copy of each batch: three channels may be the same memory, which ONNX Runtime does not take.
+        at_once = settings.batch_size
+        batches = (np.ascontiguousarray(inputs[start : start + at_once]) for start in range(0, len(inputs), at_once))
+        return np.concatenate([scorer.score_batch(batch) for batch in batches])
+
+    return bundle.card.model_dump(mode="json"), score
+
+
+def _open_scorer(bundle: "Bundle", settings: "Settings") -> "Scorer":
+    from nightread.inference.scorer import Scorer
+
+    return Scorer(bundle, settings.device, os.cpu_count() or 1)
+
+
+def _open_checkpoint(folder: Path) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    prepare_tensorflow()
+    from functools import partial
+
+    from nightread.scan.preprocessing import InputSpec
+    from trainer.evaluation.part_scores import load_checkpoint, score
+
+    try:
+        card = json.loads((folder / "card.json").read_text())
+    except (OSError, ValueError):
+        raise NightreadError(
+            f"{folder} holds no card.json: its training has not ended; repeat `nightread train --resume`"
+        ) from None
+    at_once = InputSpec.model_validate(card["input"]).scored_at_once
+    return card, partial(score, load_checkpoint(folder), at_once=at_once)
+
+
+def _write_report(folder: Path, network: str, card: dict[str, Any], assessment: "Assessment", data: Path) -> None:
+    from trainer.evaluation.report import ReportFacts, ReportPart, write_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = Path(network).name
+    notes = [
+        f"The network {name} was scored on all labelled scans of the folder {data.name}.",
+        "Where it was trained on some of them, the figures say nothing about new patients.",
+        *[f"Left alone: {count} {reason}." for reason, count in assessment.left_alone.items()],
+        *([f"Unreadable: {len(assessment.unreadable)} scans."] if assessment.unreadable else []),
+        *([f"Missing: {len(assessment.missing)} scans that the tables name."] if assessment.missing else []),
+    ]
+    part = {"evaluation": ReportPart(assessment.scores, assessment.evaluation)}
+    facts = ReportFacts(f"{name} on {data.name}", card, part, mistakes=assessment.mistakes, notes=notes)
+    typer.echo(f"report: {write_report(folder, facts)}", err=True)
+
+
+def _print(assessment: "Assessment") -> None:
+    from cli.output.tables import make_table, out
+
+    evaluation = assessment.evaluation
+    table = make_table("figure", "value", "95 % interval")
+    for name, metric in evaluation.figures.items():
+        table.add_row(name.replace("_", " "), f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
+    for subgroup, (count, metric) in evaluation.subgroups.items():
+        interval = f"{metric.low:.4f} to {metric.high:.4f}"
+        table.add_row(f"right among {subgroup} ({count})", f"{metric.value:.4f}", interval)
+    out.print(table)
+    table = make_table("label", "scans", "precision", "recall", "F1", "AUC")
+    for label, figures in evaluation.labels.items():
+        cells = (figures.precision, figures.recall, figures.f1, figures.auc)
+        table.add_row(label, str(figures.support), *("-" if cell is None else f"{cell.value:.4f}" for cell in cells))
+    out.print(table)
+    typer.echo(f"{evaluation.scans} scans of {evaluation.patients} patients")
+    for reason, count in assessment.left_alone.items():
+        typer.echo(f"left alone: {count} {reason}")
+    if assessment.unreadable:
+        typer.echo(
+            f"unreadable: {len(assessment.unreadable)} scans, the first is {assessment.unreadable[0].reason.value}"
+        )
+    if assessment.missing:
+        typer.echo(f"missing: {len(assessment.missing)} scans that the tables name")
+
+
+def _describe(network: str, assessment: "Assessment") -> dict[str, Any]:
+    evaluation = assessment.evaluation
+
+    def show(metric: Any) -> Any:
+        return None if metric is None else metric.model_dump()
+
+    return {
+        "network": network,
+        "scans": evaluation.scans,
+        "patients": evaluation.patients,
+        "threshold": assessment.scores.threshold,
+        "figures": {name: show(metric) for name, metric in evaluation.figures.items()},
+        "labels": {
+            label: {
+                "support": figures.support,
+                **{name: show(getattr(figures, name)) for name in ("precision", "recall", "specificity", "f1", "auc")},
+            }
+            for label, figures in evaluation.labels.items()
+        },
+        "subgroups": {
+            name: {"scans": count, "right": show(metric)} for name, (count, metric) in evaluation.subgroups.items()
+        },
+        "confusion": evaluation.confusion.tolist(),
+        "left_alone": dict(assessment.left_alone),
+        "unreadable": len(assessment.unreadable),
+        "missing": len(assessment.missing),
+    }

@@ -1,0 +1,112 @@
+"""What a run came to: the reconciliation, for people and for programs, and the exit code that it stands for."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cli.exits import Exit
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from db.runs import RunInfo
+    from db.tallies import RunTally
+
+
+def count_run(engine: "Engine", run_id: str) -> "RunTally":
+    """Return what a run came to, its scans counted one by one: that is what a reconciliation goes by."""
+    from db.engine import reading
+    from db.tallies import count_scans, read_tallies
+
+    with reading(engine) as connection:
+        tally = read_tallies(connection, [run_id])[run_id]
+        return replace(tally, counts=count_scans(connection, [run_id])[run_id])
+
+
+def summarise(run: "RunInfo", tally: "RunTally", *, seconds: float, provider: str = "") -> dict[str, Any]:
+    """Return the object that `score --json` ends with; fields are only ever added.
+
+    Args:
+        run: as it stands.
+        tally: what it has come to.
+        seconds: that it took so far.
+        provider: the execution provider, where it is known better than from the run's predictions.
+    """
+    counts = tally.counts
+    return {
+        "run": run.id,
+        "name": run.name,
+        "status": run.status.value,
+        "found": run.found,
+        "skipped": sum(run.skipped.values()),
+        "skipped_by_reason": run.skipped,
+        "scored": counts.scored,
+        "rejected": counts.rejected,
+        "failed": counts.failed,
+        "queued": counts.queued,
+        "reused": counts.reused,
+        "seconds": round(seconds, 3),
+        "scans_per_second": round(counts.terminal / seconds, 1) if seconds > 0 else 0.0,
+        "model": run.model,
+        "provider": provider or ", ".join(tally.providers),
+    }
+
+
+def is_reconciled(summary: dict[str, Any]) -> bool:
+    """Whether every file found is accounted for: found = scored + rejected + failed."""
+    return bool(summary["found"] == summary["scored"] + summary["rejected"] + summary["failed"])
+
+
+def exit_code(summary: dict[str, Any]) -> int:
+    """Return the exit code that a finished run stands for."""
+    if not is_reconciled(summary):
+        return Exit.ERROR
+    return Exit.SOME_FAILED if summary["failed"] else Exit.OK
+
+
+def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str = "", as_json: bool) -> int:
+    """Print what a run that has ended came to; returns the exit code."""
+    from cli.output.console import print_json
+
+    tally = count_run(engine, run.id)
+    summary = summarise(run, tally, seconds=seconds, provider=provider)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(run, tally, summary)
+    return exit_code(summary)
+
+
+def print_summary(run: "RunInfo", tally: "RunTally", summary: dict[str, Any]) -> None:
+    """Print a run's reconciliation, decisions and reasons for people."""
+    from cli.output.tables import make_table, out
+    from nightread.text import show_duration, show_text
+
+    provider = f" on {summary['provider']}" if summary["provider"] else ""
+    out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}", markup=False)
+    table = make_table("scans", "status", "", right=("scans",))
+    table.add_row(f"{summary['scored']:,}", "scored", _detail(tally.decisions, "reused", summary["reused"]))
+    for status in ("rejected", "failed"):
+        table.add_row(f"{summary[status]:,}", status, _detail(tally.reasons[status]))
+    out.print(table)
+    skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
+    out.print(_reconcile(summary) + skipped, markup=False)
+    if summary["seconds"]:
+        out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s", markup=False)
+    out.print(f"query them: nightread results {run.id[:8]}", markup=False, style="dim")
+
+
+def _reconcile(summary: dict[str, Any]) -> str:
+    """Say how the files found and the statuses add up."""
+    parts = f"{summary['scored']:,} scored + {summary['rejected']:,} rejected + {summary['failed']:,} failed"
+    if is_reconciled(summary):
+        return f"{summary['found']:,} found = {parts}"
+    if summary["queued"]:
+        return f"{summary['found']:,} found = {parts} + {summary['queued']:,} still to be scored"
+    return f"{summary['found']:,} found IS NOT {parts}: this is an error in Nightread, please report it"
+
+
+def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:
+    parts = [f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1])]
+    if extra_count:
+        parts.append(f"{extra_count:,} {extra}")
+    return ", ".join(parts)

@@ -1,0 +1,147 @@
+"""What a job came to, stored in one transaction: its predictions, the terminal statuses of its scans, its own end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import Connection, update
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from db.bulk import insert_new, update_queued, write_time
+from db.dialects import built_once
+from db.jobs import Claim, is_ours, show_claim
+from db.measurements import NewMeasurement, store_measurements
+from db.tables import jobs, predictions, scans
+from db.tallies import tally_scans
+from db.types import JobStatus, ScanStatus, database_now
+from nightread.failpoints import Point, failpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOutcome:
+    """The terminal status of one scan."""
+
+    scan_id: int
+    status: ScanStatus
+    sha256: str | None = None
+    reason_code: str | None = None
+    reason_text: str | None = None
+    reused: bool = False
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewPrediction:
+    """One score of one label; see the table's comments."""
+
+    sha256: str
+    model_digest: str
+    preprocessing: str
+    label: str
+    score: float
+    decision: str
+    runtime: str
+    provider: str
+    device: str
+    batch_size: int
+    worker: str
+
+
+_PREDICTION_FIELDS = tuple(field.name for field in fields(NewPrediction))
+_OUTCOME_COLUMNS = (
+    "status", "sha256", "reason_code", "reason_text", "reused", "study_uid", "series_uid", "instance_uid", "attempts",
+    "finished_at",
+)  # fmt: skip
+
+
+def store_results(
+    connection: Connection,
+    claim: Claim,
+    outcomes: Sequence[ScanOutcome],
+    new_predictions: Sequence[NewPrediction],
+    new_measurements: Sequence[NewMeasurement] = (),
+    *,
+    retry_in_s: float | None = None,
+) -> bool:
+    """Store what a job came to and end it, or put it off, all in the caller's transaction.
+
+    Rows are sorted by key, since two writers that meet in opposite order deadlock. A prediction or measurement that is
+    there already stays. Where the claim is no longer ours only those are kept, which are true whoever computed them.
+
+    Args:
+        connection: in a transaction.
+        claim: the claim that the results were computed under.
+        outcomes: terminal statuses; scans of the job that are missing stay queued.
+        new_predictions: any order.
+        new_measurements: any order.
+        retry_in_s: where not None, the job goes back to the queue for its remaining scans, due after that time.
+
+    Returns:
+        Whether the claim was still ours.
+    """
+    store_predictions(connection, new_predictions)
+    store_measurements(connection, new_measurements)
+    if retry_in_s is None:
+        now = connection.execute(_end_job(connection), show_claim(claim)).scalar()
+    else:
+        now = connection.execute(_put_job_off(connection), {**show_claim(claim), "in_s": retry_in_s}).scalar()
+    if now is None:
+        return False
+    failpoint(Point.WORKER_IN_COMMIT if retry_in_s is None else Point.WORKER_PUT_OFF)
+    if outcomes:
+        _end_scans(connection, claim, outcomes, now)
+        tally_scans(connection, claim.run_id, outcomes)
+    return True
+
+
+def store_predictions(connection: Connection, new_predictions: Sequence[NewPrediction]) -> None:
+    """Store predictions, sorted by key; one that is there already stays."""
+    insert_new(connection, predictions, _PREDICTION_FIELDS, sorted(map(_to_row, new_predictions)))
+
+
+@built_once
+def _end_job(_: str) -> ReturningUpdate[datetime]:
+    return (
+        update(jobs)
+        .where(is_ours())
+        .values(status=JobStatus.DONE, finished_at=database_now(), lease_holder=None, lease_expires_at=None)
+        .returning(database_now())
+    )
+
+
+@built_once
+def _put_job_off(_: str) -> ReturningUpdate[datetime]:
+    return (
+        update(jobs)
+        .where(is_ours())
+        .values(
+            status=JobStatus.QUEUED, not_before=database_now("in_s"), published_at=None, lease_holder=None,
+            lease_expires_at=None,
+        )
+        .returning(database_now())
+    )  # fmt: skip
+
+
+def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutcome], now: datetime) -> None:
+    """Give scans their terminal status; one that has one already keeps it."""
+    finished_at = write_time(connection, now)
+    update_queued(
+        connection,
+        scans,
+        _OUTCOME_COLUMNS,
+        [
+            (
+                outcome.status.value, outcome.sha256, outcome.reason_code, outcome.reason_text, outcome.reused,
+                outcome.study_uid, outcome.series_uid, outcome.instance_uid, claim.attempts, finished_at,
+                outcome.scan_id,
+            )
+            for outcome in sorted(outcomes, key=lambda outcome: outcome.scan_id)
+        ],
+    )  # fmt: skip
+
+
+def _to_row(prediction: NewPrediction) -> tuple[str | float, ...]:
+    """Return a prediction as a row; the first four of its columns are the key, which no two have in common."""
+    return tuple(getattr(prediction, name) for name in _PREDICTION_FIELDS)  # `astuple` copies deeply, ten times as slow

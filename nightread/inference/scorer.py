@@ -1,0 +1,216 @@
+"""A model bundle that scores: checked against its card and its parity file before the first scan."""
+
+import math
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from nightread.errors import CardMismatch, DeviceFull, ParityMismatch
+from nightread.inference.batch_tuner import BatchTuner
+from nightread.inference.session import RUN_ERRORS, is_out_of_memory, open_session
+from nightread.model.bundle import Bundle
+from nightread.model.card import Card
+from nightread.model.gate import Finding, judge_scan
+from nightread.scan.preprocessing import Tensor
+from nightread.settings import Device
+
+#: Decimals of a stored component, whose deviation is 1: each digit more is eight bytes of every scan, and noise.
+_COMPONENT_DIGITS: Final = 4
+
+
+#: A machine's own rounding on top of what the export allowed: other processors and providers order sums differently.
+_MACHINE_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
+
+Scores = npt.NDArray[np.float32]
+
+#: What the graph of a model with a gate returns besides its scores, by name, with the shape of one scan.
+_GATE_OUTPUTS: Final = {"distance": (1,), "components": (8,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a model says of N scans.
+
+    Attributes:
+        scores: (N, labels) float32 in the order of the card's labels; not checked for range.
+        distances: (N,) float32, of the embeddings from the training scans'; None where the model has no gate.
+        components: (N, 8) float32; None where the model has no gate.
+    """
+
+    scores: Scores
+    distances: npt.NDArray[np.float32] | None = None
+    components: npt.NDArray[np.float32] | None = None
+
+
+class Scorer:
+    """One model on one device.
+
+    Attributes:
+        card: the bundle's card.
+        digest: the bundle's digest.
+        provider: execution provider really used.
+        device: cpu or cuda.
+        runtime: inference runtime and version.
+        allowed_parity: largest difference at which this machine may serve the model.
+        parity: largest absolute difference found to the scores that the bundle was exported with.
+        tuner: finds how many scans one thread of a CPU scores fastest at once.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device, threads: int) -> None:
+        """Open the model and make sure that it is the one the card describes.
+
+        Raises:
+            CardMismatch: the graph's input or output does not fit the card.
+            ParityMismatch: this machine does not reproduce the bundle's scores.
+            DeviceError: the device that was asked for is not active.
+        """
+        opened = open_session(bundle.model, device, threads)
+        self._session = opened.session
+        self.card: Card = bundle.card
+        self.digest = bundle.digest
+        self.provider = opened.provider
+        self.device = opened.device
+        self.runtime = opened.runtime
+        if faults := find_graph_faults(self._session, self.card):
+            raise CardMismatch(f"the graph of {self.card.reference} {'; it '.join(faults)}")
+        # Several threads may score at once; what that would take of a GPU was never measured: one at a time there.
+        self._turn: AbstractContextManager[Any] = nullcontext() if self.device == "cpu" else threading.Lock()
+        self._input_name: str = self._session.get_inputs()[0].name
+        self._output_names: list[str] = [self._session.get_outputs()[0].name]
+        if self.card.gate is not None:
+            self._output_names += _GATE_OUTPUTS
+        self.tuner = BatchTuner()
+        self.allowed_parity = find_allowed_parity(self.card, self.device)
+        self.parity = self._check_parity(bundle)
+
+    def score_batch(self, batch: Tensor) -> Scores:
+        """Score prepared scans; see `infer_batch`."""
+        return self.infer_batch(batch).scores
+
+    def infer_batch(self, batch: Tensor) -> Inference:
+        """Score prepared scans and measure how far they are from the training scans; several threads may do so at once.
+
+        Args:
+            batch: (N, H, W, C) float32, as `prepare` made them.
+
+        Raises:
+            DeviceFull: there is not enough memory for so many scans at once.
+        """
+        try:
+            with self._turn:
+                scores, *gate = self._session.run(self._output_names, {self._input_name: batch})
+        except RUN_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeviceFull(
+                f"the memory of the device ({self.device}) does not suffice for {len(batch)} scans at once: free some, "
+                "or set NIGHTREAD_BATCH_SIZE lower"
+            ) from None
+        return Inference(scores, gate[0].reshape(-1), gate[1]) if gate else Inference(scores)
+
+    def _check_parity(self, bundle: Bundle) -> float:
+        whole = self.score_batch(bundle.parity_inputs)
+        one = self.score_batch(bundle.parity_inputs[:1])  # a score must not depend on the batch around it
+        worst = float(max(np.abs(whole - bundle.parity_scores).max(), np.abs(one - bundle.parity_scores[:1]).max()))
+        if not worst <= self.allowed_parity:  # also where it is not a number
+            raise ParityMismatch(
+                f"{self.card.reference} on {self.provider} differs by {worst:.2g} from the scores that it was exported "
+                f"with; allowed is {self.allowed_parity:.2g}: set NIGHTREAD_DEVICE=cpu, or export the bundle again"
+            )
+        return worst
+
+
+def find_allowed_parity(card: Card, device: str) -> float:
+    """Return the largest difference at which a device, `cpu` or `cuda`, may serve a model."""
+    return card.parity_tolerance + _MACHINE_TOLERANCE[device]
+
+
+def find_graph_faults(session: Any, card: Card | None) -> list[str]:
+    """Return what of a graph's input and scores does not fit its card, each as words that go on after "the graph".
+
+    A graph may have more outputs: the first one holds the scores, and none but those of a gate is asked for.
+
+    Args:
+        session: `onnxruntime.InferenceSession`.
+        card: the bundle's card; None where it is at fault itself, and the graph is looked at alone.
+    """
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or not outputs:
+        return [f"has {len(inputs)} inputs and {len(outputs)} outputs; it must have one input, and scores come first"]
+    taken, returned = inputs[0], outputs[0]
+    faults = []
+    if card is not None and (tuple(taken.shape[1:]) != card.input.shape or taken.type != "tensor(float)"):
+        faults.append(f"takes {_show(taken)}; its card says tensor(float) (N, {', '.join(map(str, card.input.shape))})")
+    if card is not None and (tuple(returned.shape[1:]) != (len(card.labels),) or returned.type != "tensor(float)"):
+        faults.append(f"returns {_show(returned)}; its card names {len(card.labels)} labels, so tensor(float) "
+                      f"(N, {len(card.labels)})")  # fmt: skip
+    if card is not None and card.gate is not None:
+        found = {output.name: tuple(output.shape[1:]) for output in outputs if output.type == "tensor(float)"}
+        faults += [
+            f"has no output {name} of shape {('N', *shape)}, which the gate of its card needs"
+            for name, shape in _GATE_OUTPUTS.items()
+            if found.get(name) != shape
+        ]
+    if taken.shape and isinstance(taken.shape[0], int):
+        faults.append(f"takes batches of {taken.shape[0]} only: export it again with a batch axis of any size")
+    return faults
+
+
+def _show(value: Any) -> str:
+    return f"{value.type} ({', '.join(['N', *map(str, value.shape[1:])])})"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is said of one scan.
+
+    Attributes:
+        distance: None where the model has no gate, or where it is no number.
+        components: the same.
+        finding: why the distance rejects the scan.
+    """
+
+    distance: float | None = None
+    components: list[float] | None = None
+    finding: Finding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is said of N scans: (N, labels) scores, and the gate's judgements of each."""
+
+    scores: Scores
+    judgements: list[Judgement]
+
+
+def judge_scans(scorer: Scorer, tensors: list[Tensor]) -> Judged:
+    """Score prepared scans, and measure those again, inverted and turned, whose distance is doubtful.
+
+    Raises:
+        DeviceFull: there is not enough memory for so many scans at once.
+    """
+    inferred = scorer.infer_batch(np.stack(tensors))
+    gate = scorer.card.gate
+    if gate is None:
+        return Judged(inferred.scores, [Judgement()] * len(tensors))
+    if inferred.distances is None or inferred.components is None:
+        raise AssertionError("a graph with a gate was checked for its outputs")
+    judgements = []
+    for tensor, distance, components in zip(tensors, inferred.distances, inferred.components, strict=True):
+        finding = judge_scan(tensor, float(distance), scorer.card.input, gate, lambda scan: _measure(scorer, scan))
+        if math.isfinite(distance) and np.isfinite(components).all():
+            kept = [round(float(value), _COMPONENT_DIGITS) for value in components]
+            judgements.append(Judgement(float(distance), kept, finding))
+        else:
+            judgements.append(Judgement(finding=finding))
+    return Judged(inferred.scores, judgements)
+
+
+def _measure(scorer: Scorer, tensor: Tensor) -> float:
+    """Return the distance of one scan: one at a time, since several might not fit where one does."""
+    distances = scorer.infer_batch(tensor[np.newaxis]).distances
+    return math.nan if distances is None else float(distances[0])

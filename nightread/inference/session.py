@@ -1,0 +1,129 @@
+"""ONNX Runtime sessions, and the rule that the device which was asked for is the device that is used."""
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime as ort
+
+from nightread.errors import CardMismatch, DeviceError
+from nightread.model.onnx_file import refuse_external_data
+from nightread.settings import Device
+
+_log = logging.getLogger(__name__)
+
+_CUDA: Final = "CUDAExecutionProvider"
+_CPU: Final = "CPUExecutionProvider"
+#: One of these exists where a driver has found a GPU: Linux, and Windows' Linux subsystem.
+_GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
+_LOAD_ERROR_LENGTH = 200
+#: What the allocators of ONNX Runtime, CUDA, cuDNN and cuBLAS say where there is no memory; no error class tells it.
+_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+_state = ort.capi.onnxruntime_pybind11_state
+_LOAD_ERRORS: tuple[type[Exception], ...] = (
+    ValueError,
+    RuntimeError,
+    _state.Fail,
+    _state.InvalidArgument,
+    _state.InvalidGraph,
+    _state.InvalidProtobuf,
+    _state.NotImplemented,
+)
+
+
+#: What `InferenceSession.run` may raise.
+RUN_ERRORS: tuple[type[Exception], ...] = (
+    MemoryError,
+    RuntimeError,
+    _state.Fail,
+    _state.EPFail,
+    _state.RuntimeException,
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of `InferenceSession.run` says that the device's memory does not suffice."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session and what it really runs on.
+
+    Attributes:
+        session: `onnxruntime.InferenceSession`.
+        provider: the execution provider in use, as ONNX Runtime names it.
+        device: cpu or cuda.
+        runtime: name and version of the inference runtime.
+    """
+
+    session: Any
+    provider: str
+    device: str
+    runtime: str
+
+
+def open_session(model: bytes, device: Device, threads: int) -> OpenSession:
+    """Open a session on the device that was asked for.
+
+    `onnxruntime-gpu` lists the CUDA provider as available wherever it is installed and falls back to the CPU in
+    silence where CUDA does not load, so only the finished session is believed.
+
+    Args:
+        model: an ONNX file.
+        device: `auto` takes CUDA where it is really active, and logs what it took.
+        threads: threads of one operator on the CPU.
+
+    Raises:
+        DeviceError: `cuda` was asked for and is not active.
+        CardMismatch: the bytes are no model that ONNX Runtime can load, or want tensors from other files.
+    """
+    refuse_external_data(model)
+    wanted = device is Device.CUDA or (device is Device.AUTO and _may_have_gpu())
+    if wanted and _CUDA in ort.get_available_providers():
+        session = _load_on_cuda(model, threads)
+    else:
+        session = _load(model, [_CPU], threads)
+    provider = session.get_providers()[0]
+    if device is Device.CUDA and provider != _CUDA:
+        raise DeviceError(
+            "the device is set to cuda, but ONNX Runtime cannot use CUDA here: install a driver and the libraries "
+            "(`uv sync --extra cuda`), or set NIGHTREAD_DEVICE=cpu"
+        )
+    if wanted and provider != _CUDA:
+        _log.warning("a GPU is there but ONNX Runtime cannot use it: running on the CPU (`uv sync --extra cuda`)")
+    return OpenSession(session, provider, "cuda" if provider == _CUDA else "cpu", f"onnxruntime {ort.__version__}")
+
+
+def _may_have_gpu() -> bool:
+    return any(node.exists() for node in _GPU_NODES)
+
+
+def _load_on_cuda(model: bytes, threads: int) -> Any:
+    """Try CUDA without ONNX Runtime's own pages of errors: the session tells whether it worked."""
+    with contextlib.redirect_stdout(io.StringIO()):  # where it prints each library that it does not find
+        ort.preload_dlls()  # those of the extra `cuda`
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    try:
+        return _load(model, [_CUDA, _CPU], threads)
+    finally:
+        ort.set_default_logger_severity(_ERRORS_ONLY)
+
+
+def _load(model: bytes, providers: list[str], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY if _CUDA in providers else _ERRORS_ONLY
+    options.use_deterministic_compute = True  # the same scan, the same score
+    # Idle inference threads sleep rather than spin: the cores have the next scans to decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=providers)
+    except _LOAD_ERRORS as error:
+        said = " ".join(str(error).split())[:_LOAD_ERROR_LENGTH]
+        raise CardMismatch(f"the model cannot be loaded by ONNX Runtime {ort.__version__}: {said}") from None

@@ -1,0 +1,250 @@
+"""The card of a model bundle: everything a worker, a query or a reader must know about a network."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from nightread.scan.preprocessing import InputSpec
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,64}$")]
+
+#: The decision between a label's two thresholds.
+UNCERTAIN = "uncertain"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Threshold(_Part):
+    """The operating point of a label: from `high` on it is present, below `low` absent, between them `uncertain`."""
+
+    low: Annotated[float, Field(gt=0, lt=1)]
+    high: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.low > self.high:
+            msg = f"low ({self.low}) is above high ({self.high})"
+            raise ValueError(msg)
+        return self
+
+
+class Metric(_Part):
+    """One figure with its 95 % confidence interval, in the unit of the figure."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Rates(_Part):
+    """How often a threshold is right on the scans of one part of the split."""
+
+    sensitivity: Metric
+    specificity: Metric
+
+
+class OperatingPoint(_Part):
+    """A threshold for one use of a score: from it on the label is present.
+
+    `chosen_on` holds the rates on the calibration part, on which the threshold was chosen, and `hold_out` those on
+    scans that had no say in it.
+    """
+
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    chosen_on: Rates
+    hold_out: Rates
+
+
+class Scaling(_Part):
+    """What made scores probabilities: `sigmoid(slope * logit + intercept)`, folded into the last layer (Platt 1999).
+
+    `ece_before` and `ece_after` are expected calibration errors on the hold-out.
+    """
+
+    slope: Annotated[float, Field(gt=0)]
+    intercept: float
+    scans: int
+    patients: int
+    ece_before: Metric
+    ece_after: Metric
+
+
+class Gate(_Part):
+    """What a scan must be like to be scored; fitted on the training scans, see `nightread.model.gate`.
+
+    `max_distance` bounds the graph's output `distance`: how far, in Mahalanobis' sense, a scan's features are from
+    those of the training scans, of which a typical one lies at 1. From `doubtful_distance` on a scan is looked at again
+    inverted and turned: one that is nearer that way is rejected too. `false_rejection` is the share of the hold-out's
+    scans that the gate rejects.
+    """
+
+    max_distance: Annotated[float, Field(gt=0)]
+    doubtful_distance: Annotated[float, Field(gt=0)]
+    max_aspect_ratio: Annotated[float, Field(gt=1)]
+    false_rejection: Metric
+
+
+class Reference(_Part):
+    """What the scans of the hold-out measure, which `nightread drift` compares runs with.
+
+    `quantiles` holds for each measurement its 0, 1, ..., 100 % quantiles over `scans` scans.
+    """
+
+    scans: Annotated[int, Field(gt=0)]
+    rejected_share: Annotated[float, Field(ge=0, le=1)]
+    quantiles: dict[str, Annotated[tuple[float, ...], Field(min_length=101, max_length=101)]]
+
+
+class SamePixels(_Part):
+    """How much scores differ between two ways to the pixels of the same scans; decisions by the card's thresholds."""
+
+    scans: Annotated[int, Field(gt=0)]
+    median_difference: float
+    largest_difference: float
+    decisions_changed: int
+
+
+class Training(_Part):
+    """Where the network comes from."""
+
+    data_source: str
+    license: str
+    attribution: str
+    split: str
+    scans: dict[str, int]
+    patients: dict[str, int]
+    seed: int
+    hyperparameters: dict[str, str | int | float]
+    packages: dict[str, str]
+
+
+class Precision(StrEnum):
+    """What a graph computes in; its input and outputs are float32 in any case."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+class Output(_Part):
+    """One output of the graph; `shape` is that of one scan."""
+
+    name: str
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    description: str
+
+
+class Conversion(_Part):
+    """How the graph was made and how far it is from its source, on the hold-out.
+
+    `parity` is over `scans` scans; `files` of them were read again from their files. The AUCs are those of source and
+    graph for each label, where the training folder holds targets.
+    """
+
+    opset: int
+    transposes: int
+    parity: float
+    scans: int
+    files: int = 0
+    decisions_changed: int
+    source_auc: dict[str, float] = {}
+    auc: dict[str, float] = {}
+    calibration_scans: int = 0
+
+
+class Card(_Part):
+    """A model bundle's card, `card.json`.
+
+    `digest` is the bundle's: see `nightread.model.bundle`. Unknown fields are refused, since a misspelt threshold must
+    not pass for a missing one. A field that is added later has a default, so that older cards load, or raises
+    `schema_version`. `metrics` are those of the network as trained; `conversion` tells what the graph changes in them.
+    No `outputs` means scores alone.
+    """
+
+    schema_version: Literal[1] = 1
+    digest: Sha256
+    name: Name
+    version: Name
+    description: str
+    created_at: AwareDatetime
+    architecture: str
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    activation: Literal["sigmoid", "softmax"]
+    negative_decision: Label = "normal"
+    thresholds: dict[str, Threshold]
+    calibration: str
+    input: InputSpec
+    preprocessing_version: str
+    files: dict[Literal["model.onnx", "parity.npz"], Sha256]
+    parity_tolerance: Annotated[float, Field(gt=0, le=0.1)]
+    training: Training
+    metrics: dict[str, dict[str, Metric]]
+    intended_use: str
+    limitations: tuple[str, ...]
+    population: str = ""
+    not_tested: tuple[str, ...] = ()
+    scaling: Scaling | None = None
+    operating_points: dict[Label, dict[str, OperatingPoint]] = {}
+    gate: Gate | None = None
+    drift_reference: Reference | None = None
+    same_pixels: dict[str, SamePixels] = {}
+    precision: Precision = Precision.FLOAT32
+    outputs: tuple[Output, ...] = ()
+    conversion: Conversion | None = None
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            msg = "labels repeat"
+            raise ValueError(msg)
+        if UNCERTAIN in self.labels or (self.activation == "sigmoid" and self.negative_decision in self.labels):
+            msg = f"a label is called {UNCERTAIN} or {self.negative_decision}, which are decisions"
+            raise ValueError(msg)
+        if self.activation == "sigmoid" and set(self.thresholds) != set(self.labels):
+            msg = f"thresholds are for {sorted(self.thresholds)}, labels are {sorted(self.labels)}"
+            raise ValueError(msg)
+        if self.activation == "softmax" and (self.thresholds or len(self.labels) < 2):
+            msg = "softmax needs at least two labels and takes no thresholds: the highest score decides"
+            raise ValueError(msg)
+        if unknown := set(self.operating_points) - set(self.labels):
+            msg = f"operating points are for {sorted(unknown)}, which are no labels"
+            raise ValueError(msg)
+        if self.outputs and self.outputs[0].shape != (len(self.labels),):
+            msg = (
+                f"the first output has shape {self.outputs[0].shape}; it holds the scores of {len(self.labels)} labels"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.version}"
+
+    def decide(self, scores: Sequence[float]) -> tuple[str, ...]:
+        """Return the decision for each label, in label order.
+
+        Args:
+            scores: one score a label, in label order, each in [0, 1].
+
+        Raises:
+            ValueError: there are fewer or more scores than labels.
+        """
+        if len(scores) != len(self.labels):
+            raise ValueError(f"{len(scores)} scores for {len(self.labels)} labels")
+        if self.activation == "softmax":
+            best = self.labels[max(range(len(scores)), key=scores.__getitem__)]
+            return (best,) * len(scores)
+        return tuple(self._decide_one(label, score) for label, score in zip(self.labels, scores, strict=True))
+
+    def _decide_one(self, label: str, score: float) -> str:
+        threshold = self.thresholds[label]
+        if score >= threshold.high:
+            return label
+        return self.negative_decision if score < threshold.low else UNCERTAIN

@@ -1,0 +1,62 @@
+"""From the bytes of one file to the pixels of one radiograph."""
+
+import math
+
+from nightread.errors import UnreadableScan, UnsupportedScan
+from nightread.reasons import Reason
+from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
+from nightread.scan.raster import read_raster, silence_decoders
+from nightread.scan.scan import Scan
+
+#: Gray levels beyond this are damage, and would overflow the float32 of a prepared scan.
+_LARGEST_GRAY = 1e30
+
+
+silence_decoders()
+
+
+def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors: bool = False) -> Scan:
+    """Decode one file to the pixels of one radiograph.
+
+    Args:
+        data: the whole file.
+        max_pixels: largest width times height that is decoded; told from the header, before anything is decoded.
+        at_least_px: where not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as neither side falls below
+            this many pixels; the decoder then does only the inverse transform that is needed.
+        with_colors: take a sample of the colors; the pixels are the same with and without.
+
+    Raises:
+        UnreadableScan: not an image, damaged, truncated, blank, too large or too small.
+        UnsupportedScan: an image that is not one single-frame radiograph in a format that is read here.
+    """
+    kind = sniff(data[:SNIFF_BYTES])
+    if isinstance(kind, NoScan):
+        raise _explain_kind(kind)
+    if kind is Format.DICOM:
+        from nightread.scan.dicom import read_dicom  # pydicom takes 0.2 s to import, and most folders hold none
+
+        scan = read_dicom(data, max_pixels=max_pixels, with_colors=with_colors)
+    else:
+        scan = read_raster(data, kind, max_pixels, at_least_px, with_colors=with_colors)
+    _check_content(scan)
+    return scan
+
+
+def _check_content(scan: Scan) -> None:
+    """Refuse a scan that shows nothing, or whose gray levels are no numbers to reckon with."""
+    low, high = sorted((scan.black, scan.white))
+    darkest, brightest = float(scan.pixels.min()), float(scan.pixels.max())
+    if not all(math.isfinite(level) and abs(level) < _LARGEST_GRAY for level in (low, high, darkest, brightest)):
+        raise UnreadableScan(Reason.DAMAGED, "gray levels that are not finite, or far beyond any detector's")
+    if max(low, darkest) >= min(high, brightest):
+        raise UnreadableScan(Reason.BLANK, "every pixel is shown in the same gray")
+    if high - low < 1 / _LARGEST_GRAY:
+        raise UnreadableScan(Reason.DAMAGED, "black and white are too close to each other")
+
+
+def _explain_kind(kind: NoScan) -> UnreadableScan | UnsupportedScan:
+    if kind is NoScan.OTHER_IMAGE:
+        return UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT, "an image in another format; JPEG, PNG, TIFF and DICOM are read"
+        )
+    return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is neither JPEG, PNG, TIFF nor DICOM")

@@ -1,0 +1,15 @@
+"""Text for a terminal: what others wrote, and durations."""
+
+
+def show_text(text: str | None) -> str:
+    """Write text of unknown origin, such as a file name, so that it cannot move the cursor or color the screen."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text or "")
+
+
+def show_duration(seconds: float) -> str:
+    """Write a duration for people."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

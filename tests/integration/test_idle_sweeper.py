@@ -1,0 +1,53 @@
+"""A worker that has nothing to do looks for what was lost, whether or not anybody tells it to."""
+
+import pytest
+
+from tests.db_factories import add_job, fetch_job
+from tests.program import wait_until
+from tests.worker_factories import run_process
+from worker.queue.celery_app import make_app
+from worker.queue.idle_sweeper import IdleSweeper
+
+
+@pytest.fixture
+def process(engine, redis_url):
+    with run_process(engine, broker_url=redis_url, lease_s=1, sweep_s=0.1) as process:
+        yield process
+
+
+@pytest.fixture
+def sweeper(process):
+    sweeper = IdleSweeper(make_app(process.settings), process)
+    sweeper.start()
+    yield sweeper
+    sweeper.stop()
+
+
+def test_what_is_due_is_published_where_no_beat_runs(engine, sweeper):
+    job_id = add_job(engine)
+    wait_until(lambda: fetch_job(engine, job_id).published_at, "the job's message")
+
+
+def test_a_broker_that_is_away_is_told_and_tried_again(engine, redis_server, sweeper, caplog):
+    redis_server.kill()
+    try:
+        job_id = add_job(engine)
+        wait_until(lambda: "idle sweep: the broker" in caplog.text, "a warning")
+        assert fetch_job(engine, job_id).published_at is None
+    finally:
+        redis_server.start()
+    wait_until(lambda: fetch_job(engine, job_id).published_at, "the job's message")
+
+
+def test_what_nobody_foresaw_does_not_end_it(engine, process, sweeper, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeper._publisher, "sweep", None)
+        wait_until(lambda: "idle sweep failed" in caplog.text, "an error")
+    job_id = add_job(engine)
+    wait_until(lambda: fetch_job(engine, job_id).published_at, "the job's message")
+
+
+def test_a_process_at_work_is_not_idle(process):
+    with process.working():
+        assert process.idle_s == 0
+    assert 0 <= process.idle_s < 60

@@ -1,0 +1,74 @@
+import pytest
+
+from nightread.errors import CardMismatch
+from nightread.model.bundle import SHIPPED_DIR, find_bundle, load_bundle
+from nightread.model.onnx_file import read_onnx, refuse_external_data
+from tests.onnx_factories import encode_model, encode_node, encode_tensor, make_onnx, message, number
+
+
+def nest(graph_node, depth):
+    """Put a node into the body of an If, and that into another one."""
+    for _ in range(depth):
+        body = message(1, graph_node)
+        attribute = message(1, "then_branch") + message(6, body)
+        graph_node = encode_node("If", "condition", "out", attributes=message(5, attribute))
+    return graph_node
+
+
+def test_operators_and_opsets_are_told():
+    found = read_onnx(make_onnx(opset=17))
+    assert found.opsets == {"": 17}
+    assert found.operators == {("", "Flatten"): 1, ("", "Gemm"): 1, ("", "Sigmoid"): 1}
+    assert (found.external_tensors, found.custom_operators) == (0, [])
+
+
+def test_the_bundle_that_ships_holds_all_of_itself_and_standard_operators_alone():
+    found = refuse_external_data(load_bundle(find_bundle("", SHIPPED_DIR)).model)
+    assert found.operators["", "Conv"] > 0
+    assert found.custom_operators == []
+
+
+def test_an_operator_of_another_domain_is_custom():
+    assert read_onnx(make_onnx(last="Magic", domain="com.example")).custom_operators == ["com.example:Magic"]
+
+
+def test_an_operator_of_a_domain_that_the_file_defines_itself_is_not():
+    function = message(1, "Magic") + message(7, encode_node("Sigmoid", "x", "y")) + message(10, "local")
+    found = read_onnx(make_onnx(last="Magic", domain="local", more=message(25, function)))
+    assert found.custom_operators == []
+    assert found.operators["", "Sigmoid"] == 1
+
+
+@pytest.mark.parametrize("depth", [1, 3, 400])
+def test_graphs_within_graphs_are_looked_into(depth):
+    model = encode_model([nest(encode_node("Magic", "x", "y", domain="com.example"), depth)], [], [], [])
+    assert read_onnx(model).custom_operators == ["com.example:Magic"]
+
+
+def test_tensors_in_other_files_are_refused_wherever_they_stand():
+    constant = message(5, message(1, "value") + message(5, encode_tensor("x", [1.0], external=True)))
+    sparse = message(15, message(1, encode_tensor("x", [1.0], external=True)))
+    in_node = encode_model([encode_node("Constant", "", "x", attributes=constant)], [], [], [])
+    in_sparse = number(1, 8) + message(7, sparse)
+    for model in (make_onnx(external=True), in_node, in_sparse):
+        with pytest.raises(CardMismatch, match=r"1 tensors in other files.*export it again"):
+            refuse_external_data(model)
+
+
+def test_every_shortened_file_is_read_or_refused_but_never_fails():
+    whole = make_onnx()
+    for length in range(len(whole)):
+        try:
+            read_onnx(whole[:length])
+        except CardMismatch as error:
+            assert "ONNX file" in str(error)  # noqa: PT017  # some lengths end between two fields
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 40, b"no network at all", number(1, 8), message(7, b""), b"\x0b\x0c", message(0, b"x"),
+     number(1, 8) + message(7, b"\x0a\xff\xff\xff\xff\x0f"), make_onnx() + message(7 + 2**29, b"")],
+)  # fmt: skip
+def test_what_is_no_onnx_file_is_refused(content):
+    with pytest.raises(CardMismatch, match="no ONNX file"):
+        read_onnx(content)

@@ -1,0 +1,101 @@
+"""What is none of ours is refused, and of what is ours only the little is kept that ours say."""
+
+import base64
+import contextlib
+import copy
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kombu import Connection
+
+from nightread.settings import read_settings
+from worker.queue.celery_app import make_app
+from worker.queue.guard import GuardedTransport, Refused, clean_message
+from worker.queue.publisher import SCORE_TASK, SWEEP_TASK
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+JOB_ID = "0123456789abcdef" * 2
+TASK_ID = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+def make_message(task=SCORE_TASK, arguments=(JOB_ID,)):
+    return {
+        "body": base64.b64encode(json.dumps([list(arguments), {}, {}]).encode()).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"task": task, "id": TASK_ID},
+        "properties": {"delivery_tag": TASK_ID},
+    }
+
+
+@pytest.mark.parametrize("scheme", ["redis://h/0", "rediss://h/0", "redis+socket:///tmp/s"])
+def test_every_way_to_redis_is_guarded(scheme):
+    app = make_app(read_settings(broker_url=scheme))
+    assert isinstance(app.connection_for_read().transport, GuardedTransport)
+    assert isinstance(Connection(scheme).transport, GuardedTransport)
+
+
+@pytest.mark.parametrize(("task", "arguments"), [(SCORE_TASK, [JOB_ID]), (SWEEP_TASK, [])])
+def test_ours_are_kept(task, arguments):
+    cleaned = clean_message(make_message(task, arguments))
+    assert json.loads(base64.b64decode(cleaned["body"]))[0] == arguments
+    assert (cleaned["headers"]["task"], cleaned["headers"]["id"]) == (task, TASK_ID)
+    assert cleaned["properties"]["delivery_tag"] == TASK_ID
+    assert clean_message(cleaned) == cleaned  # as when it is delivered again
+
+
+def test_what_is_asked_for_on_top_is_dropped():
+    message = make_message()
+    message["headers"] |= {
+        "eta": "2099-01-01T00:00:00",
+        "timelimit": [1, 1],
+        "chord": "x",
+        "shadow": "x",
+        "retries": 99,
+    }
+    message["properties"] |= {"reply_to": "x", "priority": 9, "delivery_info": {"exchange": "x", "routing_key": "x"}}
+    assert clean_message(message) == clean_message(make_message())
+
+
+PLACES = [
+    (), ("headers",), ("properties",), ("body",), ("content-type",), ("content-encoding",), ("headers", "task"),
+    ("headers", "id"), ("properties", "delivery_tag"),
+]  # fmt: skip
+
+
+@given(place=st.sampled_from(PLACES), value=JSON)
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_anything_in_any_place_is_refused_or_makes_no_difference(place, value):
+    message = copy.deepcopy(make_message())
+    if place:
+        inner = message
+        for name in place[:-1]:
+            inner = inner[name]
+        inner[place[-1]] = value
+    else:
+        message = value
+    with contextlib.suppress(Refused):
+        assert clean_message(message) == clean_message(make_message())
+
+
+@given(arguments=st.lists(JSON, max_size=3), task=st.sampled_from([SCORE_TASK, SWEEP_TASK]))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_no_other_arguments_reach_a_task(arguments, task):
+    try:
+        clean_message(make_message(task, arguments))
+    except Refused:
+        return
+    assert (task, arguments) == (SWEEP_TASK, [])
+
+
+@pytest.mark.parametrize("expires", ["soon", 7, [], "2026-11-24T25:00:00"])
+def test_a_time_of_expiry_that_is_none_is_refused(expires):
+    message = make_message(SWEEP_TASK, [])
+    message["headers"]["expires"] = expires
+    with pytest.raises(Refused, match="expiry"):
+        clean_message(message)

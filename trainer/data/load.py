@@ -1,0 +1,119 @@
+"""From listed scans to arrays in memory, through the very function that workers use."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nightread.errors import ScanError, StorageError
+from nightread.reasons import Reason
+from nightread.scan.files import read_file
+from nightread.scan.preprocessing import InputSpec, Tensor, read_and_prepare
+from trainer.data.dataset import LabelledScan, Listing
+from trainer.errors import DatasetError
+
+MAX_FILE_BYTES = 256 * 2**20
+MAX_PIXELS = 40_000_000
+
+#: Scans that are decoded ahead of the one that is waited for, so that a large data set never lies in memory twice.
+_AHEAD = 256
+
+#: (H, W, C) and the SHA-256 of the file, or why there is none.
+_Outcome = tuple[Tensor, str] | Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A scan that cannot be trained on, and why."""
+
+    path: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedScans:
+    """A data set in memory, in the order of its paths.
+
+    Attributes:
+        scans: N scans that could be read.
+        inputs: (N, H, W, C) float32 within the input's value range, not to be written to: where C is 3, the channels
+            are the same memory three times.
+        targets: (N,) int64, indices into the task's classes.
+        sha256: of each file's bytes.
+        unreadable: the others.
+    """
+
+    scans: tuple[LabelledScan, ...]
+    inputs: Tensor
+    targets: npt.NDArray[np.int64]
+    sha256: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...]
+
+
+def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, int], None]) -> PreparedScans:
+    """Read and prepare every scan, on one thread a core.
+
+    Args:
+        listing: what a data set listed; files that links lead out of its roots are not read.
+        spec: the network's input.
+        report: is told (scans done, scans in all).
+
+    Raises:
+        DatasetError: not one scan can be read.
+    """
+    scans, roots = listing.scans, [root.resolve() for root in listing.roots]
+    gray = spec.model_copy(update={"channels": 1})  # `prepare` repeats the one channel that a radiograph has
+
+    def read_one(scan: LabelledScan) -> _Outcome:
+        try:
+            data = read_file(scan.path, roots=roots, max_bytes=MAX_FILE_BYTES)
+            prepared, _ = read_and_prepare(data, gray, max_pixels=MAX_PIXELS)
+        except (ScanError, StorageError) as error:
+            return error.reason
+        return prepared, hashlib.sha256(data).hexdigest()
+
+    inputs = np.empty((len(scans), *gray.shape), np.float32)
+    kept: list[LabelledScan] = []
+    sha256: list[str] = []
+    unreadable: list[Unreadable] = []
+    for done, (scan, outcome) in enumerate(_map_ahead(read_one, scans), start=1):
+        if isinstance(outcome, Reason):
+            unreadable.append(Unreadable(scan.path, outcome))
+        else:
+            inputs[len(kept)] = outcome[0]
+            kept.append(scan)
+            sha256.append(outcome[1])
+        report(done, len(scans))
+    if not kept:
+        raise DatasetError(
+            f"none of the {len(scans)} scans in {listing.roots[0]} can be read; the first is {unreadable[0].reason}"
+        )
+    repeated = np.broadcast_to(inputs[: len(kept)], (len(kept), *spec.shape))
+    targets = np.array([listing.task.classes.index(scan.label) for scan in kept], np.int64)
+    return PreparedScans(tuple(kept), repeated, targets, tuple(sha256), tuple(unreadable))
+
+
+def select_scans(scans: PreparedScans, places: Sequence[int], classes: Sequence[str]) -> PreparedScans:
+    """Return the scans at these places, with targets that count these classes."""
+    kept = tuple(scans.scans[place] for place in places)
+    return PreparedScans(
+        kept,
+        np.broadcast_to(scans.inputs[list(places), :, :, :1], (len(kept), *scans.inputs.shape[1:])),
+        np.array([classes.index(scan.label) for scan in kept], np.int64),
+        tuple(scans.sha256[place] for place in places),
+        scans.unreadable,
+    )
+
+
+def _map_ahead(
+    function: Callable[[LabelledScan], _Outcome], scans: Sequence[LabelledScan]
+) -> Iterator[tuple[LabelledScan, _Outcome]]:
+    """Yield (scan, outcome) in order."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(scans), _AHEAD):
+            block = scans[start : start + _AHEAD]
+            yield from zip(block, pool.map(function, block), strict=True)

@@ -1,0 +1,132 @@
+"""The figures of any network on any folder of labelled scans, all of which are scored."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nightread.scan.preprocessing import InputSpec, Tensor
+from trainer.data.dataset import Choices, Dataset, Listing, Task
+from trainer.data.load import Unreadable, prepare_scans
+from trainer.data.split import group_scans
+from trainer.errors import DatasetError
+from trainer.evaluation.metrics import Evaluation, PartScores, evaluate, spread_scores
+from trainer.evaluation.operating_points import BALANCED
+from trainer.evaluation.part_scores import Mistake, find_mistakes
+
+_SEED = 2018
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as its evaluation needs it.
+
+    Attributes:
+        task: what it tells.
+        input: what it takes.
+        threshold: of its one label; None where the highest score decides.
+        score: maps (N, H, W, C) prepared scans to (N, L) scores.
+    """
+
+    task: Task
+    input: InputSpec
+    threshold: float | None
+    score: Callable[[Tensor], npt.NDArray[np.floating]]
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a network reaches on a folder.
+
+    Attributes:
+        scores: of every scan.
+        evaluation: its figures; the baseline answers with the label that is most frequent in this very folder.
+        left_alone: scans and files that were not scored, by reason.
+        unreadable: scans that could not be read.
+        missing: names of scans that a table names and no folder holds.
+        mistakes: the worst ones.
+    """
+
+    scores: PartScores
+    evaluation: Evaluation
+    left_alone: Mapping[str, int]
+    unreadable: Sequence[Unreadable]
+    missing: Sequence[str]
+    mistakes: Sequence[Mistake]
+
+
+def read_network(card: Mapping[str, Any], score: Callable[[Tensor], npt.NDArray[np.floating]]) -> Network:
+    """Return a network from the fields of its card.
+
+    Args:
+        card: a bundle's, or the draft in a training folder.
+        score: see `Network`.
+    """
+    task = Task(tuple(card["labels"]), card["activation"], card["negative_decision"])
+    thresholds = card["thresholds"]
+    threshold = thresholds[task.labels[0]]["high"] if task.activation == "sigmoid" else None
+    if points := card.get("operating_points", {}).get(task.labels[0]):
+        threshold = points[BALANCED][
+            "threshold"
+        ]  # at one threshold there is nothing uncertain, as in the card's figures
+    return Network(task, InputSpec.model_validate(card["input"]), threshold, score)
+
+
+def assess(
+    network: Network, dataset: Dataset, folder: Path, choices: Choices, *, report: Callable[[int, int], None]
+) -> Assessment:
+    """Score every labelled scan of a folder and compute the figures.
+
+    Scans with labels that the network does not know are left out and counted.
+
+    Args:
+        network: what is evaluated.
+        dataset: how the folder is read.
+        folder: of the data set.
+        choices: see `Choices`; whether subtypes are told apart follows from the network's labels.
+        report: is told (scans done, scans in all).
+
+    Raises:
+        DatasetError: nothing in the folder has a label that the network knows, or it has several labels of its own.
+    """
+    if network.task.activation == "sigmoid" and len(network.task.labels) > 1:
+        raise DatasetError(
+            f"the network tells {len(network.task.labels)} labels that may be present at once; data sets here have one "
+            "label a scan"
+        )
+    tells_subtypes = "bacterial" in network.task.classes
+    listing = dataset.list_scans(folder, replace(choices, subtypes=tells_subtypes))
+    listing, unknown = _keep_known(listing, network.task, folder)
+    scans = prepare_scans(listing, network.input, report=report)
+    groups = group_scans([scan.kin for scan in scans.scans], scans.sha256)
+    part = PartScores(
+        network.task,
+        scans.targets,
+        spread_scores(network.task, network.score(scans.inputs)),
+        groups,
+        tuple(scan.subgroup for scan in scans.scans),
+        network.threshold,
+    )
+    majority = int(np.bincount(scans.targets).argmax())
+    return Assessment(
+        part,
+        evaluate(part, majority=majority, seed=_SEED),
+        {**listing.left_alone, **unknown},
+        scans.unreadable,
+        listing.missing,
+        find_mistakes(scans, np.arange(len(scans.scans)), part),
+    )
+
+
+def _keep_known(listing: Listing, task: Task, folder: Path) -> tuple[Listing, Counter[str]]:
+    known = tuple(scan for scan in listing.scans if scan.label in task.classes)
+    if not known:
+        raise DatasetError(
+            f"{folder} has the labels {', '.join(listing.task.classes)}; the network tells {', '.join(task.classes)}"
+        )
+    unknown = Counter(f"unknown-label {scan.label}" for scan in listing.scans if scan.label not in task.classes)
+    return replace(listing, task=task, scans=known), unknown

@@ -1,0 +1,176 @@
+"""Fitting the input gate: how far a scan's features may be from those of the training scans.
+
+The distance is Mahalanobis', of features of several depths: for each of the last resolutions of a network what its
+narrowest layer holds, averaged over the picture. A network that is fine-tuned on two classes forgets, by its last
+layer, most of what tells a chest from anything else; its earlier layers do not (docs/gate.md has the figures).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from nightread.model.card import Gate, Metric
+from nightread.model.gate import judge_scan
+from nightread.model.training_folder import COMPONENTS, GATE_FILE
+from nightread.scan.preprocessing import InputSpec, Tensor
+from trainer.data.split import Divided, Part
+
+#: The chest X-rays of one hospital are 0.94 to 3.2 times as wide as high (240 files of full resolution; the data set
+#: itself comes scaled to squares), and those of published cases up to 2.3.
+_MAX_ASPECT_RATIO: Final = 4.0
+
+#: Resolutions whose layers are looked at, from the last one on, and the smallest that still shows where things are.
+_RESOLUTIONS: Final = 4
+_SMALLEST_PX: Final = 4
+
+#: Of directions in which the training scans hardly differ, the variance is taken for this share of the mean one: their
+#: own is as much chance as it is truth, and would let a scan that differs there by a little seem to be far away.
+_LEAST_VARIANCE: Final = 0.01
+#: The same of features, which are scaled before the directions are found.
+_LEAST_DEVIATION: Final = 0.1
+
+#: Training scans for each feature, and validation scans: with fewer the distances are chance, and there is no gate.
+_LEAST_SCANS: Final = 4
+_LEAST_VALIDATION: Final = 100
+
+#: The validation part's distance that this share of its scans exceed is doubtful; beyond it a scan is looked at again.
+_DOUBTFUL: Final = 0.01
+#: Of the doubtful distance: what no variant explains may be this far away. Other hospitals' chests are beyond it.
+_FAR: Final = 1.8
+
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Whitening:
+    """What turns D features of a scan into its distance and its components.
+
+    Attributes:
+        mean: (D,) of the training scans.
+        projection: (D, D) to directions in which the training scans vary independently, each with a deviation of 1; the
+            one in which they vary most is the first.
+    """
+
+    mean: _Floats
+    projection: _Floats
+
+    def measure(self, features: npt.NDArray[Any]) -> tuple[_Floats, _Floats]:
+        """Return (N,) distances, about 1 for a training scan, and (N, 8) components of (N, D) features."""
+        whitened = (features.astype(np.float64) - self.mean) @ self.projection
+        return np.sqrt(np.square(whitened).mean(axis=1)), whitened[:, :COMPONENTS]
+
+
+def fit_whitening(features: npt.NDArray[Any]) -> Whitening:
+    """Fit a whitening on (N, D) features of the training scans, N > 1, D > 8."""
+    features = features.astype(np.float64)
+    mean, deviations = features.mean(axis=0), features.std(axis=0)
+    scale = 1.0 / (deviations + _LEAST_DEVIATION * np.median(deviations) + 1e-12)
+    scaled = (features - mean) * scale
+    variances, directions = np.linalg.eigh(scaled.T @ scaled / len(scaled))
+    order = np.argsort(-variances)
+    variances, directions = variances[order], directions[:, order]
+    variances = np.maximum(variances, _LEAST_VARIANCE * variances.mean() + 1e-12)
+    # An eigenvector may point either way: fixed, so that components mean the same wherever they are fitted again.
+    directions *= np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(len(variances))])
+    return Whitening(mean, scale[:, np.newaxis] * directions / np.sqrt(variances))
+
+
+def find_layers(model: Any) -> list[str]:
+    """Return the names of the layers whose features the gate looks at, in the order of the network; none without any.
+
+    Of the layers that share a resolution the narrowest is taken, the last one where there are several: what goes on to
+    the next resolution passes through it.
+    """
+    chosen: dict[tuple[int, int], tuple[int, str]] = {}
+    for layer in model.layers[1:]:
+        shape: tuple[Any, ...] = getattr(getattr(layer, "output", None), "shape", ())
+        if len(shape) != 4 or None in shape[1:] or min(shape[1:3]) < _SMALLEST_PX:
+            continue
+        size, width = (shape[1], shape[2]), shape[3]
+        if size not in chosen or width <= chosen[size][0]:
+            chosen[size] = (width, layer.name)
+    smallest = sorted(chosen, key=lambda size: size[0] * size[1])[:_RESOLUTIONS]
+    names = {chosen[size][1] for size in smallest}
+    return [layer.name for layer in model.layers if layer.name in names]
+
+
+class FeatureReader:
+    """Reads the gate's features of scans: each layer's channels, averaged over the picture."""
+
+    def __init__(self, model: Any, layers: list[str]) -> None:
+        import keras
+        import tensorflow as tf
+
+        means = [keras.ops.mean(model.get_layer(name).output, axis=(1, 2)) for name in layers]
+        features = keras.Model(model.inputs[0], keras.ops.concatenate(means, axis=-1))
+        self._compute = tf.function(lambda scans: features(scans, training=False), autograph=False)
+
+    def read(self, inputs: Tensor, at_once: int) -> npt.NDArray[np.float32]:
+        """Return (N, D) features of (N, H, W, C) prepared scans, `at_once` in a batch."""
+        # A copy of each batch: three channels may be the same memory.
+        starts = range(0, len(inputs), at_once)
+        parts = [self._compute(np.ascontiguousarray(inputs[start : start + at_once])).numpy() for start in starts]
+        return np.concatenate(parts)
+
+
+def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gate | None:
+    """Fit the gate of a trained network on the training part, and write `gate.npz` for the exporter.
+
+    The distances that count are chosen on the validation part; how many real scans the gate rejects is counted on the
+    hold-out.
+
+    Args:
+        folder: the training folder.
+        model: its network.
+        divided: the data set.
+        spec: the network's input.
+
+    Returns:
+        The gate as the card tells it; None, and no file, for a network without feature maps, or with too few scans.
+    """
+    (folder / GATE_FILE).unlink(missing_ok=True)  # of a training that was resumed
+    layers = find_layers(model)
+    if not layers:
+        return None
+    reader = FeatureReader(model, layers)
+    features = {part: reader.read(divided.scans.inputs[divided.split[part]], spec.scored_at_once) for part in Part}
+    count, width = features[Part.TRAIN].shape
+    if width <= COMPONENTS or count < _LEAST_SCANS * width or len(features[Part.VALIDATION]) < _LEAST_VALIDATION:
+        return None
+    whitening = fit_whitening(features[Part.TRAIN])
+    doubtful = round(float(np.quantile(whitening.measure(features[Part.VALIDATION])[0], 1 - _DOUBTFUL)), 4)
+    hold_out, _ = whitening.measure(features[Part.HOLD_OUT])
+    np.savez(
+        folder / GATE_FILE,
+        layers=np.array(layers),
+        mean=whitening.mean.astype(np.float32),
+        projection=whitening.projection.astype(np.float32),
+        distances=hold_out.astype(np.float32),
+    )
+    gate = Gate(
+        max_distance=round(_FAR * doubtful, 4),
+        doubtful_distance=doubtful,
+        max_aspect_ratio=_MAX_ASPECT_RATIO,
+        false_rejection=_measure_share(0, len(hold_out)),
+    )
+
+    def measure(scan: Tensor) -> float:
+        return float(whitening.measure(reader.read(scan[np.newaxis], 1))[0][0])
+
+    scans = divided.scans.inputs[divided.split[Part.HOLD_OUT]]
+    rejected = sum(
+        judge_scan(scan, float(distance), spec, gate, measure) is not None
+        for scan, distance in zip(scans, hold_out, strict=True)
+    )
+    return gate.model_copy(update={"false_rejection": _measure_share(rejected, len(hold_out))})
+
+
+def _measure_share(count: int, trials: int) -> Metric:
+    """Return a share with its Clopper-Pearson interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(count, trials).proportion_ci(method="exact")
+    return Metric(value=round(count / trials, 4), low=round(interval.low, 4), high=round(interval.high, 4))

@@ -1,0 +1,109 @@
+"""The report of a training or of an evaluation: one HTML page that needs nothing else, and its pictures as files."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from nightread.model.training_folder import Record
+from trainer.errors import TrainingError
+from trainer.evaluation import plots
+from trainer.evaluation.metrics import Evaluation, PartScores
+from trainer.evaluation.part_scores import Mistake
+from trainer.fit.fit import EpochRow
+
+REPORT_FILE: Final = "report.html"
+PLOTS_FOLDER: Final = "plots"
+
+_TEMPLATE: Final = "report.html.j2"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPart:
+    """One part of the data in a report."""
+
+    scores: PartScores
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFacts:
+    """What a report tells.
+
+    Attributes:
+        title: of the page.
+        card: fields of a bundle's card.
+        parts: by name; the last one is what the report is about.
+        record: of the training; None where a network is evaluated on other data.
+        history: of the training.
+        best_epoch: whose weights were kept.
+        mistakes: on the last part.
+        notes: what else a reader must know, a sentence each.
+    """
+
+    title: str
+    card: Mapping[str, Any]
+    parts: Mapping[str, ReportPart]
+    record: Record | None = None
+    history: Sequence[EpochRow] = ()
+    best_epoch: int = 0
+    mistakes: Sequence[Mistake] = ()
+    notes: Sequence[str] = field(default=())
+
+
+def write_report(folder: Path, facts: ReportFacts) -> Path:
+    """Write `report.html` and `plots/*.png` into a folder that exists.
+
+    Returns:
+        The page.
+
+    Raises:
+        TrainingError: the extra `train`, which brings Jinja and matplotlib, is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        raise TrainingError("a report needs the extra `train`: uv sync --extra train") from None
+    pictures = _draw(facts)
+    (folder / PLOTS_FOLDER).mkdir(exist_ok=True)
+    for name, png in pictures.items():
+        (folder / PLOTS_FOLDER / f"{name}.png").write_bytes(png)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("trainer").joinpath(_TEMPLATE).read_text("utf-8"))
+    page = template.render(
+        facts=facts,
+        card=facts.card,
+        classes=next(iter(facts.parts.values())).scores.task.classes,
+        record=None if facts.record is None else facts.record.model_dump(mode="json"),
+        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        captions=_CAPTIONS,
+    )
+    path = folder / REPORT_FILE
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+_CAPTIONS: Final = {
+    "history": "Loss and accuracy over the epochs.",
+    "confusion": "Scans by label and decision; the colour is the share of the row.",
+    "curves": "All thresholds at once; dotted: what guessing reaches.",
+    "calibration": "Whether a score can be read as a chance, and how the scores are spread.",
+    "mistakes": "The wrong decisions with the highest scores, as the network saw the scans; named by content hash.",
+}
+
+
+def _draw(facts: ReportFacts) -> dict[str, bytes]:
+    last = list(facts.parts.values())[-1]
+    pictures = {}
+    if facts.history:
+        pictures["history"] = plots.draw_history(facts.history, facts.best_epoch)
+    pictures["confusion"] = plots.draw_confusion(
+        {name: part.evaluation for name, part in facts.parts.items()}, last.scores.task.classes
+    )
+    pictures["curves"] = plots.draw_curves(last.scores, last.evaluation)
+    pictures["calibration"] = plots.draw_calibration(last.scores, last.evaluation)
+    if facts.mistakes:
+        pictures["mistakes"] = plots.draw_mistakes(facts.mistakes)
+    return pictures

@@ -1,0 +1,107 @@
+"""The process in which scans are decoded that may do harm: `python -m worker.decoder.sandbox_child MEMORY_BYTES CPU_S`.
+
+It takes requests on stdin and answers on stdout, one at a time, until stdin ends. It knows no setting, opens no file
+and no connection, and has nothing to lose: whoever started it starts another where it dies (`worker.decoder.sandbox`).
+"""
+
+import json
+import math
+import os
+import resource
+import struct
+import sys
+from dataclasses import astuple
+from pathlib import Path
+from typing import IO, Any
+
+from nightread.model.card import Gate
+from nightread.scan.preprocessing import InputSpec
+from worker.decoder.prepared import Prepared, prepare_bytes
+
+#: The length of a header, before it; headers are JSON, and what follows a header is as long as it says.
+LENGTH = struct.Struct("<Q")
+
+_MOST_FILES = 32
+#: The kernel's own word for "take this process first where memory runs out", and never a worker instead of it.
+_FIRST_VICTIM = "1000"
+
+
+def read_exactly(stream: IO[bytes], count: int) -> bytes:
+    """Return `count` bytes.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    data = stream.read(count)
+    if len(data) != count:
+        raise EOFError
+    return data
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    import nightread.scan.dicom  # noqa: F401  # all of it now: later there may be too little memory to import it
+
+    memory_bytes, cpu_s = map(int, sys.argv[1:])
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):  # a decoder written in C may print
+        os.dup2(nothing, descriptor)
+    _limit(memory_bytes)
+    _send(answers, {"ready": True})
+    while True:
+        try:
+            header = json.loads(read_exactly(requests, *LENGTH.unpack(read_exactly(requests, LENGTH.size))))
+            data = read_exactly(requests, header["size"])
+        except EOFError:
+            return
+        spec = InputSpec.model_validate(header["spec"])
+        gate = None if header["gate"] is None else Gate.model_validate(header["gate"])
+        _limit_cpu(cpu_s)
+        _answer(answers, prepare_bytes(data, spec, header["max_pixels"], gate))
+        del data
+
+
+def _limit(memory_bytes: int) -> None:
+    Path("/proc/self/oom_score_adj").write_text(_FIRST_VICTIM)
+    for kind, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CORE, 0),  # a core dump would hold the scan
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, _MOST_FILES),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)  # noqa: PLW2901  # never more than allowed
+        resource.setrlimit(kind, (most, most))
+
+
+def _limit_cpu(cpu_s: int) -> None:
+    """Let the next request use so much processor time; beyond it the kernel ends this process (SIGXCPU)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime) + cpu_s, hard))
+
+
+def _answer(answers: IO[bytes], prepared: Prepared) -> None:
+    uids = prepared.uids
+    tensor = b"" if prepared.tensor is None else prepared.tensor.tobytes()
+    header = {
+        "reason": prepared.reason,
+        "text": prepared.text,
+        "uids": None if uids is None else [uids.study, uids.series, uids.instance],
+        "statistics": None if prepared.statistics is None else astuple(prepared.statistics),
+        "finding": None if prepared.finding is None else [prepared.finding.reason, prepared.finding.text],
+        "size": len(tensor),
+    }
+    _send(answers, header, tensor)
+
+
+def _send(answers: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
+    encoded = json.dumps(header).encode()
+    answers.write(LENGTH.pack(len(encoded)) + encoded + body)
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Celery and Redis: messages that carry the id of a job.
+
+celery_app: the Celery app and its settings.
+publisher: publishes due jobs while the queue is below its high-water mark.
+guard: refuses messages that Nightread did not send.
+idle_sweeper: sweeps where a worker has had nothing to do.
+"""

@@ -1,0 +1,179 @@
+"""What may come out of the queue: two tasks, told by a job's id alone. Anything else is dropped, logged and counted.
+
+Celery trusts its broker: a message may name any registered task, set time limits, delay itself or call other tasks when
+it has ended, and one that is no JSON object ends the worker's main process. Whoever can write to the queue can do that.
+So each message is read for the little that ours say, and a new one made of it is what Celery gets to see.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import re
+from datetime import datetime
+from typing import Any, Final
+
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport.redis import Channel, QoS, Transport
+from redis.exceptions import RedisError
+
+from worker.queue.publisher import QUEUE, REFUSED_KEY, SCORE_TASK, SWEEP_TASK
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_BODY: Final = 1_000
+_ID = re.compile(r"[0-9a-f-]{36}")
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Refused(Exception):
+    """A message that is none of ours; says what is wrong with it, and nothing of what it holds."""
+
+
+class GuardedQoS(QoS):
+    """The account of what was delivered, right also after an acknowledgement that Redis did not get.
+
+    Whoever acknowledges logs such an error and goes on. The account would count the message as being worked on for
+    ever: a worker that takes one message at a time would take none any more, and never notice, since it is by asking
+    for the next one that it notices a lost connection. What was not acknowledged is delivered again, and found done.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message, and let go of it in any case."""
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError):
+            self._quick_ack(delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's signature
+        """Reject a message, and let go of it in any case."""
+        try:
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError):
+            self._quick_ack(delivery_tag)
+            raise
+
+
+class GuardedChannel(Channel):
+    """A channel that survives whatever lies in the queue."""
+
+    QoS = GuardedQoS
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002  # kombu's signature
+        # With version 3 of the protocol redis-py asks for notices that only Redis' own cloud has, and users.acl denies.
+        return {**super()._connparams(asynchronous), "protocol": 2}  # type: ignore[no-untyped-call]
+
+    def _brpop_read(self, **options: Any) -> Any:
+        self.connection.is_decoded = False
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except Refused as refused:
+            fault = str(refused)
+        except (ValueError, RecursionError):
+            if self.connection.is_decoded:  # raised by whoever got the message
+                raise
+            fault = "no JSON"
+        self._count_refused(fault)
+        return True
+
+    def _count_refused(self, fault: str) -> None:
+        GuardedTransport.refused += 1
+        count = GuardedTransport.refused
+        if count & (count - 1) == 0:  # at 1, 2, 4, 8: a flood of them must not become a flood of lines
+            _log.warning("a message in the queue was refused: %s; %d so far by this worker", fault, count)
+        try:
+            with self.conn_or_acquire() as client:
+                client.incr(REFUSED_KEY)
+        except RedisError as error:
+            _log.warning("a refused message was not counted: %s", type(error).__name__)
+
+
+class GuardedTransport(Transport):
+    """Redis, with every message checked before it is delivered."""
+
+    Channel = GuardedChannel
+
+    is_decoded = False
+    refused = 0
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        self.is_decoded = True
+        cleaned = clean_message(message) if queue == QUEUE else message
+        super()._deliver(cleaned, queue)  # type: ignore[no-untyped-call]
+
+
+def guard_redis() -> None:
+    """Let every connection to Redis that this process makes from now on be guarded."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{GuardedTransport.__name__}"
+
+
+def clean_message(message: Any) -> dict[str, Any]:
+    """Return a message that says what `message` says, as far as one of ours says anything.
+
+    Raises:
+        Refused: it is none of ours.
+    """
+    if not isinstance(message, dict):
+        raise Refused("no object")
+    headers, properties = (_take_object(message, name) for name in ("headers", "properties"))
+    task = headers.get("task")
+    if task not in (SCORE_TASK, SWEEP_TASK):  # whatever it is, it need not be hashable
+        raise Refused("an unknown task")
+    if (message.get("content-type"), message.get("content-encoding")) != ("application/json", "utf-8"):
+        raise Refused("a content type that is not JSON")
+    task_id, tag = headers.get("id"), properties.get("delivery_tag")
+    if not all(isinstance(value, str) and _ID.fullmatch(value) for value in (task_id, tag)):
+        raise Refused("no id")
+    arguments = _read_arguments(message.get("body"), task)
+    return {
+        "body": _encode([arguments, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "group": None,
+            "eta": None, "expires": _read_expiry(headers.get("expires")), "retries": 0, "timelimit": [None, None],
+            "argsrepr": repr(arguments), "kwargsrepr": "{}", "ignore_result": True,
+        },
+        "properties": {
+            "correlation_id": task_id, "reply_to": "", "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": QUEUE}, "delivery_tag": tag,
+        },
+    }  # fmt: skip
+
+
+def _take_object(message: dict[str, Any], name: str) -> dict[str, Any]:
+    value = message.get(name)
+    if not isinstance(value, dict):
+        raise Refused(f"no {name}")
+    return value
+
+
+def _read_arguments(body: Any, task: str) -> list[str]:
+    if not isinstance(body, str) or len(body) > _LONGEST_BODY:
+        raise Refused("no body of ours")
+    try:
+        decoded = json.loads(base64.b64decode(body, validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        raise Refused("a body that cannot be read") from None
+    arguments = decoded[0] if isinstance(decoded, list) and decoded else None
+    if task == SWEEP_TASK and arguments == []:
+        return []
+    match arguments:
+        case [str(job_id)] if task == SCORE_TASK and _JOB_ID.fullmatch(job_id):
+            return [job_id]
+    raise Refused("wrong arguments")
+
+
+def _read_expiry(expires: Any) -> str | None:
+    if expires is None:
+        return None
+    try:
+        return datetime.fromisoformat(expires).isoformat()
+    except (TypeError, ValueError):
+        raise Refused("no time of expiry") from None
+
+
+def _encode(body: list[Any]) -> str:
+    return base64.b64encode(json.dumps(body).encode()).decode()

@@ -1,0 +1,116 @@
+"""Which model a new run takes: the one that is asked for, else the production model, else the bundle that ships."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from db.engine import reading
+from db.registry import NewModel, StoredModel, explain_retired, find_model, find_production
+from db.types import ModelStage
+from nightread.errors import CardMismatch, WrongStage
+from nightread.model.bundle import DEFAULT_MODEL, Bundle, find_bundle, load_bundle
+from nightread.settings import Settings
+
+
+class Why(StrEnum):
+    """Why a model was chosen, as it is told to people."""
+
+    ASKED = "asked for by --model or NIGHTREAD_MODEL"
+    PRODUCTION = "the production model"
+    SHIPS = "the bundle that ships: no model is in production"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A model bundle that was chosen, read and whole.
+
+    Attributes:
+        bundle: the bundle.
+        why: the rule that chose it.
+        stored: what the database knows of it; None where it does not know it yet.
+    """
+
+    bundle: Bundle
+    why: Why
+    stored: StoredModel | None
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether new runs with it are refused."""
+        return self.stored is not None and self.stored.stage is ModelStage.RETIRED
+
+
+def choose_bundle(
+    engine: Engine,
+    settings: Settings,
+    *,
+    allow_retired: bool = False,
+    load: Callable[[Path], Bundle] = load_bundle,
+) -> Choice:
+    """Choose the model of a new run, and read its bundle.
+
+    Args:
+        engine: the database, its schema checked.
+        settings: `model` and `models_dir`.
+        allow_retired: for those who make no new run.
+        load: reads the bundle in a folder.
+
+    Raises:
+        ModelError: the bundle is missing, damaged, or another one than the database knows by its name and version.
+        WrongStage: the model is retired.
+    """
+    production = None
+    if not settings.model:
+        with reading(engine) as connection:
+            production = find_production(connection)
+    if production is not None:
+        return Choice(load_stored(production, settings, load), Why.PRODUCTION, production)
+    bundle = load(find_bundle(settings.model or DEFAULT_MODEL, settings.models_dir))
+    with reading(engine) as connection:
+        stored = find_model(connection, bundle.card.name, bundle.card.version)
+    check_digest(bundle, stored)
+    choice = Choice(bundle, Why.ASKED if settings.model else Why.SHIPS, stored)
+    if choice.is_retired and not allow_retired:
+        raise WrongStage(explain_retired(bundle.card.reference))
+    return choice
+
+
+def load_stored(stored: StoredModel, settings: Settings, load: Callable[[Path], Bundle] = load_bundle) -> Bundle:
+    """Read the bundle of a model that the database knows.
+
+    Raises:
+        ModelError: it is not on this machine, damaged, or another one.
+    """
+    try:
+        folder = find_bundle(stored.reference, settings.models_dir)
+    except CardMismatch:
+        raise CardMismatch(
+            f"{stored.reference} ({stored.stage.value}) is not on this machine: copy its bundle to "
+            f"NIGHTREAD_MODELS_DIR/{stored.name}/{stored.version}, or name another with --model or NIGHTREAD_MODEL"
+        ) from None
+    bundle = load(folder)
+    check_digest(bundle, stored)
+    return bundle
+
+
+def check_digest(bundle: Bundle, stored: StoredModel | None) -> None:
+    """Make sure that a bundle is the one that the database knows by its name and version.
+
+    Raises:
+        CardMismatch: it is another one.
+    """
+    if stored is not None and stored.digest != bundle.digest:
+        raise CardMismatch(
+            f"{bundle.card.reference} on this machine has the digest {bundle.digest[:12]}, the database knows "
+            f"{stored.digest[:12]}; bundles never change: copy the right one to NIGHTREAD_MODELS_DIR, or give this one "
+            "another version"
+        )
+
+
+def describe_model(bundle: Bundle) -> NewModel:
+    """Return a bundle as the table `models` keeps it."""
+    card = bundle.card
+    return NewModel(bundle.digest, card.name, card.version, card.preprocessing_version, card.model_dump(mode="json"))

@@ -1,0 +1,232 @@
+"""Taking a model into the registry: a bundle from elsewhere, or an ONNX file with a card that somebody wrote.
+
+An ONNX file comes without the network that it was made from. What can be checked then is that the graph is whole, that
+it fits its card, and that ONNX Runtime gives the same scores for the same scans whatever the batch around them. Those
+scores become the bundle's parity file, and its card says so.
+"""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import Connection, Engine
+
+from db.engine import reading, write
+from db.registry import check_identity, find_model, register_model
+from nightread.errors import CardMismatch, DatabaseError, DatabaseUnavailable, NightreadError
+from nightread.inference.bundle_check import BATCH_SIZES, measure_batches
+from nightread.inference.scorer import Scorer, Scores, find_graph_faults
+from nightread.inference.session import OpenSession, open_session
+from nightread.machine import count_cores
+from nightread.model.bundle import Bundle, copy_bundle, list_bundles, list_card_faults, load_bundle, write_bundle
+from nightread.model.card import Card
+from nightread.model.onnx_file import explain_external_data, read_onnx
+from nightread.scan.preprocessing import InputSpec, Tensor
+from nightread.settings import Device, Settings
+from worker.registry.choose import describe_model
+
+#: What stands in a hand-written card where its author left it out; float32 sums in another order differ by about 1e-7.
+_PARITY_TOLERANCE: Final = 1e-5
+#: Stand in a card that is taken from another bundle, and are computed anew.
+_COMPUTED: Final = ("digest", "files")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import came to.
+
+    Attributes:
+        bundle: as it now lies in the folder of bundles.
+        folder: where.
+        is_new: whether the database did not know it before.
+    """
+
+    bundle: Bundle
+    folder: Path
+    is_new: bool
+
+
+def import_bundle(engine: Engine, settings: Settings, source: Path) -> Imported:
+    """Copy a bundle to the folder of bundles and write it down as a candidate; a second time changes nothing.
+
+    Args:
+        engine: the database, its schema checked.
+        settings: `models_dir`, and the device to try it on.
+        source: the bundle's folder.
+
+    Raises:
+        ModelError: it is not whole, not reproduced on this machine, or another one has its name and version.
+        DatabaseError: the database knows its name and version with another digest.
+        NightreadError: the folder of bundles cannot be written.
+    """
+    bundle = load_bundle(source)
+    with reading(engine) as connection:
+        check_identity(connection, bundle.card.name, bundle.card.version, bundle.digest)
+    Scorer(bundle, settings.device, settings.threads or count_cores())
+    before = set(list_bundles(settings.models_dir))
+    copied, folder = copy_bundle(source, settings.models_dir)
+    return _register(engine, copied, folder, is_written=folder not in before)
+
+
+def import_onnx(
+    engine: Engine, settings: Settings, model_file: Path, card_file: Path, make_inputs: Callable[[InputSpec], Tensor]
+) -> Imported:
+    """Make a bundle of an ONNX file and a card, and write it down as a candidate.
+
+    Args:
+        engine: the database, its schema checked.
+        settings: `models_dir`.
+        model_file: the network.
+        card_file: JSON with the fields of `nightread.model.card.Card`; `digest` and `files` are computed, `created_at`
+            and `parity_tolerance` have defaults.
+        make_inputs: returns (N, H, W, C) float32, the prepared inputs of the parity file.
+
+    Raises:
+        CardMismatch: naming every fault of card and graph at once.
+        DatabaseError: the database knows the name and version already.
+        NightreadError: a file cannot be read or written.
+    """
+    model, fields = _read(model_file), _read_card(card_file)
+    faults = [f"card: {fault}" for fault in list_card_faults(fields)]
+    card = None if faults else Card.model_validate({**fields, **_placeholders()})
+    faults += [f"graph: {fault}" for fault in _list_file_faults(model)]
+    session = None
+    if not any(fault.startswith("graph:") for fault in faults):
+        try:
+            session = open_session(model, Device.CPU, settings.threads or count_cores())
+        except CardMismatch as error:
+            faults.append(f"graph: {error}")
+    if session is not None:
+        faults += [f"graph: it {fault}" for fault in find_graph_faults(session.session, card)]
+    if faults or session is None or card is None:
+        raise CardMismatch(f"{model_file.name} and {card_file.name} make no bundle: {'; '.join(faults)}")
+    _refuse_known(engine, card)
+    inputs = make_inputs(card.input)
+    folder = settings.models_dir / card.name / card.version
+    written = write_bundle(
+        folder,
+        model=model,
+        parity_inputs=inputs,
+        parity_scores=_score(session, card, inputs),
+        card={**fields, "limitations": [*fields["limitations"], _tell_parity(session, len(inputs))]},
+    )
+    return _register(engine, written, folder, is_written=True)
+
+
+def _register(engine: Engine, bundle: Bundle, folder: Path, *, is_written: bool) -> Imported:
+    def work(connection: Connection) -> bool:
+        return register_model(connection, describe_model(bundle))
+
+    try:
+        return Imported(bundle, folder, write(engine, work))
+    except DatabaseUnavailable:
+        raise  # whether it was written down is not known; repeating the import finds out
+    except DatabaseError:
+        if is_written:  # somebody has taken the name and version meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _refuse_known(engine: Engine, card: Card) -> None:
+    """Make sure that the name and version are free: every new bundle has a digest of its own."""
+    with reading(engine) as connection:
+        stored = find_model(connection, card.name, card.version)
+    if stored is not None:
+        raise CardMismatch(
+            f"the database knows {card.reference} already, with the digest {stored.digest[:12]}; bundles never change: "
+            "give this one another version in its card, or import the bundle's folder from where it was first imported"
+        )
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise NightreadError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _read_card(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(_read(file))
+    except ValueError:
+        raise CardMismatch(
+            f"{file.name} is no JSON: write it like `nightread models show --json` prints a card"
+        ) from None
+    if not isinstance(fields, dict):
+        raise CardMismatch(f"{file.name} holds no JSON object: write it like `nightread models show --json` prints one")
+    given = {name: value for name, value in fields.items() if name not in _COMPUTED}
+    defaults = {
+        "created_at": datetime.now(UTC).replace(microsecond=0).isoformat(), "parity_tolerance": _PARITY_TOLERANCE,
+    }  # fmt: skip
+    return {**defaults, **given}
+
+
+def _placeholders() -> dict[str, Any]:
+    """Return what a card needs to be valid before its bundle has been written."""
+    return {"digest": "0" * 64, "files": {"model.onnx": "0" * 64, "parity.npz": "0" * 64}}
+
+
+def _list_file_faults(model: bytes) -> list[str]:
+    """Return what is wrong with an ONNX file before it is opened."""
+    try:
+        found = read_onnx(model)
+    except CardMismatch as error:
+        return [str(error)]
+    faults = []
+    if found.external_tensors:
+        faults.append(explain_external_data(found))
+    if custom := found.custom_operators:
+        faults.append(
+            f"it uses {', '.join(custom[:5])}{' ...' if len(custom) > 5 else ''}, which the ONNX standard does not "
+            "define: export it again with standard operators"
+        )
+    return faults or _run_checker(model)
+
+
+def _run_checker(model: bytes) -> list[str]:
+    """Ask the package onnx, where it is installed, whether the graph is valid."""
+    if importlib.util.find_spec("onnx") is None:
+        return []
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        return [f"onnx.checker: {' '.join(str(error).split())[:300]}"]
+    return []
+
+
+def _score(session: OpenSession, card: Card, inputs: Tensor) -> Scores:
+    """Return the scores of the parity file, after making sure that they do not depend on the batch."""
+    name, output = session.session.get_inputs()[0].name, session.session.get_outputs()[0].name
+
+    def score(batch: Tensor) -> Scores:
+        scores: Scores = session.session.run([output], {name: batch})[0]
+        return scores
+
+    scores = np.concatenate([score(inputs[index : index + 1]) for index in range(len(inputs))])
+    if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
+        raise CardMismatch(
+            f"{card.reference} returns scores from {scores.min():.4g} to {scores.max():.4g}; they must lie in [0, 1]: "
+            "export the network with its sigmoid or softmax"
+        )
+    for measured in measure_batches(score, inputs, scores):
+        if not measured.difference <= card.parity_tolerance:
+            raise CardMismatch(
+                f"the scores of {card.reference} differ by {measured.difference:.2g} {measured.where} from those of "
+                f"single scans; its card allows {card.parity_tolerance:.2g} (tried: {', '.join(map(str, BATCH_SIZES))})"
+            )
+    return scores
+
+
+def _tell_parity(session: OpenSession, count: int) -> str:
+    return (
+        f"Parity is against {session.runtime} on the importing machine, over {count} inputs, and not against the "
+        "network that the ONNX file was made from."
+    )
