@@ -9,8 +9,8 @@ from db.dialects import built_once
 from db.tables import measurements, predictions
 
 
-def is_of_contents(table: Table) -> ColumnElement[bool]:
-    """Of a row of `predictions` or `measurements`: that its key is one which `name_contents` gives as parameters."""
+def has_bound_content(table: Table) -> ColumnElement[bool]:
+    """Of a row of `predictions` or `measurements`: that its key is one which `bind_contents` gives as parameters."""
     return and_(
         table.c.sha256.in_(bindparam("digests", expanding=True)),
         table.c.model_digest == bindparam("of_model"),
@@ -18,7 +18,7 @@ def is_of_contents(table: Table) -> ColumnElement[bool]:
     )
 
 
-def name_contents(digests: Sequence[str], model_digest: str, preprocessing: str) -> dict[str, Any]:
+def bind_contents(digests: Sequence[str], model_digest: str, preprocessing: str) -> dict[str, Any]:
     """Return the parameters of a statement that asks for some contents under one model."""
     return {"digests": digests, "of_model": model_digest, "of_preprocessing": preprocessing}
 
@@ -29,7 +29,7 @@ def find_predicted(
     """Return those of `digests` (SHA-256 of scans) that have a prediction for every label of the model."""
     if not digests:
         return set()
-    wanted = name_contents(digests, model_digest, preprocessing) | {"label_count": label_count}
+    wanted = bind_contents(digests, model_digest, preprocessing) | {"label_count": label_count}
     return set(connection.execute(_select_predicted(connection), wanted).scalars())
 
 
@@ -37,7 +37,7 @@ def find_predicted(
 def _select_predicted(_: str) -> Select[str]:
     return (
         select(predictions.c.sha256)
-        .where(is_of_contents(predictions))
+        .where(has_bound_content(predictions))
         .group_by(predictions.c.sha256)
         .having(func.count() == bindparam("label_count", type_=Integer()))
     )
@@ -49,12 +49,12 @@ def find_verdicts(
     """Return what the input gate of a model said of those of `digests` (SHA-256 of scans) that it has seen before."""
     if not digests:
         return {}
-    wanted = name_contents(digests, model_digest, preprocessing)
+    wanted = bind_contents(digests, model_digest, preprocessing)
     return {row.sha256: row.gate_verdict for row in connection.execute(_select_verdicts(connection), wanted)}
 
 
 @built_once
 def _select_verdicts(_: str) -> Select[str, str]:
     return select(measurements.c.sha256, measurements.c.gate_verdict).where(
-        is_of_contents(measurements), measurements.c.gate_verdict.is_not(None)
+        has_bound_content(measurements), measurements.c.gate_verdict.is_not(None)
     )

@@ -18,7 +18,7 @@ def is_due() -> ColumnElement[bool]:
     )
 
 
-def has_run_out() -> ColumnElement[bool]:
+def has_expired_lease() -> ColumnElement[bool]:
     """Of a job: that the lease of whoever holds it has run out."""
     return and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
 
@@ -64,7 +64,7 @@ def _select_unsent() -> Select[str]:
     return (
         select(jobs.c.id)
         .join(runs, runs.c.id == jobs.c.run_id)
-        .where(jobs.c.status != JobStatus.DONE, or_(is_due(), has_run_out()), unsent)
+        .where(jobs.c.status != JobStatus.DONE, or_(is_due(), has_expired_lease()), unsent)
         .order_by(jobs.c.created_at, jobs.c.id)
         .limit(bindparam("most", type_=Integer()))
         .with_for_update(skip_locked=True, of=jobs)
@@ -98,7 +98,7 @@ def count_waiting_jobs(connection: Connection, *, unpublished_s: float | None = 
     query = (
         select(func.count(), func.min(since, type_=UtcDateTime()), database_now())
         .join(runs, runs.c.id == jobs.c.run_id)
-        .where(jobs.c.status != JobStatus.DONE, or_(is_due(), has_run_out()), ~runs.c.embedded)
+        .where(jobs.c.status != JobStatus.DONE, or_(is_due(), has_expired_lease()), ~runs.c.embedded)
     )
     if unpublished_s is not None:
         sent = jobs.c.published_at

@@ -9,7 +9,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.bulk import insert_new, update_queued, write_time
 from db.dialects import built_once
-from db.jobs import Claim, is_ours, show_claim
+from db.jobs import Claim, bind_claim, is_claim_current
 from db.measurements import NewMeasurement, store_measurements
 from db.tables import jobs, predictions, scans
 from db.tallies import tally_scans
@@ -84,9 +84,9 @@ def store_results(
     store_predictions(connection, new_predictions)
     store_measurements(connection, new_measurements)
     if retry_in_s is None:
-        now = connection.execute(_end_job(connection), show_claim(claim)).scalar()
+        now = connection.execute(_end_job(connection), bind_claim(claim)).scalar()
     else:
-        now = connection.execute(_put_job_off(connection), {**show_claim(claim), "in_s": retry_in_s}).scalar()
+        now = connection.execute(_put_job_off(connection), {**bind_claim(claim), "in_s": retry_in_s}).scalar()
     if now is None:
         return False
     failpoint(Point.WORKER_IN_COMMIT if retry_in_s is None else Point.WORKER_PUT_OFF)
@@ -105,7 +105,7 @@ def store_predictions(connection: Connection, new_predictions: Sequence[NewPredi
 def _end_job(_: str) -> ReturningUpdate[datetime]:
     return (
         update(jobs)
-        .where(is_ours())
+        .where(is_claim_current())
         .values(status=JobStatus.DONE, finished_at=database_now(), lease_holder=None, lease_expires_at=None)
         .returning(database_now())
     )
@@ -115,7 +115,7 @@ def _end_job(_: str) -> ReturningUpdate[datetime]:
 def _put_job_off(_: str) -> ReturningUpdate[datetime]:
     return (
         update(jobs)
-        .where(is_ours())
+        .where(is_claim_current())
         .values(
             status=JobStatus.QUEUED, not_before=database_now("in_s"), published_at=None, lease_holder=None,
             lease_expires_at=None,

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.dialects import built_once
-from db.due_jobs import has_run_out, is_due, mark_unpublished
+from db.due_jobs import has_expired_lease, is_due, mark_unpublished
 from db.runs import new_job
 from db.tables import jobs, runs, scans
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
@@ -80,7 +80,7 @@ def _claim_one(_: str) -> ReturningUpdate[str, int, int, int]:
     is_anothers = exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
     return (
         update(jobs)
-        .where(jobs.c.id == bindparam("of_job"), or_(is_due(), has_run_out()))
+        .where(jobs.c.id == bindparam("of_job"), or_(is_due(), has_expired_lease()))
         .where(or_(bindparam("may_be_embedded", type_=Boolean()), ~is_anothers))
         .values(
             status=JobStatus.LEASED,
@@ -106,32 +106,32 @@ def _begin_run(_: str) -> Update:
     return update(runs).where(runs.c.id.in_(untouched)).values(status=RunStatus.RUNNING)
 
 
-def keep_claim(connection: Connection, claim: Claim, holder: str, lease_s: float) -> bool:
+def confirm_claim(connection: Connection, claim: Claim, holder: str, lease_s: float) -> bool:
     """Whether a claim was committed although the answer was lost; its lease begins anew.
 
     Asked by whoever made it: the token alone does not tell, since another may have taken the same one.
     """
-    ours = update(jobs).where(is_ours(), jobs.c.lease_holder == holder)
+    ours = update(jobs).where(is_claim_current(), jobs.c.lease_holder == holder)
     extended = ours.values(lease_expires_at=database_now(lease_s))
-    return connection.execute(extended, show_claim(claim)).rowcount == 1
+    return connection.execute(extended, bind_claim(claim)).rowcount == 1
 
 
 def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
     """Extend a lease; False where it is no longer ours, and the work on it is to stop."""
-    renewed = update(jobs).where(is_ours()).values(lease_expires_at=database_now(lease_s))
-    return connection.execute(renewed, show_claim(claim)).rowcount == 1
+    renewed = update(jobs).where(is_claim_current()).values(lease_expires_at=database_now(lease_s))
+    return connection.execute(renewed, bind_claim(claim)).rowcount == 1
 
 
-def give_back_job(connection: Connection, claim: Claim, retry_in_s: float, *, is_crash: bool) -> bool:
+def release_job(connection: Connection, claim: Claim, retry_in_s: float, *, is_crash: bool) -> bool:
     """Queue a job again that ended in an error: as a crash, so that it does not loop, or else as if never claimed."""
     counted = {"crashes": jobs.c.crashes + 1} if is_crash else {"attempts": jobs.c.attempts - 1}
-    queued = update(jobs).where(is_ours()).values(_queue_again(retry_in_s) | counted)
-    given_back = connection.execute(queued, show_claim(claim)).rowcount
+    queued = update(jobs).where(is_claim_current()).values(_queue_again(retry_in_s) | counted)
+    given_back = connection.execute(queued, bind_claim(claim)).rowcount
     failpoint(Point.WORKER_GIVE_BACK)
     return given_back == 1
 
 
-def take_back_job(connection: Connection, job_id: str, holder: str, retry_in_s: float) -> bool:
+def reclaim_job(connection: Connection, job_id: str, holder: str, retry_in_s: float) -> bool:
     """Queue a job again whose holder is known to be dead, as a crash; its lease need not run out.
 
     Returns:
@@ -178,7 +178,7 @@ def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenSca
         The ids of the two jobs; none where the claim is no longer ours.
     """
     ended = {"status": JobStatus.DONE, "lease_holder": None, "lease_expires_at": None, "finished_at": database_now()}
-    if connection.execute(update(jobs).where(is_ours()).values(ended), show_claim(claim)).rowcount != 1:
+    if connection.execute(update(jobs).where(is_claim_current()).values(ended), bind_claim(claim)).rowcount != 1:
         return []
     now: datetime = connection.execute(select(database_now())).scalar_one()
     middle = len(open_scans) // 2
@@ -215,14 +215,14 @@ def suspect_jobs(connection: Connection, run_id: str) -> int:
     return connection.execute(update(jobs).where(jobs.c.id.in_(holding)).values(crashes=1)).rowcount
 
 
-def is_ours() -> ColumnElement[bool]:
-    """Of a job: that the claim which `show_claim` gives as parameters still holds it."""
+def is_claim_current() -> ColumnElement[bool]:
+    """Of a job: that the claim which `bind_claim` gives as parameters still holds it."""
     return and_(
         jobs.c.id == bindparam("of_job"), jobs.c.lease_token == bindparam("of_token"),
         jobs.c.status == JobStatus.LEASED,
     )  # fmt: skip
 
 
-def show_claim(claim: Claim) -> dict[str, Any]:
-    """Return a claim as the parameters of a statement with `is_ours`."""
+def bind_claim(claim: Claim) -> dict[str, Any]:
+    """Return a claim as the parameters of a statement with `is_claim_current`."""
     return {"of_job": claim.job_id, "of_token": claim.token}

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection, Insert, Row, Select, bindparam, exists, func, insert, select
 
 from db.bulk import copy_in
-from db.contents import is_of_contents, name_contents
+from db.contents import bind_contents, has_bound_content
 from db.dialects import built_once, insert_adding
 from db.results import count_decisions, count_reasons, find_providers
 from db.tables import models, predictions, runs, scans, tallies, worklist_rows
@@ -176,7 +176,7 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[Ended]) -> 
     if not ended or model is None:
         return
     digests = sorted({scan.sha256 for scan in ended if scan.status is ScanStatus.SCORED and scan.sha256 is not None})
-    wanted = name_contents(digests, model.model_digest, model.preprocessing)
+    wanted = bind_contents(digests, model.model_digest, model.preprocessing)
     stored: dict[str | None, list[Row[str, str, str, float, str]]] = {}
     for row in connection.execute(_select_scores(connection), wanted) if digests else ():
         stored.setdefault(row.sha256, []).append(row)
@@ -206,7 +206,7 @@ def _select_model(_: str) -> Select[str, str]:
 def _select_scores(_: str) -> Select[str, str, str, float, str]:
     return select(
         predictions.c.sha256, predictions.c.label, predictions.c.decision, predictions.c.score, predictions.c.provider
-    ).where(is_of_contents(predictions))
+    ).where(has_bound_content(predictions))
 
 
 @built_once

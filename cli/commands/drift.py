@@ -78,7 +78,7 @@ def _describe(
         else {
             "judged": rejections.judged, "rejected": rejections.rejected,
             "share": rejections.rejected / rejections.judged, "reference_share": rejections.reference_share,
-            "chance": rejections.chance, "alarm_below": rejections.alarm_below, "alarm": rejections.is_alarm,
+            "chance": rejections.p_value, "alarm_below": rejections.alpha, "alarm": rejections.is_alarm,
         },
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ def _describe(
 def _describe_shift(shift: "Shift") -> dict[str, Any]:
     return {
         "scans": shift.scans, "median": shift.median, "reference_median": shift.reference_median, "psi": shift.psi,
-        "psi_by_chance": shift.psi_by_chance, "ks": shift.ks, "ks_by_chance": shift.ks_by_chance,
+        "psi_by_chance": shift.critical_psi, "ks": shift.ks, "ks_by_chance": shift.critical_ks,
         "alarm": shift.is_alarm,
     }  # fmt: skip
 
@@ -108,7 +108,7 @@ def _print(run: "RunInfo", other: "RunInfo | None", night: Night, reference: "Re
     for shift in drifted.shifts:
         table.add_row(
             shift.name.replace("_", " "), f"{shift.scans:,}", f"{shift.median:.3g}", f"{shift.reference_median:.3g}",
-            f"{shift.psi:.3f}", f"{shift.psi_by_chance:.3f}", f"{shift.ks:.3f}", f"{shift.ks_by_chance:.3f}",
+            f"{shift.psi:.3f}", f"{shift.critical_psi:.3f}", f"{shift.ks:.3f}", f"{shift.critical_ks:.3f}",
             "moved" if shift.is_alarm else "",
         )  # fmt: skip
     out.print(table)

@@ -56,9 +56,9 @@ class Shift:
         median: of the night.
         reference_median: of the reference.
         psi: population stability index.
-        psi_by_chance: what it would exceed by chance in one of many nights; see `compare`.
+        critical_psi: what it would exceed by chance in one of many nights; see `compare`.
         ks: Kolmogorov-Smirnov distance.
-        ks_by_chance: the same.
+        critical_ks: the same.
     """
 
     name: str
@@ -66,16 +66,16 @@ class Shift:
     median: float
     reference_median: float
     psi: float
-    psi_by_chance: float
+    critical_psi: float
     ks: float
-    ks_by_chance: float
+    critical_ks: float
 
     @property
     def is_alarm(self) -> bool:
         """Whether a figure is beyond chance, and large enough to matter."""
         if self.name in _ONLY_ABOVE and self.median <= self.reference_median:
             return False
-        return self.psi > max(self.psi_by_chance, LEAST_PSI) or self.ks > max(self.ks_by_chance, LEAST_KS)
+        return self.psi > max(self.critical_psi, LEAST_PSI) or self.ks > max(self.critical_ks, LEAST_KS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +86,20 @@ class Rejections:
         rejected: of the night's scans that the gate judged.
         judged: those.
         reference_share: of the reference.
-        chance: that as many or more would be rejected in a night like the reference.
-        alarm_below: the chance at which it is an alarm.
+        p_value: that as many or more would be rejected in a night like the reference.
+        alpha: the chance at which it is an alarm.
     """
 
     rejected: int
     judged: int
     reference_share: float
-    chance: float
-    alarm_below: float
+    p_value: float
+    alpha: float
 
     @property
     def is_alarm(self) -> bool:
         """Whether more are rejected than chance explains."""
-        return self.chance < self.alarm_below
+        return self.p_value < self.alpha
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def compare(reference: Reference, values: Mapping[str, Values], *, rejected: int
     rejections = None
     if judged:
         share, scans = reference.rejected_share, reference.scans
-        chance = tell_chance(rejected, judged, round(share * scans), scans)
+        chance = compute_fisher_p(rejected, judged, round(share * scans), scans)
         rejections = Rejections(rejected, judged, share, chance, alpha)
     is_alarm = any(shift.is_alarm for shift in shifts) or (rejections is not None and rejections.is_alarm)
     scans = max((shift.scans for shift in shifts), default=0)
@@ -174,7 +174,7 @@ def compute_psi(quantiles: Values, values: Values) -> float:
     return float(_compute_psi(expected, counts[np.newaxis])[0])
 
 
-def find_psi_by_chance(quantiles: Values, reference_scans: int, scans: int, alpha: float) -> float:
+def find_critical_psi(quantiles: Values, reference_scans: int, scans: int, alpha: float) -> float:
     """Return the PSI that so many scans of the reference's own kind exceed with a chance of `alpha`.
 
     The true shares of the bins are as uncertain as deciles of `reference_scans` scans are (Dirichlet), and the night's
@@ -205,14 +205,14 @@ def compute_ks(quantiles: Values, values: Values) -> float:
     return float(max(np.abs(after - reference_after).max(), np.abs(before - reference_before).max()))
 
 
-def find_ks_by_chance(reference_scans: int, scans: int, alpha: float) -> float:
+def find_critical_ks(reference_scans: int, scans: int, alpha: float) -> float:
     """Return the KS distance that so many scans of the reference's own kind exceed with a chance of `alpha`."""
     root = sqrt(reference_scans * scans / (reference_scans + scans))
     # The first term of Kolmogorov's series, 2 exp(-2 x^2), is all that counts at a small alpha.
     return min(1.0, sqrt(-log(alpha / 2) / 2) / (root + 0.12 + 0.11 / root))
 
 
-def tell_chance(rejected: int, judged: int, reference_rejected: int, reference_judged: int) -> float:
+def compute_fisher_p(rejected: int, judged: int, reference_rejected: int, reference_judged: int) -> float:
     """Return the chance of so many rejections or more where both sets of scans have the same rate.
 
     Fisher's exact test: the binomial distribution, given how many are rejected in both sets together, so that a
@@ -236,9 +236,9 @@ def _shift(name: str, reference: Reference, measured: Values, alpha: float) -> S
         median=float(np.median(measured)),
         reference_median=float(quantiles[_QUANTILES // 2]),
         psi=compute_psi(quantiles, measured),
-        psi_by_chance=find_psi_by_chance(quantiles, reference.scans, scans, alpha),
+        critical_psi=find_critical_psi(quantiles, reference.scans, scans, alpha),
         ks=compute_ks(quantiles, measured),
-        ks_by_chance=find_ks_by_chance(reference.scans, scans, alpha),
+        critical_ks=find_critical_ks(reference.scans, scans, alpha),
     )
 
 

@@ -9,7 +9,7 @@ from db.contents import find_predicted
 from db.due_jobs import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
 from db.engine import reading, write
 from db.job_results import store_results
-from db.jobs import claim_job, give_back_job, keep_claim, renew_lease, split_job, take_back_job
+from db.jobs import claim_job, confirm_claim, reclaim_job, release_job, renew_lease, split_job
 from db.runs import cancel_run
 from db.tables import predictions, scans
 from db.tallies import RunCounts
@@ -104,7 +104,7 @@ class TestClaiming:
             (held, "worker-2", False),
             (replace(held, token=held.token + 1), "worker-1", False),
         ):
-            kept = write(engine, lambda connection, c=claimed, h=holder: keep_claim(connection, c, h, LEASE_S))
+            kept = write(engine, lambda connection, c=claimed, h=holder: confirm_claim(connection, c, h, LEASE_S))
             assert kept is is_kept
         job = fetch_job(engine, job_id)
         assert (job.attempts, job.crashes, job.lease_token) == (1, 0, held.token)
@@ -320,7 +320,7 @@ class TestGivingBack:
     def test_a_job_that_is_given_back_counts_a_crash_and_waits(self, engine):
         job_id = add_job(engine)
         held = claim(engine, job_id)
-        assert write(engine, lambda connection: give_back_job(connection, held, 3600, is_crash=True))
+        assert write(engine, lambda connection: release_job(connection, held, 3600, is_crash=True))
         assert claim(engine, job_id) is None
         shift_time(engine, job_id, "not_before", -1)
         assert take(engine) == [job_id]
@@ -329,12 +329,12 @@ class TestGivingBack:
     def test_what_was_no_crash_counts_as_no_attempt_either(self, engine):
         job_id = add_job(engine)
         held = claim(engine, job_id)
-        assert write(engine, lambda connection: give_back_job(connection, held, 0, is_crash=False))
+        assert write(engine, lambda connection: release_job(connection, held, 0, is_crash=False))
         job = fetch_job(engine, job_id)
         assert (job.status, job.attempts, job.crashes) == (JobStatus.QUEUED, 0, 0)
         again = claim(engine, job_id)
         assert again.token != held.token
-        assert not write(engine, lambda connection: give_back_job(connection, held, 0, is_crash=False))
+        assert not write(engine, lambda connection: release_job(connection, held, 0, is_crash=False))
         assert fetch_job(engine, job_id).attempts == 1
 
     def test_a_job_that_is_no_longer_ours_is_not_given_back(self, engine):
@@ -342,13 +342,13 @@ class TestGivingBack:
         held = claim(engine, job_id)
         expire_lease(engine, job_id)
         claim(engine, job_id, "worker-2")
-        assert not write(engine, lambda connection: give_back_job(connection, held, 0, is_crash=True))
+        assert not write(engine, lambda connection: release_job(connection, held, 0, is_crash=True))
         assert fetch_job(engine, job_id).crashes == 1
 
     def test_the_job_of_a_dead_holder_is_taken_back_as_a_crash_before_its_lease_has_run_out(self, engine):
         job_id = add_job(engine)
         held = claim(engine, job_id)
-        assert write(engine, lambda connection: take_back_job(connection, job_id, "worker-1", 3600))
+        assert write(engine, lambda connection: reclaim_job(connection, job_id, "worker-1", 3600))
         assert claim(engine, job_id) is None  # it waits
         shift_time(engine, job_id, "not_before", -1)
         assert take(engine) == [job_id]
@@ -360,7 +360,7 @@ class TestGivingBack:
         job_id = add_job(engine)
         assert take(engine) == [job_id]
         assert take(engine) == []  # a message is on its way
-        assert not write(engine, lambda connection: take_back_job(connection, job_id, "worker-1", 3600))
+        assert not write(engine, lambda connection: reclaim_job(connection, job_id, "worker-1", 3600))
         assert take(engine) == [job_id]
         assert claim(engine, job_id).crashes == 0
 
@@ -371,7 +371,7 @@ class TestGivingBack:
         outcomes = [scored(scan) for scan in open_scans(engine, done)]
         assert write(engine, lambda connection: store_results(connection, held, outcomes, []))
         for job_id in (held_by_another, done):
-            assert not write(engine, lambda connection, job_id=job_id: take_back_job(connection, job_id, "worker-1", 0))
+            assert not write(engine, lambda connection, job_id=job_id: reclaim_job(connection, job_id, "worker-1", 0))
         assert fetch_job(engine, held_by_another).status is JobStatus.LEASED
         assert fetch_job(engine, done).status is JobStatus.DONE
 

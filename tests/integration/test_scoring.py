@@ -273,7 +273,7 @@ class TestCrashes:
 
         with monkeypatch.context() as patch:
             patch.setattr(job_module, "store_results", go_away)
-            patch.setattr(job_module, "give_back_job", go_away)
+            patch.setattr(job_module, "release_job", go_away)
             with pytest.raises(DatabaseUnavailable):
                 score_job(process, job_id)
         job = fetch_job(process.engine, job_id)

@@ -14,9 +14,9 @@ from db.jobs import (
     Claim,
     OpenScan,
     claim_job,
-    give_back_job,
-    keep_claim,
+    confirm_claim,
     load_open_scans,
+    release_job,
     split_job,
 )
 from db.runs import RunInfo, close_finished_runs, find_run, has_open_jobs
@@ -102,7 +102,7 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     except Exception:
         # Without this the job would lie until its lease has run out, and count as a crash all the same.
         retry_in_s = backoff_s(claim.attempts)
-        write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s, is_crash=True))
+        write(process.engine, lambda connection: release_job(connection, claim, retry_in_s, is_crash=True))
         raise
 
 
@@ -129,7 +129,7 @@ def _claim(process: WorkerProcess, job_id: str) -> _Claimed | None:
     lease_s, embedded = process.settings.lease_s, not process.settings.has_shared_broker
 
     def work(connection: Connection) -> _Claimed | None:
-        if made and keep_claim(connection, made[-1], process.name, lease_s):
+        if made and confirm_claim(connection, made[-1], process.name, lease_s):
             claim: Claim | None = made[-1]
         else:
             claim = claim_job(connection, job_id, process.name, lease_s, embedded=embedded)
@@ -152,7 +152,7 @@ def _release(process: WorkerProcess, claim: Claim, error: DatabaseUnavailable) -
     retry_in_s = backoff_s(claim.attempts)
     while True:
         try:
-            write(process.engine, lambda connection: give_back_job(connection, claim, retry_in_s, is_crash=False))
+            write(process.engine, lambda connection: release_job(connection, claim, retry_in_s, is_crash=False))
         except DatabaseUnavailable:
             if time.monotonic() > deadline:
                 return

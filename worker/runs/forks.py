@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from db.engine import reading, write
-from db.jobs import take_back_job
+from db.jobs import reclaim_job
 from nightread.errors import DatabaseError
 from worker.decoder.sandbox import name_end
 from worker.jobs.job import attend_job, backoff_s
@@ -108,7 +108,7 @@ class Fork:
         holder = self._process.name_of(self._child.pid or 0)
         retry_in_s = backoff_s(1)
         try:
-            write(self._process.engine, lambda connection: take_back_job(connection, job_id, holder, retry_in_s))
+            write(self._process.engine, lambda connection: reclaim_job(connection, job_id, holder, retry_in_s))
         except DatabaseError as error:
             _log.error("job %s: %s", job_id, error)
 

@@ -125,11 +125,11 @@ def _jobs(module: ModuleType) -> None:
 
         jobs, leased = module.jobs, module.JobStatus.LEASED
 
-        def is_ours() -> Any:  # with any token
+        def is_claim_current() -> Any:  # with any token
             token = sa.bindparam("of_token", type_=sa.Integer())
             return sa.and_(jobs.c.id == sa.bindparam("of_job"), jobs.c.status == leased, token >= 0)
 
-        _replace(module, "is_ours", is_ours)
+        _replace(module, "is_claim_current", is_claim_current)
 
 
 def _storing(module: ModuleType) -> None:

@@ -9,12 +9,12 @@ from hypothesis.extra.numpy import arrays
 from nightread.model import drift
 from nightread.model.drift import (
     compare,
+    compute_fisher_p,
     compute_ks,
     compute_psi,
-    find_ks_by_chance,
-    find_psi_by_chance,
+    find_critical_ks,
+    find_critical_psi,
     summarise,
-    tell_chance,
 )
 
 
@@ -87,7 +87,7 @@ def test_small_nights_seldom_raise_a_false_alarm():
 def test_a_shift_that_is_sure_but_small_is_no_alarm():
     told = look(scans=50_000, shift=0.02)
     assert told.looks_alike
-    assert any(shift.ks > shift.ks_by_chance for shift in told.shifts)
+    assert any(shift.ks > shift.critical_ks for shift in told.shifts)
 
 
 def test_few_scans_that_show_nothing_tell_nothing():
@@ -122,9 +122,9 @@ def test_a_run_without_a_gate_has_no_rejections_to_compare():
 
 def test_the_chance_of_rejections_is_fishers():
     expected = sum(comb(5, k) * comb(45, 20 - k) for k in (3, 4, 5)) / comb(50, 20)
-    assert tell_chance(3, 20, 2, 30) == pytest.approx(expected)
-    assert tell_chance(0, 20, 2, 30) == pytest.approx(1)
-    assert tell_chance(1, 20, 0, 780) == pytest.approx(20 / 800)  # none in the reference is no rate of zero
+    assert compute_fisher_p(3, 20, 2, 30) == pytest.approx(expected)
+    assert compute_fisher_p(0, 20, 2, 30) == pytest.approx(1)
+    assert compute_fisher_p(1, 20, 0, 780) == pytest.approx(20 / 800)  # none in the reference is no rate of zero
 
 
 def test_the_index_is_that_of_the_shares_with_half_a_scan_in_each_bin():
@@ -155,7 +155,7 @@ def test_a_reference_of_one_value_can_be_compared():
     assert (compute_psi(quantiles, np.full(50, 0.5)), compute_ks(quantiles, np.full(50, 0.5))) == (0, 0)
     assert compute_ks(quantiles, np.full(50, 0.7)) == 1
     assert compute_ks(quantiles, np.full(50, 0.3)) == 1
-    assert find_psi_by_chance(quantiles, 800, 50, 0.01) == 0
+    assert find_critical_psi(quantiles, 800, 50, 0.01) == 0
 
 
 def test_differences_that_a_device_makes_are_none():
@@ -180,8 +180,8 @@ def test_the_distance_is_that_of_two_samples_but_for_the_quantiles_steps(values,
 def test_chance_exceeds_its_bounds_as_seldom_as_asked_for(scans):
     rng = np.random.default_rng(5)
     psi_bound, ks_bound = (
-        find_psi_by_chance(np.linspace(0, 1, 101), 800, scans, 0.05),
-        find_ks_by_chance(800, scans, 0.05),
+        find_critical_psi(np.linspace(0, 1, 101), 800, scans, 0.05),
+        find_critical_ks(800, scans, 0.05),
     )
     quantiles = [find_quantiles(rng.random(800)) for _ in range(500)]
     nights = rng.random((500, scans))
@@ -192,8 +192,8 @@ def test_chance_exceeds_its_bounds_as_seldom_as_asked_for(scans):
 
 def test_more_scans_leave_less_to_chance():
     quantiles = np.linspace(0, 1, 101)
-    psi = [find_psi_by_chance(quantiles, 800, scans, 0.01) for scans in (20, 100, 1000, 100_000)]
-    ks = [find_ks_by_chance(800, scans, 0.01) for scans in (20, 100, 1000, 100_000)]
+    psi = [find_critical_psi(quantiles, 800, scans, 0.01) for scans in (20, 100, 1000, 100_000)]
+    ks = [find_critical_ks(800, scans, 0.01) for scans in (20, 100, 1000, 100_000)]
     assert psi == sorted(psi, reverse=True)
     assert ks == sorted(ks, reverse=True)
     assert psi[0] > 0.25  # the rule of thumb would call most nights of 20 scans different
@@ -201,7 +201,7 @@ def test_more_scans_leave_less_to_chance():
 
 def test_the_bounds_of_many_figures_are_wider_than_that_of_one():
     one = compare(summarise({"score": draw()["score"]}, rejected_share=0), draw(100), rejected=0, judged=0)
-    assert one.shifts[0].ks_by_chance < look(100).shifts[0].ks_by_chance
+    assert one.shifts[0].critical_ks < look(100).shifts[0].critical_ks
 
 
 def test_components_are_counted_from_one():
