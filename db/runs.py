@@ -65,10 +65,26 @@ class NewScan:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that scores an embedded run.
+
+    Attributes:
+        host: its machine.
+        pid: its process id there.
+        started: when it was started, in the kernel's ticks since boot; None where the system does not tell.
+    """
+
+    host: str
+    pid: int
+    started: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """A request as it is written down.
 
     Attributes:
+        owner: of an embedded run.
         id: made with the request, so that writing it down twice after a lost connection makes one run.
     """
 
@@ -79,12 +95,13 @@ class NewRun:
     embedded: bool
     skipped: dict[str, int]
     job_size: int
+    owner: Owner | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run as it is shown."""
+    """A run as it is shown; the owner is that of an embedded run, as far as it is known."""
 
     id: str
     name: str
@@ -99,6 +116,7 @@ class RunInfo:
     status: RunStatus
     created_at: datetime
     finished_at: datetime | None
+    owner: Owner | None = None
 
 
 def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) -> str:
@@ -128,7 +146,7 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
             id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
             embedded=run.embedded, skipped=run.skipped, found=found_count, created_at=database_now(),
             status=RunStatus.QUEUED if queued else RunStatus.FINISHED,
-            finished_at=None if queued else database_now(),
+            finished_at=None if queued else database_now(), **_owner_columns(run.owner),
         )
     )  # fmt: skip
     now: datetime = connection.execute(select(database_now())).scalar_one()
@@ -286,7 +304,15 @@ def cancel_run(
     return ended
 
 
-def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: bool, settings: dict[str, Any]) -> int:
+def retry_run(
+    connection: Connection,
+    run_id: str,
+    job_size: int,
+    *,
+    embedded: bool,
+    settings: dict[str, Any],
+    owner: Owner | None = None,
+) -> int:
     """Queue a run's failed scans again, as new jobs; returns how many.
 
     Safe while the run is still going on: scans that are not `failed` are left alone. Those of jobs that were the death
@@ -317,8 +343,10 @@ def retry_run(connection: Connection, run_id: str, job_size: int, *, embedded: b
     connection.execute(
         update(runs)
         .where(runs.c.id == run_id)
-        .values(status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings)
-    )
+        .values(
+            status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings, **_owner_columns(owner)
+        )
+    )  # fmt: skip
     reasons = Counter((ScanStatus.FAILED.value, reason_code) for _, _, reason_code in failed)
     change_tally(connection, run_id, {reason: -count for reason, count in reasons.items()})
     return len(failed)
@@ -370,5 +398,21 @@ def _to_info(row: Row[Any]) -> RunInfo:
         id=row.id, name=row.name, model=f"{row.model_name}@{row.version}", model_digest=row.model_digest,
         preprocessing=row.preprocessing, sources=row.sources, settings=row.settings, embedded=row.embedded,
         skipped=row.skipped, found=row.found, status=row.status, created_at=row.created_at,
-        finished_at=row.finished_at,
+        finished_at=row.finished_at, owner=_read_owner(row),
     )  # fmt: skip
+
+
+def _owner_columns(owner: Owner | None) -> dict[str, Any]:
+    if owner is None:
+        return {"host": None, "pid": None, "process_started": None}
+    return {"host": owner.host, "pid": owner.pid, "process_started": owner.started}
+
+
+def _read_owner(row: Row[Any]) -> Owner | None:
+    """Return the owner of an embedded run; releases before schema 0005 kept it among the run's settings."""
+    if not row.embedded:
+        return None
+    host, pid, started = row.host, row.pid, row.process_started
+    if host is None:
+        host, pid, started = (row.settings.get(name) for name in ("host", "pid", "process_started"))
+    return Owner(host, pid, started) if host is not None and isinstance(pid, int) else None

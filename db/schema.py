@@ -9,7 +9,7 @@ from db.engine import reading, write
 from nightread.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 

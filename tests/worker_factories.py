@@ -17,10 +17,11 @@ from worker.runs.enqueue import enqueue
 
 
 @contextlib.contextmanager
-def run_process(engine: Engine, **settings: Any) -> Iterator[WorkerProcess]:
-    """Yield the state of a worker process on the database of `engine`."""
+def run_process(engine: Engine, *, embedded: bool = True, **settings: Any) -> Iterator[WorkerProcess]:
+    """Yield the state of a process that scores on the database of `engine`: a run of its own, or a cluster's jobs."""
     url = engine.url.render_as_string(hide_password=False)
     process = WorkerProcess(read_settings(**{"database_url": url, "threads": 2, "device": "cpu", **settings}))
+    process.embedded = embedded
     try:
         yield process
     finally:

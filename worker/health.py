@@ -58,12 +58,11 @@ def register_worker() -> None:
 
 def find_progress() -> Progress:
     """Return where this process, a child of a worker's main process or that itself, notes its progress."""
-    pid = os.getpid()
-    with _not_noted():
-        folder = _folder()
-        for main in (os.getppid(), pid):
-            if (folder / f"{main}{_WORKER}").exists():
-                return Progress(folder / f"{main}.{pid}{_PROGRESS}")
+    pid, folder = os.getpid(), _name_folder()
+    for main in (os.getppid(), pid):
+        if (folder / f"{main}{_WORKER}").exists():
+            with _not_noted():
+                return Progress(_folder() / f"{main}.{pid}{_PROGRESS}")
     return Progress(None)
 
 
@@ -178,9 +177,13 @@ def find_workers() -> list[WorkerHealth]:
     return workers
 
 
+def _name_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"nightread-{os.getuid()}"
+
+
 def _folder() -> Path:
     """Return a folder that this user alone may write to: what lies in it is believed."""
-    folder = Path(tempfile.gettempdir()) / f"nightread-{os.getuid()}"
+    folder = _name_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.is_symlink():
         raise PermissionError(f"{folder} belongs to somebody else: remove it")

@@ -28,7 +28,7 @@ from nightread.scan.files import decode_path
 from nightread.settings import Settings
 from worker.decoder.decoder import Decoder
 from worker.decoder.sandbox import IsolationLimits
-from worker.health import Progress, find_progress
+from worker.health import find_progress
 from worker.jobs.pipeline import Limits
 from worker.registry.choose import choose_bundle
 
@@ -43,6 +43,7 @@ class WorkerProcess:
 
     Attributes:
         settings: as read when the process started.
+        embedded: whether this process scores an embedded run of its own, and takes no job of a cluster.
         engine: connections of this process.
         decoder: reading and decoding threads, and the processes for scans that may do harm.
         progress: what this process has achieved, for the worker's health.
@@ -60,11 +61,12 @@ class WorkerProcess:
         gc.freeze()  # modules and what they hold stay: no garbage is looked for among them
         gc.set_threshold(*_COLLECT_AFTER)
         self.settings = settings
+        self.embedded = False
         self.threads = settings.threads or count_cores()
         self.engine: Engine = make_engine(settings.database_url.get_secret_value())
         self.decoder = self._make_decoder()
         self.name = self.name_of(os.getpid())
-        self.progress = find_progress() if settings.has_shared_broker else Progress(None)
+        self.progress = find_progress()
         self._scorers: dict[str, Scorer] = {}
         self._ahead = ahead
         self._worked_at = time.monotonic()

@@ -30,7 +30,7 @@ def score_job_task(task: Any, job_id: str) -> None:
         is_known = attend_job(process, job_id)
         _look_after_queue(task, process, is_known=is_known)
     failpoint(Point.WORKER_BEFORE_ACK)
-    if process.settings.has_shared_broker and process.decoder.is_stuck:
+    if process.decoder.is_stuck:
         # A thread cannot be ended, but this process can: its job is committed, and Celery starts another.
         _log.warning("a decoder does not come back: this process ends, and another takes its place")
         raise SystemExit(0)
@@ -66,8 +66,6 @@ def _find_process(app: Any) -> WorkerProcess:
 
 def _look_after_queue(task: Any, process: WorkerProcess, *, is_known: bool) -> None:
     """Refill the queue where it runs low, so that no worker idles until the next sweep; count a forged message."""
-    if not process.settings.has_shared_broker:
-        return  # an embedded run publishes its own jobs, and must not take those of a cluster
     publisher = Publisher(task.app, process.settings)
     try:
         failpoint(Point.WORKER_BEFORE_TOP_UP, MemoryError)

@@ -126,7 +126,7 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
     from worker.process import WorkerProcess
     from worker.queue.celery_app import make_app
     from worker.queue.publisher import Publisher
-    from worker.runs.enqueue import describe_settings
+    from worker.runs.enqueue import describe_owner, describe_settings
 
     settings = read_settings()
     configure_logging(settings, level="WARNING")
@@ -146,6 +146,7 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
             settings.job_size,
             embedded=here,
             settings=describe_settings(settings) | {"gate": found.settings.get("gate", True)},
+            owner=describe_owner() if here else None,
         ),
     )
     failpoint(Point.RETRY_AFTER_COMMIT)

@@ -4,12 +4,13 @@ import errno
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from db.engine import reading, write
 from db.results import ResultFilter, stream_results
-from db.runs import retry_run
+from db.runs import Owner, cancel_run, find_run, retry_run
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.machine import read_start
@@ -19,7 +20,7 @@ from worker.jobs import job as job_module
 from worker.process import WorkerProcess
 from worker.runs import forks
 from worker.runs.embedded import close_orphans, run_embedded
-from worker.runs.enqueue import describe_settings
+from worker.runs.enqueue import describe_owner, describe_settings
 
 
 @pytest.fixture
@@ -188,29 +189,48 @@ class TestOrphans:
         child.wait()
         return child.pid
 
-    def add(self, engine, **settings):
-        return add_run(engine, 2, embedded=True, settings={"host": os.uname().nodename, **settings})
+    @pytest.fixture(params=["columns", "settings"])
+    def add(self, request, engine):
+        """Write an embedded run whose owner stands where this release, or the one before, puts it."""
 
-    def test_a_run_whose_process_was_killed_is_closed(self, engine, dead_pid):
-        run_id = self.add(engine, pid=dead_pid)
+        def add(pid, *, host=None, started=None):
+            host = host or os.uname().nodename
+            settings, owner = {}, Owner(host, pid, started)
+            if request.param == "settings":
+                settings, owner = {"host": host, "pid": pid, "process_started": started}, None
+            return add_run(engine, 2, embedded=True, settings=settings, owner=owner)
+
+        return add
+
+    def test_a_run_whose_process_was_killed_is_closed(self, engine, add, dead_pid):
+        run_id = add(dead_pid)
         assert close_orphans(engine) == 1
         assert count(engine, run_id) == RunCounts(failed=2)
         assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
         assert close_orphans(engine) == 0
 
-    def test_a_run_whose_process_lives_is_left_alone(self, engine, dead_pid):
-        for settings in ({"pid": os.getpid()}, {"pid": os.getppid()}, {"pid": 1}, {"pid": dead_pid, "host": "far"}, {}):
-            run_id = self.add(engine, **settings)
-            assert close_orphans(engine) == 0
-            assert fetch_run(engine, run_id).status is RunStatus.QUEUED
-
-    def test_a_process_that_has_been_given_the_same_id_is_another(self, engine):
-        here = os.getpid()
-        self.add(engine, pid=here, process_started=read_start(here))
+    def test_a_run_whose_process_lives_or_is_not_known_is_left_alone(self, engine, add, dead_pid):
+        alive = [add(os.getpid()), add(os.getppid()), add(1), add(dead_pid, host="far")]
+        unknown = add_run(engine, 1, embedded=True)
         assert close_orphans(engine) == 0
-        self.add(engine, pid=here, process_started="1")  # process 1 of the container before this one, say
+        assert {fetch_run(engine, run_id).status for run_id in [*alive, unknown]} == {RunStatus.QUEUED}
+
+    def test_a_process_that_has_been_given_the_same_id_is_another(self, engine, add):
+        add(os.getpid(), started=read_start(os.getpid()))
+        assert close_orphans(engine) == 0
+        add(os.getpid(), started="1")  # process 1 of the container before this one, say
         assert close_orphans(engine) == 1
 
     def test_a_run_of_a_cluster_is_no_orphan(self, engine, dead_pid):
         add_run(engine, 1, settings={"host": os.uname().nodename, "pid": dead_pid})
         assert close_orphans(engine) == 0
+
+    def test_a_run_that_is_retried_belongs_to_the_process_that_retries_it(self, engine, add, dead_pid):
+        run_id = add(dead_pid)
+        close_orphans(engine)
+        for owner in (describe_owner(), None):
+            retry = partial(retry_run, run_id=run_id, job_size=2, embedded=owner is not None, settings={}, owner=owner)
+            write(engine, retry)
+            with reading(engine) as connection:
+                assert find_run(connection, run_id).owner == owner
+            write(engine, partial(cancel_run, run_id=run_id, reason_code="cancelled", reason_text="by hand"))

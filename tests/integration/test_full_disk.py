@@ -57,10 +57,10 @@ def full_postgres(disk, postgres_url):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def process(request, monkeypatch):
-    """A worker of a cluster, though without its broker."""
+    """A worker of a cluster."""
     monkeypatch.setattr(job_module, "_ROOM_POLL_S", 0.2)
     engine = request.getfixturevalue("full_sqlite" if request.param == "sqlite" else "full_postgres")
-    with run_process(engine, broker_url="redis://127.0.0.1:1/0", job_size=64) as process:
+    with run_process(engine, embedded=False, job_size=64) as process:
         yield process
 
 

@@ -11,7 +11,7 @@ from worker.queue.idle_sweeper import IdleSweeper
 
 @pytest.fixture
 def process(engine, redis_url):
-    with run_process(engine, broker_url=redis_url, lease_s=1, sweep_s=0.1) as process:
+    with run_process(engine, embedded=False, broker_url=redis_url, lease_s=1, sweep_s=0.1) as process:
         yield process
 
 

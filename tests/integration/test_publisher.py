@@ -15,7 +15,7 @@ from db.engine import write
 from db.tallies import RunCounts
 from db.types import RunStatus
 from nightread.errors import DatabaseUnavailable
-from nightread.settings import IN_PROCESS_BROKER, read_settings
+from nightread.settings import read_settings
 from tests.db_factories import add_job, add_run, at_once, claim, count, fetch_job, fetch_run, job_ids, shift_time
 from worker.errors import BrokerUnavailable
 from worker.queue import guard
@@ -97,19 +97,6 @@ class TestPublishing:
     def test_a_run_of_another_process_is_left_to_it(self, engine, publisher):
         add_run(engine, 1, embedded=True)
         assert publisher.publish_due(engine) == 0
-
-    def test_a_broker_in_memory_works_the_same(self, sqlite_engine):
-        publisher = make_publisher(IN_PROCESS_BROKER, queue_high_water=2)
-        with publisher._app.connection_for_write() as connection:
-            connection.default_channel.queue_declare(queue=QUEUE)
-            connection.default_channel.queue_purge(QUEUE)
-            run_id = add_run(sqlite_engine, 3, job_size=1, embedded=True)
-            assert publisher.publish_due(sqlite_engine, run_id=run_id) == 2
-            assert publisher.count_waiting() == 2
-            assert publisher.publish_due(sqlite_engine, run_id=run_id) == 0
-            connection.default_channel.queue_purge(QUEUE)
-            pass_moment(sqlite_engine, run_id)
-            assert publisher.publish_due(sqlite_engine, run_id=run_id) == 1
 
     def test_of_many_who_count_at_once_none_fills_the_queue_up_again(self, engine, publisher, client, monkeypatch):
         add_run(engine, 40, job_size=1)

@@ -17,6 +17,7 @@ import db.migrations.partial_indexes  # completes the metadata
 import db.schema
 from db.engine import make_engine, reading, write
 from db.registry import find_production, list_stage_changes
+from db.runs import Owner, find_run
 from db.schema import REVISION, ensure_schema, read_revision, upgrade
 from db.tables import jobs, metadata, results
 from db.types import database_now
@@ -270,3 +271,46 @@ class TestFrom0001:
         assert read_revision(first) == "0001"
         assert "stage_changes" not in inspect(first).get_table_names()
         self.insert_model(first, "2", "production", "2026-01-02 00:00:00.000000")
+
+
+class TestFrom0004:
+    """The schema of the release before, whose embedded runs have their owner among their settings."""
+
+    OWNER = Owner("ward-pc", 7, "123")
+    SETTINGS = '{"gate": true, "host": "ward-pc", "pid": 7, "process_started": "123"}'
+
+    @pytest.fixture
+    def before(self, empty_engine):
+        run_alembic(empty_engine, lambda config: command.upgrade(config, "0004"))
+        TestFrom0001.insert_model(empty_engine, "1", "candidate", "2026-01-01 00:00:00.000000")
+        return empty_engine
+
+    def insert_run(self, engine, run_id):
+        """Write an embedded run as the release before does."""
+        write(engine, lambda connection: connection.execute(
+            text(
+                "INSERT INTO runs "
+                "(id, name, model_digest, sources, settings, embedded, skipped, found, status, created_at) "
+                f"VALUES (:id, 'night', '{'1' * 64}', '[]', :settings, true, '{{}}', 1, 'queued', '2026-01-01')"
+            ),
+            {"id": run_id * 32, "settings": self.SETTINGS},
+        ))  # fmt: skip
+
+    def test_the_owner_of_its_runs_is_found_and_no_row_is_rewritten(self, before):
+        self.insert_run(before, "a")
+        assert upgrade(before) == ("0004", REVISION)
+        self.insert_run(before, "b")  # by a process of the release before that is still at work
+        with reading(before) as connection:
+            assert [find_run(connection, run_id * 32).owner for run_id in "ab"] == [self.OWNER] * 2
+            columns = "host, pid, process_started, CAST(settings AS TEXT)"
+            rows = connection.execute(text(f"SELECT DISTINCT {columns} FROM runs")).all()
+        assert rows == [(None, None, None, self.SETTINGS)]
+
+    def test_downgrading_and_upgrading_again_keeps_its_runs(self, before):
+        self.insert_run(before, "a")
+        upgrade(before)
+        run_alembic(before, lambda config: command.downgrade(config, "0004"))
+        self.insert_run(before, "b")
+        upgrade(before)
+        with reading(before) as connection:
+            assert find_run(connection, "b" * 32).owner == self.OWNER

@@ -111,7 +111,7 @@ def _is_known(process: WorkerProcess, job_id: str) -> bool:
     query = select(runs.c.embedded).join(jobs, jobs.c.run_id == runs.c.id).where(jobs.c.id == job_id)
     with reading(process.engine) as connection:
         embedded = connection.execute(query).scalar()
-    return embedded is not None and not (embedded and process.settings.has_shared_broker)
+    return embedded is not None and (process.embedded or not embedded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +126,13 @@ class _Claimed:
 def _claim(process: WorkerProcess, job_id: str) -> _Claimed | None:
     """Claim a job; a commit whose answer was lost is found again, and is not taken for another worker's."""
     made: list[Claim] = []
-    lease_s, embedded = process.settings.lease_s, not process.settings.has_shared_broker
+    lease_s = process.settings.lease_s
 
     def work(connection: Connection) -> _Claimed | None:
         if made and confirm_claim(connection, made[-1], process.name, lease_s):
             claim: Claim | None = made[-1]
         else:
-            claim = claim_job(connection, job_id, process.name, lease_s, embedded=embedded)
+            claim = claim_job(connection, job_id, process.name, lease_s, embedded=process.embedded)
         if claim is None:
             return None
         made.append(claim)
@@ -147,7 +147,7 @@ def _release(process: WorkerProcess, claim: Claim, error: DatabaseUnavailable) -
     Changes nothing where the job is no longer ours, or was committed after all.
     """
     # A full disk was waited for already, and an embedded run ends where its database is away.
-    waits = process.settings.has_shared_broker and not isinstance(error, DatabaseFull)
+    waits = not process.embedded and not isinstance(error, DatabaseFull)
     deadline = time.monotonic() + (min(process.settings.lease_s, _LONGEST_RELEASE_S) if waits else 0.0)
     retry_in_s = backoff_s(claim.attempts)
     while True:
@@ -233,7 +233,7 @@ def _write_where_there_is_room(process: WorkerProcess, work: Callable[[Connectio
     Raises:
         DatabaseFull: there was no room for long; the lease has run out by then, and brings the job back.
     """
-    deadline = time.monotonic() + (_ROOM_LIMIT_S if process.settings.has_shared_broker else math.inf)
+    deadline = time.monotonic() + (math.inf if process.embedded else _ROOM_LIMIT_S)
     while True:
         try:
             return write(process.engine, work)

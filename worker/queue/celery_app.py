@@ -11,7 +11,9 @@ from celery import Celery
 from celery.signals import setup_logging, worker_init
 from kombu import Queue
 
+from nightread.errors import SettingsError
 from nightread.settings import Device, Settings
+from worker.queue.guard import guard_redis
 from worker.queue.publisher import QUEUE, SWEEP_TASK
 
 #: No job takes this long; a decoder that does not return is ended with its process.
@@ -30,19 +32,23 @@ class NightreadApp(Celery):
 
 
 def make_app(settings: Settings) -> NightreadApp:
-    """Return the app for `settings`; connects to nothing yet."""
-    if settings.has_shared_broker:
-        from worker.queue.guard import guard_redis  # Redis' client takes its time to import
+    """Return the app for `settings`; connects to nothing yet.
 
-        guard_redis()
+    Raises:
+        SettingsError: no broker is set.
+    """
+    if not settings.has_shared_broker:
+        raise SettingsError(
+            "NIGHTREAD_BROKER_URL names no broker that other processes reach: set it to redis://HOST:6379/0"
+        )
+    guard_redis()
     app = NightreadApp(
         "nightread", broker=_verify_broker(settings.broker_url.get_secret_value()), include=["worker.tasks"]
     )
     app.nightread = settings
     app.conf.update(_configure(settings))
     setup_logging.connect(_configure_logging, weak=False)
-    if settings.has_shared_broker:
-        worker_init.connect(_check_before_start, weak=False)
+    worker_init.connect(_check_before_start, weak=False)
     return app
 
 
@@ -59,8 +65,6 @@ def _configure_logging(**_: Any) -> None:
 
 
 def _check_before_start(sender: Any, **_: Any) -> None:
-    if not sender.app.nightread.has_shared_broker:
-        return  # an embedded worker, in a process that has made both kinds of app
     from worker.preflight import refuse_or_start  # needs ONNX Runtime, which a mere publisher does not
 
     refuse_or_start(sender)
@@ -87,7 +91,19 @@ def _configure(settings: Settings) -> dict[str, Any]:
         # Nothing waits unacknowledged behind a slow job.
         "worker_prefetch_multiplier": 1,
         "task_time_limit": _JOB_LIMIT_S,
-        "broker_transport_options": _transport_options(settings),
+        "broker_transport_options": {
+            "visibility_timeout": _VISIBILITY_S,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,  # look every 10 s for what a dead main process held, not every 100 s
+            # Without these a worker waits for ever on a connection whose other end is gone without a word.
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "retry_on_timeout": False,
+            "global_keyprefix": "nightread:",
+            "client_name": "nightread",
+        },
         # Celery asks for it in three places, and takes the shortest.
         "result_backend_transport_options": {"visibility_timeout": _VISIBILITY_S},
         "visibility_timeout": _VISIBILITY_S,
@@ -122,22 +138,4 @@ def _configure(settings: Settings) -> dict[str, Any]:
                 "options": {"queue": QUEUE, "expires": max(1.0, settings.sweep_s)},
             }
         },
-    }
-
-
-def _transport_options(settings: Settings) -> dict[str, Any]:
-    if not settings.has_shared_broker:
-        return {"polling_interval": 0.02}
-    return {
-        "visibility_timeout": _VISIBILITY_S,
-        "unacked_restore_interval": 10,
-        "unacked_restore_throttle": 1,  # look every 10 s for what a dead main process held, not every 100 s
-        # Without these a worker waits for ever on a connection whose other end is gone without a word.
-        "socket_timeout": 10,
-        "socket_connect_timeout": 5,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-        "retry_on_timeout": False,
-        "global_keyprefix": "nightread:",
-        "client_name": "nightread",
     }

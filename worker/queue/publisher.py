@@ -94,9 +94,7 @@ class Publisher:
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
-    def publish_due(
-        self, engine: Engine, *, run_id: str | None = None, only_leader: bool = False, below: float | None = None
-    ) -> int:
+    def publish_due(self, engine: Engine, *, only_leader: bool = False, below: float | None = None) -> int:
         """Publish what is due, oldest first, until the queue is at its high-water mark; returns how many.
 
         The mark in the database comes first, so that two publishers do not send the same jobs; where sending fails the
@@ -107,7 +105,6 @@ class Publisher:
 
         Args:
             engine: the database.
-            run_id: jobs of this run alone; else those of all runs but embedded ones.
             only_leader: do nothing where another process is publishing.
             below: do nothing unless fewer messages than this wait.
 
@@ -127,7 +124,7 @@ class Publisher:
             else:
                 wait_for_advisory_lock(connection, _LEADER_LOCK)
             on_their_way = count_just_published(connection, _SENDING_S)
-            return take_due_jobs(connection, room - on_their_way, republish_s, run_id=run_id)
+            return take_due_jobs(connection, room - on_their_way, republish_s)
 
         job_ids = write(engine, take)
         if not job_ids:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from db.due_jobs import take_due_jobs
@@ -26,7 +25,6 @@ from db.tallies import RunCounts, read_tallies
 from db.types import RunStatus
 from nightread.machine import read_start
 from nightread.reasons import Reason
-from nightread.settings import IN_PROCESS_BROKER
 from worker.jobs.job import attend_job
 from worker.process import WorkerProcess
 from worker.runs.forks import end_forks, fork_workers
@@ -51,7 +49,7 @@ def gather_crew(process: WorkerProcess, run_id: str) -> Crew:
             from now on.
         run_id: a run that was made with `embedded`.
     """
-    process.settings = process.settings.model_copy(update={"broker_url": SecretStr(IN_PROCESS_BROKER)})
+    process.embedded = True
     counts, _ = _look(process.engine, run_id)
     if forks := fork_workers(process, counts.queued):
         return Crew([fork.attend for fork in forks], partial(end_forks, forks))
@@ -132,14 +130,14 @@ def close_orphans(engine: Engine) -> int:
 
 
 def _is_orphan(run: RunInfo) -> bool:
-    pid = run.settings.get("pid")
-    if run.settings.get("host") != os.uname().nodename or not isinstance(pid, int):
+    owner = run.owner
+    if owner is None or owner.host != os.uname().nodename:
         return False
-    recorded, started = run.settings.get("process_started"), read_start(pid)
-    if recorded is not None and started is not None:
-        return bool(started != recorded)
+    started = read_start(owner.pid)
+    if owner.started is not None and started is not None:
+        return started != owner.started
     try:
-        os.kill(pid, 0)
+        os.kill(owner.pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:

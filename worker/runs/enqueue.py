@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from db.engine import write
-from db.runs import NewRun, NewScan, create_run
+from db.runs import NewRun, NewScan, Owner, create_run
 from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
 from nightread.failpoints import Point, failpoint
@@ -104,6 +104,7 @@ def enqueue(
         sources=[encode_path(source) for source in sources],
         settings=describe_settings(settings),
         embedded=embedded,
+        owner=describe_owner() if embedded else None,
         skipped=skipped,
         job_size=settings.job_size,
     )
@@ -113,15 +114,17 @@ def enqueue(
 
 
 def describe_settings(settings: Settings) -> dict[str, object]:
-    """Return what is stored with a run of the settings it was started with, and of the process that started it."""
+    """Return what is stored with a run of the settings that it was started with."""
     return {
         "job_size": settings.job_size,
         "gate": settings.gate,
         "scan_roots": [encode_path(root) for root in settings.scan_roots],
-        "host": os.uname().nodename,
-        "pid": os.getpid(),
-        "process_started": read_start(os.getpid()),
     }
+
+
+def describe_owner() -> Owner:
+    """Return this process, as the owner of an embedded run."""
+    return Owner(os.uname().nodename, os.getpid(), read_start(os.getpid()))
 
 
 def resolve_source(path: Path, roots: Sequence[Path]) -> Path:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nightread.settings import IN_PROCESS_BROKER, read_settings
+from nightread.errors import SettingsError
+from nightread.settings import read_settings
 from worker.queue.celery_app import make_app
 
 
@@ -78,8 +79,9 @@ def test_the_sweep_is_sent_as_often_as_set_and_does_not_pile_up():
     assert (entry["task"], entry["schedule"], entry["options"]["expires"]) == ("nightread.sweep", 30.0, 30.0)
 
 
-def test_the_broker_in_memory_takes_no_setting_of_redis():
-    assert configure(IN_PROCESS_BROKER).broker_transport_options == {"polling_interval": 0.02}
+def test_a_broker_that_no_other_process_reaches_is_refused():
+    with pytest.raises(SettingsError, match="NIGHTREAD_BROKER_URL"):
+        make_app(read_settings())
 
 
 def test_both_tasks_are_registered_by_the_names_that_messages_carry():
