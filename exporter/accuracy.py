@@ -1,4 +1,4 @@
-"""What a lower precision costs on the hold-out, and the limit at which it is refused."""
+"""Cost of a precision on the hold-out, in AUC and decisions, and the limits at which it is refused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
 
 from exporter.parity import decide
 from exporter.precision import Limits
@@ -16,13 +17,13 @@ Targets = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """A graph against its source on the whole hold-out.
+    """A graph compared with its source on the whole hold-out.
 
     Attributes:
-        scans: of the hold-out.
-        decisions_changed: scans that get another decision for any label.
-        source_auc: of the Keras network, by label; empty without targets.
-        auc: of the graph, the same.
+        scans: number of scans in the hold-out.
+        decisions_changed: scans with another decision for any label.
+        source_auc: AUC of the Keras network by label; empty without targets.
+        auc: AUC of the graph, likewise.
     """
 
     scans: int
@@ -43,15 +44,15 @@ def check_accuracy(
     """Compare AUC and decisions of two sets of scores.
 
     Args:
-        expected: (N, labels), the network as trained.
-        computed: (N, labels), the graph.
-        targets: (N, labels), whether each label is present; None where the training folder holds none.
-        thresholds: of each label, in output order; none where the highest score decides.
+        expected: (N, labels) scores of the network as trained.
+        computed: (N, labels) scores of the graph.
+        targets: (N, labels), whether each label is present; None if the training folder holds none.
+        thresholds: of each label, in output order; none if the highest score decides.
         labels: in output order.
-        limits: what the precision may cost.
+        limits: largest cost of the precision.
 
     Raises:
-        ExportError: it costs more.
+        ExportError: the precision costs more.
     """
     other = decide(expected, thresholds) != decide(computed, thresholds)
     changed = int((other.any(axis=1) if other.ndim == 2 else other).sum())
@@ -62,9 +63,9 @@ def check_accuracy(
         )
     if targets is None:
         return Accuracy(len(expected), changed)
-    places = [place for place in range(len(labels)) if len(np.unique(targets[:, place])) == 2]  # else there is no AUC
-    before = {labels[place]: compute_auc(targets[:, place], expected[:, place]) for place in places}
-    after = {labels[place]: compute_auc(targets[:, place], computed[:, place]) for place in places}
+    places = [place for place in range(len(labels)) if len(np.unique(targets[:, place])) == 2]  # else AUC is undefined
+    before = {labels[place]: float(roc_auc_score(targets[:, place], expected[:, place])) for place in places}
+    after = {labels[place]: float(roc_auc_score(targets[:, place], computed[:, place])) for place in places}
     for label, auc in after.items():
         if before[label] - auc > limits.auc_drop:
             raise ExportError(
@@ -72,17 +73,3 @@ def check_accuracy(
                 f"{limits.auc_drop:g} less is allowed: export as float32"
             )
     return Accuracy(len(expected), changed, before, after)
-
-
-def compute_auc(targets: Targets, scores: npt.NDArray[Any]) -> float:
-    """Return the area under the ROC curve: how often a scan with the label scores higher than one without.
-
-    Args:
-        targets: (N,); both values occur.
-        scores: (N,); ties count half.
-    """
-    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = ((2 * ends - counts + 1) / 2)[places]  # from 1 on; ties share their mean rank
-    present = int(targets.sum())
-    return float((ranks[targets].sum() - present * (present + 1) / 2) / (present * (len(targets) - present)))

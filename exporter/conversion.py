@@ -1,4 +1,4 @@
-"""Keras to ONNX: one input, scores first, and what else the network can show."""
+"""Conversion of a Keras model to ONNX: one input, scores first, then the other outputs of the network."""
 
 import logging
 from collections import Counter, defaultdict
@@ -7,16 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exporter.outputs import SCORES, find_outputs
+import onnx
+import tensorflow as tf
+from onnx import numpy_helper
+from tf2onnx.convert import from_function
+from tf2onnx.graph import GraphUtil
+
+from exporter.outputs import find_outputs
 from nightread.model.card import Output
 from nightread.model.training_folder import FittedGate
 from nightread.scan.preprocessing import InputSpec
 
-#: Names in the graph. What a score means comes from the card's labels, never from these.
+#: Name of the graph's input.
 INPUT_NAME: Final = "scans"
-OUTPUT_NAME: Final = SCORES
 
-#: The newest that tf2onnx writes; every ONNX Runtime that is allowed here reads it.
+#: The newest that tf2onnx writes; every ONNX Runtime that pyproject.toml allows reads it.
 OPSET: Final = 18
 
 #: Operators that treat a constant of shape () and one of shape (1,) alike.
@@ -25,7 +30,7 @@ _ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul", "Div"})
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """An ONNX model, checked for being well-formed but not yet compared with its source.
+    """A well-formed ONNX model, not yet compared with its source.
 
     Attributes:
         model: the ONNX file; (N, H, W, C) float32 to (N, labels) float32, N free.
@@ -47,15 +52,11 @@ def convert(model: Any, spec: InputSpec, gate: FittedGate | None = None) -> Conv
     Args:
         model: Keras 3 on TensorFlow, (N, H, W, C) float32 to (N, labels).
         spec: the model's input.
-        gate: whose outputs the graph gets; None for none.
+        gate: adds its outputs to the graph; None for none.
 
     Raises:
-        onnx.checker.ValidationError: what came out is not well-formed: a bug of the converter.
+        onnx.checker.ValidationError: the graph is not well-formed: a bug of the converter.
     """
-    import onnx
-    import tensorflow as tf
-    from tf2onnx.convert import from_function
-
     compute, outputs = find_outputs(model, gate)
     signature = [tf.TensorSpec((None, *spec.shape), tf.float32, name=INPUT_NAME)]
     with _quiet_optimizer():
@@ -68,19 +69,16 @@ def convert(model: Any, spec: InputSpec, gate: FittedGate | None = None) -> Conv
 
 
 def count_transposes(proto: Any) -> int:
-    """Return how many Transpose nodes a graph holds."""
+    """Count the Transpose nodes of a graph."""
     return Counter(node.op_type for node in proto.graph.node)["Transpose"]
 
 
 def _remove_transposes(proto: Any) -> Any:
-    """Run tf2onnx's optimizer again where a constant of shape () made its transpose pass fail.
+    """Run tf2onnx's optimizer again if a constant of shape () made its transpose pass fail.
 
-    That pass takes `max()` of the shape of what is added after a convolution (tf2onnx 1.17), and one failure leaves
-    the transposes around every layer of the network: 102 of them in MobileNetV3-Small, whose hard-swish adds 3.
+    That pass takes `max()` of the shape of each constant that is added after a convolution (tf2onnx 1.17). One failure
+    leaves the transposes around every layer: 102 of them in MobileNetV3-Small, whose hard-swish adds 3.
     """
-    from onnx import numpy_helper
-    from tf2onnx.graph import GraphUtil
-
     consumers: dict[str, set[str]] = defaultdict(set)
     for node in proto.graph.node:
         for name in node.input:
@@ -98,7 +96,7 @@ def _remove_transposes(proto: Any) -> Any:
 
 
 def _order_outputs(proto: Any, names: list[str]) -> None:
-    """Put the graph's outputs in this order; tf2onnx sorts them by name."""
+    """Sort the graph's outputs in this order; tf2onnx sorts them by name."""
     found = {output.name: output for output in proto.graph.output}
     ordered = [found[name] for name in names]
     del proto.graph.output[:]
@@ -107,7 +105,7 @@ def _order_outputs(proto: Any, names: list[str]) -> None:
 
 @contextmanager
 def _quiet_optimizer() -> Iterator[None]:
-    """Keep the traceback of a failed optimizer pass off the terminal: the graph is right without that pass."""
+    """Suppress the traceback of a failed optimizer pass: the graph is right without that pass."""
     logger = logging.getLogger("tf2onnx.optimizer")
     level = logger.level
     logger.setLevel(logging.ERROR)

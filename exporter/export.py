@@ -1,4 +1,4 @@
-"""From a training folder to a model bundle that a worker accepts."""
+"""Export: the steps from a training folder to a model bundle that a worker accepts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from keras.models import load_model
 
 from exporter.accuracy import Accuracy, check_accuracy
 from exporter.conversion import INPUT_NAME, OPSET, Converted, convert
 from exporter.drift_reference import measure_hold_out
 from exporter.file_check import check_files
 from exporter.gate import check_gate
-from exporter.parity import Parity, Scorer, check_independence, check_parity, choose_batch_sizes, open_session
+from exporter.parity import Parity, Scorer, check_independence, check_parity, choose_batch_sizes, open_converted
 from exporter.precision import LIMITS, change_precision
 from exporter.same_pixels import compare_ways
 from nightread.errors import ExportError
@@ -30,14 +31,14 @@ PARITY_SCANS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A bundle and what its export found.
+    """A bundle and the figures of its export.
 
     Attributes:
         bundle: read back from its folder.
-        folder: where it is.
+        folder: of the bundle.
         parity: Keras against ONNX Runtime.
-        accuracy: the same on the hold-out.
-        conversion: as the card tells it.
+        accuracy: AUC and decisions on the hold-out.
+        conversion: as on the card.
     """
 
     bundle: Bundle
@@ -60,29 +61,30 @@ def export(
 ) -> Exported:
     """Convert a trained network, check it against its source and write its bundle to `<models_dir>/<name>/<version>`.
 
-    Nothing is written unless everything holds.
+    Nothing is written unless every check passes.
 
     Args:
         training_folder: as the trainer left it.
         models_dir: folder of bundles.
-        name: of the bundle: lower-case letters, digits, `.`, `_`, `-`; a precision other than float32 is added to it,
-            since a name alone means its newest version, and that must never be of another precision.
-        version: of the bundle, the same; a bundle never changes, so each export needs a new one.
-        precision: what the graph computes in.
-        data: the data set's folder, where hold-out scans are to be read from their files again.
-        full_resolution: a folder of scans that are scored from several kinds of files each; see `same_pixels`.
-        report: is told each stage as it begins.
+        name: of the bundle: lower-case letters, digits, `.`, `_`, `-`. A precision other than float32 is added to it: a
+            name alone means its newest version, which must never be of another precision.
+        version: of the bundle, in the same characters; a bundle never changes, so each export needs a new one.
+        precision: of the graph.
+        data: folder of the data set, to read hold-out scans from their files again; None to skip that.
+        full_resolution: folder of scans to score from several kinds of files each; see `same_pixels`.
+        report: called with the name of each stage as it begins.
 
     Raises:
         ExportError: not a finished training, its checkpoint cannot be opened, or the precision costs too much.
         ParityMismatch: the converted model gives other scores.
-        CardMismatch: the card does not hold, or there is such a bundle already.
+        CardMismatch: the card is invalid, or the bundle exists already.
     """
     name = name if precision is Precision.FLOAT32 else f"{name}-{precision}"
     folder = models_dir / name / version
-    if folder.exists() and any(folder.iterdir()):  # told before the work, not after it
-        raise ExportError(f"there is a model bundle {name}@{version} in {models_dir} already; bundles never change: "
-                          "name another --version")  # fmt: skip
+    if folder.exists() and any(folder.iterdir()):  # checked before the work
+        raise ExportError(
+            f"{models_dir} holds a model bundle {name}@{version} already; bundles never change: name another --version"
+        )
     trained = read_training_folder(training_folder)
     _check_precision(trained, precision)
     report("open the checkpoint")
@@ -91,27 +93,27 @@ def export(
     converted = convert(score_keras.model, trained.input, trained.gate)
     calibration = trained.scans[:0] if trained.calibration is None else trained.calibration
     model = change_precision(converted.model, precision, calibration, input_name=INPUT_NAME)
-    compute = open_session(model)
+    session = open_converted(model)
     report("check parity")
     expected = _score_all(score_keras, trained.scans, trained.input.scored_at_once)
     limits = LIMITS[precision]
-    parity, accuracy = _check(score_keras, compute, expected, trained, precision)
+    parity, accuracy = _check(score_keras, session.score, expected, trained, precision)
     files = 0
     if data is not None:
         report("check from the files")
-        files = check_files(trained, data, score_keras, compute, limits.parity)
+        files = check_files(trained, data, score_keras, session.score, limits.parity)
     same_pixels = {}
     if full_resolution is not None:
         report("score the same scans from other files")
-        same_pixels = compare_ways(full_resolution, data, trained.input, compute, trained.thresholds)
+        same_pixels = compare_ways(full_resolution, data, trained.input, session.score, trained.thresholds)
     if trained.gate is not None:
         report("check the input gate")
         gate = Gate.model_validate(trained.card["gate"])
         exact = precision is Precision.FLOAT32
-        gate = check_gate(model, trained.gate, trained.scans, trained.input, gate, exact=exact)
+        gate = check_gate(session, trained.gate, trained.scans, trained.input, gate, exact=exact)
         trained.card["gate"] = gate.model_dump(mode="json")
     report("measure the hold-out")
-    reference = measure_hold_out(model, trained, converted.outputs)
+    reference = measure_hold_out(session, trained, converted.outputs)
     report("write the bundle")
     calibrated = len(calibration) if precision is Precision.INT8 else 0
     conversion = _describe(converted, parity, accuracy, files=files, calibration_scans=calibrated)
@@ -150,11 +152,9 @@ class _KerasScorer:
 
 
 def _open_checkpoint(trained: TrainingFolder) -> _KerasScorer:
-    import keras
-
     try:
-        # safe_mode refuses what would run code from the file.
-        model = keras.models.load_model(trained.checkpoint, compile=False, safe_mode=True)
+        # safe_mode refuses files whose layers would run code.
+        model = load_model(trained.checkpoint, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError) as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"Keras cannot open {trained.checkpoint}: {cause}; train again") from None
@@ -168,20 +168,20 @@ def _open_checkpoint(trained: TrainingFolder) -> _KerasScorer:
 
 
 def _check_precision(trained: TrainingFolder, precision: Precision) -> None:
-    """Refuse what cannot be judged: a lower precision needs the hold-out's targets, int8 training scans too."""
+    """Refuse a lower precision that cannot be judged: it needs targets of the hold-out, and training scans."""
     if precision is Precision.FLOAT32:
         return
     if trained.targets is None or trained.calibration is None:
         raise ExportError(
-            f"{precision} is judged on the hold-out's labels and calibrated on training scans, which this training "
-            "folder does not hold; repeat `nightread train --resume` on it, which trains nothing again"
+            f"the training folder holds no labels of the hold-out and no training scans, which {precision} needs; "
+            "repeat `nightread train --resume` on it, which trains nothing again"
         )
 
 
 def _check(
     score_keras: Scorer, compute: Scorer, expected: npt.NDArray[Any], trained: TrainingFolder, precision: Precision
 ) -> tuple[Parity, Accuracy]:
-    """Check parity, independence of the batch, and accuracy at each label's upper threshold, where a decision turns."""
+    """Check parity, independence of the batch, and accuracy at each label's upper threshold."""
     limits = LIMITS[precision]
     thresholds = [threshold.high for threshold in trained.thresholds]
     exact = precision is Precision.FLOAT32
@@ -192,7 +192,7 @@ def _check(
             expected, computed, trained.targets, thresholds=thresholds, labels=trained.labels, limits=limits
         )
 
-    # A lower precision that costs too much is refused with its cost; a float32 graph that differs is a wrong one.
+    # A lower precision is refused by its cost, so that is computed first; a float32 graph that differs is a bug.
     accuracy = None if exact else check_costs()
     parity = check_parity(
         score_keras,

@@ -1,23 +1,23 @@
-"""The input gate in the graph: the distance of a scan from the training scans, as the trainer has fitted it."""
+"""The input gate in the graph: distance and components as the trainer has fitted them, checked against Keras."""
 
 from typing import Any, Final
 
 import numpy as np
+import tensorflow as tf
+from scipy.stats import binomtest
 
 from nightread.errors import ExportError, ParityMismatch
-from nightread.model.card import Gate, Metric, Output
+from nightread.inference.session import OpenSession
+from nightread.model.card import COMPONENTS, DISTANCE, Gate, Metric, Output
 from nightread.model.gate import judge_scan
-from nightread.model.training_folder import COMPONENTS_COUNT, FittedGate, _Floats
+from nightread.model.training_folder import COMPONENTS_COUNT, FittedGate
 from nightread.scan.preprocessing import InputSpec, Tensor
-
-DISTANCE: Final = "distance"
-COMPONENTS: Final = "components"
 
 _SHRINK: Final = 16.0
 
 #: Largest relative difference between the distances of Keras and of a float32 graph.
 _TOLERANCE: Final = 1e-3
-#: Share of the hold-out that a gate may reject; beyond it, it is no gate for these scans. The card tells the share.
+#: Largest share of the hold-out that a gate may reject; the share itself is on the card.
 _MOST_REJECTED: Final = 0.05
 
 
@@ -38,42 +38,35 @@ def describe_gate() -> tuple[Output, ...]:
 
 
 def check_gate(
-    model: bytes, trained_gate: FittedGate, scans: Tensor, spec: InputSpec, card: Gate, *, exact: bool
+    session: OpenSession, trained_gate: FittedGate, scans: Tensor, spec: InputSpec, card: Gate, *, exact: bool
 ) -> Gate:
-    """Return a gate's card with its false rejections as counted through the graph, in the precision that is served.
+    """Return the card's gate with its false rejections, counted through the graph in the precision that is served.
 
     Args:
-        model: the converted graph.
+        session: of the converted graph.
         trained_gate: as the trainer left it.
         scans: (N, H, W, C) float32, the hold-out.
-        spec: what they were prepared for.
+        spec: input that they were prepared for.
         card: as the trainer left it.
-        exact: whether distances must be those of Keras: not so in a lower precision, whose verdicts count alone.
+        exact: whether distances must equal those of Keras; in a lower precision only the verdicts count.
 
     Raises:
-        ParityMismatch: the graph's distances are others.
-        ExportError: it rejects too many real scans.
+        ParityMismatch: the graph gives other distances.
+        ExportError: the gate rejects too many real scans.
     """
-    import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    (taken,) = session.get_inputs()
+    def measure(variant: Tensor) -> float:
+        return float(session.compute([DISTANCE], variant[np.newaxis])[0][0, 0])
 
-    def measure_all(batch: Tensor) -> _Floats:
-        distances: _Floats = session.run([DISTANCE], {taken.name: batch})[0].reshape(-1)
-        return distances
-
-    at_once = spec.scored_at_once
-    distances = np.concatenate([measure_all(scans[start : start + at_once]) for start in range(0, len(scans), at_once)])
+    distances = session.compute([DISTANCE], scans, spec.scored_at_once)[0].reshape(-1)
     difference = float(np.abs(distances / trained_gate.distances - 1).max())
     if exact and not difference <= _TOLERANCE:
         raise ParityMismatch(
             f"the graph's distances differ from Keras' by up to {difference:.2%}; at most {_TOLERANCE:.2%} is allowed: "
-            "export again, or repeat `nightread train --resume` where that does not help"
+            "export again, or repeat `nightread train --resume` if that does not help"
         )
     rejected = sum(
-        judge_scan(scan, float(distance), spec, card, lambda variant: float(measure_all(variant[np.newaxis])[0]))
-        is not None
+        judge_scan(scan, float(distance), spec, card, measure) is not None
         for scan, distance in zip(scans, distances, strict=True)
     )
     share = rejected / len(scans)
@@ -87,18 +80,14 @@ def check_gate(
 
 def _measure_share(count: int, trials: int) -> Metric:
     """Return a share with its Clopper-Pearson interval."""
-    from scipy.stats import binomtest
-
     interval = binomtest(count, trials).proportion_ci(method="exact")
     return Metric(value=round(count / trials, 4), low=round(interval.low, 4), high=round(interval.high, 4))
 
 
 def compute_gate(maps: list[Any], gate: FittedGate) -> dict[str, Any]:
-    """Return the outputs, as TensorFlow tensors, from the (N, h, w, channels) outputs of the gate's layers."""
-    import tensorflow as tf
-
+    """Compute the gate's outputs, as TensorFlow tensors, from the (N, h, w, channels) outputs of its layers."""
     features = tf.concat([tf.reduce_mean(tensor, axis=(1, 2)) for tensor in maps], axis=-1)
     whitened = tf.matmul(features - gate.mean, gate.projection)  # (N, D)
-    # Shrunk by a power of 2, which costs no digit: the squares of what is far away would overflow a half.
+    # Divided by a power of 2, which costs no digit: the squares of large distances would overflow float16.
     distance = tf.sqrt(tf.reduce_mean(tf.square(whitened / _SHRINK), axis=1, keepdims=True)) * _SHRINK
     return {DISTANCE: distance, COMPONENTS: whitened[:, :COMPONENTS_COUNT]}

@@ -1,27 +1,25 @@
-"""What a network can show besides its scores: the embedding before its last layer, and a class activation map."""
+"""Outputs of the graph: scores, the embedding before the last layer, a class activation map, and those of the gate."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
+
+import keras
+import tensorflow as tf
 
 from exporter.gate import compute_gate, describe_gate
-from nightread.model.card import Output
+from nightread.model.card import ACTIVATION_MAP, EMBEDDING, SCORES, Output
 from nightread.model.training_folder import FittedGate
-
-SCORES: Final = "scores"
-EMBEDDING: Final = "embedding"
-ACTIVATION_MAP: Final = "activation_map"
 
 #: (N, H, W, C) to tensors by output name.
 Compute = Callable[[Any], dict[str, Any]]
 
 
 def find_outputs(model: Any, gate: FittedGate | None = None) -> tuple[Compute, tuple[Output, ...]]:
-    """Find the outputs that a Keras model has by its last layers, and by its gate.
+    """Find the outputs of a Keras model in its last layers and its gate.
 
-    An embedding is there where the last layer is dense. A class activation map (Zhou et al. 2016,
-    doi:10.1109/CVPR.2016.319) is there where that layer stands directly on a global average pooling: the weighted sum
-    of the feature maps whose mean, plus the bias, is the label's score before its activation. cnn75 flattens its
-    feature maps and has none.
+    If the last layer is dense, its input is the embedding. If a global average pooling feeds that layer directly, there
+    is a class activation map too (Zhou et al. 2016, doi:10.1109/CVPR.2016.319): the weighted sum of the feature maps,
+    whose mean, plus the bias, is the label's score before its activation. cnn75 flattens its feature maps and has none.
 
     Args:
         model: functional or sequential, with one input and one output.
@@ -30,9 +28,6 @@ def find_outputs(model: Any, gate: FittedGate | None = None) -> tuple[Compute, t
     Returns:
         A function that computes all outputs, and their descriptions; the scores come first.
     """
-    import keras
-    import tensorflow as tf
-
     outputs = [Output(name=SCORES, shape=model.output_shape[1:], description="one score a label, in label order")]
     tensors = {SCORES: model.outputs[0]}
     last = _find_producer(model, model.outputs[0])
@@ -72,11 +67,9 @@ def find_outputs(model: Any, gate: FittedGate | None = None) -> tuple[Compute, t
 
 
 def _find_features(model: Any, embedding: Any) -> Any:
-    """Return the (N, h, w, features) tensor whose mean over h and w is the embedding; None where there is none."""
-    import keras
-
+    """Return the (N, h, w, features) tensor whose mean over h and w is the embedding; None if there is none."""
     layer = _find_producer(model, embedding)
-    if isinstance(layer, keras.layers.Dropout):  # does nothing outside training
+    if isinstance(layer, keras.layers.Dropout):  # the identity outside training
         layer = _find_producer(model, layer.input)
     if not isinstance(layer, keras.layers.GlobalAveragePooling2D) or layer.data_format != "channels_last":
         return None
@@ -84,5 +77,5 @@ def _find_features(model: Any, embedding: Any) -> Any:
 
 
 def _find_producer(model: Any, tensor: Any) -> Any:
-    """Return the layer of this model that a tensor comes from; None where it comes from within a nested model."""
+    """Return the layer of this model that produces a tensor; None if a layer of a nested model does."""
     return next((layer for layer in reversed(model.layers) if getattr(layer, "output", None) is tensor), None)

@@ -1,4 +1,7 @@
-"""Whether a converted model is the model that was trained: Keras against ONNX Runtime, on real prepared scans."""
+"""Parity: the converted model gives the scores of the trained one, Keras against ONNX Runtime on prepared scans.
+
+The session is the one that serves: `nightread.inference.session` opens it here and in a worker.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,8 +10,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from nightread.errors import ParityMismatch
+from nightread.errors import CardMismatch, ParityMismatch
+from nightread.inference.bundle_check import BATCH_SIZES, measure_batches, spread_places
+from nightread.inference.scorer import find_graph_faults
+from nightread.inference.session import OpenSession, open_session
+from nightread.machine import count_cores
 from nightread.scan.preprocessing import Tensor
+from nightread.settings import Device
 
 #: Largest absolute difference between two scores; float32 sums in another order differ by about 1e-7.
 TOLERANCE: Final = 1e-5
@@ -18,17 +26,13 @@ BATCH_TOLERANCE: Final = 1e-6
 
 _INDEPENDENCE_SCANS: Final = 64
 
-#: One scan, a pair, a batch that divides nothing, and the default batch: converters have been wrong for all sizes but
-#: the one that they were tried with. A large one, as large as memory allows, comes on top.
-BATCH_SIZES: Final = (1, 2, 7, 32)
-
 #: (N, H, W, C) float32 to (N, labels).
 Scorer = Callable[[Tensor], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The outcome of a comparison that held.
+    """Outcome of a comparison that passed.
 
     Attributes:
         largest_difference: over all batch sizes, scans and labels.
@@ -41,34 +45,23 @@ class Parity:
     scans: int
 
 
-def open_session(model: bytes) -> Scorer:
-    """Open an ONNX model on the CPU, the provider that every worker has.
+def open_converted(model: bytes) -> OpenSession:
+    """Open a converted model on the CPU, the provider that every worker has.
 
     Raises:
-        ParityMismatch: ONNX Runtime refuses the model, or it has not one input and scores first.
+        ParityMismatch: ONNX Runtime refuses the model, or its input and outputs are not those of a bundle.
     """
-    import onnxruntime
-
     try:
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  # its exceptions have no common base, and all mean the same here
-        raise ParityMismatch(f"ONNX Runtime cannot open the converted model: {_first_line(error)}") from None
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or not outputs:
-        raise ParityMismatch(
-            f"the converted model has {len(inputs)} inputs and {len(outputs)} outputs; a bundle's model has one input, "
-            "and its first output holds the scores"
-        )
-
-    def score(scans: Tensor) -> npt.NDArray[Any]:
-        scores: npt.NDArray[Any] = session.run([outputs[0].name], {inputs[0].name: scans})[0]
-        return scores
-
-    return score
+        session = open_session(model, Device.CPU, count_cores())
+    except CardMismatch as error:
+        raise ParityMismatch(f"ONNX Runtime cannot open the converted model: {error}") from None
+    if faults := find_graph_faults(session.session, None):
+        raise ParityMismatch(f"the converted model {'; it '.join(faults)}")
+    return session
 
 
 def choose_batch_sizes(largest: int) -> tuple[int, ...]:
-    """Return the batch sizes that are compared, with the largest that fits: `InputSpec.scored_at_once`."""
+    """Return the batch sizes to compare; the largest is `InputSpec.scored_at_once`, as memory allows."""
     return (*(size for size in BATCH_SIZES if size < largest), largest)
 
 
@@ -82,64 +75,56 @@ def check_parity(
     batch_sizes: Sequence[int] = (*BATCH_SIZES, 256),
     same_decisions: bool = True,
 ) -> Parity:
-    """Compare two models' scores: shape, dtype, values and decisions, at every batch size and for every scan.
+    """Compare the scores of two models: shape, dtype, values and decisions, at every batch size and for every scan.
 
     Args:
-        expect: the model as trained.
-        compute: the model as converted.
-        scans: (N, H, W, C) float32, prepared; repeated where N is below a batch size.
-        thresholds: of each label, in output order; none for a model whose highest score decides.
+        expect: the trained model.
+        compute: the converted model.
+        scans: (N, H, W, C) float32, prepared; repeated if N is below a batch size.
+        thresholds: of each label, in output order; none if the highest score decides.
         tolerance: largest absolute difference allowed.
-        batch_sizes: to be compared.
+        batch_sizes: to compare.
         same_decisions: whether every decision must be the same.
 
     Raises:
         ParityMismatch: they differ; the message says in what and at which batch size.
     """
-    largest = 0.0
-    for size in batch_sizes:
-        batch = scans[_spread(len(scans), size)]
-        decided = thresholds if same_decisions else None
-        largest = max(largest, _compare(expect(batch), compute(batch), decided, tolerance, size))
-    for start in range(0, len(scans), max(batch_sizes)):
-        batch = scans[start : start + max(batch_sizes)]
-        decided = thresholds if same_decisions else None
-        largest = max(largest, _compare(expect(batch), compute(batch), decided, tolerance, len(batch)))
+    decided = thresholds if same_decisions else None
+    most = max(batch_sizes)
+    batches = [scans[spread_places(len(scans), size)] for size in batch_sizes]
+    batches += [scans[start : start + most] for start in range(0, len(scans), most)]
+    largest = max(_compare(expect(batch), compute(batch), decided, tolerance, len(batch)) for batch in batches)
     return Parity(largest, tuple(batch_sizes), len(scans))
 
 
 def check_independence(
     compute: Scorer, scans: Tensor, *, at_once: int = _INDEPENDENCE_SCANS, tolerance: float = BATCH_TOLERANCE
 ) -> float:
-    """Compare the scores that each scan gets alone, in a batch and at another position of it.
+    """Compare the scores that scans get alone with those in batches, at every position.
 
     Args:
-        compute: the model as converted.
-        scans: (N, H, W, C) float32; at most 64 of them are looked at, evenly spread.
-        at_once: how many are scored in one batch at most.
-        tolerance: largest absolute difference allowed: kernels for one row and for many add in other orders.
+        compute: the converted model.
+        scans: (N, H, W, C) float32; at most 64 of them are used, evenly spread.
+        at_once: most scans in one batch.
+        tolerance: largest absolute difference allowed: kernels for one row and for many add in different orders.
 
     Returns:
         The largest absolute difference.
 
     Raises:
-        ParityMismatch: the batch around a scan, or its place there, changes its score.
+        ParityMismatch: the score of a scan depends on its batch or on its position there.
     """
-    chosen = scans[_spread(len(scans), min(len(scans), at_once, _INDEPENDENCE_SCANS))]
-    alone = np.concatenate([compute(scan[np.newaxis]) for scan in chosen]).astype(np.float64)
-    around = float(np.abs(compute(chosen) - alone).max())
-    if not around <= tolerance:
-        raise ParityMismatch(
-            f"the batch around a scan changes its score by up to {around:.2g}; at most {tolerance:g} is allowed"
-        )
-    turned = [np.roll(compute(np.roll(chosen, by, axis=0)), -by, axis=0) for by in (1, len(chosen) // 2)]
-    moved = max(float(np.abs(scores - alone).max()) for scores in [*turned, compute(chosen[::-1])[::-1]])
-    if not moved <= tolerance:
-        raise ParityMismatch(
-            f"the position of a scan in its batch changes its score by up to {moved:.2g}; at most {tolerance:g} is "
-            "allowed"
-        )
-    return max(around, moved)
+    chosen = scans[spread_places(len(scans), min(len(scans), at_once, _INDEPENDENCE_SCANS))]
+    alone = np.concatenate([compute(scan[np.newaxis]) for scan in chosen])
+    worst = 0.0
+    for measured in measure_batches(compute, chosen, alone, choose_batch_sizes(len(chosen))):
+        worst = max(worst, measured.difference)
+        if not measured.difference <= tolerance:
+            raise ParityMismatch(
+                f"the score of a scan depends on its batch: {measured.where} it differs by {measured.difference:.2g} "
+                f"from that of the scan alone; at most {tolerance:g} is allowed"
+            )
+    return worst
 
 
 def _compare(
@@ -149,7 +134,7 @@ def _compare(
     tolerance: float,
     size: int,
 ) -> float:
-    """Return the largest absolute difference of (N, labels) scores; without `thresholds`, decisions may differ."""
+    """Return the largest absolute difference of (N, labels) scores; `thresholds` of None: decisions may differ."""
     where = f"at batch size {size}"
     if computed.shape != expected.shape:
         raise ParityMismatch(
@@ -174,16 +159,5 @@ def _compare(
 
 
 def decide(scores: npt.NDArray[Any], thresholds: Sequence[float]) -> npt.NDArray[Any]:
-    """Return (N, labels) bool, or without thresholds (N,) indices of the highest score."""
+    """Return (N, labels) decisions, or (N,) indices of the highest score if there are no thresholds."""
     return scores >= np.asarray(thresholds, scores.dtype) if thresholds else scores.argmax(axis=1)
-
-
-def _spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """Return (wanted,) places, evenly spread: scans are listed label by label, and both are wanted; or repeated."""
-    if wanted > count:
-        return np.resize(np.arange(count), wanted)
-    return np.linspace(0, count - 1, wanted).astype(np.int64)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""The precisions that a network can be stored in, how each is made from the float32 graph, and what each may cost."""
+"""Precisions of a graph: how each is made from the float32 graph, and the limits of what each may cost."""
 
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from exporter.gate import COMPONENTS, DISTANCE
-from exporter.outputs import EMBEDDING
-from nightread.model.card import Precision
+import onnx
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from nightread.model.card import COMPONENTS, DISTANCE, EMBEDDING, Precision
 from nightread.scan.preprocessing import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far a precision's scores may be from those of Keras.
+    """Limits within which a precision's scores may differ from those of Keras.
 
     Attributes:
         parity: largest absolute difference of a score.
         batch: largest absolute difference between the scores that one scan gets in different batches.
-        auc_drop: largest fall of the hold-out's AUC.
-        flipped: largest share of the hold-out's decisions that change.
+        auc_drop: largest drop of the hold-out's AUC.
+        flipped: largest share of the hold-out's decisions that may change.
     """
 
     parity: float
@@ -29,15 +32,15 @@ class Limits:
     flipped: float
 
 
-#: float32 sums in another order differ by about 1e-7. A half has 11 bits and an int8 activation 8; a last bit that
-#: another batch turns is carried on to the score.
+#: float32 sums in another order differ by about 1e-7. float16 has 11 significant bits and an int8 activation 8; if
+#: another batch changes the last bit, the change reaches the score.
 LIMITS: Final[Mapping[Precision, Limits]] = {
     Precision.FLOAT32: Limits(parity=1e-5, batch=1e-6, auc_drop=1e-5, flipped=0.0),
     Precision.FLOAT16: Limits(parity=5e-3, batch=5e-3, auc_drop=0.002, flipped=0.005),
     Precision.INT8: Limits(parity=0.05, batch=0.01, auc_drop=0.002, flipped=0.005),
 }
 
-#: Scans in one step of the calibration: memory for every activation of a network is taken for all of them.
+#: Scans in one step of the calibration: every activation of each of them is kept in memory.
 _CALIBRATION_BATCH: Final = 16
 
 _OF_THE_GATE: Final = frozenset({DISTANCE, COMPONENTS})
@@ -50,8 +53,8 @@ def change_precision(model: bytes, precision: Precision, calibration: Tensor, *,
 
     Args:
         model: float32 ONNX file.
-        precision: what is wanted.
-        calibration: (N, H, W, C) float32 training scans, looked at for int8 only.
+        precision: of the result.
+        calibration: (N, H, W, C) float32 training scans, used for int8 only.
         input_name: of the graph.
     """
     if precision is Precision.FLOAT16:
@@ -60,44 +63,38 @@ def change_precision(model: bytes, precision: Precision, calibration: Tensor, *,
 
 
 def _to_float16(model: bytes) -> bytes:
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     halved = convert_float_to_float16(onnx.load_model_from_string(model), keep_io_types=True)
     content: bytes = halved.SerializeToString()
     return content
 
 
+class _CalibrationReader(quantization.CalibrationDataReader):
+    """Yields the calibration scans batch by batch."""
+
+    def __init__(self, calibration: Tensor, input_name: str) -> None:
+        starts = range(0, len(calibration), _CALIBRATION_BATCH)
+        self._batches = ({input_name: calibration[start : start + _CALIBRATION_BATCH]} for start in starts)
+
+    def get_next(self) -> dict[str, Tensor] | None:
+        return next(self._batches, None)
+
+
 def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
-    """Quantise statically: QDQ, ranges from the smallest to the largest value, one scale a channel of the weights.
+    """Quantise statically: QDQ, ranges from the smallest to the largest value, one scale for each channel of weights.
 
-    Weights take 7 bits: where a processor has no VNNI, the sum of two 8-bit products overflows 16 bits, and the scores
-    are wrong by up to 0.7 there (cnn75). From the last layer with weights on everything stays float32: that costs
-    nothing, and scores in 256 steps would tie.
+    Weights take 7 bits: on processors without VNNI the sum of two 8-bit products overflows 16 bits, and scores are
+    wrong by up to 0.7 (cnn75). Everything from the last layer with weights on stays float32: it costs nothing, and
+    scores in 256 steps would tie.
     """
-    import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(quantization.CalibrationDataReader):
-        """Hands out the calibration scans batch by batch."""
-
-        def __init__(self) -> None:
-            self._starts = iter(range(0, len(calibration), _CALIBRATION_BATCH))
-
-        def get_next(self) -> dict[str, Tensor] | None:
-            start = next(self._starts, None)
-            return None if start is None else {input_name: calibration[start : start + _CALIBRATION_BATCH]}
-
     with tempfile.TemporaryDirectory() as folder:
         source, prepared, quantized = (Path(folder) / name for name in ("float32.onnx", "prepared.onnx", "int8.onnx"))
         source.write_bytes(model)
-        # Symbolic shape inference would need sympy; ONNX's own is enough for these graphs.
+        # Symbolic shape inference would need sympy; that of ONNX is enough for these graphs.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),
             str(quantized),
-            Reader(),
+            _CalibrationReader(calibration, input_name),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -108,7 +105,7 @@ def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
         )
         proto = onnx.load(str(quantized))
     used = [opset for opset in proto.opset_import if opset.domain in {node.domain for node in proto.graph.node}]
-    del proto.opset_import[:]  # ONNX Runtime names every operator set that it knows
+    del proto.opset_import[:]  # ONNX Runtime lists every operator set that it knows
     proto.opset_import.extend(used)
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()
@@ -116,12 +113,12 @@ def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
 
 
 def _find_float32(graph: Any) -> list[str]:
-    """Return the names of the nodes that int8 leaves in float32."""
+    """Return the names of the nodes that stay float32 in int8."""
     return [*_find_head(graph), *_find_gate_nodes(graph)]
 
 
 def _find_gate_nodes(graph: Any) -> list[str]:
-    """Return the names of the nodes that the input gate adds to a graph, behind the layers that it looks at."""
+    """Return the names of the nodes that the input gate adds to a graph, after the layers whose features it takes."""
     producers = {name: node for node in graph.node for name in node.output}
 
     def find_before(names: Iterable[str]) -> dict[str, Any]:
@@ -142,7 +139,7 @@ def _find_head(graph: Any) -> list[str]:
     """Return the names of the last nodes with weights before scores and activation map, and of all nodes after them."""
     producers = {name: node for node in graph.node for name in node.output}
     head: list[str] = []
-    # The embedding comes before the last layer, and so does what the gate looks at.
+    # The embedding comes before the last layer, as do the features of the gate.
     waiting = [output.name for output in graph.output if output.name not in {EMBEDDING, *_OF_THE_GATE}]
     while waiting:
         node = producers.get(waiting.pop())

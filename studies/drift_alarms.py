@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from exporter.drift_reference import measure_scans
+from nightread.inference.session import open_session
 from nightread.model.bundle import load_bundle
 from nightread.model.drift import Values, compare, summarise
+from nightread.settings import Device
 
 _SEED = 2018
 
@@ -24,7 +26,7 @@ def main(training_folder: Path, bundle_folder: Path, nights: int) -> None:
     bundle = load_bundle(bundle_folder)
     with np.load(training_folder / "prepared.npz", allow_pickle=False) as arrays:
         scans = arrays["inputs"]
-    values = measure_scans(bundle.model, scans, bundle.card.input, bundle.card.outputs)
+    values = measure_scans(open_session(bundle.model, Device.CPU, 1), scans, bundle.card.input, bundle.card.outputs)
     print(f"{bundle.card.reference}: {len(scans)} scans of the hold-out, {len(values)} measurements")
     rng = np.random.default_rng(_SEED)
     for title, least, most, halves in (

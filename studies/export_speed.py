@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import onnx
 
-from exporter.conversion import INPUT_NAME, OUTPUT_NAME, convert
+from exporter.conversion import INPUT_NAME, convert
 from exporter.precision import change_precision
 from nightread.inference.session import open_session
 from nightread.model.card import Precision
@@ -90,8 +90,7 @@ def build_application(name: str, size_px: int) -> tuple[Any, InputSpec]:
 
 def open_engine(model: bytes) -> Callable[[Tensor], Any]:
     """Open a graph as a worker does."""
-    session = open_session(model, Device.CPU, os.cpu_count() or 1).session
-    return lambda batch: session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]
+    return open_session(model, Device.CPU, os.cpu_count() or 1).score
 
 
 def measure(

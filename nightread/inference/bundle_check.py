@@ -1,14 +1,15 @@
-"""Checking a bundle on this machine, step by step, so that a person sees what held and what did not."""
+"""Check of a bundle on this machine: one finding for each step, and the one comparison of scores in batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from nightread.errors import DeviceError, ModelError
-from nightread.inference.scorer import Scores, find_allowed_parity, find_graph_faults
+from nightread.inference.scorer import find_allowed_parity, find_graph_faults
 from nightread.inference.session import OpenSession, open_session
 from nightread.machine import count_cores
 from nightread.model.bundle import MODEL_FILE, PARITY_FILE, Bundle, load_bundle
@@ -16,13 +17,16 @@ from nightread.model.onnx_file import read_onnx
 from nightread.scan.preprocessing import Tensor
 from nightread.settings import Settings
 
-#: One scan, a pair, a batch that divides nothing and the default batch.
+#: One scan, a pair, a prime and the default batch: converters have been wrong for all sizes but the one that they were
+#: tried with.
 BATCH_SIZES: Final = (1, 2, 7, 32)
+#: Size of the batch in which scans change places.
+_TURNED: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The largest absolute difference of scores in one arrangement of a batch."""
+    """Largest absolute difference of scores in one arrangement of a batch."""
 
     where: str
     difference: float
@@ -30,7 +34,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the table."""
+    """One line of the table of `nightread models check`."""
 
     check: str
     found: str
@@ -40,13 +44,13 @@ class Finding:
 
 @dataclass(slots=True)
 class Checked:
-    """What checking a bundle came to.
+    """Outcome of a check.
 
     Attributes:
-        findings: in the order of the checks; what a failed check leaves no ground for is missing.
-        bundle: None where it cannot be read.
-        session: None where it cannot be opened.
-        parity: largest difference found; None where it was not reached.
+        findings: in the order of the checks; steps that need a failed one are missing.
+        bundle: None if it cannot be read.
+        session: None if it cannot be opened.
+        parity: largest difference found; None if the check ended before.
         allowed: largest difference at which this machine may serve the model.
     """
 
@@ -58,7 +62,7 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether everything held."""
+        """Whether every check passed."""
         return all(finding.ok for finding in self.findings)
 
 
@@ -66,7 +70,7 @@ def check_bundle(folder: Path, settings: Settings) -> Checked:
     """Check every byte, the card, the graph, the device, and the scores in batches of several sizes.
 
     Args:
-        folder: the bundle's.
+        folder: of the bundle.
         settings: device and threads.
     """
     checked = Checked()
@@ -95,29 +99,41 @@ def check_bundle(folder: Path, settings: Settings) -> Checked:
     return checked
 
 
-def measure_batches(score: Callable[[Tensor], Scores], inputs: Tensor, expected: Scores) -> Iterator[Measured]:
-    """Compare scores in batches of every size, and of one scan at every place of a batch, with what is expected.
+def measure_batches(
+    score: Callable[[Tensor], npt.NDArray[Any]],
+    inputs: Tensor,
+    expected: npt.NDArray[Any],
+    sizes: Sequence[int] = BATCH_SIZES,
+) -> Iterator[Measured]:
+    """Compare scores with the expected ones in batches of every size, and with each scan at every place of a batch.
 
     Args:
-        score: (N, H, W, C) float32 to (N, labels) float32.
-        inputs: (N, H, W, C) float32; repeated where there are fewer than a batch takes.
+        score: maps (N, H, W, C) float32 to (N, labels) float32.
+        inputs: (N, H, W, C) float32; repeated if a batch takes more.
         expected: (N, labels) float32.
+        sizes: of the batches.
     """
-    for size in BATCH_SIZES:
-        batch = np.resize(inputs, (size, *inputs.shape[1:]))
-        wanted = np.resize(expected, (size, *expected.shape[1:]))
-        yield Measured(f"at batch size {size}", _differ(score(batch), wanted))
-    size = BATCH_SIZES[-2]
-    worst = 0.0
-    others = np.resize(inputs[1:] if len(inputs) > 1 else inputs, (size, *inputs.shape[1:]))
-    for position in range(size):
-        batch = others.copy()
-        batch[position] = inputs[0]
-        worst = max(worst, _differ(score(batch)[position], expected[0]))
+    for size in sizes:
+        places = spread_places(len(inputs), size)
+        yield Measured(f"at batch size {size}", _differ(score(inputs[places]), expected[places]))
+    size = min(_TURNED, max(sizes))
+    turns = [np.roll(spread_places(len(inputs), size), by) for by in range(size)]
+    worst = max(_differ(score(inputs[places]), expected[places]) for places in turns)
     yield Measured(f"at every position of {size}", worst)
 
 
-def _differ(scores: Scores, expected: Scores) -> float:
+def spread_places(count: int, wanted: int) -> npt.NDArray[np.int64]:
+    """Return (wanted,) places among `count` scans, repeated if there are fewer.
+
+    They are evenly spread: scans are listed label by label or score by score, and a batch needs all kinds.
+    """
+    if wanted > count:
+        return np.resize(np.arange(count), wanted)
+    return np.linspace(0, count - 1, wanted).astype(np.int64)
+
+
+def _differ(scores: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Return the largest absolute difference; infinite for another shape and for scores that are not finite."""
     if scores.shape != expected.shape:
         return float("inf")
     difference = float(np.abs(scores.astype(np.float64) - expected).max())
@@ -125,15 +141,9 @@ def _differ(scores: Scores, expected: Scores) -> float:
 
 
 def _check_parity(checked: Checked, bundle: Bundle, session: OpenSession) -> None:
-    name, output = session.session.get_inputs()[0].name, session.session.get_outputs()[0].name
     allowed = find_allowed_parity(bundle.card, session.device)
-
-    def score(batch: Tensor) -> Scores:
-        scores: Scores = session.session.run([output], {name: batch})[0]
-        return scores
-
     checked.allowed, checked.parity = allowed, 0.0
-    for measured in measure_batches(score, bundle.parity_inputs, bundle.parity_scores):
+    for measured in measure_batches(session.score, bundle.parity_inputs, bundle.parity_scores):
         checked.parity = max(checked.parity, measured.difference)
         is_within = measured.difference <= allowed
         checked.findings.append(

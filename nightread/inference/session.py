@@ -1,27 +1,34 @@
-"""ONNX Runtime sessions, and the rule that the device which was asked for is the device that is used."""
+"""The one place that opens ONNX Runtime sessions: worker, import, check and export all run a model through it.
+
+It keeps one rule: the device that was asked for is the device that is used.
+"""
 
 import contextlib
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from nightread.errors import CardMismatch, DeviceError
 from nightread.model.onnx_file import refuse_external_data
+from nightread.scan.preprocessing import Tensor
 from nightread.settings import Device
 
 _log = logging.getLogger(__name__)
 
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
-#: One of these exists where a driver has found a GPU: Linux, and Windows' Linux subsystem.
+#: A driver that has found a GPU creates one of these; the second is that of Windows' Linux subsystem.
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _LOAD_ERROR_LENGTH = 200
-#: What the allocators of ONNX Runtime, CUDA, cuDNN and cuBLAS say where there is no memory; no error class tells it.
+#: Texts of ONNX Runtime, CUDA, cuDNN and cuBLAS for a failed allocation, which has no error class of its own.
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 _state = ort.capi.onnxruntime_pybind11_state
 _LOAD_ERRORS: tuple[type[Exception], ...] = (
@@ -34,8 +41,7 @@ _LOAD_ERRORS: tuple[type[Exception], ...] = (
     _state.NotImplemented,
 )
 
-
-#: What `InferenceSession.run` may raise.
+#: Errors that `InferenceSession.run` may raise.
 RUN_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,
     RuntimeError,
@@ -46,17 +52,17 @@ RUN_ERRORS: tuple[type[Exception], ...] = (
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of `InferenceSession.run` says that the device's memory does not suffice."""
+    """Return whether an error of `InferenceSession.run` means that the device is out of memory."""
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session and what it really runs on.
+    """A session, and the device and provider that it runs on.
 
     Attributes:
         session: `onnxruntime.InferenceSession`.
-        provider: the execution provider in use, as ONNX Runtime names it.
+        provider: execution provider in use, as ONNX Runtime names it.
         device: cpu or cuda.
         runtime: name and version of the inference runtime.
     """
@@ -66,21 +72,41 @@ class OpenSession:
     device: str
     runtime: str
 
+    def compute(self, outputs: Sequence[str], scans: Tensor, at_once: int | None = None) -> list[npt.NDArray[Any]]:
+        """Return outputs of the graph for prepared scans.
+
+        Args:
+            outputs: names.
+            scans: (N, H, W, C) float32, N > 0.
+            at_once: scans in a batch; None: all of them.
+
+        Returns:
+            (N, ...) of each output, in the order of the names.
+        """
+        size, name = at_once or len(scans), self.session.get_inputs()[0].name
+        starts = range(0, len(scans), size)
+        batches = [self.session.run(list(outputs), {name: scans[start : start + size]}) for start in starts]
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+    def score(self, scans: Tensor) -> npt.NDArray[Any]:
+        """Return (N, labels) scores, the first output, of (N, H, W, C) prepared scans in one batch."""
+        return self.compute([self.session.get_outputs()[0].name], scans)[0]
+
 
 def open_session(model: bytes, device: Device, threads: int) -> OpenSession:
     """Open a session on the device that was asked for.
 
-    `onnxruntime-gpu` lists the CUDA provider as available wherever it is installed and falls back to the CPU in
-    silence where CUDA does not load, so only the finished session is believed.
+    `onnxruntime-gpu` lists the CUDA provider as available wherever it is installed, and falls back to the CPU silently
+    if CUDA does not load. So the provider is read from the finished session.
 
     Args:
         model: an ONNX file.
-        device: `auto` takes CUDA where it is really active, and logs what it took.
+        device: `auto` takes CUDA if it works, and logs a warning if there is a GPU that does not.
         threads: threads of one operator on the CPU.
 
     Raises:
         DeviceError: `cuda` was asked for and is not active.
-        CardMismatch: the bytes are no model that ONNX Runtime can load, or want tensors from other files.
+        CardMismatch: ONNX Runtime cannot load the bytes as a model, or the model needs tensors from other files.
     """
     refuse_external_data(model)
     wanted = device is Device.CUDA or (device is Device.AUTO and _may_have_gpu())
@@ -104,8 +130,8 @@ def _may_have_gpu() -> bool:
 
 
 def _load_on_cuda(model: bytes, threads: int) -> Any:
-    """Try CUDA without ONNX Runtime's own pages of errors: the session tells whether it worked."""
-    with contextlib.redirect_stdout(io.StringIO()):  # where it prints each library that it does not find
+    """Try CUDA and suppress ONNX Runtime's own pages of errors: the session's provider says whether it worked."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints each library that it does not find
         ort.preload_dlls()  # those of the extra `cuda`
     ort.set_default_logger_severity(_FATAL_ONLY)
     try:
@@ -119,8 +145,8 @@ def _load(model: bytes, providers: list[str], threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY if _CUDA in providers else _ERRORS_ONLY
-    options.use_deterministic_compute = True  # the same scan, the same score
-    # Idle inference threads sleep rather than spin: the cores have the next scans to decode.
+    options.use_deterministic_compute = True  # a scan gets the same score each time
+    # Idle inference threads sleep and do not spin: the cores have the next scans to decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(model, options, providers=providers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -130,6 +130,14 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
+
+
+#: Names of the outputs that a graph may have; scores come first, and the last two belong to the input gate.
+SCORES: Final = "scores"
+EMBEDDING: Final = "embedding"
+ACTIVATION_MAP: Final = "activation_map"
+DISTANCE: Final = "distance"
+COMPONENTS: Final = "components"
 
 
 class Output(_Part):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from exporter.drift_reference import measure_scans
+from nightread.inference.session import open_session
 from nightread.model.card import Output
 from nightread.model.drift import summarise
 from nightread.scan.preprocessing import InputSpec, read_and_prepare
+from nightread.settings import Device
 from tests.factories import draw_chest, encode_jpeg
 from tests.onnx_factories import make_gate, make_onnx, write_tiny_bundle
 from tests.program import last_json, make_environment, run
@@ -18,7 +20,7 @@ OUTPUTS = [Output(name=name, shape=(1,), description="") for name in ("scores", 
 def test_a_worker_stores_what_the_export_measured_and_drift_compares_it(tmp_path):
     files = [encode_jpeg(draw_chest(seed, 40, 48)) for seed in range(20)]
     tensors = np.stack([read_and_prepare(file, SPEC, max_pixels=10**6)[0] for file in files])
-    measured = measure_scans(make_onnx(gated=True), tensors, SPEC, OUTPUTS)
+    measured = measure_scans(open_session(make_onnx(gated=True), Device.CPU, 1), tensors, SPEC, OUTPUTS)
     write_tiny_bundle(
         tmp_path / "models",
         gate=make_gate(max_distance=9, doubtful_distance=9),

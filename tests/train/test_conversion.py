@@ -9,10 +9,9 @@ import onnx
 import onnxruntime
 
 from exporter.conversion import INPUT_NAME, OPSET, convert
-from exporter.outputs import ACTIVATION_MAP, EMBEDDING, SCORES
-from exporter.parity import check_independence, check_parity, open_session
+from exporter.parity import check_independence, check_parity, open_converted
 from exporter.precision import LIMITS, change_precision
-from nightread.model.card import Precision
+from nightread.model.card import ACTIVATION_MAP, EMBEDDING, SCORES, Precision
 from nightread.scan.preprocessing import InputSpec
 
 # Keras 3 on NumPy 2 warns about its own code; a model's own warnings are not ours.
@@ -102,7 +101,7 @@ def compute_all(converted):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_graph_reproduces_its_source_at_every_batch_size(networks, name):
     model, converted = networks[name]
-    compute = open_session(converted.model)
+    compute = open_converted(converted.model).score
     labels = model.output_shape[1]
     parity = check_parity(
         lambda scans: np.asarray(model(scans, training=False)), compute, SCANS, [0.999] * labels, batch_sizes=(1, 7, 32)
@@ -195,8 +194,8 @@ def test_other_precisions_have_the_same_inputs_and_outputs(networks, name, preci
 def test_int8_scores_are_not_in_256_steps(networks):
     _, converted = networks["inception-resnet"]
     model = change_precision(converted.model, Precision.INT8, SCANS[:16], input_name=INPUT_NAME)
-    scores = open_session(model)(SCANS)
-    assert np.abs(scores - open_session(converted.model)(SCANS)).max() <= LIMITS[Precision.INT8].parity
+    scores = open_converted(model).score(SCANS)
+    assert np.abs(scores - open_converted(converted.model).score(SCANS)).max() <= LIMITS[Precision.INT8].parity
     graph = onnx.load_model_from_string(model).graph
     producers = {name: node for node in graph.node for name in node.output}
     assert producers[SCORES].op_type == "Sigmoid"

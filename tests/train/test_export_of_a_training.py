@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from cli.commands import train as train_module
 from exporter import export as exporting
-from exporter.conversion import INPUT_NAME, OUTPUT_NAME, Converted
+from exporter.conversion import INPUT_NAME, Converted
 from exporter.export import export
-from exporter.parity import open_session
+from exporter.parity import open_converted
 from exporter.precision import LIMITS
 from nightread.errors import CardMismatch, ExportError, ParityMismatch
 from nightread.inference.scorer import Scorer
@@ -47,7 +47,7 @@ def test_the_bundle_is_one_that_a_worker_loads(exported):
 
 def test_onnx_runtime_reproduces_the_scores_in_the_bundle(exported):
     bundle = exported.bundle
-    scores = open_session(bundle.model)(bundle.parity_inputs)
+    scores = open_converted(bundle.model).score(bundle.parity_inputs)
     assert scores.dtype == np.float32
     assert np.abs(scores - bundle.parity_scores).max() <= bundle.card.parity_tolerance
     assert exported.parity.largest_difference <= 1e-5
@@ -61,7 +61,7 @@ def test_the_parity_scans_run_from_the_lowest_to_the_highest_score(exported):
 def test_names_and_the_free_batch_axis_are_in_the_graph(exported):
     graph = onnx.load_model_from_string(exported.bundle.model).graph
     (graph_input,) = graph.input
-    assert (graph_input.name, graph.output[0].name) == (INPUT_NAME, OUTPUT_NAME)
+    assert (graph_input.name, graph.output[0].name) == (INPUT_NAME, "scores")
     axes = graph_input.type.tensor_type.shape.dim
     assert not axes[0].dim_value
     assert [axis.dim_value for axis in axes[1:]] == [75, 75, 3]
@@ -170,7 +170,7 @@ def test_the_hold_out_is_read_from_its_files_again(trained, tmp_path):
 
 def test_a_model_that_the_runtime_cannot_open_is_refused():
     with pytest.raises(ParityMismatch, match="ONNX Runtime cannot open the converted model"):
-        open_session(b"no model")
+        open_converted(b"no model")
 
 
 def test_a_bundle_is_never_written_over(trained, exported):

@@ -10,6 +10,7 @@ pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --ext
 
 from exporter.conversion import convert
 from exporter.gate import check_gate
+from exporter.parity import open_converted
 from exporter.precision import change_precision
 from nightread.errors import ExportError, ParityMismatch
 from nightread.model.card import Gate, Precision
@@ -148,7 +149,7 @@ def test_lower_precisions_keep_the_gate_and_say_what_it_rejects(divided, fitted,
     calibration = divided.scans.inputs[:64]
     changed = change_precision(graph.model, precision, calibration, input_name="scans")
     scans = divided.scans.inputs[divided.split[Part.HOLD_OUT]]
-    checked = check_gate(changed, arrays, scans, SPEC, gate, exact=False)
+    checked = check_gate(open_converted(changed), arrays, scans, SPEC, gate, exact=False)
     assert checked.false_rejection.value <= 0.05
     assert checked.max_distance == gate.max_distance
 
@@ -158,7 +159,7 @@ def test_a_graph_with_other_distances_is_refused(divided, fitted, graph):
     scans = divided.scans.inputs[divided.split[Part.HOLD_OUT]]
     other = FittedGate(arrays.layers, arrays.mean, arrays.projection, arrays.distances * 1.01)
     with pytest.raises(ParityMismatch, match="distances differ"):
-        check_gate(graph.model, other, scans, SPEC, gate, exact=True)
+        check_gate(open_converted(graph.model), other, scans, SPEC, gate, exact=True)
 
 
 def test_a_gate_that_rejects_many_real_scans_is_refused(divided, fitted, graph):
@@ -166,7 +167,7 @@ def test_a_gate_that_rejects_many_real_scans_is_refused(divided, fitted, graph):
     scans = divided.scans.inputs[divided.split[Part.HOLD_OUT]]
     strict = Gate.model_validate(gate.model_dump() | {"max_distance": 0.5, "doubtful_distance": 0.5})
     with pytest.raises(ExportError, match="rejects"):
-        check_gate(graph.model, arrays, scans, SPEC, strict, exact=True)
+        check_gate(open_converted(graph.model), arrays, scans, SPEC, strict, exact=True)
 
 
 def test_with_too_few_scans_there_is_no_gate_and_none_stays_from_before(model, tmp_path):

@@ -204,19 +204,13 @@ def _run_checker(model: bytes) -> list[str]:
 
 def _score(session: OpenSession, card: Card, inputs: Tensor) -> Scores:
     """Return the scores of the parity file, after making sure that they do not depend on the batch."""
-    name, output = session.session.get_inputs()[0].name, session.session.get_outputs()[0].name
-
-    def score(batch: Tensor) -> Scores:
-        scores: Scores = session.session.run([output], {name: batch})[0]
-        return scores
-
-    scores = np.concatenate([score(inputs[index : index + 1]) for index in range(len(inputs))])
+    scores: Scores = np.concatenate([session.score(scan[np.newaxis]) for scan in inputs])
     if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise CardMismatch(
             f"{card.reference} returns scores from {scores.min():.4g} to {scores.max():.4g}; they must lie in [0, 1]: "
             "export the network with its sigmoid or softmax"
         )
-    for measured in measure_batches(score, inputs, scores):
+    for measured in measure_batches(session.score, inputs, scores):
         if not measured.difference <= card.parity_tolerance:
             raise CardMismatch(
                 f"the scores of {card.reference} differ by {measured.difference:.2g} {measured.where} from those of "

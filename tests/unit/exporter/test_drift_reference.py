@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from exporter.drift_reference import measure_hold_out, measure_scans
+from nightread.inference.session import open_session
 from nightread.model.card import Output
 from nightread.model.training_folder import TrainingFolder
 from nightread.scan.preprocessing import InputSpec
+from nightread.settings import Device
 from tests.factories import make_metric
 from tests.onnx_factories import USUAL_GRAY, make_gate, make_onnx, score_tiny
 
@@ -22,13 +24,17 @@ def draw(scans):
     return np.random.default_rng(4).random((scans, 8, 8, 1)).astype(np.float32)
 
 
+def open_tiny(*, gated=False):
+    return open_session(make_onnx(gated=gated), Device.CPU, 1)
+
+
 def make_trained(scans, card):
     return TrainingFolder(Path("none"), SPEC, ("pneumonia",), (), scans, None, None, None, card, gate=None)
 
 
 def test_the_hold_out_is_measured_through_the_graph():
     scans = draw(30)
-    reference = measure_hold_out(make_onnx(gated=True), make_trained(scans, GATE), OUTPUTS)
+    reference = measure_hold_out(open_tiny(gated=True), make_trained(scans, GATE), OUTPUTS)
 
     assert (reference.scans, reference.rejected_share) == (30, 0.0125)
     assert reference.quantiles["score"][0] == pytest.approx(score_tiny(scans).min(), abs=1e-4)
@@ -41,12 +47,12 @@ def test_the_hold_out_is_measured_through_the_graph():
 
 
 def test_without_a_gate_there_is_nothing_that_workers_measure():
-    assert measure_hold_out(make_onnx(), make_trained(draw(5), {}), [SCORES]) is None
+    assert measure_hold_out(open_tiny(), make_trained(draw(5), {}), [SCORES]) is None
 
 
 def test_scans_are_measured_in_batches_as_in_one():
     scans = draw(7)
-    whole = measure_scans(make_onnx(), scans, SPEC, [SCORES])
-    alone = [measure_scans(make_onnx(), scans[place : place + 1], SPEC, [SCORES]) for place in range(7)]
+    whole = measure_scans(open_tiny(), scans, SPEC, [SCORES])
+    alone = [measure_scans(open_tiny(), scans[place : place + 1], SPEC, [SCORES]) for place in range(7)]
     for name, values in whole.items():
         assert values == pytest.approx([one[name][0] for one in alone], abs=1e-6)

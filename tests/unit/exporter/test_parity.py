@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from exporter.parity import BATCH_SIZES, check_independence, check_parity, choose_batch_sizes
+from exporter.parity import check_independence, check_parity, choose_batch_sizes
 from nightread.errors import ParityMismatch
+from nightread.inference.bundle_check import BATCH_SIZES
 from nightread.scan.preprocessing import InputSpec
 
 SCANS = np.linspace(0, 1, 10, dtype=np.float32).reshape(10, 1, 1, 1)
@@ -15,6 +16,10 @@ def score(scans):
 
 def is_second(scans):
     return (np.arange(len(scans)) == 1)[:, np.newaxis]
+
+
+def is_middle(scans):
+    return (score(scans) > 0.5) & (score(scans) < 0.9)
 
 
 def check(compute, thresholds=(0.5,)):
@@ -97,9 +102,12 @@ def test_a_scan_scores_the_same_in_any_batch_and_position():
 @pytest.mark.parametrize(
     ("compute", "message"),
     [
-        (lambda scans: score(scans) + np.float32(1e-3) * (len(scans) > 1), "the batch around a scan"),
-        (lambda scans: score(scans) - score(scans).mean(keepdims=True), "the batch around a scan"),
-        (lambda scans: score(scans) + np.float32(1e-3) * ((score(scans) > 0.5) & is_second(scans)), "the position"),
+        (lambda scans: score(scans) + np.float32(1e-3) * (len(scans) > 1), "at batch size 2 it differs by 0.001"),
+        (lambda scans: score(scans) - score(scans).mean(keepdims=True), "at batch size 2 it differs by 0.5"),
+        (
+            lambda scans: score(scans) + np.float32(1e-3) * (is_middle(scans) & is_second(scans)),
+            "at every position",
+        ),
     ],
 )
 def test_a_score_that_depends_on_its_neighbours_is_refused(compute, message):

@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from exporter.parity import open_session
+from exporter.parity import open_converted
 from exporter.same_pixels import (
     DATA_SET_FILE,
     DICOM_COPY,
@@ -46,7 +46,7 @@ def folders(tmp_path):
 
 
 def test_every_way_to_a_scan_is_compared(folders):
-    compute = open_session(make_onnx(gain=4.0, bias=-2.0))  # a network, if a small one
+    compute = open_converted(make_onnx(gain=4.0, bias=-2.0)).score  # a network, if a small one
     compared = compare_ways(*folders, SPEC, compute, BAND)
 
     dicom = {

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from exporter.accuracy import check_accuracy, compute_auc
+pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
+
+from exporter.accuracy import check_accuracy
 from exporter.precision import LIMITS
 from nightread.errors import ExportError
 from nightread.model.card import Precision
@@ -36,7 +38,11 @@ def turn(count):
     ],
 )
 def test_the_auc_is_how_often_a_scan_with_the_label_scores_higher(targets, scores, auc):
-    assert compute_auc(np.array(targets, bool), np.array(scores)) == auc
+    column = np.array(scores)[:, np.newaxis]
+    present = np.array(targets, bool)[:, np.newaxis]
+    limits = LIMITS[Precision.FLOAT32]
+    accuracy = check_accuracy(column, column, present, thresholds=(0.5,), labels=("pneumonia",), limits=limits)
+    assert accuracy.source_auc == accuracy.auc == {"pneumonia": auc}
 
 
 def test_five_of_a_thousand_decisions_may_change_and_not_six():
