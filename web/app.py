@@ -1,6 +1,6 @@
 """The worklist page: what a reader wants in the morning. It only reads.
 
-Start it with `uv run --extra web uvicorn web.app:make_app --factory`. It has no login: see docs/operations.md.
+Start it with `uv run --extra web uvicorn web.app:make_app --factory`. It has no login: see docs/how-to/worklist.md.
 """
 
 from collections.abc import AsyncIterator

@@ -56,6 +56,6 @@ class Guard:
             status_code=421,
             title="Not under this name",
             explanation="This page answers to localhost and 127.0.0.1 only. A reverse proxy in front of it must ask "
-            "for it by one of these names: see docs/operations.md.",
+            "for it by one of these names: see docs/how-to/worklist.md.",
         )
         await response(scope, receive, send_with_headers)

@@ -1,4 +1,4 @@
-"""The Redis of docker-compose.yml has the settings that operations.md explains, and users with narrow rights."""
+"""The Redis of docker-compose.yml has the settings of docs/reference/queue.md, and users with narrow rights."""
 
 from pathlib import Path
 

@@ -10,7 +10,8 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-import nightread
+import nightread.errors
+from cli.exits import Exit
 from cli.main import app
 from nightread.errors import NightreadError
 from nightread.reasons import Reason
@@ -215,17 +216,20 @@ class TestRequirements:
         assert not {"tensorflow", "keras", "tf2onnx", "pytest", "nightread"} & names
 
 
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")})
+
+
 class TestPages:
-    def test_readme_names_every_setting_and_no_other(self):
-        in_table = [cell for cell in find_table_cells(read("README.md")) if cell.startswith("NIGHTREAD_")]
+    def test_settings_page_names_every_setting_and_no_other(self):
+        in_table = find_table_cells(read("docs/reference/settings.md"))
         assert sorted(in_table) == sorted(f"NIGHTREAD_{name.upper()}" for name in Settings.model_fields)
-        pages = "".join(read(page) for page in ("README.md", "docs/design.md", "docs/operations.md", "CONTRIBUTING.md"))
-        others = {"NIGHTREAD_TEST_DATA", "NIGHTREAD_FAILPOINT"}
-        assert set(re.findall(r"NIGHTREAD_[A-Z_]+[A-Z]", pages)) <= {*in_table, *others}
+        named = {name for page in PAGES for name in re.findall(r"NIGHTREAD_[A-Z_]+[A-Z]", page.read_text())}
+        assert named <= {*in_table, "NIGHTREAD_TEST_DATA", "NIGHTREAD_FAILPOINT", "NIGHTREAD_FAILPOINT_DIR"}
 
     @pytest.mark.parametrize("name", [n for n, f in Settings.model_fields.items() if f.default_factory is None])
-    def test_readme_tells_the_default_of(self, name):
-        row = next(line for line in read("README.md").splitlines() if f"`NIGHTREAD_{name.upper()}`" in line)
+    def test_settings_page_tells_the_default_of(self, name):
+        page = read("docs/reference/settings.md")
+        row = next(line for line in page.splitlines() if f"`NIGHTREAD_{name.upper()}`" in line)
         default = Settings.model_fields[name].default
         if hasattr(default, "get_secret_value"):
             default = default.get_secret_value()
@@ -235,28 +239,29 @@ class TestPages:
         else:
             assert shown == (f"{default:g}" if isinstance(default, float) else str(default))
 
-    def test_readme_names_every_command_and_no_other(self):
-        rows = [cell for cell in find_table_cells(read("README.md")) if cell.startswith("nightread ")]
-        named = {" ".join(re.findall(r"[a-z]+", re.sub(r"\[?[A-Z]+\]?[.]*", "", row))[1:]) for row in rows}
-        assert named == set(COMMANDS)
+    def test_commands_page_names_every_command_and_no_other(self):
+        rows = find_table_cells(read("docs/reference/commands.md"))
+        named = [" ".join(re.findall(r"[a-z]+", re.sub(r"\[?[A-Z]+\]?[.]*", "", row))[1:]) for row in rows]
+        assert sorted(named) == sorted(COMMANDS)
 
     def test_every_command_line_on_a_page_is_one_of_the_program(self):
         lines = []
-        for page in ("README.md", "docs/operations.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/design.md"):
-            blocks = "".join(re.findall(r"```sh\n(.*?)```", read(page), re.DOTALL))
+        for page in PAGES:
+            text = page.read_text(encoding="utf-8")
+            blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
             lines += re.findall(
-                r"^(?:uv run (?:--extra train )?|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
+                r"^(?:uv run (?:--\w+ \w+ )*|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
             )
-            lines += re.findall(r"`nightread ([a-z][^`\n]*)`", read(page))
-        assert len(lines) > 30
+            lines += re.findall(r"`nightread\s([a-z][^`]*)`", text)
+        assert len(lines) > 100
         for line in lines:
             words = line.split("#")[0].replace("COMMAND", "score").split()
-            name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+            name = next((name for name in (" ".join(words[:2]), words[0]) if name in {*COMMANDS, "models"}), None)
             assert name is not None, line
-            assert {word for word in words if word.startswith("--")} <= COMMANDS[name], line
+            assert {word for word in words if word.startswith("--")} <= COMMANDS.get(name, set()), line
 
-    def test_readme_names_options_that_exist(self):
-        for row in read("README.md").splitlines():
+    def test_commands_page_names_options_that_exist(self):
+        for row in read("docs/reference/commands.md").splitlines():
             if row.startswith("| `nightread "):
                 command, text = row.split("|", 2)[1:]
                 words = re.findall(r"[a-z]+", command)[1:]
@@ -271,28 +276,32 @@ class TestPages:
         ]
         assert "\nuv run --group test pytest\n" in read(".ci/run")
 
-    def test_operations_explains_every_reason_on_its_side(self):
-        rejected, _, failed = read("docs/operations.md").partition("`failed`: the system is at fault")
-        rejected = rejected.partition("`rejected`: the file is at fault")[2]
-        failed = failed.partition("\n## ")[0]
+    def test_reason_codes_page_explains_every_reason_on_its_side(self):
+        rejected, failed = read("docs/reference/reason-codes.md").split("\n## failed\n")
         assert find_table_cells(rejected) == [reason.value for reason in Reason if reason.is_rejection]
         assert find_table_cells(failed) == [reason.value for reason in Reason if not reason.is_rejection]
 
-    def test_pages_tell_the_same_exit_codes(self):
-        codes = ["0", "1", "2", "3", "5", "130"]
-        for page in ("README.md", "docs/operations.md"):
-            assert re.findall(r"^\| (\d+) \|", read(page), re.MULTILINE) == codes, page
+    def test_exit_codes_page_explains_every_exit_code(self):
+        codes = re.findall(r"^\| (\d+) \|", read("docs/reference/exit-codes.md"), re.MULTILINE)
+        assert codes == [str(code.value) for code in Exit]
 
-    def test_design_draws_the_tree_of_errors(self):
+    def test_tree_of_errors_is_drawn_whole(self):
         def walk(error):
             yield error
             for child in error.__subclasses__():
                 yield from walk(child)
 
-        design = read("docs/design.md")
         for error in walk(NightreadError):
             if error.__module__ == "nightread.errors":
-                assert re.search(rf"^ *{error.__name__} ", design + " ", re.MULTILINE) or error is NightreadError
+                assert re.search(rf"^ *{error.__name__}\b", nightread.errors.__doc__, re.MULTILINE)
+
+    def test_design_maps_every_folder_of_the_packages(self):
+        packages = tomllib.loads(read("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+        inits = [init for package in packages for init in ROOT.glob(f"{package}/**/__init__.py")]
+        folders = {f"{init.parent.relative_to(ROOT)}/" for init in inits}
+        in_map = set(find_table_cells(read("docs/design.md").partition("## File map")[2].partition("\n##")[0]))
+        assert folders - in_map == set()
+        assert [folder for folder in in_map if not (ROOT / folder).is_dir()] == []
 
     def test_glossary_gives_each_word_one_row(self):
         rows = [line.split("|")[1].strip() for line in read("docs/glossary.md").splitlines() if line.startswith("| ")]
@@ -300,10 +309,17 @@ class TestPages:
         assert len(words) == len(set(words))
         assert {"scan", "run", "job", "task", "batch", "label", "score", "prediction", "lease", "parity"} <= set(words)
 
-    def test_links_between_pages_lead_somewhere(self):
-        for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
-            for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-                assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+    def test_links_lead_somewhere_on(self, page):
+        text = page.read_text(encoding="utf-8")
+        defined = dict(re.findall(r"^\[([\w-]+)\]: (\S+)$", text, re.MULTILINE))
+        assert set(re.findall(r"\]\[([\w-]+)\]", text)) <= set(defined)
+        for target in [*re.findall(r"\]\(([^)#]+)[^)]*\)", text), *defined.values()]:
+            assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), target
+
+    def test_docs_site_names_every_page_in_its_navigation(self):
+        pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT}
+        assert set(re.findall(r'"([^"]+\.md)"', read("zensical.toml"))) == pages
 
     def test_changelog_has_the_next_release_on_top(self):
         assert re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)[0] == "Unreleased"

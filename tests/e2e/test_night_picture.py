@@ -1,0 +1,21 @@
+"""The picture of README.md is one that the program's own rows make."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from studies.night_picture import describe, draw_night, score_demo
+from tests.compose import ROOT
+
+
+def test_picture_shows_every_file_of_a_ward_with_its_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIGHTREAD_MODEL", "")
+    rows, summary = score_demo(tmp_path)
+    ward = [row for row in rows if Path(row["path"]).parent.name == "ward-2"]
+    texts = {Path(row["path"]).name: describe(row)[0] for row in ward}
+    assert len(texts) == 15
+    assert texts["cut-short.jpg"] == "rejected: damaged"
+    assert texts["no-image.jpg"] == "rejected: not-an-image"
+    assert texts["copy-of-demo-000.jpg"].endswith(", reused")
+    with Image.open(ROOT / "docs" / "pictures" / "night.png") as kept:
+        assert kept.size == draw_night(ward, summary).size
