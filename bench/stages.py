@@ -35,7 +35,7 @@ from nightread.scan.files import read_file
 from nightread.scan.preprocessing import Tensor, decode_size_px, prepare
 from nightread.scan.scan import Scan
 from nightread.settings import Settings
-from worker.runs.enqueue import enqueue
+from worker.runs.enqueue import write_run
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -282,7 +282,7 @@ def measure_commit(engine: Engine, settings: Settings, bundle: Bundle, folder: P
         bundle: the model of the made-up results.
         folder: the scans whose rows are written.
     """
-    run_id = enqueue(engine, settings, bundle, [folder], name="bench", embedded=True).run_id
+    run_id = write_run(engine, settings, bundle, [folder], name="bench", embedded=True).run_id
     job_ids = write(engine, lambda connection: take_due_jobs(connection, _MOST_JOBS, _LONGEST_S, run_id=run_id))
     started, committed = time.perf_counter(), 0
     for job_id in job_ids:

@@ -28,7 +28,7 @@ from nightread.model.bundle import Bundle
 from nightread.settings import Settings, read_settings
 from worker.queue.celery_app import make_app
 from worker.queue.publisher import Publisher
-from worker.runs.enqueue import enqueue
+from worker.runs.enqueue import write_run
 
 _PROGRAM: Final = (sys.executable, "-c", "from cli.main import run; run()")
 #: Looking takes time from the workers; their end is told by the database, to the millisecond.
@@ -129,7 +129,7 @@ def _warm_up(
 
 def _run(engine: Engine, settings: Settings, publisher: Publisher, bundle: Bundle, folder: Path) -> float:
     """Return how long a run took from the publishing of its jobs to its end, in seconds by the database's clock."""
-    run_id = enqueue(engine, settings, bundle, [folder], name="bench", embedded=False).run_id
+    run_id = write_run(engine, settings, bundle, [folder], name="bench", embedded=False).run_id
     with reading(engine) as connection:
         started: datetime = connection.execute(select(database_now())).scalar_one()
     publisher.publish_due(engine)

@@ -237,3 +237,16 @@ def check_roots(settings: Settings) -> None:
         raise SettingsError(
             f"NIGHTREAD_SCAN_ROOTS: no such folder: {', '.join(missing)}; mount it, or mend the setting"
         )
+
+
+def check_shared_broker(settings: Settings, command: str) -> None:
+    """Make sure that other processes can take the jobs that `command` is about.
+
+    Raises:
+        SettingsError: the broker lives in one process; the message names the setting.
+    """
+    if not settings.has_shared_broker:
+        raise SettingsError(
+            f"`{command}` needs a broker that workers share: set NIGHTREAD_BROKER_URL=redis://HOST:6379/0, "
+            "or score in this process with `nightread score`"
+        )

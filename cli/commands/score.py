@@ -80,34 +80,33 @@ def enqueue(
     from cli.output.follow import follow_run
     from db.engine import make_engine
     from db.schema import ensure_schema
-    from nightread.settings import read_settings
-    from worker.queue.celery_app import make_app
-    from worker.queue.publisher import Publisher
-    from worker.registry.choose import choose_bundle
-    from worker.runs.enqueue import enqueue as write_run
+    from nightread.settings import check_shared_broker, read_settings
+    from worker.runs.enqueue import Enqueued, enqueue_run
 
     settings = read_settings(model=model, gate=False if no_gate else None)
-    need_shared_broker(settings, "enqueue")
+    check_shared_broker(settings, "enqueue")
     engine = make_engine(settings.database_url.get_secret_value())
-    with waiting("listing scans"):
-        ensure_schema(engine)
-        bundle = choose_bundle(engine, settings).bundle
-        enqueued = write_run(engine, settings, bundle, paths, name=name, embedded=False)
-    if as_json:
-        print_json(
-            {
-                "run": enqueued.run_id,
-                "found": enqueued.found,
-                "skipped": sum(enqueued.skipped.values()),
-                "skipped_by_reason": enqueued.skipped,
-            }
-        )
-    else:
-        say(f"{enqueued.found:,} scans enqueued{_in_words(enqueued.skipped)}; run:")
-        typer.echo(enqueued.run_id)
-    Publisher(make_app(settings), settings).publish_due(engine)
+    written: list[Enqueued] = []
+    try:
+        with waiting("listing scans"):
+            ensure_schema(engine)
+            enqueue_run(engine, settings, paths, name=name, on_commit=written.append)
+    finally:  # the run is there, even where the broker does not answer
+        for enqueued in written:
+            if as_json:
+                print_json(
+                    {
+                        "run": enqueued.run_id,
+                        "found": enqueued.found,
+                        "skipped": sum(enqueued.skipped.values()),
+                        "skipped_by_reason": enqueued.skipped,
+                    }
+                )
+            else:
+                say(f"{enqueued.found:,} scans enqueued{_in_words(enqueued.skipped)}; run:")
+                typer.echo(enqueued.run_id)
     if wait:
-        raise typer.Exit(follow_run(engine, enqueued.run_id, as_json=as_json))
+        raise typer.Exit(follow_run(engine, written[0].run_id, as_json=as_json))
 
 
 def retry(run: NamedRun, as_json: Json = False) -> None:
@@ -117,16 +116,14 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
     """
     _keep_to_one_thread()
     from cli.output.console import print_json, say
-    from db.engine import reading, write
-    from db.runs import find_run, retry_run
+    from db.engine import reading
+    from db.runs import find_run
     from db.schema import ensure_schema
-    from nightread.failpoints import Point, failpoint
     from nightread.logs import configure_logging
     from nightread.settings import read_settings
     from worker.process import WorkerProcess
-    from worker.queue.celery_app import make_app
-    from worker.queue.publisher import Publisher
-    from worker.runs.enqueue import describe_owner, describe_settings
+    from worker.runs.embedded import retry_here
+    from worker.runs.enqueue import retry_run
 
     settings = read_settings()
     configure_logging(settings, level="WARNING")
@@ -136,26 +133,12 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
     with reading(engine) as connection:
         found = find_run(connection, run)
     here = found.embedded or not settings.has_shared_broker
-    if here:
-        process.find_scorer(found)  # before anything is queued that this machine then cannot score
-    queued = write(
-        engine,
-        lambda connection: retry_run(
-            connection,
-            found.id,
-            settings.job_size,
-            embedded=here,
-            settings=describe_settings(settings) | {"gate": found.settings.get("gate", True)},
-            owner=describe_owner() if here else None,
-        ),
-    )
-    failpoint(Point.RETRY_AFTER_COMMIT)
+    queued = retry_here(process, found) if here else retry_run(engine, settings, found.id)[1]
     if not queued:
         say(f"run {found.id[:8]} has no failed scans")
         return
     if here:
         raise typer.Exit(_work_here(process, found.id, as_json))
-    Publisher(make_app(settings), settings).publish_due(engine)
     if as_json:
         print_json({"run": found.id, "queued": queued})
     else:
@@ -169,15 +152,9 @@ def cancel(run: NamedRun, as_json: Json = False) -> None:
     """
     from cli.commands.runs import open_database
     from cli.output.console import print_json, say
-    from db.engine import reading, write
-    from db.runs import cancel_run, find_run
-    from nightread.reasons import Reason
+    from worker.runs.enqueue import cancel_run
 
-    engine = open_database()
-    with reading(engine) as connection:
-        found = find_run(connection, run)
-    text = "the run was cancelled before this scan"
-    ended = write(engine, lambda connection: cancel_run(connection, found.id, Reason.CANCELLED.value, text))
+    found, ended = cancel_run(open_database(), run)
     if as_json:
         print_json({"run": found.id, "cancelled": ended})
     else:
@@ -192,21 +169,13 @@ def _score_here(settings: "Settings", paths: list[Path], name: str | None, as_js
     configure_logging(settings, level="WARNING")
     ahead = Ahead(settings)  # while the database's modules are imported, which takes longer
     from cli.output.console import waiting
-    from db.engine import write
-    from db.jobs import suspect_jobs
-    from db.schema import ensure_schema
     from worker.process import WorkerProcess
-    from worker.runs.embedded import close_orphans
-    from worker.runs.enqueue import enqueue as write_run
+    from worker.runs.embedded import begin_run
 
     process = WorkerProcess(settings, ahead)
     with waiting("listing scans"):
-        ensure_schema(process.engine)
-        close_orphans(process.engine)
-        bundle = process.open_default()
-        enqueued = write_run(process.engine, settings, bundle, paths, name=name, embedded=True)
-        write(process.engine, lambda connection: suspect_jobs(connection, enqueued.run_id))
-    return _work_here(process, enqueued.run_id, as_json)
+        run_id = begin_run(process, paths, name=name)
+    return _work_here(process, run_id, as_json)
 
 
 def _keep_to_one_thread() -> None:
@@ -235,21 +204,6 @@ def _work_here(process: "WorkerProcess", run_id: str, as_json: bool) -> int:
     return report_run(
         process.engine, run, seconds=time.monotonic() - started, provider=process.provider, as_json=as_json
     )
-
-
-def need_shared_broker(settings: "Settings", command: str) -> None:
-    """Refuse a command that makes no sense with the broker that lives in one process.
-
-    Raises:
-        SettingsError: naming the setting.
-    """
-    from nightread.errors import SettingsError
-
-    if not settings.has_shared_broker:
-        raise SettingsError(
-            f"`{command}` needs a broker that workers share: set NIGHTREAD_BROKER_URL=redis://HOST:6379/0, "
-            "or score here and now with `nightread score`"
-        )
 
 
 def _in_words(skipped: dict[str, Any]) -> str:

@@ -115,14 +115,13 @@ def _report_health(settings: "Settings", check: "Callable[[Engine, Settings], He
 
 def _prepare_cluster_process(command: str, **overrides: str | None) -> "Settings":
     """Read the settings, and hand what the command line overrides to child processes through the environment."""
-    from cli.commands.score import need_shared_broker
     from nightread.logs import configure_logging
-    from nightread.settings import read_settings
+    from nightread.settings import check_shared_broker, read_settings
 
     for name, value in overrides.items():
         if value is not None:
             os.environ[f"NIGHTREAD_{name.upper()}"] = value
     settings = read_settings()
-    need_shared_broker(settings, command)
+    check_shared_broker(settings, command)
     configure_logging(settings)
     return settings

@@ -27,7 +27,7 @@ from tests.faults.rig import DATABASE, Rig
 from tests.program import make_environment, run
 from worker.queue.celery_app import make_app
 from worker.queue.publisher import SWEEP_TASK, Publisher
-from worker.runs.enqueue import enqueue
+from worker.runs.enqueue import write_run
 
 LEASE_S = 3.0
 SWEEP_S = 1.0
@@ -160,7 +160,7 @@ class Case:
         """Enqueue in this process, for cases in which the time that a command takes to start is too long."""
         settings = self.settings(**given)
         bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
-        run_id = enqueue(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
+        run_id = write_run(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
         self.accept(run_id, night)
         Publisher(make_app(settings), settings).publish_due(self.engine)
         return run_id

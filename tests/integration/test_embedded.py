@@ -14,12 +14,13 @@ from db.runs import Owner, cancel_run, find_run, retry_run
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.machine import read_start
+from nightread.settings import read_settings
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
-from tests.worker_factories import add_run_of, run_process, write_scans
+from tests.worker_factories import add_run_of, fetch_info, run_process, write_scans
 from worker.jobs import job as job_module
 from worker.process import WorkerProcess
-from worker.runs import forks
-from worker.runs.embedded import close_orphans, run_embedded
+from worker.runs import enqueue, forks
+from worker.runs.embedded import close_orphans, retry_here, run_embedded, score_paths
 from worker.runs.enqueue import describe_owner, describe_settings
 
 
@@ -43,6 +44,22 @@ def test_a_run_ends_with_every_scan_accounted_for_and_progress_told(process, tmp
     assert told[-1] == count(process.engine, run_id) == RunCounts(scored=5, rejected=1)
     assert [counts.terminal for counts in told] == sorted(counts.terminal for counts in told)
     assert {counts.found for counts in told} == {6}
+
+
+def test_score_paths_makes_a_run_and_sees_it_through(sqlite_url, tmp_path):
+    folder, told = write_scans(tmp_path / "night", 3), []
+    settings = read_settings(database_url=sqlite_url, device="cpu")  # a database without tables
+    run = score_paths(settings, [folder], name="ward-a", on_progress=told.append)
+    assert (run.name, run.status, run.found, run.embedded) == ("ward-a", RunStatus.FINISHED, 3, True)
+    assert told[-1] == RunCounts(scored=3)
+
+
+def test_retry_here_queues_failed_scans_for_this_process(process, tmp_path):
+    run_id = add_run_of(process, write_scans(tmp_path / "night", 3), embedded=True)
+    enqueue.cancel_run(process.engine, run_id)
+    assert retry_here(process, fetch_info(process, run_id)) == 3
+    run_embedded(process, run_id, nothing)
+    assert count(process.engine, run_id) == RunCounts(scored=3)
 
 
 def test_a_second_run_in_the_same_process_reuses_the_first(process, tmp_path):

@@ -1,9 +1,34 @@
-"""A run is written down whatever lies in its folder."""
+"""Runs are enqueued, retried and cancelled from Python as from the command line: committed first, published then."""
 
+import kombu
+import pytest
+
+from db.tallies import RunCounts
+from db.types import RunStatus
+from nightread.errors import NightreadError, SettingsError
 from nightread.reasons import Reason
-from tests.db_factories import fetch_scans
+from nightread.settings import read_settings
+from tests.db_factories import add_run, count, fetch_run, fetch_scans
 from tests.factories import write_jpeg
-from tests.worker_factories import add_run_of, run_process
+from tests.worker_factories import add_run_of, run_process, write_scans
+from worker.errors import BrokerUnavailable
+from worker.queue.celery_app import make_app
+from worker.queue.publisher import Publisher
+from worker.runs.enqueue import cancel_run, enqueue_run, retry_run
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_outlives_a_test():
+    yield
+    kombu.pools.reset()
+
+
+def settings_of(broker_url):
+    return read_settings(broker_url=broker_url, database_url="sqlite:///unused", device="cpu", job_size=2)
+
+
+def count_waiting(settings):
+    return Publisher(make_app(settings), settings).count_waiting()
 
 
 def test_a_link_to_itself_is_one_rejected_row_and_keeps_nothing_else_from_being_enqueued(sqlite_engine, tmp_path):
@@ -13,3 +38,56 @@ def test_a_link_to_itself_is_one_rejected_row_and_keeps_nothing_else_from_being_
     with run_process(sqlite_engine) as process:
         rows = fetch_scans(process.engine, add_run_of(process, folder))
     assert [(row.status, row.reason_code) for row in rows] == [("queued", None), ("rejected", Reason.NOT_A_FILE)]
+
+
+def test_enqueue_run_commits_and_publishes(sqlite_engine, redis_url, tmp_path):
+    settings, told = settings_of(redis_url), []
+
+    def look(enqueued):
+        told.append((enqueued, count(sqlite_engine, enqueued.run_id), count_waiting(settings)))
+
+    enqueued = enqueue_run(sqlite_engine, settings, [write_scans(tmp_path / "night", 3)], name="a", on_commit=look)
+
+    assert told == [(enqueued, RunCounts(queued=3), 0)]
+    assert (fetch_run(sqlite_engine, enqueued.run_id).name, count_waiting(settings)) == ("a", 2)
+
+
+def test_enqueue_run_without_its_broker_leaves_the_run_to_the_sweep(sqlite_engine, tmp_path):
+    told = []
+    with pytest.raises(BrokerUnavailable):
+        enqueue_run(
+            sqlite_engine, settings_of("redis://127.0.0.1:1/0"), [write_scans(tmp_path / "night", 1)],
+            on_commit=told.append,
+        )  # fmt: skip
+    (enqueued,) = told
+    assert count(sqlite_engine, enqueued.run_id) == RunCounts(queued=1)
+
+
+def test_enqueue_run_refuses_a_broker_that_no_worker_shares(sqlite_engine, tmp_path):
+    with pytest.raises(SettingsError, match="NIGHTREAD_BROKER_URL"):
+        enqueue_run(sqlite_engine, read_settings(), [tmp_path])
+
+
+def test_cancel_run_ends_open_scans_and_retry_run_queues_them_again(sqlite_engine, redis_url):
+    run_id = add_run(sqlite_engine, 3, name="ward-a")
+    settings = settings_of(redis_url)
+
+    run, cancelled = cancel_run(sqlite_engine, "ward-a")
+    assert (run.id, cancelled, count(sqlite_engine, run_id)) == (run_id, 3, RunCounts(failed=3))
+    assert fetch_run(sqlite_engine, run_id).status is RunStatus.CANCELLED
+    assert {row.reason_code for row in fetch_scans(sqlite_engine, run_id)} == {"cancelled"}
+
+    run, queued = retry_run(sqlite_engine, settings, run_id[:8])
+    assert (run.id, queued, count(sqlite_engine, run_id)) == (run_id, 3, RunCounts(queued=3))
+    assert count_waiting(settings) == 2
+
+
+def test_retry_run_of_a_run_without_failed_scans_publishes_nothing(sqlite_engine):
+    add_run(sqlite_engine, 2)
+    assert retry_run(sqlite_engine, settings_of("redis://127.0.0.1:1/0"), None)[1] == 0
+
+
+@pytest.mark.parametrize("call", [cancel_run, lambda engine, name: retry_run(engine, read_settings(), name)])
+def test_an_unknown_run_is_an_error(sqlite_engine, call):
+    with pytest.raises(NightreadError, match="there is no run 'none'"):
+        call(sqlite_engine, "none")

@@ -6,14 +6,16 @@ So what is tried on a laptop is what runs at night; nothing but the broker is mi
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine
 
 from db.due_jobs import take_due_jobs
 from db.engine import reading, write
+from db.jobs import suspect_jobs
 from db.runs import (
     RunInfo,
     cancel_run,
@@ -21,12 +23,15 @@ from db.runs import (
     find_open_embedded_runs,
     find_run,
 )
+from db.schema import ensure_schema
 from db.tallies import RunCounts, read_tallies
 from db.types import RunStatus
 from nightread.machine import read_start
 from nightread.reasons import Reason
+from nightread.settings import Settings
 from worker.jobs.job import attend_job
 from worker.process import WorkerProcess
+from worker.runs.enqueue import requeue_failed, write_run
 from worker.runs.forks import end_forks, fork_workers
 from worker.runs.job_pool import Crew
 
@@ -39,6 +44,69 @@ _POLL_S = 0.25
 _POLL_SHARE = 20
 #: A job that was taken from the table and not claimed in this time is taken again, should its thread have failed.
 _RETAKE_S = 10.0
+
+
+def score_paths(
+    settings: Settings,
+    paths: Sequence[Path],
+    *,
+    name: str | None = None,
+    on_progress: Callable[[RunCounts], None] = lambda _: None,
+) -> RunInfo:
+    """Score everything below `paths` in this process, as `nightread score` does; returns the run as it ended.
+
+    Args:
+        settings: database, model, device, roots and the rest; the broker is not used.
+        paths: files and folders.
+        name: for people; the first path's own name where None.
+        on_progress: called several times a second with the run's counts.
+
+    Raises:
+        WrongPaths: a path is missing, or outside the roots.
+        NothingToScore: there is no scan below the paths.
+        ModelError: the model's bundle is missing, damaged or not reproduced here.
+        DeviceError: the device that was asked for is not active.
+        DatabaseError: the database went away; the run can be retried.
+        KeyboardInterrupt: after the jobs under way were committed and the rest of the run cancelled.
+    """
+    process = WorkerProcess(settings)
+    try:
+        return run_embedded(process, begin_run(process, paths, name=name), on_progress)
+    finally:
+        process.close()
+
+
+def begin_run(process: WorkerProcess, paths: Sequence[Path], *, name: str | None = None) -> str:
+    """Write a run over everything below `paths` for this process to score; returns its id.
+
+    Runs of processes of this host that were killed are closed first: what they have scored is reused, and scans that
+    they were at are decoded in isolation.
+
+    Args:
+        process: settings and database; the run's model is opened.
+        paths: files and folders.
+        name: for people; the first path's own name where None.
+
+    Raises:
+        NightreadError: see `score_paths`.
+    """
+    ensure_schema(process.engine)
+    close_orphans(process.engine)
+    bundle = process.open_default()
+    run_id = write_run(process.engine, process.settings, bundle, paths, name=name, embedded=True).run_id
+    write(process.engine, lambda connection: suspect_jobs(connection, run_id))
+    return run_id
+
+
+def retry_here(process: WorkerProcess, run: RunInfo) -> int:
+    """Queue a run's failed scans again for this process to score; returns how many. `run_embedded` is next.
+
+    Raises:
+        ModelError: this machine cannot serve the run's model; nothing is queued then.
+        DeviceError: the device that was asked for is not active.
+    """
+    process.find_scorer(run)
+    return requeue_failed(process.engine, process.settings, run, embedded=True)
 
 
 def gather_crew(process: WorkerProcess, run_id: str) -> Crew:

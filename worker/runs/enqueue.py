@@ -1,17 +1,21 @@
-"""From paths to a run: list, write run, scans and jobs in one transaction, then publish."""
+"""Enqueue, retry and cancel runs: what `nightread enqueue`, `retry` and `cancel` do, for callers in Python.
+
+Each commits first and publishes afterwards: a message that is lost is sent again, a row that is lost is not.
+"""
 
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import Engine
 
-from db.engine import write
-from db.runs import NewRun, NewScan, Owner, create_run
+import db.runs
+from db.engine import reading, write
+from db.runs import NewRun, NewScan, Owner, RunInfo, create_run, find_run
 from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
 from nightread.failpoints import Point, failpoint
@@ -20,9 +24,9 @@ from nightread.model.bundle import Bundle
 from nightread.reasons import Reason
 from nightread.scan.files import encode_path, find_root
 from nightread.scan.walk import FoundScan, Walk, find_scans
-from nightread.settings import Settings
+from nightread.settings import Settings, check_shared_broker
 from worker.errors import NothingToScore, WrongPaths
-from worker.registry.choose import describe_model
+from worker.registry.choose import choose_bundle, describe_model
 
 _SCANS_PER_PACK = 5_000
 
@@ -68,10 +72,119 @@ class Enqueued:
     skipped: dict[str, int]
 
 
-def enqueue(
+def enqueue_run(
+    engine: Engine,
+    settings: Settings,
+    paths: Sequence[Path],
+    *,
+    name: str | None = None,
+    on_commit: Callable[[Enqueued], object] = lambda _: None,
+) -> Enqueued:
+    """Create a run for workers over everything below `paths`, and publish its first jobs.
+
+    Args:
+        engine: the database, its schema checked.
+        settings: model, roots, job size and broker.
+        paths: files and folders.
+        name: for people; the first path's own name where None.
+        on_commit: called with the run once it is committed; from then on it is safe, whatever becomes of the broker.
+
+    Raises:
+        SettingsError: the broker lives in one process, so no worker would see the run.
+        WrongPaths: a path is missing, or outside the roots.
+        NothingToScore: there is no scan below the paths.
+        ModelError: the model's bundle is missing, damaged or another than the database knows.
+        WrongStage: the model is retired.
+        DatabaseError: nothing was written.
+        BrokerUnavailable: the run is written, and published by the next sweep.
+    """
+    check_shared_broker(settings, "enqueue")
+    bundle = choose_bundle(engine, settings).bundle
+    enqueued = write_run(engine, settings, bundle, paths, name=name, embedded=False)
+    on_commit(enqueued)
+    _publish_due(engine, settings)
+    return enqueued
+
+
+def retry_run(engine: Engine, settings: Settings, reference: str | None) -> tuple[RunInfo, int]:
+    """Queue a run's failed scans again for workers, and publish its first jobs.
+
+    `worker.runs.embedded.retry_here` does the same for a run that this process scores.
+
+    Args:
+        engine: the database, its schema checked.
+        settings: job size and broker.
+        reference: the run's id, a unique prefix of it, or its name; None: the newest run.
+
+    Returns:
+        The run as it was, and how many scans are queued again.
+
+    Raises:
+        UnknownRun: there is no such run.
+        BrokerUnavailable: the jobs are written, and published by the next sweep.
+    """
+    with reading(engine) as connection:
+        run = find_run(connection, reference)
+    if queued := requeue_failed(engine, settings, run, embedded=False):
+        _publish_due(engine, settings)
+    return run, queued
+
+
+def cancel_run(engine: Engine, reference: str | None) -> tuple[RunInfo, int]:
+    """End a run at once: its open scans become `failed` with the reason `cancelled`; the others stay as they are.
+
+    Args:
+        engine: the database, its schema checked.
+        reference: the run's id, a unique prefix of it, or its name; None: the newest run.
+
+    Returns:
+        The run as it was, and how many of its scans were still open; `retry_run` queues them again.
+
+    Raises:
+        UnknownRun: there is no such run.
+    """
+    with reading(engine) as connection:
+        run = find_run(connection, reference)
+    code, text = Reason.CANCELLED.value, "the run was cancelled before this scan"
+    return run, write(engine, lambda connection: db.runs.cancel_run(connection, run.id, code, text))
+
+
+def requeue_failed(engine: Engine, settings: Settings, run: RunInfo, *, embedded: bool) -> int:
+    """Write new jobs for a run's failed scans and return how many scans they have; publishes nothing.
+
+    Args:
+        engine: the database.
+        settings: job size.
+        run: the run.
+        embedded: whether this process alone will work on it.
+    """
+    described = describe_settings(settings) | {"gate": run.settings.get("gate", True)}
+    queued = write(
+        engine,
+        lambda connection: db.runs.retry_run(
+            connection,
+            run.id,
+            settings.job_size,
+            embedded=embedded,
+            settings=described,
+            owner=describe_owner() if embedded else None,
+        ),
+    )
+    failpoint(Point.RETRY_AFTER_COMMIT)
+    return queued
+
+
+def _publish_due(engine: Engine, settings: Settings) -> None:
+    from worker.queue.celery_app import make_app  # `score` writes runs too, and has no broker
+    from worker.queue.publisher import Publisher
+
+    Publisher(make_app(settings), settings).publish_due(engine)
+
+
+def write_run(
     engine: Engine, settings: Settings, bundle: Bundle, paths: Sequence[Path], *, name: str | None, embedded: bool
 ) -> Enqueued:
-    """Write a run over everything below `paths` into the database; publishing is the caller's next step.
+    """Write a run over everything below `paths`, its scans and its jobs in one transaction; publishes nothing.
 
     Args:
         engine: the database.
