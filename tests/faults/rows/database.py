@@ -30,10 +30,10 @@ from worker.runs.forks import WORTH_A_FORK
 
 @row(
     "13b",
-    "PostgreSQL is gone without a word",
+    "PostgreSQL vanishes silently",
     injection="a worker in a network of its own whose cable is pulled while it waits for an answer; its connections "
     "end meanwhile on the other side; the cable is plugged in again",
-    outcome="the worker finds out by probes, and goes on",
+    outcome="the worker detects it by probes, and continues",
     own_workers=True,
 )
 def postgres_gone_silently(case: Case) -> list[Violation]:
@@ -70,8 +70,8 @@ def postgres_gone_silently(case: Case) -> list[Violation]:
 @row(
     "14b",
     "the network to PostgreSQL is bad",
-    injection="a proxy: full partition, RST to all connections, no new ones, latency and 1 KB/s, in an order of chance",
-    outcome="the workers go on when the network does; what was committed without an answer is committed once",
+    injection="a proxy: full partition, RST to all connections, no new ones, latency and 1 KB/s, in random order",
+    outcome="the workers continue when the network does; a commit without an answer happens once",
 )
 def postgres_network(case: Case) -> list[Violation]:
     case.start_workers()
@@ -84,8 +84,8 @@ def postgres_network(case: Case) -> list[Violation]:
 @row(
     "16",
     "PostgreSQL killed while workers commit",
-    injection="SIGKILL to the postmaster and all its processes, then SIGQUIT (`stop -m immediate`); started again",
-    outcome="what was committed is there; the workers connect again",
+    injection="SIGKILL to the postmaster and all its processes, then SIGQUIT (`stop -m immediate`); restarted",
+    outcome="committed work is there; the workers reconnect",
 )
 def postgres_killed(case: Case) -> list[Violation]:
     case.start_workers()
@@ -117,7 +117,7 @@ def _find_ended(case: Case) -> dict[int, str]:
     "PostgreSQL drops connections, has none left, and finds a deadlock",
     injection="pg_terminate_backend for every connection of the workers, eight times; all connections taken for a "
     "while; a transaction that locks a job's scans in the opposite order",
-    outcome="tried again: 40P01, 53300, 57P01 and broken connections are faults that pass",
+    outcome="retried: 40P01, 53300, 57P01 and broken connections are transient",
 )
 def postgres_refuses(case: Case) -> list[Violation]:
     case.start_workers()
@@ -166,7 +166,7 @@ def _make_deadlock(case: Case) -> None:
     "18",
     "the disk of the database is full",
     injection="the tables of scans and predictions on a file system of 3 MB, full when the first results are stored",
-    outcome="nothing is claimed that is not stored; the workers wait, say so, and go on when there is room",
+    outcome="nothing is claimed that is not stored; the workers wait, say so, and continue when there is room",
 )
 def postgres_disk_full(case: Case) -> list[Violation]:
     fleet = case.start_workers()
@@ -210,7 +210,7 @@ def _move(admin: psycopg.Connection, where: str) -> None:
     "19",
     "SQLite: four writers, killed in the middle",
     injection="four `nightread score` over one file, three of them killed (SIGKILL) at random moments, and repeated",
-    outcome="the file is whole, nobody sees SQLITE_BUSY, the repeated commands go on",
+    outcome="the file is intact, no command sees SQLITE_BUSY, the repeated commands resume",
 )
 def sqlite_writers(case: Case) -> list[Violation]:
     case.start_workers()  # idle; so that the rest of the check is the same
@@ -257,7 +257,7 @@ def sqlite_writers(case: Case) -> list[Violation]:
     "19b",
     "SQLite: forks of a `score`, killed in the middle",
     injection="one `nightread score` in two forks, both killed (SIGKILL) at random moments",
-    outcome="the same command goes on: their jobs are tried again at once, and the program scores in their place",
+    outcome="the same command resumes: their jobs are retried at once, and the program scores in their place",
 )
 def killed_forks(case: Case) -> list[Violation]:
     case.start_workers()  # idle; so that the rest of the check is the same

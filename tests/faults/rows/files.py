@@ -93,7 +93,8 @@ def _expect_listed(case: Case, run_id: str, night: Night, may: dict[str, str], f
     "bad images",
     injection="some 60 files: empty, text, PostScript, Photoshop, wrong names, cut at every tenth, flipped bits, CMYK, "
     "palettes, APNG, a header of 60000 x 60000, bombs of 13000 x 13000 and 6000 x 6000",
-    outcome="each has its reason, or the score of the undisturbed run; never a score from a cut file; memory is capped",
+    outcome="each has its reason, or the score of the undisturbed run; never a score from a truncated "
+    "file; memory is capped",
 )
 def bad_images(case: Case) -> list[Violation]:
     night = Night(case.folder / f"{PATH_CANARY}-images")
@@ -144,9 +145,9 @@ def hostile_paths(case: Case) -> list[Violation]:
 @row(
     "25",
     "the share vanishes, fails, hangs and is slow",
-    injection="the folder of a night away for up to two seconds, every read failing with EIO for another, every read "
-    "hanging for longer than a lease, in an order of chance, and 0.05 s for each read",
-    outcome="tried again; no scan is given up for it",
+    injection="the folder of a night away for up to two seconds, every read failing with EIO for another, "
+    "every read hanging for longer than a lease, in random order, and 0.05 s for each read",
+    outcome="retried; no scan fails because of it",
 )
 def share_vanishes(case: Case) -> list[Violation]:
     case.start_workers()

@@ -24,7 +24,7 @@ _MODEL = Path(*UNGATED_MODEL.split("@"))
     "a worker's clock is wrong",
     injection="one worker's clock two hours ahead or behind (its Python's clock; the whole process's where there is "
     "libfaketime), one of both killed",
-    outcome="leases go by the database's clock: nothing is taken over early, or never",
+    outcome="leases follow the database's clock: nothing is taken over early, or never",
     own_workers=True,
 )
 def clock_skew(case: Case) -> list[Violation]:
@@ -67,7 +67,7 @@ def _find_offset_h(worker: Worker) -> int | None:
     "the device is lost",
     injection="every `session.run()` fails as CUDA does when its device is gone, for up to three seconds (no GPU here: "
     "the error is raised in ONNX Runtime's place)",
-    outcome="jobs are given back and tried again; no scan fails, and no provider is taken that was not asked for",
+    outcome="jobs are released and retried; no scan fails, and no other provider is used",
 )
 def device_lost(case: Case) -> list[Violation]:
     case.start_workers()
@@ -88,9 +88,9 @@ def device_lost(case: Case) -> list[Violation]:
 @row(
     "28",
     "a model's file is damaged or swapped in a night",
-    injection="one worker's bundle with one byte changed, or replaced by another network's under its name; its pool "
-    "process killed, so that it opens the file anew; mended after a while",
-    outcome="that worker refuses it and gives its jobs back; no score comes from another network",
+    injection="one worker's bundle with one byte changed, or replaced by another network's under its name; "
+    "its pool process killed, so that it opens the file anew; repaired after a while",
+    outcome="that worker refuses it and releases its jobs; no score comes from another network",
     own_workers=True,
 )
 def model_swapped(case: Case) -> list[Violation]:
@@ -127,7 +127,7 @@ def model_swapped(case: Case) -> list[Violation]:
     "workers of two releases side by side",
     injection="one worker whose release has another name for the task; both publish and both take, until the other "
     "one is replaced too",
-    outcome="a message that a worker does not know is refused and counted; the sweep publishes its job again",
+    outcome="a worker refuses and counts a message that it does not know; the sweep republishes its job",
     own_workers=True,
 )
 def two_releases(case: Case) -> list[Violation]:

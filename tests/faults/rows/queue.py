@@ -16,7 +16,7 @@ _QUEUE = "nightread:nightread"
     "20",
     "enqueued and delivered several times",
     injection="the same folder enqueued twice at once; every waiting message copied five times",
-    outcome="two runs, each complete; each content is scored once; a copy finds its job held or done",
+    outcome="two complete runs; each content is scored once; a copy finds its job claimed or done",
 )
 def everything_twice(case: Case) -> list[Violation]:
     case.start_workers()
@@ -39,7 +39,7 @@ def everything_twice(case: Case) -> list[Violation]:
     "the queue is poisoned",
     injection="raw bytes, JSON that is no object, missing properties, unknown tasks, pickles, wrong arguments "
     "and 10 MB among the messages of a night",
-    outcome="nothing of it runs, no worker ends, each is counted",
+    outcome="none of it runs, no worker ends, each is counted",
 )
 def poisoned_queue(case: Case) -> list[Violation]:
     fleet = case.start_workers()

@@ -17,9 +17,9 @@ _RESUME_S = 10.0
 
 @row(
     "8",
-    "Redis killed, nothing of it on disk",
-    injection="SIGKILL to a Redis without an append-only file once a part is done; started again, empty",
-    outcome="the sweep fills the queue again from the database",
+    "Redis killed, nothing on its disk",
+    injection="SIGKILL to a Redis without an append-only file once a part is done; restarted, empty",
+    outcome="the sweep refills the queue from the database",
 )
 def redis_killed_and_empty(case: Case) -> list[Violation]:
     case.start_workers()
@@ -35,7 +35,7 @@ def redis_killed_and_empty(case: Case) -> list[Violation]:
 @row(
     "9",
     "Redis restarts again and again",
-    injection="a Redis with an append-only file killed or told to end ten times, away for up to three seconds each",
+    injection="a Redis with an append-only file killed or stopped ten times, away for up to three seconds each",
     outcome="no worker ends; each takes jobs again, the first of them within ten seconds",
 )
 def redis_restarts(case: Case) -> list[Violation]:
@@ -73,7 +73,7 @@ def redis_restarts(case: Case) -> list[Violation]:
     "10",
     "Redis emptied",
     injection="FLUSHALL, then DEL unacked*, at random moments",
-    outcome="the sweep fills the queue again; nobody notices the rest",
+    outcome="the sweep refills the queue; nothing else changes",
 )
 def redis_emptied(case: Case) -> list[Violation]:
     case.start_workers()
@@ -91,8 +91,8 @@ def redis_emptied(case: Case) -> list[Violation]:
 @row(
     "11",
     "Redis is full",
-    injection="CONFIG SET maxmemory below what is used, policy noeviction, in a night and while another is enqueued",
-    outcome="`enqueue` says so and ends with 5, its run is written down; all goes on when there is room",
+    injection="CONFIG SET maxmemory below the used memory, policy noeviction, in a night and while another is enqueued",
+    outcome="`enqueue` says so and ends with 5, its run is written; all continues when there is room",
 )
 def redis_full(case: Case) -> list[Violation]:
     case.start_workers()
@@ -114,7 +114,7 @@ def redis_full(case: Case) -> list[Violation]:
     "12",
     "the disk of Redis is full",
     injection="the append-only file on a file system of 2 MB, which is filled in a night, then freed",
-    outcome="whoever ends is started again; all goes on when there is room",
+    outcome="a process that ends is restarted; all continues when there is room",
 )
 def redis_disk_full(case: Case) -> list[Violation]:
     case.start_workers()
@@ -143,8 +143,8 @@ def redis_disk_full(case: Case) -> list[Violation]:
 @row(
     "13",
     "connections to Redis go nowhere",
-    injection="a proxy that lets nothing more through on existing connections, without a word; new ones are fine",
-    outcome="the workers notice by their timeouts and connect anew; messages may be lost, scans are not",
+    injection="a proxy that silently stops forwarding on existing connections; new ones work",
+    outcome="the workers notice by their timeouts and reconnect; messages may be lost, scans are not",
 )
 def redis_black_hole(case: Case) -> list[Violation]:
     case.start_workers()
@@ -187,8 +187,8 @@ def disturb(case: Case, proxy: Proxy, name: str) -> None:
 @row(
     "14a",
     "the network to Redis is bad",
-    injection="a proxy: full partition, RST to all connections, no new ones, latency and 1 KB/s, in an order of chance",
-    outcome="the workers go on when the network does",
+    injection="a proxy: full partition, RST to all connections, no new ones, latency and 1 KB/s, in random order",
+    outcome="the workers continue when the network does",
 )
 def redis_network(case: Case) -> list[Violation]:
     case.start_workers()
@@ -200,9 +200,9 @@ def redis_network(case: Case) -> list[Violation]:
 
 @row(
     "15",
-    "Redis drops its clients, or keeps them waiting",
+    "Redis drops or delays its clients",
     injection="CLIENT KILL TYPE normal three times, CLIENT PAUSE for up to three seconds, at random moments",
-    outcome="the workers connect again; a pause is waited for",
+    outcome="the workers reconnect; they wait out a pause",
 )
 def redis_clients(case: Case) -> list[Violation]:
     case.start_workers()

@@ -19,7 +19,7 @@ _STOP_S = 20.0
     "1",
     "pool process killed",
     injection="SIGKILL to the children of a worker that works on a job, twenty times at random moments",
-    outcome="its scans are ended by another attempt; the main process stays",
+    outcome="another attempt ends its scans; the main process stays",
 )
 def pool_process_killed(case: Case) -> list[Violation]:
     fleet = case.start_workers()
@@ -47,9 +47,9 @@ def _poison(case: Case, night: Night, name: str, text: bytes, *reasons: Reason) 
 
 @row(
     "2",
-    "a decoder crashes, eats memory or never returns",
+    "a decoder crashes, exhausts memory or never returns",
     injection="files on which the decoder reads address 0, allocates without end, kills itself, and loops",
-    outcome="each ends alone, with its reason; the others of its job are scored; one death of a worker finds them all",
+    outcome="each ends alone, with its reason; the others of its job are scored; one worker crash finds all of them",
     own_workers=True,
 )
 def decoder_crashes(case: Case) -> list[Violation]:
@@ -96,7 +96,7 @@ def reading_kills(case: Case) -> list[Violation]:
     "3",
     "MemoryError and RecursionError in a decoder",
     injection="two files on which the decoder raises them",
-    outcome="caught where they are raised; main and pool processes stay the same",
+    outcome="caught where they are raised; main and pool processes stay",
 )
 def errors_that_end_celery(case: Case) -> list[Violation]:
     fleet = case.start_workers()
@@ -116,7 +116,7 @@ def errors_that_end_celery(case: Case) -> list[Violation]:
     "4",
     "main process killed",
     injection="SIGKILL to every process of a worker that holds a job, twice at random moments",
-    outcome="its lease runs out, the sweep publishes the job again; Celery delivers its message again too",
+    outcome="its lease expires and the sweep republishes the job; Celery redelivers its message too",
 )
 def main_process_killed(case: Case) -> list[Violation]:
     case.start_workers()
@@ -133,10 +133,10 @@ def main_process_killed(case: Case) -> list[Violation]:
 
 @row(
     "5",
-    "a worker stops for longer than its lease, then goes on",
-    injection="SIGSTOP to a worker as it reads or right before it commits, until another holds its job and Celery's "
-    "visibility timeout is over; its files are sent anew meanwhile; SIGCONT",
-    outcome="the late writer is fenced off: what counts is what the second worker read",
+    "a worker stops for longer than its lease, then resumes",
+    injection="SIGSTOP to a worker while it reads or right before it commits, until another worker holds "
+    "its job and Celery's visibility timeout is over; its files are replaced meanwhile; SIGCONT",
+    outcome="the late writer is fenced off: the second worker's reading counts",
 )
 def late_writer(case: Case) -> list[Violation]:
     case.start_workers()
@@ -163,8 +163,8 @@ def late_writer(case: Case) -> list[Violation]:
 @row(
     "6",
     "messages lost between Redis and a worker",
-    injection="SIGSTOP to all workers, publish, SIGKILL: Redis has handed a message to a connection that nobody reads",
-    outcome="the messages are gone from Redis, in no list of it, and the sweep alone finds their jobs",
+    injection="SIGSTOP to all workers, publish, SIGKILL: Redis has handed a message to a connection without a reader",
+    outcome="the messages are gone from Redis, from all its lists, and only the sweep finds their jobs",
 )
 def messages_lost_on_the_way(case: Case) -> list[Violation]:
     fleet = case.start_workers()
@@ -184,10 +184,10 @@ def messages_lost_on_the_way(case: Case) -> list[Violation]:
 
 @row(
     "7",
-    "a worker is told to end",
+    "a worker is told to stop",
     injection="SIGTERM and SIGQUIT to the main process while its child reads, or stands right before its commit, "
     "inside its transaction, or right after it",
-    outcome="it ends within its grace; what was committed stays, what was not is done again",
+    outcome="it ends within its grace; committed work stays, the rest is done again",
 )
 def told_to_end(case: Case) -> list[Violation]:
     case.start_workers()
@@ -196,9 +196,9 @@ def told_to_end(case: Case) -> list[Violation]:
 
 @row(
     "7b",
-    "a worker is told to end, and SIGTERM means at once",
-    injection="the same with SIGTERM to workers that Celery's REMAP_SIGTERM=SIGQUIT is set for",
-    outcome="the same",
+    "a worker is told to stop, and SIGTERM means at once",
+    injection="SIGTERM to workers with Celery's REMAP_SIGTERM=SIGQUIT, at the moments of row 7",
+    outcome="it ends within its grace; committed work stays, the rest is done again",
     own_workers=True,
 )
 def told_to_end_at_once(case: Case) -> list[Violation]:
