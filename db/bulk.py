@@ -1,7 +1,7 @@
-"""Writing many rows at once.
+"""Bulk reads and writes that hand rows to the database driver directly.
 
-SQLAlchemy goes through the parameters of each row by itself, which takes longer than the databases do. Here the driver
-gets them as they are: times and enums as they are stored (`write_time`, an enum's value), JSON as text.
+SQLAlchemy processes the parameters of each row in Python, which takes longer than the database does. These functions
+bypass that, so callers pass values as they are stored: times as `write_time` writes them, enums by value, JSON as text.
 """
 
 import contextlib
@@ -17,9 +17,11 @@ from sqlalchemy.exc import DBAPIError
 
 from db.types import database_now
 
-# A statement has its time limit, which a million rows may reach on a busy server; several do not.
+# One COPY of a million rows may exceed the statement timeout on a busy server; several smaller ones do not.
 _ROWS_PER_COPY = 20_000
 
+#: Rows that a streamed query fetches at a time.
+ROWS_PER_FETCH = 2_000
 
 #: A value as it is stored.
 Value = str | float | bool | None
@@ -28,16 +30,16 @@ Value = str | float | bool | None
 def insert_new(
     connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
 ) -> None:
-    """Insert rows, and leave those alone which are there already; `created_at` is the database's time.
+    """Insert rows and skip existing ones (`ON CONFLICT DO NOTHING`); `created_at` is the database's time.
 
     Args:
         connection: in a transaction.
-        table: gets the rows.
-        columns: which columns they hold, in this order.
-        rows: in the order of the table's key, since two writers that meet in opposite order deadlock.
+        table: target table.
+        columns: columns of `rows`, in this order.
+        rows: sorted by the table's key: two writers that lock rows in opposite order deadlock.
 
     Raises:
-        DBAPIError: as any statement would.
+        DBAPIError: the statement failed.
     """
     if not rows:
         return
@@ -51,19 +53,19 @@ def insert_new(
 def update_queued(
     connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
 ) -> None:
-    """Update rows whose status is `queued`, by their id; `attempts` are added to what there was.
+    """Update rows with status `queued` by id; `attempts` is incremented by the given value.
 
-    One by one in PostgreSQL, too: without statistics of a table that was just filled, joined to all rows at once it
-    would be searched for whatever else is queued.
+    PostgreSQL, too, gets one statement per row: before a newly filled table has statistics, a join with all rows at
+    once scans every queued row.
 
     Args:
         connection: in a transaction.
-        table: whose rows.
-        columns: which columns change, in this order; the last value of a row is its id.
-        rows: in the order of their ids.
+        table: table to update.
+        columns: columns to set, in this order; the last value of each row is its id.
+        rows: sorted by id.
 
     Raises:
-        DBAPIError: as any statement would.
+        DBAPIError: the statement failed.
     """
     if rows:
         statement = _write_update(connection.dialect.name, table, columns)
@@ -88,13 +90,13 @@ def _write_update(dialect: str, table: Table, columns: tuple[str, ...]) -> str:
 
 
 def _write_arrays(dialect: str, table: Table, columns: Sequence[str]) -> str:
-    """Return a table `given` made of one array a column."""
+    """Return an `unnest` expression named `given` that takes one array for each column."""
     arrays = ", ".join(f"%s::{_name_type(dialect, table, name)}[]" for name in columns)
     return f"unnest({arrays}) AS given({', '.join(columns)})"
 
 
 def _name_type(dialect: str, table: Table, column: str) -> str:
-    # Without its length: cast to a shorter text, a value would be cut in silence.
+    # Without a length: a cast to a shorter varchar truncates silently.
     of_column = table.c[column].type
     return "text" if isinstance(of_column, String) else of_column.compile(_find_dialect(dialect))
 
@@ -110,16 +112,16 @@ def _find_dialect(name: str) -> Dialect:
 def copy_in(
     connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[str | float | bool | None]]
 ) -> None:
-    """Insert any number of rows by the fastest way that the database has, with memory for a few thousand.
+    """Insert rows with COPY (PostgreSQL) or `executemany` (SQLite); memory does not grow with their number.
 
     Args:
         connection: in a transaction.
-        table: gets the rows.
-        columns: which columns they hold, in this order.
-        rows: values as they are stored: an enum's value, a time as `write_time` writes it.
+        table: target table.
+        columns: columns of `rows`, in this order.
+        rows: values as they are stored: enums by value, times as `write_time` writes them.
 
     Raises:
-        DBAPIError: as any statement would.
+        DBAPIError: the statement failed.
     """
     names = ", ".join(columns)
     with _driver_errors(connection, f"COPY {table.name}"):
@@ -137,23 +139,23 @@ def copy_in(
 
 
 def write_time(connection: Connection, time: datetime) -> str:
-    """Return a time as `copy_in` takes it for this database."""
+    """Return a time in the text form that `copy_in` takes for this database."""
     utc = time.astimezone(UTC)
     return str(utc if connection.dialect.name == "postgresql" else f"{utc:%Y-%m-%d %H:%M:%S.%f}")
 
 
 def copy_out(connection: Connection, query: Select[Any]) -> Generator[bytes]:
-    """Yield what a query finds as lines of CSV, made by PostgreSQL; a NULL is nothing at all."""
+    """Yield the rows of a query as CSV lines, formatted by PostgreSQL; NULL becomes an empty field."""
     with _driver_errors(connection, "COPY"):
         driver: Any = connection.connection.driver_connection
-        # Each "%" was doubled, as for a statement with parameters; this one has none.
+        # The compiler doubles each "%" for a statement with parameters; this one has none.
         found = _write_out(connection, query).replace("%%", "%")
         with driver.cursor() as cursor, cursor.copy(f"COPY ({found}) TO STDOUT (FORMAT csv, NULL '')") as copy:
             yield from copy
 
 
 def stream_raw(connection: Connection, query: Select[Any]) -> Generator[Sequence[Any]]:
-    """Yield what a query finds in SQLite, as the driver reads it, with memory for one row."""
+    """Yield the rows of a query as the SQLite driver returns them, one at a time."""
     with _driver_errors(connection, "SELECT"):
         driver: Any = connection.connection.driver_connection
         with contextlib.closing(driver.execute(_write_out(connection, query))) as cursor:
@@ -166,7 +168,7 @@ def _write_out(connection: Connection, query: Select[Any]) -> str:
 
 @contextlib.contextmanager
 def _driver_errors(connection: Connection, statement: str) -> Iterator[None]:
-    """Raise the driver's errors as SQLAlchemy does for its own statements, so that whoever tries again knows them."""
+    """Wrap driver errors in `DBAPIError`, as SQLAlchemy does, so that `db.engine.write` recognises transient ones."""
     dialect = connection.dialect
     driver_error = dialect.loaded_dbapi.Error
     try:

@@ -1,4 +1,4 @@
-"""What is stored of contents under one model, found by its key: SHA-256 digest, model and preprocessing version."""
+"""Predictions and gate verdicts by content key: SHA-256 digest, model digest and preprocessing version."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from db.tables import measurements, predictions
 
 
 def has_bound_content(table: Table) -> ColumnElement[bool]:
-    """Of a row of `predictions` or `measurements`: that its key is one which `bind_contents` gives as parameters."""
+    """Match rows of `predictions` or `measurements` whose key is among the parameters of `bind_contents`."""
     return and_(
         table.c.sha256.in_(bindparam("digests", expanding=True)),
         table.c.model_digest == bindparam("of_model"),
@@ -19,14 +19,14 @@ def has_bound_content(table: Table) -> ColumnElement[bool]:
 
 
 def bind_contents(digests: Sequence[str], model_digest: str, preprocessing: str) -> dict[str, Any]:
-    """Return the parameters of a statement that asks for some contents under one model."""
+    """Return the parameters of a statement with `has_bound_content`."""
     return {"digests": digests, "of_model": model_digest, "of_preprocessing": preprocessing}
 
 
 def find_predicted(
     connection: Connection, digests: Sequence[str], model_digest: str, preprocessing: str, label_count: int
 ) -> set[str]:
-    """Return those of `digests` (SHA-256 of scans) that have a prediction for every label of the model."""
+    """Return the subset of `digests` (SHA-256 of scans) with a prediction for every label of the model."""
     if not digests:
         return set()
     wanted = bind_contents(digests, model_digest, preprocessing) | {"label_count": label_count}
@@ -46,7 +46,7 @@ def _select_predicted(_: str) -> Select[str]:
 def find_verdicts(
     connection: Connection, digests: Sequence[str], model_digest: str, preprocessing: str
 ) -> dict[str, str]:
-    """Return what the input gate of a model said of those of `digests` (SHA-256 of scans) that it has seen before."""
+    """Return the stored gate verdicts by digest, for those of `digests` (SHA-256 of scans) that have one."""
     if not digests:
         return {}
     wanted = bind_contents(digests, model_digest, preprocessing)

@@ -1,4 +1,4 @@
-"""The few statements that SQLAlchemy spells differently for SQLite and PostgreSQL."""
+"""Statements that differ between SQLite and PostgreSQL."""
 
 from collections.abc import Callable
 from functools import cache
@@ -13,26 +13,26 @@ _Statement = TypeVar("_Statement")
 
 
 def built_once(build: Callable[[str], _Statement]) -> Callable[[Connection], _Statement]:
-    """Have a statement built once for each kind of database; what differs from time to time is given as parameters.
+    """Decorate a function that builds a statement so that it runs once per dialect; varying values are parameters.
 
-    To build one takes SQLAlchemy many times as long as to execute it, and a job executes a dozen.
+    SQLAlchemy takes many times as long to build a statement as to execute it, and a job executes a dozen.
 
     Args:
-        build: is given the name of the dialect.
+        build: builds the statement from the name of the dialect.
     """
     built = cache(build)
     return lambda connection: built(connection.dialect.name)
 
 
 def insert_ignoring(dialect: str, table: Table) -> "postgresql.Insert | sqlite.Insert":
-    """Return an INSERT that leaves rows alone which are there already (`ON CONFLICT DO NOTHING`)."""
+    """Return an INSERT that skips existing rows (`ON CONFLICT DO NOTHING`)."""
     return _insert(dialect, table).on_conflict_do_nothing()
 
 
 def insert_adding(dialect: str, tallies: Table) -> "postgresql.Insert | sqlite.Insert":
-    """Return an INSERT of counts that adds to those which are there already (`ON CONFLICT DO UPDATE`).
+    """Return an INSERT that adds to existing counts (`ON CONFLICT DO UPDATE`).
 
-    A change that takes away does not count as news: the time stays.
+    `changed_at` moves with positive changes only.
     """
     statement = _insert(dialect, tallies)
     count, added = tallies.c["count"], statement.excluded["count"]
@@ -46,7 +46,7 @@ def insert_adding(dialect: str, tallies: Table) -> "postgresql.Insert | sqlite.I
 
 
 def _insert(dialect: str, table: Table) -> "postgresql.Insert | sqlite.Insert":
-    # Who has a file needs nothing of PostgreSQL, which brings four drivers' modules along.
+    # Imported on use: PostgreSQL's dialect loads the modules of four drivers, which an SQLite user does not need.
     if dialect == "postgresql":
         from sqlalchemy.dialects import postgresql
 
@@ -56,8 +56,14 @@ def _insert(dialect: str, table: Table) -> "postgresql.Insert | sqlite.Insert":
     return sqlite.insert(table)
 
 
+def allow_slow_reader(connection: Connection) -> None:
+    """Let the caller take an hour over the rows of this read transaction; it holds no lock that a writer waits for."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
+
+
 def try_advisory_lock(connection: Connection, key: int) -> bool:
-    """Take a lock that ends with the transaction; False where another process holds it.
+    """Try to take a lock that is released with the transaction; returns False if another process holds it.
 
     SQLite needs none: its write transactions exclude each other.
     """
@@ -67,6 +73,6 @@ def try_advisory_lock(connection: Connection, key: int) -> bool:
 
 
 def wait_for_advisory_lock(connection: Connection, key: int) -> None:
-    """Take a lock that ends with the transaction, waiting for whoever holds it; SQLite needs none."""
+    """Take a lock that is released with the transaction, waiting for its holder; SQLite needs none."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})

@@ -1,4 +1,4 @@
-"""Which jobs wait for a worker, and which messages are on their way: what whoever publishes must know."""
+"""Due jobs and in-flight messages, as the publisher needs them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,29 +12,28 @@ from db.types import JobStatus, UtcDateTime, database_now
 
 
 def is_due() -> ColumnElement[bool]:
-    """Of a job: that nobody holds it and its back-off is over."""
+    """Match queued jobs whose back-off is over."""
     return and_(
         jobs.c.status == JobStatus.QUEUED, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= database_now())
     )
 
 
 def has_expired_lease() -> ColumnElement[bool]:
-    """Of a job: that the lease of whoever holds it has run out."""
+    """Match leased jobs whose lease has expired."""
     return and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
 
 
 def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run_id: str | None = None) -> list[str]:
-    """Mark up to `limit` jobs as published, oldest first, and return their ids; the caller commits, then publishes.
+    """Mark up to `limit` due jobs as published, oldest first, and return their ids; the caller commits, then publishes.
 
-    A job is due where nobody holds it, its back-off is over, and no message was sent for it in the last `republish_s`
-    seconds: a message that nobody took in that time is taken for lost.
+    A job is due if no worker holds it, its back-off is over, and no message was sent for it in the last `republish_s`
+    seconds. An older message counts as lost.
 
     Args:
         connection: in a transaction.
-        limit: the most jobs to take.
-        republish_s: see above.
-        run_id: where given, jobs of this run alone; else those of all runs but embedded ones, whose own process
-            publishes them.
+        limit: maximum number of jobs.
+        republish_s: seconds until a message counts as lost.
+        run_id: only jobs of this run; None for all runs but embedded ones, whose own process publishes their jobs.
     """
     if limit <= 0:
         return []
@@ -72,24 +71,24 @@ def _select_unsent() -> Select[str]:
 
 
 def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
-    """Take back `take_due_jobs` for jobs whose message could not be sent."""
+    """Undo `take_due_jobs` for jobs whose message could not be sent."""
     connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=None))
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Jobs that a worker could take now, and how long the oldest of them has been waiting, in seconds."""
+    """Number of due jobs, and the waiting time of the oldest in seconds."""
 
     jobs: int
     longest_s: float
 
 
 def count_waiting_jobs(connection: Connection, *, unpublished_s: float | None = None) -> Waiting:
-    """Return how much work waits for workers, embedded runs left out.
+    """Count the due jobs of all runs but embedded ones.
 
     Args:
         connection: for reading.
-        unpublished_s: where given, only jobs for which no message was sent in that time.
+        unpublished_s: only jobs for which no message was sent in this many seconds; None for all.
     """
     since = case(
         (jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at),
@@ -108,7 +107,7 @@ def count_waiting_jobs(connection: Connection, *, unpublished_s: float | None = 
 
 
 def count_leases(connection: Connection, run_id: str | None = None) -> int:
-    """Return how many workers hold a live lease now, on any run or on one."""
+    """Count the workers that hold a live lease, on one run or on any."""
     query = select(func.count(jobs.c.lease_holder.distinct())).where(
         jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at >= database_now()
     )
@@ -116,7 +115,7 @@ def count_leases(connection: Connection, run_id: str | None = None) -> int:
 
 
 def count_just_published(connection: Connection, within_s: float) -> int:
-    """Return for how many jobs a message was sent in the last `within_s` seconds, or is being sent, and not yet taken.
+    """Count the queued jobs that were marked as published in the last `within_s` seconds.
 
     Args:
         connection: in a transaction that keeps other publishers out.

@@ -33,20 +33,20 @@ _WRITE_TRIES = 6
 # Deadlock, serialization failure, lock not available, too many connections, server starting or stopping.
 _TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
 _CONNECTION_SQLSTATE = "08"
-# No permission, a standby that only reads: for the operator to mend, though the driver takes them for our mistake.
+# No permission, read-only standby: the operator must act, although the driver reports a programming error.
 _REFUSING_SQLSTATES = frozenset({"42501", "25006"})
 _DISK_FULL_SQLSTATE = "53100"
 _SECRET_PARAMETERS = ("password", "sslpassword")
 
-#: The engines of SQLite files, each with the process that made it.
+#: Engines of SQLite files, each with the id of the process that made it.
 _OF_FILES: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()
 
 _POSTGRESQL_TIMEOUTS = (
     "-c statement_timeout=120s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
 
-# Without probes a process waits for hours for the answer of a server that is gone without a word (a network that broke
-# while it was restarted). The URL may say otherwise.
+# Without TCP keepalives a process waits hours for a server that vanished silently, such as one restarted during a
+# network failure. Parameters in the URL take precedence.
 _POSTGRESQL_CONNECTION: dict[str, int] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -57,10 +57,10 @@ _POSTGRESQL_CONNECTION: dict[str, int] = {
 
 
 def make_engine(url: str) -> Engine:
-    """Return an engine; nothing is connected yet.
+    """Return an engine; it connects on first use.
 
     Raises:
-        DatabaseUnavailable: the URL cannot be read, or the folder of an SQLite file cannot be made.
+        DatabaseUnavailable: the URL is malformed, or the folder of an SQLite file cannot be made.
     """
     try:
         parsed = make_url(url)
@@ -72,7 +72,7 @@ def make_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed.database)
     given = {name: value for name, value in _POSTGRESQL_CONNECTION.items() if name not in parsed.query}
-    # The first connection after a restart of the server must not fail a job: every checkout is tried first.
+    # Pre-ping, so that a pooled connection from before a server restart does not fail a job.
     return sqlalchemy.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
@@ -82,12 +82,17 @@ def make_engine(url: str) -> Engine:
 
 def _make_sqlite_engine(database: str | None) -> Engine:
     if not database or database == ":memory:":
-        raise DatabaseUnavailable("SQLite needs a file, since several threads and commands share it: sqlite:///FILE")
+        raise DatabaseUnavailable(
+            "the database URL names no file; threads and commands share the database, so SQLite needs one: write "
+            "sqlite:///FILE (NIGHTREAD_DATABASE_URL)"
+        )
     try:
         Path(database).expanduser().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatabaseUnavailable(f"the folder of the database cannot be made: {error.strerror}; set "
-                                  "NIGHTREAD_DATABASE_URL to a place that can be written") from None  # fmt: skip
+        raise DatabaseUnavailable(
+            f"the folder of the database cannot be made: {error.strerror}; set NIGHTREAD_DATABASE_URL to a writable "
+            "folder"
+        ) from None
     engine = sqlalchemy.create_engine(
         f"sqlite:///{Path(database).expanduser()}", connect_args={"timeout": _SQLITE_BUSY_S}
     )
@@ -99,9 +104,9 @@ def _make_sqlite_engine(database: str | None) -> Engine:
 
 @atexit.register
 def _close_files() -> None:
-    """Close SQLite files as the process ends: the last to do so brings what lies in the log (`-wal`) into the file.
+    """Close SQLite files at exit; the last process to close one checkpoints its log (`-wal`) into the file.
 
-    Not those inherited over a fork, whose locks are the parent's.
+    Engines inherited over a fork are skipped: their locks belong to the parent.
     """
     for engine, pid in list(_OF_FILES.items()):
         if pid == os.getpid():
@@ -109,16 +114,16 @@ def _close_files() -> None:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions of its own: `_begin_sqlite` does
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     _switch_to_wal(connection)
     for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Set the journal mode, which the file then keeps; several processes may meet over a new file.
+    """Set the journal mode, which the file keeps; retries, since several processes may open a new file at once.
 
-    SQLite does not wait for the lock that this takes, whatever its timeout is.
+    SQLite's busy timeout does not apply to the lock that this takes.
     """
     deadline = time.monotonic() + _SQLITE_BUSY_S
     while True:
@@ -133,14 +138,14 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A deferred BEGIN that reads first and writes later fails with SQLITE_BUSY_SNAPSHOT, which no timeout helps.
+    # A deferred transaction that reads and then writes may fail with SQLITE_BUSY_SNAPSHOT, which no timeout prevents.
     mode = "DEFERRED" if connection.get_execution_options().get(_READ_ONLY) else "IMMEDIATE"
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a read-only transaction: one consistent view, and no writer waits for it.
+    """Open a read transaction: a consistent snapshot that blocks no writer.
 
     Raises:
         DatabaseUnavailable: the database does not answer.
@@ -149,7 +154,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             options: dict[str, Any] = {_READ_ONLY: True}
             if engine.dialect.name == "postgresql":
-                # Its default, READ COMMITTED, shows each statement what was committed before that statement.
+                # Under the default, READ COMMITTED, each statement would see a snapshot of its own.
                 options |= {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
             with connection.execution_options(**options).begin():
                 yield connection
@@ -160,26 +165,26 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
-    """Run `work` in one transaction, and the whole of it again after a fault that passes.
+    """Run `work` in one write transaction; after a transient fault the whole transaction is retried.
 
-    `work` may run several times, also after a commit whose outcome is not known: it must be idempotent.
+    `work` must be idempotent: it may run again after a commit whose outcome is unknown.
 
     Raises:
         DatabaseUnavailable: the database does not answer or cannot be written.
-        DatabaseFull: there is no room on its disk.
+        DatabaseFull: its disk is full.
     """
     for attempt in range(1, _WRITE_TRIES + 1):
         try:
             return _transact(engine, work)
         except DBAPIError as error:
-            # A server that has just dropped a connection may refuse the next ones while it restarts.
+            # A server that dropped a connection may refuse new ones while it restarts.
             if not (_is_transient(error) or (attempt > 1 and _is_refused(error))):
                 if _is_unavailable(error):
                     raise explain_unavailable(error, engine) from error
                 raise
             if attempt == _WRITE_TRIES:
                 raise explain_unavailable(error, engine) from error
-            _log.warning("database transaction is tried again: %s", type(error.orig).__name__)
+            _log.warning("database transaction is retried after %s", type(error.orig).__name__)
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)  # noqa: S311  # jitter, no secret
     raise AssertionError("unreachable")
 
@@ -193,7 +198,7 @@ def _transact(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
 
 
 def lost_connection(message: str) -> DBAPIError:
-    """Return the error of a connection that broke: what was sent last may or may not have been done."""
+    """Return the error of a broken connection, after which it is unknown whether the last statement took effect."""
     return OperationalError(None, None, ConnectionError(message), connection_invalidated=True)
 
 
@@ -208,9 +213,9 @@ def _is_transient(error: DBAPIError) -> bool:
 
 def _is_unavailable(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.OperationalError):
-        return error.orig.sqlite_errorcode != sqlite3.SQLITE_ERROR  # that is a mistake in the statement
+        return error.orig.sqlite_errorcode != sqlite3.SQLITE_ERROR  # a programming error, such as wrong SQL
     if isinstance(error.orig, sqlite3.Error):
-        return type(error.orig) is sqlite3.DatabaseError  # the file is no database, or a damaged one
+        return type(error.orig) is sqlite3.DatabaseError  # not a database file, or a damaged one
     if isinstance(error, OperationalError | InterfaceError):
         return True
     return getattr(error.orig, "sqlstate", None) in _REFUSING_SQLSTATES
@@ -222,23 +227,23 @@ def _is_refused(error: DBAPIError) -> bool:
 
 def _is_full(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
-        # The latter: no room for the file of shared memory beside the database.
+        # SQLITE_IOERR_SHMSIZE: no room for the shared-memory file beside the database.
         return getattr(error.orig, "sqlite_errorcode", 0) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
     return getattr(error.orig, "sqlstate", None) == _DISK_FULL_SQLSTATE
 
 
 def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailable:
-    """Tell a driver's error in one line, without the password and without the statement."""
+    """Return a driver's error as one line, without password and statement."""
     url = engine.url.difference_update_query(_SECRET_PARAMETERS).render_as_string(hide_password=True)
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
     said = lines[0] if lines else type(error.orig).__name__
     if _is_full(error):
-        remedy = "make room; what was stored stays (NIGHTREAD_DATABASE_URL)"
+        remedy = "make room; stored data is kept (NIGHTREAD_DATABASE_URL)"
         return DatabaseFull(f"the disk of the database {url} is full ({said}): {remedy}")
     return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")
 
 
 def read_clock(connection: Connection) -> datetime:
-    """Return the database's time, the one by which runs and leases are dated."""
+    """Return the database's time, which dates runs and leases."""
     now: datetime = connection.execute(select(database_now())).scalar_one()
     return now

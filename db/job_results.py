@@ -1,4 +1,4 @@
-"""What a job came to, stored in one transaction: its predictions, the terminal statuses of its scans, its own end."""
+"""Results of a job, stored in one transaction: predictions, terminal statuses of its scans, and the job's own end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,11 +9,11 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.bulk import insert_new, update_queued, write_time
 from db.dialects import built_once
-from db.jobs import Claim, bind_claim, is_claim_current
+from db.jobs import Claim, bind_claim, end_job, is_claim_current, queue_again
 from db.measurements import NewMeasurement, store_measurements
 from db.tables import jobs, predictions, scans
 from db.tallies import tally_scans
-from db.types import JobStatus, ScanStatus, database_now
+from db.types import ScanStatus, database_now
 from nightread.failpoints import Point, failpoint
 
 
@@ -34,7 +34,7 @@ class ScanOutcome:
 
 @dataclass(frozen=True, slots=True)
 class NewPrediction:
-    """One score of one label; see the table's comments."""
+    """One score of one label; a row of the table `predictions`."""
 
     sha256: str
     model_digest: str
@@ -65,21 +65,21 @@ def store_results(
     *,
     retry_in_s: float | None = None,
 ) -> bool:
-    """Store what a job came to and end it, or put it off, all in the caller's transaction.
+    """Store the results of a job and end or postpone it, in the caller's transaction.
 
-    Rows are sorted by key, since two writers that meet in opposite order deadlock. A prediction or measurement that is
-    there already stays. Where the claim is no longer ours only those are kept, which are true whoever computed them.
+    Rows are sorted by key: two writers that lock rows in opposite order deadlock. Existing predictions and measurements
+    are kept. A stale claim stores predictions and measurements only: they are right whichever worker computed them.
 
     Args:
         connection: in a transaction.
-        claim: the claim that the results were computed under.
-        outcomes: terminal statuses; scans of the job that are missing stay queued.
-        new_predictions: any order.
-        new_measurements: any order.
-        retry_in_s: where not None, the job goes back to the queue for its remaining scans, due after that time.
+        claim: the claim under which the results were computed.
+        outcomes: terminal statuses; scans of the job that are missing here stay queued.
+        new_predictions: in any order.
+        new_measurements: in any order.
+        retry_in_s: if given, the job is queued again for its remaining scans, with this back-off.
 
     Returns:
-        Whether the claim was still ours.
+        Whether the claim was still current.
     """
     store_predictions(connection, new_predictions)
     store_measurements(connection, new_measurements)
@@ -97,35 +97,22 @@ def store_results(
 
 
 def store_predictions(connection: Connection, new_predictions: Sequence[NewPrediction]) -> None:
-    """Store predictions, sorted by key; one that is there already stays."""
+    """Store predictions, sorted by key; existing ones are kept."""
     insert_new(connection, predictions, _PREDICTION_FIELDS, sorted(map(_to_row, new_predictions)))
 
 
 @built_once
 def _end_job(_: str) -> ReturningUpdate[datetime]:
-    return (
-        update(jobs)
-        .where(is_claim_current())
-        .values(status=JobStatus.DONE, finished_at=database_now(), lease_holder=None, lease_expires_at=None)
-        .returning(database_now())
-    )
+    return update(jobs).where(is_claim_current()).values(end_job()).returning(database_now())
 
 
 @built_once
 def _put_job_off(_: str) -> ReturningUpdate[datetime]:
-    return (
-        update(jobs)
-        .where(is_claim_current())
-        .values(
-            status=JobStatus.QUEUED, not_before=database_now("in_s"), published_at=None, lease_holder=None,
-            lease_expires_at=None,
-        )
-        .returning(database_now())
-    )  # fmt: skip
+    return update(jobs).where(is_claim_current()).values(queue_again("in_s")).returning(database_now())
 
 
 def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutcome], now: datetime) -> None:
-    """Give scans their terminal status; one that has one already keeps it."""
+    """Set the terminal status of scans that are still queued."""
     finished_at = write_time(connection, now)
     update_queued(
         connection,
@@ -143,5 +130,5 @@ def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutc
 
 
 def _to_row(prediction: NewPrediction) -> tuple[str | float, ...]:
-    """Return a prediction as a row; the first four of its columns are the key, which no two have in common."""
+    """Return a prediction as a row; its first four columns are the unique key."""
     return tuple(getattr(prediction, name) for name in _PREDICTION_FIELDS)  # `astuple` copies deeply, ten times as slow

@@ -1,14 +1,13 @@
-"""The life of a job: due, claimed, renewed, then stored (`db.job_results`), given back or split.
+"""The life of a job: due, claimed, renewed, then stored (`db.job_results`), released or split.
 
-Every step is one short transaction. The order of commits is what nothing gets lost by: a claim is committed before a
-file is opened, so that the count of attempts survives whatever the file does to the process; predictions, scans and the
-job's end are one transaction; the broker's message is acknowledged after that.
+Every step is one short transaction. The order of commits prevents losses: a claim is committed before a file is opened,
+so that the number of attempts survives a crash that the file causes; predictions, scans and the job's end are one
+transaction; the broker's message is acknowledged after that.
 """
 
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -30,6 +29,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.dialects import built_once
 from db.due_jobs import has_expired_lease, is_due, mark_unpublished
+from db.engine import read_clock
 from db.runs import new_job
 from db.tables import jobs, runs, scans
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
@@ -41,9 +41,9 @@ class Claim:
     """A worker's time-limited hold on a job.
 
     Attributes:
-        token: whoever writes must show it; a worker that was given up for dead has an old one.
-        attempts: how often the job was claimed, this time included; less what the database has cost.
-        crashes: how many of its leases ran out, or ended in an error that nobody foresaw.
+        token: fencing token; every write must present it. A worker whose lease expired holds a stale one.
+        attempts: number of claims including this one; without those that a database fault ended.
+        crashes: number of leases that expired or ended in an unexpected error.
     """
 
     job_id: str
@@ -55,7 +55,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class OpenScan:
-    """A scan that a claimed job still has to score."""
+    """A scan of a claimed job that has no terminal status yet."""
 
     id: int
     path: str
@@ -63,9 +63,10 @@ class OpenScan:
 
 
 def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float, *, embedded: bool) -> Claim | None:
-    """Claim a job that is due or whose lease has run out; None where another holds it, it is done or put off.
+    """Claim a due job or one whose lease expired; None if another worker holds it, it is done or in back-off.
 
-    The caller commits before it opens a file. Jobs of `embedded` runs are their own process's alone.
+    The caller commits before it opens a file. Only an embedded run's own process passes `embedded` and so may claim
+    jobs of such a run.
     """
     wanted = {"of_job": job_id, "to_holder": holder, "for_s": lease_s, "may_be_embedded": embedded}
     row = connection.execute(_claim_one(connection), wanted).first()
@@ -77,11 +78,11 @@ def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float, 
 
 @built_once
 def _claim_one(_: str) -> ReturningUpdate[str, int, int, int]:
-    is_anothers = exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
+    is_embedded = exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
     return (
         update(jobs)
         .where(jobs.c.id == bindparam("of_job"), or_(is_due(), has_expired_lease()))
-        .where(or_(bindparam("may_be_embedded", type_=Boolean()), ~is_anothers))
+        .where(or_(bindparam("may_be_embedded", type_=Boolean()), ~is_embedded))
         .values(
             status=JobStatus.LEASED,
             attempts=jobs.c.attempts + 1,
@@ -97,7 +98,7 @@ def _claim_one(_: str) -> ReturningUpdate[str, int, int, int]:
 
 @built_once
 def _begin_run(_: str) -> Update:
-    # Passes over a run that is being cancelled or retried: those wait for this job while they hold the run's row.
+    # Skips a run that is being cancelled or retried: that transaction holds the run's row and waits for this job.
     untouched = (
         select(runs.c.id)
         .where(runs.c.id == bindparam("of_run"), runs.c.status == RunStatus.QUEUED)
@@ -107,44 +108,49 @@ def _begin_run(_: str) -> Update:
 
 
 def confirm_claim(connection: Connection, claim: Claim, holder: str, lease_s: float) -> bool:
-    """Whether a claim was committed although the answer was lost; its lease begins anew.
+    """Return whether a claim was committed although the database's answer was lost; if so, its lease is renewed.
 
-    Asked by whoever made it: the token alone does not tell, since another may have taken the same one.
+    The holder is compared, too: another worker may have claimed the job with the same token.
     """
-    ours = update(jobs).where(is_claim_current(), jobs.c.lease_holder == holder)
-    extended = ours.values(lease_expires_at=database_now(lease_s))
+    claimed = update(jobs).where(is_claim_current(), jobs.c.lease_holder == holder)
+    extended = claimed.values(lease_expires_at=database_now(lease_s))
     return connection.execute(extended, bind_claim(claim)).rowcount == 1
 
 
 def renew_lease(connection: Connection, claim: Claim, lease_s: float) -> bool:
-    """Extend a lease; False where it is no longer ours, and the work on it is to stop."""
+    """Extend a lease; returns False if the claim is stale, and then the work on the job must stop."""
     renewed = update(jobs).where(is_claim_current()).values(lease_expires_at=database_now(lease_s))
     return connection.execute(renewed, bind_claim(claim)).rowcount == 1
 
 
 def release_job(connection: Connection, claim: Claim, retry_in_s: float, *, is_crash: bool) -> bool:
-    """Queue a job again that ended in an error: as a crash, so that it does not loop, or else as if never claimed."""
+    """Queue a job again after an error, either counted as a crash, to avoid endless loops, or as if never claimed."""
     counted = {"crashes": jobs.c.crashes + 1} if is_crash else {"attempts": jobs.c.attempts - 1}
-    queued = update(jobs).where(is_claim_current()).values(_queue_again(retry_in_s) | counted)
-    given_back = connection.execute(queued, bind_claim(claim)).rowcount
+    queued = update(jobs).where(is_claim_current()).values(queue_again(retry_in_s) | counted)
+    released = connection.execute(queued, bind_claim(claim)).rowcount
     failpoint(Point.WORKER_GIVE_BACK)
-    return given_back == 1
+    return released == 1
 
 
 def reclaim_job(connection: Connection, job_id: str, holder: str, retry_in_s: float) -> bool:
-    """Queue a job again whose holder is known to be dead, as a crash; its lease need not run out.
+    """Queue a job again whose holder is known to be dead, without waiting for the lease to expire; counts as a crash.
 
     Returns:
-        Whether the holder had claimed it. Where it had not, the job can be taken again at once.
+        Whether the holder had claimed the job. If not, the job can be claimed again at once.
     """
     mark_unpublished(connection, [job_id])
     held = update(jobs).where(jobs.c.id == job_id, jobs.c.status == JobStatus.LEASED, jobs.c.lease_holder == holder)
-    values = _queue_again(retry_in_s) | {"crashes": jobs.c.crashes + 1}
+    values = queue_again(retry_in_s) | {"crashes": jobs.c.crashes + 1}
     return connection.execute(held.values(values)).rowcount == 1
 
 
-def _queue_again(retry_in_s: float) -> dict[str, Any]:
-    """Return the values of a job that nobody holds any more, and that waits."""
+def end_job() -> dict[str, Any]:
+    """Return the column values of a job that ends."""
+    return {"status": JobStatus.DONE, "lease_holder": None, "lease_expires_at": None, "finished_at": database_now()}
+
+
+def queue_again(retry_in_s: float | str) -> dict[str, Any]:
+    """Return the column values of a job that goes back to the queue; its back-off as in `database_now`."""
     return {
         "status": JobStatus.QUEUED, "lease_holder": None, "lease_expires_at": None, "published_at": None,
         "not_before": database_now(retry_in_s),
@@ -152,7 +158,7 @@ def _queue_again(retry_in_s: float) -> dict[str, Any]:
 
 
 def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:
-    """Return the scans that a job still has to score, in the order they were found."""
+    """Return the open scans of a job, in the order they were found."""
     return [OpenScan(*row) for row in connection.execute(_select_open_scans(connection), {"of_job": job_id})]
 
 
@@ -166,21 +172,21 @@ def _select_open_scans(_: str) -> Select[int, str, int]:
 
 
 def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenScan], crashes: int) -> list[str]:
-    """Replace a job that keeps killing its workers by two of half its scans each.
+    """Replace a job that keeps crashing its workers by two jobs of half its scans each.
 
     Args:
         connection: in a transaction.
         claim: the job's claim.
-        open_scans: what it still has to score; at least two.
-        crashes: what the halves begin with, so that each is split again at its next death and not only after many.
+        open_scans: its open scans; at least two.
+        crashes: initial crash count of both halves, high enough that each is split again at its next crash.
 
     Returns:
-        The ids of the two jobs; none where the claim is no longer ours.
+        The ids of the two jobs; empty if the claim is stale.
     """
-    ended = {"status": JobStatus.DONE, "lease_holder": None, "lease_expires_at": None, "finished_at": database_now()}
-    if connection.execute(update(jobs).where(is_claim_current()).values(ended), bind_claim(claim)).rowcount != 1:
+    ended = update(jobs).where(is_claim_current()).values(end_job())
+    if connection.execute(ended, bind_claim(claim)).rowcount != 1:
         return []
-    now: datetime = connection.execute(select(database_now())).scalar_one()
+    now = read_clock(connection)
     middle = len(open_scans) // 2
     halves = {uuid.uuid4().hex: open_scans[:middle], uuid.uuid4().hex: open_scans[middle:]}
     connection.execute(insert(jobs), [new_job(half, claim.run_id, now, crashes=crashes) for half in halves])
@@ -195,28 +201,28 @@ def split_job(connection: Connection, claim: Claim, open_scans: Sequence[OpenSca
 
 
 def suspect_jobs(connection: Connection, run_id: str) -> int:
-    """Let those jobs of a new embedded run begin with a crash that hold what was the death of such a run before.
+    """Set one crash on the jobs of a new embedded run that hold a path which failed in a crashed job of an earlier one.
 
-    A run that shares its process with its caller cannot try a job again once that process has died: what it held when
-    it died must be known when the same folder is scored again.
+    An embedded run cannot retry a job after its process has died, so the next run over the same folder must know the
+    suspects.
 
     Returns:
-        How many jobs that are.
+        Number of suspect jobs.
     """
-    deadly = (
+    suspects = (
         select(scans.c.path)
         .join(jobs, jobs.c.id == scans.c.job_id)
         .join(runs, runs.c.id == jobs.c.run_id)
         .where(jobs.c.crashes > 0, runs.c.embedded, scans.c.status == ScanStatus.FAILED)
     )
     holding = select(scans.c.job_id).where(
-        scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED, scans.c.path.in_(deadly)
+        scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED, scans.c.path.in_(suspects)
     )
     return connection.execute(update(jobs).where(jobs.c.id.in_(holding)).values(crashes=1)).rowcount
 
 
 def is_claim_current() -> ColumnElement[bool]:
-    """Of a job: that the claim which `bind_claim` gives as parameters still holds it."""
+    """Match the job that the claim among the parameters of `bind_claim` still holds."""
     return and_(
         jobs.c.id == bindparam("of_job"), jobs.c.lease_token == bindparam("of_token"),
         jobs.c.status == JobStatus.LEASED,
@@ -224,5 +230,5 @@ def is_claim_current() -> ColumnElement[bool]:
 
 
 def bind_claim(claim: Claim) -> dict[str, Any]:
-    """Return a claim as the parameters of a statement with `is_claim_current`."""
+    """Return the parameters of a statement with `is_claim_current`."""
     return {"of_job": claim.job_id, "of_token": claim.token}

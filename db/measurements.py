@@ -1,4 +1,4 @@
-"""Measurements of scans: what the input gate says of each, and what a night is compared with its training data by."""
+"""Measurements of scans: the input gate's verdict, and what drift is computed from."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,18 +6,17 @@ from dataclasses import dataclass, fields
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, select, text
+from sqlalchemy import Connection, Select, and_, select
 
-from db.bulk import insert_new
+from db.bulk import ROWS_PER_FETCH, insert_new
+from db.dialects import allow_slow_reader
 from db.tables import measurements, models, predictions, runs, scans
 from db.types import ScanStatus
-
-_ROWS_PER_FETCH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class NewMeasurement:
-    """What one content measures under one model; see the table's comments."""
+    """Measurements of one content under one model; a row of the table `measurements`."""
 
     sha256: str
     model_digest: str
@@ -35,10 +34,10 @@ class NewMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredScan:
-    """A terminal scan of a run with what it measures; None where it was not measured, not inferred or not scored.
+    """A terminal scan of a run with its measurements; None where it was not measured, not inferred or not scored.
 
     Attributes:
-        score: of the label that was asked for.
+        score: score of the requested label.
     """
 
     status: ScanStatus
@@ -59,27 +58,26 @@ _FIELDS = tuple(field.name for field in fields(NewMeasurement))
 
 
 def store_measurements(connection: Connection, new_measurements: Sequence[NewMeasurement]) -> None:
-    """Store measurements, sorted by key; one that is there already stays."""
+    """Store measurements, sorted by key; existing ones are kept."""
     insert_new(connection, measurements, _FIELDS, sorted(map(_to_row, new_measurements), key=itemgetter(0)))
 
 
 def _to_row(measurement: NewMeasurement) -> tuple[str | float | None, ...]:
-    """Return a measurement as a row; its digest comes first."""
+    """Return a measurement as a row that begins with its digest."""
     return tuple(
         json.dumps(value) if isinstance(value := getattr(measurement, name), list) else value for name in _FIELDS
     )
 
 
 def stream_measured(connection: Connection, run_id: str, label: str) -> Iterator[MeasuredScan]:
-    """Yield the terminal scans of a run with what they measure under the run's model, in the order they were found.
+    """Yield the terminal scans of a run with their measurements under the run's model, in the order they were found.
 
     Args:
         connection: for reading.
-        run_id: the run's.
-        label: whose score is wanted.
+        run_id: id of the run.
+        label: label whose score is returned.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
+    allow_slow_reader(connection)
     query: Select[tuple[Any, ...]] = (
         select(
             scans.c.status, scans.c.reason_code, measurements.c.gate_verdict, predictions.c.score,
@@ -109,5 +107,5 @@ def stream_measured(connection: Connection, run_id: str, label: str) -> Iterator
         .where(scans.c.run_id == run_id, scans.c.status != ScanStatus.QUEUED)
         .order_by(scans.c.id)
     )  # fmt: skip
-    for row in connection.execute(query.execution_options(yield_per=_ROWS_PER_FETCH)):
+    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
         yield MeasuredScan(*row)

@@ -1,14 +1,14 @@
-"""Two models' predictions for the scans of one run, side by side; nothing here writes."""
+"""Read-only queries over two models' predictions for the scans of one run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, text
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
+from db.bulk import ROWS_PER_FETCH
+from db.dialects import allow_slow_reader
 from db.tables import predictions, scans
 from db.types import ScanStatus
-
-_ROWS_PER_FETCH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class ScoredScan:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What two models say of one label of one scan."""
+    """Scores and decisions of two models for one label of one scan."""
 
     path: str
     label: str
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ModelKey:
-    """What predictions of a model are stored under, and the first of its labels."""
+    """Key of a model's predictions, and the first of its labels."""
 
     digest: str
     preprocessing: str
@@ -43,20 +43,20 @@ class ModelKey:
 
 
 def count_scored(connection: Connection, run_id: str) -> int:
-    """Return how many scans of a run have a score."""
+    """Count the scored scans of a run."""
     query = select(func.count()).where(scans.c.run_id == run_id, scans.c.status == ScanStatus.SCORED)
     return int(connection.execute(query).scalar_one())
 
 
 def count_unpredicted(connection: Connection, run_id: str, model: ModelKey) -> int:
-    """Return how many scored scans of a run have no prediction of `model`."""
+    """Count the scored scans of a run without a prediction of `model`."""
     return int(connection.execute(select(func.count()).where(_is_unpredicted(run_id, model))).scalar_one())
 
 
 def load_unpredicted(
     connection: Connection, run_id: str, model: ModelKey, *, after_id: int, limit: int
 ) -> list[ScoredScan]:
-    """Return the next scored scans of a run that have no prediction of `model`, by id."""
+    """Return the next scored scans of a run without a prediction of `model`, by id."""
     query = (
         select(scans.c.id, scans.c.path, scans.c.size_bytes, scans.c.sha256)
         .where(_is_unpredicted(run_id, model), scans.c.id > after_id)
@@ -69,9 +69,8 @@ def load_unpredicted(
 def stream_pairs(
     connection: Connection, run_id: str, before: ModelKey, after: ModelKey, labels: Sequence[str]
 ) -> Iterator[Pair]:
-    """Yield what both models say of each scan of a run, for the labels that both have, in the order they were found."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
+    """Yield the pairs of a run's scans for `labels`, which both models have, in the order the scans were found."""
+    allow_slow_reader(connection)
     old, new = predictions.alias("before"), predictions.alias("after")
     query = (
         select(scans.c.path, old.c.label, old.c.score, old.c.decision, new.c.score, new.c.decision)
@@ -88,12 +87,12 @@ def stream_pairs(
         )
         .order_by(scans.c.id, old.c.label)
     )
-    for row in connection.execute(query.execution_options(yield_per=_ROWS_PER_FETCH)):
+    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
         yield Pair(*row)
 
 
 def _is_unpredicted(run_id: str, model: ModelKey) -> ColumnElement[bool]:
-    # All labels of one content are stored in one statement, so the first one stands for all.
+    # All labels of one content are stored in one statement, so checking the first one suffices.
     predicted = (
         select(predictions.c.sha256)
         .where(

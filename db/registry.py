@@ -1,7 +1,7 @@
-"""The database's side of the registry of model bundles: their stages, and who changed them when.
+"""The registry of model bundles in the database: their stages, and who changed them when.
 
-At most one model is in production, which an index of the database holds. Who promotes, rolls back or retires waits for
-whoever does so at the same time, so that each sees what the other has left.
+A unique index allows at most one model in production. Promotions, rollbacks and retirements take an advisory lock, so
+that concurrent ones run one after the other and each sees the result of the one before.
 """
 
 import uuid
@@ -22,7 +22,7 @@ _STAGE_LOCK: Final = 7_201_123
 
 @dataclass(frozen=True, slots=True)
 class NewModel:
-    """A model bundle, as the table `models` keeps it."""
+    """A model bundle; a row of the table `models` without stage and time."""
 
     digest: str
     name: str
@@ -32,14 +32,9 @@ class NewModel:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredModel:
+class StoredModel(NewModel):
     """A model bundle that this database knows."""
 
-    digest: str
-    name: str
-    version: str
-    preprocessing: str
-    card: dict[str, Any]
     stage: ModelStage
     created_at: datetime
 
@@ -63,11 +58,11 @@ class StageEntry:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One command of a person.
+    """One command that changes stages.
 
     Attributes:
         changed_by: user@host.
-        id: made with the request, so that repeating it after a lost connection changes nothing twice.
+        id: idempotency key: a request that is repeated after a lost connection takes effect once.
     """
 
     changed_by: str
@@ -76,11 +71,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Turnover:
-    """What a promotion or rollback came to.
+    """Result of a promotion or rollback.
 
     Attributes:
-        production: the model that is in production now.
-        replaced: the one that was before; None where there was none, or nothing changed.
+        production: the production model now.
+        replaced: the production model before; None if there was none or nothing changed.
     """
 
     production: StoredModel
@@ -88,10 +83,10 @@ class Turnover:
 
 
 def register_model(connection: Connection, model: NewModel) -> bool:
-    """Write a model down as a candidate; one that is there already stays as it is.
+    """Insert a model as a candidate; an existing one is kept unchanged.
 
     Returns:
-        Whether it is new to this database.
+        Whether the model is new to this database.
 
     Raises:
         DatabaseError: the name and version are stored with another digest.
@@ -107,60 +102,60 @@ def register_model(connection: Connection, model: NewModel) -> bool:
 
 
 def check_identity(connection: Connection, name: str, version: str, digest: str) -> None:
-    """Make sure that a name and version do not stand for another digest.
+    """Check that a name and version are not stored with another digest.
 
     Raises:
-        DatabaseError: they do.
+        DatabaseError: they are.
     """
     query = select(models.c.digest).where(models.c.name == name, models.c.version == version)
     stored = connection.execute(query).scalar()
     if stored not in {None, digest}:
         raise DatabaseError(
-            f"the database knows {name}@{version} with another digest; bundles never change: "
-            "give the new one another version"
+            f"the database has {name}@{version} with another digest; bundles are immutable: give the new one another "
+            "version"
         )
 
 
 def refuse_retired(connection: Connection, digest: str) -> None:
-    """Make sure that a model may take new runs.
+    """Check that a model may take new runs.
 
     Raises:
         WrongStage: it is retired.
     """
-    # FOR SHARE: a run that is being made and a retirement wait for each other.
+    # FOR SHARE: creating a run and retiring its model exclude each other.
     row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update(read=True)).first()
     if row is not None and row.stage is ModelStage.RETIRED:
         raise WrongStage(explain_retired(f"{row.name}@{row.version}"))
 
 
 def explain_retired(reference: str) -> str:
-    """Say why a retired model takes no run, and what to do."""
+    """Return the error message for a run with a retired model."""
     return (
-        f"{reference} is retired and takes no new runs: name another with --model or NIGHTREAD_MODEL, or take it back "
+        f"{reference} is retired and takes no new runs: name another with --model or NIGHTREAD_MODEL, or restore it "
         f"with `nightread models retire {reference} --undo`"
     )
 
 
 def find_model(connection: Connection, name: str, version: str) -> StoredModel | None:
-    """Return the model of a name and version, None where this database does not know it."""
+    """Return the model of a name and version; None if this database does not have it."""
     row = connection.execute(_select_models().where(models.c.name == name, models.c.version == version)).first()
     return None if row is None else _to_model(row)
 
 
 def find_production(connection: Connection) -> StoredModel | None:
-    """Return the production model, None where none was promoted yet."""
+    """Return the production model; None if there is none."""
     row = connection.execute(_select_models().where(models.c.stage == ModelStage.PRODUCTION)).first()
     return None if row is None else _to_model(row)
 
 
 def list_models(connection: Connection) -> list[StoredModel]:
-    """Return all models of this database by name and version."""
+    """Return all models of this database, sorted by name and version."""
     query = _select_models().order_by(models.c.name, models.c.version)
     return [_to_model(row) for row in connection.execute(query)]
 
 
 def list_stage_changes(connection: Connection, digest: str | None = None) -> list[StageEntry]:
-    """Return the changes of all models' stages, or of one's, oldest first."""
+    """Return the stage changes of all models or of one, oldest first."""
     query = (
         select(stage_changes, models.c.name, models.c.version)
         .join(models, models.c.digest == stage_changes.c.model_digest)
@@ -175,7 +170,7 @@ def list_stage_changes(connection: Connection, digest: str | None = None) -> lis
 
 
 def promote_model(connection: Connection, model: NewModel, request: Request) -> Turnover:
-    """Put a model in production, in place of the one that is there, which becomes a candidate again.
+    """Put a model in production; the production model before becomes a candidate again.
 
     Raises:
         WrongStage: the model is retired.
@@ -188,20 +183,19 @@ def promote_model(connection: Connection, model: NewModel, request: Request) -> 
 
 
 def roll_back(connection: Connection, request: Request) -> Turnover:
-    """Put the production model before back in production.
+    """Put the previous production model back in production.
 
-    The one before is the one that the present one took over from; repeating goes further back. Models that were retired
-    meanwhile are passed over.
+    The previous model is the one that the present one replaced; repeated calls go further back. Retired models are
+    skipped.
 
     Raises:
-        WrongStage: there was none before.
+        WrongStage: there is no previous production model.
     """
     _wait_for_others(connection)
     present = find_production(connection)
     if present is None:
         raise WrongStage(
-            "there is no production model, so nothing to roll back: choose one with `nightread models promote "
-            "NAME@VERSION`"
+            "there is no production model to roll back from: choose one with `nightread models promote NAME@VERSION`"
         )
     if _is_done(connection, request):
         return Turnover(present, None)
@@ -209,14 +203,18 @@ def roll_back(connection: Connection, request: Request) -> Turnover:
     if earlier is None:
         raise WrongStage(
             f"there was no production model before {present.reference}: choose one with `nightread models promote "
-            "NAME@VERSION` (`nightread models list` names them)"
+            "NAME@VERSION` (see `nightread models list`)"
         )
     return _put_in_production(connection, earlier, StageCause.ROLLED_BACK, request)
 
 
 def find_predecessor(changes: list[StageEntry]) -> str | None:
-    """Return the digest of the model that rollback leads to, from all changes, oldest first."""
-    line: list[str] = []  # who took over from whom, the present one last
+    """Return the digest of the model that a rollback leads to.
+
+    Args:
+        changes: all stage changes, oldest first.
+    """
+    line: list[str] = []  # production models in order of succession, the present one last
     for change in changes:
         if change.cause is StageCause.PROMOTED:
             line.append(change.digest)
@@ -229,10 +227,10 @@ def find_predecessor(changes: list[StageEntry]) -> str | None:
 
 
 def retire_model(connection: Connection, digest: str, request: Request) -> bool:
-    """Take a model out of use; what it has scored stays, and its runs may still be gone on with.
+    """Retire a model: it takes no new runs; its predictions stay, and its open runs may be finished.
 
     Returns:
-        Whether that changed anything.
+        Whether anything changed.
 
     Raises:
         WrongStage: it is in production.
@@ -251,7 +249,7 @@ def retire_model(connection: Connection, digest: str, request: Request) -> bool:
 
 
 def restore_model(connection: Connection, digest: str, request: Request) -> bool:
-    """Make a retired model a candidate again; returns whether that changed anything."""
+    """Make a retired model a candidate again; returns whether anything changed."""
     _wait_for_others(connection)
     row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update()).one()
     if row.stage is not ModelStage.RETIRED:
@@ -269,7 +267,7 @@ def _put_in_production(connection: Connection, digest: str, cause: StageCause, r
         _change(connection, digest, ModelStage.PRODUCTION, cause, request)
     production = find_production(connection)
     if production is None:
-        raise AssertionError("unreachable: it was put there above")
+        raise AssertionError("unreachable: put in production above")
     return Turnover(production, replaced if replaced is not None and replaced.digest != digest else None)
 
 
@@ -284,13 +282,13 @@ def _change(connection: Connection, digest: str, stage: ModelStage, cause: Stage
 
 
 def _is_done(connection: Connection, request: Request) -> bool:
-    """Whether a commit of this very request did succeed, though its answer was lost."""
+    """Return whether this request was committed before, although the database's answer was lost."""
     query = select(stage_changes.c.id).where(stage_changes.c.request == request.id).limit(1)
     return connection.execute(query).scalar() is not None
 
 
 def _wait_for_others(connection: Connection) -> None:
-    """Let all who change stages wait for each other until the transaction ends."""
+    """Serialise stage changes until the transaction ends."""
     wait_for_advisory_lock(connection, _STAGE_LOCK)
 
 
@@ -303,6 +301,6 @@ def _to_model(row: Row[Any]) -> StoredModel:
 
 
 def read_card(connection: Connection, model_digest: str) -> dict[str, Any]:
-    """Return a model's card as it was stored, perhaps by another release."""
+    """Return a model's stored card; another release may have written it."""
     card: dict[str, Any] = connection.execute(select(models.c.card).where(models.c.digest == model_digest)).scalar_one()
     return card

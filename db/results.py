@@ -1,36 +1,34 @@
-"""What users ask the results: filtered rows, streamed, and a few counts."""
+"""Queries over the view `results`: filtered rows, streamed, and counts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, select, text
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, select
 
+from db.bulk import ROWS_PER_FETCH
+from db.dialects import allow_slow_reader
 from db.tables import results, scans
 from db.types import ScanStatus
 
-#: The columns of a row that leaves Nightread, in this order; only ever added to.
+#: Columns of an exported row, in this order. Columns may be added, never removed.
 COLUMNS = (
     "run_id", "run", "path", "study", "label", "score", "decision", "status", "reason", "reason_text", "model",
     "sha256", "reused", "provider", "time",
 )  # fmt: skip
 
-
-#: One more where the decisions were derived anew, so that a file tells by itself whose they are.
+#: Extra column where decisions are derived at another operating point; it names that point.
 OPERATING_POINT = "operating_point"
-
-
-_ROWS_PER_FETCH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Thresholds at which decisions are derived from scores anew; what is stored stays.
+    """Thresholds at which decisions are derived again from the scores; stored decisions stay.
 
     Attributes:
-        name: as the rows tell it.
-        thresholds: by label, from which score on it is present.
-        negative_decision: below it.
+        name: value of the column `operating_point`.
+        thresholds: lowest score at which a label is present, by label.
+        negative_decision: decision below the threshold.
     """
 
     name: str
@@ -40,17 +38,17 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class ResultFilter:
-    """Which rows of the view `results` are wanted; None is no restriction.
+    """Filter for rows of the view `results`; None means no restriction.
 
     Attributes:
-        run_id: of this run.
-        statuses: with one of these statuses.
-        label: of this label.
-        min_score: with at least this score.
-        limit: the first so many.
-        decision: with this decision.
-        by_score: the highest score first and rows without one last, instead of in the order of finding.
-        decided_at: derive the decisions here instead of showing the stored ones; rows then have `operating_point`.
+        run_id: rows of this run.
+        statuses: rows with one of these statuses.
+        label: rows of this label.
+        min_score: rows with at least this score.
+        limit: maximum number of rows.
+        decision: rows with this decision.
+        by_score: highest score first and rows without one last; else in the order in which scans were found.
+        decided_at: derive decisions at this point instead of the stored ones; adds the column `operating_point`.
     """
 
     run_id: str
@@ -64,7 +62,7 @@ class ResultFilter:
 
 
 def select_results(wanted: ResultFilter) -> Select[Any]:
-    """Return the query for `wanted`, in the order in which the scans were found unless it says otherwise."""
+    """Return the query for `wanted`."""
     decision: ColumnElement[Any] = results.c.decision
     query = select(results)
     if wanted.decided_at is not None:
@@ -87,7 +85,7 @@ def select_results(wanted: ResultFilter) -> Select[Any]:
 
 
 def derive_decision(point: OperatingPoint) -> ColumnElement[Any]:
-    """Return the decision at an operating point; null where there is no score."""
+    """Return the expression for the decision at an operating point; NULL where there is no score."""
     present = [
         (and_(results.c.label == label, results.c.score >= threshold), literal(label))
         for label, threshold in point.thresholds.items()
@@ -96,17 +94,15 @@ def derive_decision(point: OperatingPoint) -> ColumnElement[Any]:
 
 
 def stream_results(connection: Connection, wanted: ResultFilter) -> Iterator[dict[str, Any]]:
-    """Yield rows as dictionaries, with memory for a few thousand."""
-    if connection.dialect.name == "postgresql":
-        # Whoever reads the rows may take their time, and holds no lock that another waits for.
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
-    query = select_results(wanted).execution_options(yield_per=_ROWS_PER_FETCH)
+    """Yield rows as dictionaries; memory does not grow with their number."""
+    allow_slow_reader(connection)
+    query = select_results(wanted).execution_options(yield_per=ROWS_PER_FETCH)
     for row in connection.execute(query).mappings():
         yield {**row, "status": row["status"].value}
 
 
 def count_decisions(connection: Connection, run_id: str) -> dict[str, int]:
-    """Return how often each decision was taken in a run, over all labels."""
+    """Count the decisions of a run over all labels."""
     query = (
         select(results.c.decision, func.count())
         .where(results.c.run_id == run_id, results.c.decision.is_not(None))
@@ -116,7 +112,7 @@ def count_decisions(connection: Connection, run_id: str) -> dict[str, int]:
 
 
 def count_reasons(connection: Connection, run_id: str) -> dict[str, dict[str, int]]:
-    """Return how often each reason stands for `rejected` and for `failed` scans of a run."""
+    """Count the reasons of a run's `rejected` and `failed` scans, by status and reason code."""
     counts: dict[str, dict[str, int]] = {ScanStatus.REJECTED.value: {}, ScanStatus.FAILED.value: {}}
     query = (
         select(scans.c.status, scans.c.reason_code, func.count())
@@ -129,13 +125,13 @@ def count_reasons(connection: Connection, run_id: str) -> dict[str, dict[str, in
 
 
 def find_providers(connection: Connection, run_id: str) -> list[str]:
-    """Return the execution providers that the predictions of a run were computed on."""
+    """Return the execution providers that computed a run's predictions."""
     query = select(results.c.provider).distinct().where(results.c.run_id == run_id, results.c.provider.is_not(None))
     return sorted(connection.execute(query).scalars())
 
 
 def to_text(value: Any) -> str:
-    """Write a value so that it reads back as the same one: scores are never rounded, times are ISO 8601."""
+    """Return a value as text without loss: scores are not rounded, times are ISO 8601."""
     if value is None:
         return ""
     if isinstance(value, bool):

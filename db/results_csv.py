@@ -1,7 +1,7 @@
-"""All rows of a run as CSV, as fast as the database hands them out and with memory for a few thousand.
+"""CSV export of a run's rows, streamed in constant memory.
 
-A row as a dictionary of Python's values costs as much as all else of it, so none is made: the database writes each
-column as the text that it becomes, and PostgreSQL whole lines, while this process hands on those before.
+Building a dictionary per row would double the cost, so the database formats each column as text, and PostgreSQL
+formats whole lines while this process forwards the ones before.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _CSV_END = "\r\n"
 
 
 class _Line:
-    """What `csv.writer` takes for a file: it hands the line back instead of keeping it."""
+    """File-like object whose `write` returns the line, so that `csv.writer.writerow` does."""
 
     @staticmethod
     def write(line: str) -> str:
@@ -30,14 +30,13 @@ class _Line:
 
 
 def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
-    """Yield the CSV of what `wanted` finds: its header by itself, then some thousand lines at a time, in UTF-8.
+    """Yield the rows of `wanted` as UTF-8 CSV: first the header, then some thousand lines at a time.
 
-    Each line ends in one line feed. Columns are those of `list_columns`, each as `to_text` writes it.
+    Each line ends in one line feed. Columns are those of `list_columns`, formatted as by `to_text`.
 
     Args:
-        connection: for reading; it is busy until the last lines are taken. Where the iterator is closed before, the
-            transaction has ended, too.
-        wanted: which rows, and in which order.
+        connection: for reading; busy until the iterator is exhausted. Closing the iterator early ends the transaction.
+        wanted: rows and their order.
     """
     columns = list_columns(wanted)
     yield _write_lines([columns])
@@ -49,7 +48,7 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
     values = (derived[column] if column in derived else write(column) for column in columns)
     query = select_results(wanted).with_only_columns(*values)
     if to_postgresql:
-        # Whoever reads the rows may take their time, and holds no lock that another waits for.
+        # The caller may read slowly; it holds no lock that a writer waits for.
         connection.execute(text("SET LOCAL statement_timeout = '1h'"))
         with contextlib.closing(copy_out(connection, query)) as lines:
             while chunk := b"".join(islice(lines, _LINES_PER_CHUNK)):
@@ -61,7 +60,7 @@ def stream_csv(connection: Connection, wanted: ResultFilter) -> Iterator[bytes]:
 
 
 def list_columns(wanted: ResultFilter) -> tuple[str, ...]:
-    """Return the columns of the rows that leave Nightread: where decisions are derived anew, also at which point."""
+    """Return the columns of exported rows, with `operating_point` if decisions are derived at one."""
     return COLUMNS if wanted.decided_at is None else (*COLUMNS, OPERATING_POINT)
 
 
@@ -69,14 +68,14 @@ def _write_lines(rows: Sequence[Sequence[Any]]) -> bytes:
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(rows)
     written = file.getvalue()
-    if "\r" in written:  # which `csv` takes for harmless then: with its own line end it quotes both characters
+    if "\r" in written:  # `csv` quotes a carriage return only if its line terminator contains one
         writer = csv.writer(_Line())
         written = "".join(f"{str(writer.writerow(row)).removesuffix(_CSV_END)}\n" for row in rows)
     return written.encode()
 
 
 def _write_in_sqlite(column: str) -> ColumnElement[Any]:
-    """Return what SQLite makes of a column; `csv.writer` then writes a score by `repr`, as `to_text` does."""
+    """Return the expression for a column in SQLite; `csv.writer` formats scores by `repr`, as `to_text` does."""
     value = results.c[column]
     if column == "reused":
         return case((value, "true"), else_="false")
@@ -87,7 +86,7 @@ def _write_in_sqlite(column: str) -> ColumnElement[Any]:
 
 def _write_in_postgresql(column: str) -> ColumnElement[Any]:
     value = results.c[column]
-    if column == "score":  # it writes the shortest digits that read back as the same number, but "1" for 1.0
+    if column == "score":  # PostgreSQL's shortest exact form, like `repr`, except "1" for 1.0
         return case((value == 0, "0.0"), (value == 1, "1.0"), else_=cast(value, String))
     if column == "reused":
         return case((value, "true"), else_="false")

@@ -1,4 +1,4 @@
-"""Runs: writing a new one down, finding it again, counting it, closing, cancelling and retrying it."""
+"""Runs: create, find, list, close, cancel and retry."""
 
 import uuid
 from collections import Counter
@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from db.bulk import copy_in, write_time
 from db.dialects import built_once
+from db.engine import read_clock
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
@@ -39,22 +40,22 @@ _SCAN_COLUMNS = (
     "created_at", "finished_at",
 )  # fmt: skip
 
-#: Scans: of fewer, a job costs more than it is worth.
+#: Smallest job, in scans; below it the overhead dominates.
 _SMALLEST_JOB = 16
-#: A job is no larger than this part of what is left.
+#: A job holds at most 1/3 of the remaining scans, so that jobs get smaller towards the end.
 _LAST_JOBS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class NewScan:
-    """One file of a new run; with a reason where it is terminal from the start.
+    """One file of a new run.
 
     Attributes:
-        path: absolute, as text that every database holds.
-        size_bytes: as listed.
-        status: `queued`, or `rejected` or `failed` where listing already told why it cannot be scored.
-        reason_code: of a terminal scan.
-        reason_text: of a terminal scan.
+        path: absolute path, encoded by `nightread.scan.files.encode_path`.
+        size_bytes: size when the folder was listed.
+        status: `queued`, or `rejected` or `failed` if listing already found a reason.
+        reason_code: set if terminal.
+        reason_text: set if terminal.
     """
 
     path: str
@@ -69,9 +70,9 @@ class Owner:
     """The process that scores an embedded run.
 
     Attributes:
-        host: its machine.
-        pid: its process id there.
-        started: when it was started, in the kernel's ticks since boot; None where the system does not tell.
+        host: name of its machine.
+        pid: process id on that machine.
+        started: start time in the kernel's ticks since boot; None if the system does not report it.
     """
 
     host: str
@@ -81,11 +82,11 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A request as it is written down.
+    """A request for a run.
 
     Attributes:
-        owner: of an embedded run.
-        id: made with the request, so that writing it down twice after a lost connection makes one run.
+        owner: process of an embedded run.
+        id: idempotency key: a request that is repeated after a lost connection creates one run.
     """
 
     name: str
@@ -101,7 +102,7 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run as it is shown; the owner is that of an embedded run, as far as it is known."""
+    """A run with its model's name; a row of the table `runs`. The owner is set for embedded runs, if known."""
 
     id: str
     name: str
@@ -120,12 +121,12 @@ class RunInfo:
 
 
 def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) -> str:
-    """Write a run, its scans and its jobs; the caller commits, then publishes.
+    """Insert a run, its scans and its jobs; the caller commits, then publishes.
 
     Args:
         connection: in a transaction.
         run: the request.
-        found: its scans, in the order in which they are dealt to jobs; gone through twice.
+        found: its scans, in the order in which they are assigned to jobs; iterated twice.
 
     Returns:
         The run's id.
@@ -135,7 +136,7 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
         WrongStage: the model is retired.
     """
     if connection.execute(select(runs.c.id).where(runs.c.id == run.id)).scalar() is not None:
-        return run.id  # a commit before this one did succeed, though its answer was lost
+        return run.id  # committed before, but the database's answer was lost
     register_model(connection, run.model)
     refuse_retired(connection, run.model.digest)
     by_status = Counter((scan.status.value, scan.reason_code or "") for scan in found)
@@ -149,9 +150,9 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
             finished_at=None if queued else database_now(), **_owner_columns(run.owner),
         )
     )  # fmt: skip
-    now: datetime = connection.execute(select(database_now())).scalar_one()
+    now = read_clock(connection)
     sizes = list(divide_into_jobs(queued, run.job_size))
-    job_ids = sorted(uuid.uuid4().hex for _ in sizes)  # they are published in the order of their ids
+    job_ids = sorted(uuid.uuid4().hex for _ in sizes)  # sorted: jobs are published in the order of their ids
     created_at = write_time(connection, now)
     new_jobs = (
         {**new_job(job_id, run.id, now), "status": JobStatus.QUEUED.value, "created_at": created_at}
@@ -166,10 +167,9 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
 
 
 def divide_into_jobs(scans: int, most: int) -> Iterator[int]:
-    """Yield the sizes of the jobs of a run: one job where `most` scans are enough, else smaller ones towards the end.
+    """Yield the job sizes of a run: one job if `most` scans suffice, else jobs that get smaller towards the end.
 
-    So those who work on it end at about the same time: where the last job of all is a large one, all others wait for
-    whoever has it.
+    Smaller last jobs let all workers finish at about the same time.
     """
     smallest = _SMALLEST_JOB if scans > most else scans
     while scans:
@@ -179,7 +179,7 @@ def divide_into_jobs(scans: int, most: int) -> Iterator[int]:
 
 
 def new_job(job_id: str, run_id: str, now: datetime, *, crashes: int = 0) -> dict[str, Any]:
-    """Return the row of a job that no worker has seen yet."""
+    """Return the row of a new job."""
     return {
         "id": job_id, "run_id": run_id, "status": JobStatus.QUEUED, "attempts": 0, "crashes": crashes,
         "lease_token": 0, "created_at": now,
@@ -187,10 +187,10 @@ def new_job(job_id: str, run_id: str, now: datetime, *, crashes: int = 0) -> dic
 
 
 def find_run(connection: Connection, reference: str | None) -> RunInfo:
-    """Return the run of an id, of a unique prefix of it, or of a name (the newest of that name); None: the newest run.
+    """Return a run by id, by a unique prefix of it, or by name (the newest of that name); None for the newest run.
 
     Raises:
-        UnknownRun: there is none, or the prefix fits several.
+        UnknownRun: no run matches, or the prefix matches several.
     """
     query = _select_runs().limit(2)
     if not reference:
@@ -198,7 +198,7 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
         if not rows:
             raise UnknownRun("there is no run yet: start one with `nightread score FOLDER`")
         return _to_info(rows[0])
-    # The whole id comes first: workers look their run up by it, whatever somebody has named another run.
+    # The full id comes first, so that workers find their run even if another run has that id as its name.
     row = connection.execute(_select_run(connection), {"of_run": reference}).first()
     if row is None:
         row = connection.execute(query.where(runs.c.name == reference[:RUN_NAME_LENGTH])).first()
@@ -213,7 +213,7 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
 
 
 def list_runs(connection: Connection, limit: int, *, after: str | None = None) -> list[RunInfo]:
-    """Return the newest runs first, or those that follow the run with the id `after` in that order."""
+    """Return up to `limit` runs, newest first; with `after`, those that follow the run with this id."""
     query = _select_runs().limit(limit)
     if after is not None:
         created_at = select(runs.c.created_at).where(runs.c.id == after).scalar_subquery()
@@ -224,16 +224,16 @@ def list_runs(connection: Connection, limit: int, *, after: str | None = None) -
 
 
 def close_finished_runs(connection: Connection) -> int:
-    """Close every run that has no open job left; returns how many.
+    """Close every run without open jobs; returns their number.
 
-    Asked for after a job's commit, in a transaction of its own: two jobs that end at once do not see each other's end,
-    but whoever looks after both commits does.
+    Call it after a job's commit, in a transaction of its own: two transactions that end the last two jobs of a run do
+    not see each other's end, but a later one sees both.
     """
     candidates = connection.execute(_lock_ended_runs(connection)).scalars().all()
     if not candidates:
         return 0
     failpoint(Point.SWEEP_IN_CLOSING)
-    # Looked at again under the lock: a retry may have added jobs since, which a statement that waited does not see.
+    # Checked again under the lock: a retry that held it may have added jobs that the first query did not see.
     return connection.execute(
         update(runs)
         .where(runs.c.id.in_(candidates), _has_ended())
@@ -242,7 +242,7 @@ def close_finished_runs(connection: Connection) -> int:
 
 
 def has_open_jobs(connection: Connection, run_id: str) -> bool:
-    """Whether a job of a run is not done, so that the run cannot be closed yet."""
+    """Return whether a run has a job that is not done."""
     return bool(connection.execute(_select_open_job(connection), {"of_run": run_id}).scalar())
 
 
@@ -267,17 +267,17 @@ def _lock_ended_runs(_: str) -> Select[str]:
 def cancel_run(
     connection: Connection, run_id: str, reason_code: str, reason_text: str, *, crashed: bool = False
 ) -> int:
-    """End a run at once: its open scans become `failed`, and whoever holds one of its jobs is fenced off.
+    """End a run at once: its open scans become `failed`, and workers that hold one of its jobs are fenced off.
 
     Args:
         connection: in a transaction.
-        run_id: the run's.
-        reason_code: of its open scans.
-        reason_text: of its open scans.
-        crashed: whoever held one of its jobs is dead, which counts as a crash of that job.
+        run_id: id of the run.
+        reason_code: reason for its open scans.
+        reason_text: text of that reason.
+        crashed: count a crash for each leased job, because its holder died.
 
     Returns:
-        How many scans were still open; `retry_run` queues them again.
+        Number of scans that were open; `retry_run` queues them again.
     """
     _lock_run(connection, run_id)
     connection.execute(
@@ -313,10 +313,10 @@ def retry_run(
     settings: dict[str, Any],
     owner: Owner | None = None,
 ) -> int:
-    """Queue a run's failed scans again, as new jobs; returns how many.
+    """Queue a run's failed scans again, as new jobs; returns their number.
 
-    Safe while the run is still going on: scans that are not `failed` are left alone. Those of jobs that were the death
-    of a worker get jobs of their own, which begin with that crash: they are not to be the death of another.
+    Safe while the run is in progress: scans with another status are not touched. Scans of jobs that crashed a worker
+    get jobs of their own, which begin with one crash and so are isolated early.
     """
     _lock_run(connection, run_id)
     failed = connection.execute(
@@ -328,7 +328,7 @@ def retry_run(
     ).all()
     if not failed:
         return 0
-    now: datetime = connection.execute(select(database_now())).scalar_one()
+    now = read_clock(connection)
     for crashes in (0, 1):
         ids = [scan_id for scan_id, has_crashed, _ in failed if has_crashed == bool(crashes)]
         for start in range(0, len(ids), job_size):
@@ -353,25 +353,25 @@ def retry_run(
 
 
 def _lock_run(connection: Connection, run_id: str) -> None:
-    """Let closing, cancelling and retrying a run wait for each other until the transaction ends."""
+    """Serialise closing, cancelling and retrying a run until the transaction ends."""
     connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(key_share=True))
 
 
 def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
-    """Return the runs of `nightread score` that have not ended, whether or not their process still lives."""
+    """Return the embedded runs that have not ended, whether or not their process is alive."""
     query = _select_runs().where(runs.c.embedded, runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))
     return [_to_info(row) for row in connection.execute(query)]
 
 
 def _deal(job_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[str]:
-    """Yield the job of each scan that needs one."""
+    """Yield the job id of each queued scan."""
     return chain.from_iterable(map(repeat, job_ids, sizes))
 
 
 def _make_scan_rows(
     found: Iterable[NewScan], run_id: str, dealt: Iterator[str], created_at: str
 ) -> Iterator[tuple[str | int | bool | None, ...]]:
-    """Yield the rows of a new run's scans; columns as in `_SCAN_COLUMNS`."""
+    """Yield the rows of a new run's scans, with the columns of `_SCAN_COLUMNS`."""
     for scan in found:
         is_queued = scan.status is ScanStatus.QUEUED
         yield (

@@ -1,4 +1,4 @@
-"""Is the schema the one that this release needs, and how to bring it there."""
+"""The schema's revision: check it, or upgrade the database to the one that this release needs."""
 
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def read_revision(engine: Engine) -> str | None:
-    """Return the revision of the database, None where it holds no tables of ours.
+    """Return the revision of the database; None if it has no tables of Nightread.
 
     Raises:
         DatabaseUnavailable: the database does not answer.
@@ -28,12 +28,10 @@ def read_revision(engine: Engine) -> str | None:
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:
-    """Bring the schema to `REVISION`, in one transaction.
-
-    Several processes may do so at once: they wait for each other.
+    """Upgrade the schema to `REVISION`, in one transaction; concurrent upgrades wait for each other.
 
     Returns:
-        The revision before, and the one now.
+        The revisions before and after.
 
     Raises:
         DatabaseUnavailable: the database does not answer.
@@ -50,9 +48,9 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 
 
 def ensure_schema(engine: Engine) -> None:
-    """Bring an SQLite file up to date by itself; check that a server's database is.
+    """Upgrade an SQLite file; check a server's database.
 
-    A file has one user, who should not need to know of migrations. A server has an operator, who chooses the hour.
+    The user of a file need not know of migrations; the operator of a server chooses when to migrate.
 
     Raises:
         SchemaOutdated: the database needs `nightread db upgrade`, or a newer release.
@@ -65,7 +63,7 @@ def ensure_schema(engine: Engine) -> None:
 
 
 def check_schema(engine: Engine) -> None:
-    """Check that the database is up to date, whatever its kind, and change nothing.
+    """Check that the database is up to date, without changing it.
 
     Raises:
         SchemaOutdated: the database needs `nightread db upgrade`, or a newer release.

@@ -1,7 +1,7 @@
-"""The tables. What they promise is written into them: keys, checks and comments.
+"""The tables, with their keys, checks and comments.
 
-They are SQLAlchemy Core's: nothing here maps rows to objects, and importing the ORM would take a fifth of a second of
-each start. Indexes of some rows only are declared in `db.migrations.partial_indexes`.
+They use SQLAlchemy Core: nothing maps rows to objects, and importing the ORM takes 0.2 s of each start. Partial indexes
+are declared in `db.migrations.partial_indexes`.
 """
 
 from typing import Any
@@ -28,12 +28,12 @@ from sqlalchemy import (
 
 from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, StageCause, UtcDateTime, enum_by_value
 
-#: Characters that a reason's text may have.
+#: Maximum length of a reason's text, in characters.
 REASON_TEXT_LENGTH = 300
-#: Characters that a run's name may have.
+#: Maximum length of a run's name, in characters.
 RUN_NAME_LENGTH = 200
 
-#: Names every constraint, so that a migration can find it again.
+#: Names every constraint, so that migrations can refer to it.
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -47,11 +47,11 @@ metadata = MetaData(
 _DIGEST = String(64)
 _ID = String(32)
 _TIME = UtcDateTime()
-_SERIAL = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers itself there
+_SERIAL = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER keys autoincrement there
 
 
 def _column(name: str, *described: Any, nullable: bool = False, **options: Any) -> Column[Any]:
-    """Return a column that is NOT NULL unless it says otherwise."""
+    """Return a column that is NOT NULL by default."""
     return Column(name, *described, nullable=nullable, **options)
 
 
@@ -69,7 +69,7 @@ models = Table(
     UniqueConstraint("name", "version"),
 )
 
-#: One step in the life of a model bundle, for rollback and for whoever asks later; rows are never changed.
+#: One change of a model bundle's stage, for rollback and audit; rows are never changed.
 stage_changes = Table(
     "stage_changes",
     metadata,
@@ -111,7 +111,7 @@ runs = Table(
     Index(None, "created_at"),
 )
 
-#: One queued slice of a run's scans; the row is the truth, its Celery message only a hint.
+#: One queued slice of a run's scans; the row is authoritative, its Celery message only a hint.
 jobs = Table(
     "jobs",
     metadata,
@@ -167,9 +167,9 @@ scans = Table(
         name="one_terminal_status",
     ),
     CheckConstraint("(reason_code IS NULL) = (reason_text IS NULL)", name="reason_has_text"),
-    # Counts of a run from this index alone, and the scans of one status in the order of finding.
+    # Covers the counts of a run, and its scans of one status in the order they were found.
     Index(None, "run_id", "status", "reused", "id"),
-    # All scans of a run in the order of finding, without sorting.
+    # All scans of a run in the order they were found, without sorting.
     Index(None, "run_id", "id"),
     Index(None, "job_id", "status"),
     Index(None, "sha256"),
@@ -195,7 +195,7 @@ predictions = Table(
     CheckConstraint("score >= 0 AND score <= 1", name="score_in_range"),
 )
 
-#: What a scan's prepared pixels and its embedding measure: scan content x model. Written once, never changed.
+#: Measurements of a scan's prepared pixels and embedding: scan content x model. Written once, never changed.
 measurements = Table(
     "measurements",
     metadata,
@@ -231,7 +231,7 @@ measurements = Table(
     CheckConstraint("distance >= 0", name="distance_not_negative"),
 )
 
-#: One count of a run, kept beside it in the transactions that change it; read as the sum over the slots.
+#: One count of a run, updated in the transactions that change its scans; its value is the sum over the slots.
 tallies = Table(
     "tallies",
     metadata,
@@ -250,10 +250,10 @@ tallies = Table(
     PrimaryKeyConstraint("run_id", "slot", "kind", "name"),
 )
 
-#: One label of a scored scan of a run, where its score puts it; written with the scan's status.
+#: One label of a scored scan of a run, keyed in the order of the worklist; written with the scan's status.
 #:
-#: The scores lie with the contents, in `predictions`, and the scans with the runs: no index over both can be had.
-#: No foreign keys, which would be looked up again for each row: it comes from a statement over the tables themselves.
+#: Scores belong to contents (`predictions`) and scans to runs, so that no index can cover both; this table can.
+#: It has no foreign keys, since checking them costs a lookup per row, and the rows come from the tables themselves.
 worklist_rows = Table(
     "worklist_rows",
     metadata,
@@ -266,7 +266,7 @@ worklist_rows = Table(
     sqlite_with_rowid=False,
 )
 
-#: The view `results`, as the migrations create it; for queries only, so it stays out of the tables' metadata.
+#: The view `results`, which the migrations create; for queries only, so not part of the metadata.
 results = sqlalchemy.table(
     "results",
     *(

@@ -1,9 +1,8 @@
-"""What a run has come to so far: its counts, from the scans themselves or from the tally that is kept beside it.
+"""The counts of a run, read from its tally or counted from its scans.
 
-The tally is changed in the transactions that change scans, so that looking at a run of a million costs what looking at
-one of a thousand does. It is read as the sum over a few slots: two workers that end a job at once seldom need the same
-one, and whoever does waits for one commit. Slots are changed last in a transaction, in the order of their key, so that
-nobody waits in a circle.
+The transactions that change scans also update the tally, so that the cost of reading it does not grow with the run.
+Each count is spread over a few slots and read as their sum: two workers that end jobs at once seldom contend for one
+slot. Slots are updated last in a transaction, in the order of their key, which avoids deadlocks.
 """
 
 import random
@@ -22,7 +21,7 @@ from db.results import count_decisions, count_reasons, find_providers
 from db.tables import models, predictions, runs, scans, tallies, worklist_rows
 from db.types import ScanStatus, UtcDateTime, database_now
 
-#: A count that a tally holds: what of, and the reason, decision or provider.
+#: Key of a count in a tally: its kind, and the reason, decision or provider.
 TallyKey = tuple[str, str]
 
 FOUND: Final = "found"
@@ -36,7 +35,7 @@ _SLOTS = 8
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """How many scans of a run are in which status; `reused` counts the scored ones that cost no inference."""
+    """Number of scans of a run by status; `reused` counts the scored ones that needed no inference."""
 
     queued: int = 0
     scored: int = 0
@@ -46,27 +45,27 @@ class RunCounts:
 
     @property
     def found(self) -> int:
-        """All scans of the run: found = queued + scored + rejected + failed."""
+        """All scans of the run: queued + scored + rejected + failed."""
         return self.queued + self.terminal
 
     @property
     def terminal(self) -> int:
-        """Scans that are accounted for."""
+        """Scans with a terminal status."""
         return self.scored + self.rejected + self.failed
 
 
 @dataclass(frozen=True, slots=True)
 class RunTally:
-    """What a run has come to so far.
+    """The counts of a run.
 
     Attributes:
-        counts: its scans by status.
-        decisions: how often each decision was taken, over all labels.
-        labels: how many rows each label has; none where `is_kept` is False.
-        reasons: how often each reason stands for `rejected` and for `failed` scans.
-        providers: the execution providers that its predictions were computed on.
-        changed_at: when a scan last became terminal; None where none did.
-        is_kept: whether it was read from the tables that are kept beside the run, so that its worklist is there too.
+        counts: number of scans by status.
+        decisions: number of rows by decision, over all labels.
+        labels: number of rows by label; empty unless `is_kept`.
+        reasons: number of `rejected` and `failed` scans, by status and reason code.
+        providers: execution providers that computed its predictions.
+        changed_at: when a scan last became terminal; None if none did.
+        is_kept: whether the run has a tally, and so rows in the table `worklist_rows`; else it was counted.
     """
 
     counts: RunCounts
@@ -81,7 +80,7 @@ class RunTally:
 
 
 def count_scans(connection: Connection, run_ids: Iterable[str]) -> dict[str, RunCounts]:
-    """Return the counts of several runs by run id, from the scans themselves: what a reconciliation goes by."""
+    """Count the scans of several runs, by run id; for reconciliation, which must not rely on tallies."""
     ids = list(run_ids)
     counts: dict[str, dict[str, int]] = {run_id: {} for run_id in ids}
     query = (
@@ -98,10 +97,10 @@ def count_scans(connection: Connection, run_ids: Iterable[str]) -> dict[str, Run
 
 
 def read_tallies(connection: Connection, run_ids: Iterable[str]) -> dict[str, RunTally]:
-    """Return what several runs have come to, by run id, at a cost that does not grow with their scans.
+    """Return the counts of several runs, by run id, at a cost that does not grow with their scans.
 
-    A run that has no tally, or one that does not add up at its end, was made or worked on by the release before: it is
-    counted from its scans and predictions.
+    A run without a tally, or whose tally does not add up when it has ended, was created or worked on by the previous
+    release: it is counted from its scans and predictions.
     """
     ids = list(run_ids)
     sums: dict[str, dict[TallyKey, int]] = {run_id: {} for run_id in ids}
@@ -139,13 +138,13 @@ def _select_sums(_: str) -> Select[str, str, str, int, datetime]:
 
 
 def begin_tally(connection: Connection, run_id: str, found: int, refused: Mapping[TallyKey, int]) -> None:
-    """Begin the tally of a new run.
+    """Insert the tally of a new run.
 
     Args:
-        connection: in the transaction that writes the run.
-        run_id: the run's.
-        found: its scans, whatever became of them.
-        refused: how many of them are terminal from the start, by status and reason code.
+        connection: in the transaction that inserts the run.
+        run_id: id of the run.
+        found: number of its scans.
+        refused: number of scans that are terminal from the start, by status and reason code.
     """
     begun = insert(tallies).values(changed_at=database_now())
     connection.execute(begun, _make_rows(run_id, 0, {(FOUND, ""): found, **refused}))
@@ -169,8 +168,8 @@ class Ended(Protocol):
 def tally_scans(connection: Connection, run_id: str, ended: Sequence[Ended]) -> None:
     """Add scans that have just become terminal to their run's tally and worklist, last in the caller's transaction.
 
-    Their predictions are looked up by content: the view over all tables, of which a new database has no statistics
-    yet, went through every prediction for each scan.
+    Predictions are looked up by content rather than through the view: a new database has no statistics, and its planner
+    would scan every prediction for each scan.
     """
     model = connection.execute(_select_model(connection), {"of_run": run_id}).first()
     if not ended or model is None:
@@ -193,7 +192,7 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[Ended]) -> 
 
 @built_once
 def _select_model(_: str) -> Select[str, str]:
-    """Of a run that has a tally, that is, was made by a release that keeps them; a part of one is worse than none."""
+    """Select the model of a run that has a tally; a run of an older release has none and must not get part of one."""
     is_kept = exists().where(tallies.c.run_id == runs.c.id, tallies.c.slot == 0, tallies.c.kind == FOUND)
     return (
         select(runs.c.model_digest, models.c.preprocessing)
@@ -215,7 +214,7 @@ def _add_counts(dialect: str) -> Insert:
 
 
 def change_tally(connection: Connection, run_id: str, changes: Mapping[TallyKey, int]) -> None:
-    """Add counts to a run's tally, or take some away, last in the caller's transaction."""
+    """Add positive or negative changes to a run's tally, last in the caller's transaction."""
     changes = {key: change for key, change in changes.items() if change}
     if changes and connection.execute(_select_model(connection), {"of_run": run_id}).first() is not None:
         connection.execute(_add_counts(connection), _make_rows(run_id, _choose_slot(connection), changes))
@@ -229,12 +228,12 @@ def _make_rows(run_id: str, slot: int, counts: Mapping[TallyKey, int]) -> list[d
 
 
 def _choose_slot(connection: Connection) -> int:
-    # Writers of SQLite exclude each other anyway.
+    # SQLite has one writer at a time, so one slot suffices.
     return 0 if connection.dialect.name == "sqlite" else random.randrange(_SLOTS)  # noqa: S311  # no secret
 
 
 def _to_tally(sums: Mapping[TallyKey, int], changed_at: datetime | None) -> RunTally | None:
-    """Make sense of a run's sums; None where there is no tally or it cannot be right."""
+    """Return the tally of a run from its sums; None if there is no tally or it cannot be right."""
     if (FOUND, "") not in sums:
         return None
     named: dict[str, dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""What the worklist page asks: a run's rows by score, page by page, and whether the night goes on."""
+"""Queries of the worklist page: a run's rows by score, page by page, and overall progress."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +12,18 @@ from db.tables import jobs, results, runs, scans, worklist_rows
 from db.tallies import RunTally, read_tallies
 from db.types import JobStatus, ScanStatus
 
-# Finding the last scan that became terminal must not read every scan that was ever stored.
+# Number of newest runs in which the latest terminal scan is searched; searching all scans would be slow.
 _RUNS_LOOKED_AT = 5
 
-# A label and a decision of it.
+# Pairs of label and decision.
 _Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A row's place in a worklist; rows without a score have neither score nor label and come last.
+    """A row's position in a worklist; rows without a score have neither score nor label and come last.
 
-    The label stands in it because a scan has a row for each label, and two labels of it may have the same score.
+    It includes the label, since a scan has one row per label, and two of them may have equal scores.
     """
 
     score: float | None
@@ -33,7 +33,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some rows of a worklist, and the place of the last of them where more rows follow."""
+    """Rows of a worklist, and the position of the last one if more rows follow."""
 
     rows: list[dict[str, Any]]
     last: Position | None
@@ -41,11 +41,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Whether the night goes on.
+    """Progress over all runs.
 
     Attributes:
-        open_jobs: jobs that are not done, of all runs.
-        seconds_since_last_scan: since a scan became terminal, by the database's clock; None where none ever did.
+        open_jobs: number of jobs that are not done.
+        seconds_since_last_scan: since a scan last became terminal, by the database's clock; None if none did.
     """
 
     open_jobs: int
@@ -53,18 +53,17 @@ class Progress:
 
 
 def read_page(connection: Connection, wanted: ResultFilter, size: int, after: Position | None, tally: RunTally) -> Page:
-    """Return up to `size` rows of `wanted` by score, those that follow the place `after`.
+    """Return up to `size` rows of `wanted` by score, beginning after the position `after`.
 
-    Places, unlike numbers of rows to pass over, stay right while scans are scored in between: a row that stays where
-    it is comes once, however many come before it meanwhile.
+    Unlike offsets, positions stay valid while further scans are scored: each existing row appears exactly once.
 
     Args:
         connection: for reading.
-        wanted: which rows.
-        size: the most rows.
-        after: the last row of the page before.
-        tally: what the run has come to. Where its worklist is kept, a page costs as much as its rows, however large
-            the run is; else the whole run is sorted.
+        wanted: filter for the rows.
+        size: maximum number of rows.
+        after: position of the last row of the page before.
+        tally: counts of the run. If its worklist is kept, the cost of a page does not depend on the size of the run;
+            else the whole run is sorted.
     """
     if tally.is_kept:
         pairs = [
@@ -105,10 +104,10 @@ def _read_kept_rows(
 def _find_scored(
     connection: Connection, wanted: ResultFilter, pairs: _Pairs, limit: int, after: Position | None
 ) -> list[tuple[int, str | None]]:
-    """Return the places of the rows with a score, in the order of the page.
+    """Return the keys (scan id, label) of the rows with a score, in the order of the page.
 
-    The key begins with label and decision: each pair of them is a range of it that lies in the order of the page, and
-    a few rows from the beginning of each are all that a page can hold.
+    The primary key begins with label and decision, so each pair of them is one index range sorted by score; the first
+    `limit` rows of each range suffice.
     """
     if after is not None and after.score is None:
         return []
@@ -132,10 +131,10 @@ def _find_scored(
 def _split_range(
     label: str, min_score: float | None, after: Position | None
 ) -> Iterator[tuple[ColumnElement[bool], ...]]:
-    """Yield the conditions of the ranges of one label that follow a place.
+    """Yield the conditions of the index ranges of one label that follow a position.
 
-    Two where there is a place, since "lower, or as high and later" in one condition would be read from the first of
-    all rows that are as high: a network may give every scan the same score.
+    A position needs two ranges, "lower score" and "equal score and later". Combined with OR, the database would read
+    all rows of equal score, which may be every row.
     """
     rows = worklist_rows.c
     least = () if min_score is None else (rows.minus_score <= -min_score,)
@@ -151,7 +150,7 @@ def _split_range(
 def _find_unscored(
     connection: Connection, wanted: ResultFilter, limit: int, last_id: int
 ) -> list[tuple[int, str | None]]:
-    """Return the places of the rows without a score, in the order of finding."""
+    """Return the keys (scan id, None) of the rows without a score, in the order the scans were found."""
     ranges = [
         select(scans.c.id)
         .where(scans.c.run_id == wanted.run_id, scans.c.status == status, ~scans.c.reused, scans.c.id > last_id)
@@ -169,10 +168,10 @@ def _find_unscored(
 
 
 def read_progress(connection: Connection) -> Progress:
-    """Return how much is open, and how long ago a scan became terminal."""
+    """Return the number of open jobs and the time since a scan last became terminal."""
     open_jobs = connection.execute(select(func.count()).where(jobs.c.status != JobStatus.DONE)).scalar_one()
     newest = select(runs.c.id).limit(_RUNS_LOOKED_AT)
-    # Their ids first: with two queries inside it, PostgreSQL would read the whole table for the next one.
+    # Ids are fetched first: with these as subqueries, PostgreSQL would scan the whole table.
     looked_at = [
         *connection.execute(newest.where(runs.c.finished_at.is_(None)).order_by(runs.c.created_at.desc())).scalars(),
         *connection.execute(

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the connection that `db.schema.upgrade` hands over."""
+"""Entry point of Alembic: runs migrations on the connection that `db.schema.upgrade` passes."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     render_as_batch=True,  # SQLite cannot alter most things in place
-    transaction_per_migration=False,  # all or nothing: an interrupted upgrade leaves the old schema whole
+    transaction_per_migration=False,  # atomic: an interrupted upgrade leaves the old schema intact
     on_version_apply=_pass_revision,
 )
 with context.begin_transaction():

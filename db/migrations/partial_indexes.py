@@ -1,7 +1,7 @@
-"""The indexes of some rows only, for whoever compares the tables with a database: importing this completes `metadata`.
+"""Partial indexes; importing this module adds them to `metadata`, as migrations and schema comparisons need.
 
-They are not with the tables, since naming an option of PostgreSQL imports all of its dialect, at each start and for a
-file too.
+They are kept apart from the tables because a PostgreSQL option imports that whole dialect, at each start and for SQLite
+too.
 """
 
 from sqlalchemy import Column, Index, text
@@ -13,12 +13,12 @@ def _index_where(condition: str, name: str, *columns: Column[object], unique: bo
     return Index(name, *columns, unique=unique, postgresql_where=text(condition), sqlite_where=text(condition))
 
 
-# One production model at most, whoever promotes and however many do so at once.
+# At most one production model, even under concurrent promotions.
 _index_where("stage = 'production'", "uq_models_production", models.c.stage, unique=True)
-# Whoever closes runs or looks for orphans must not look at every night that ever was.
+# For closing runs and finding orphans, without scanning all past runs.
 _index_where("status IN ('queued', 'running')", "ix_runs_open", runs.c.id)
-# What the sweeper looks at: open jobs alone, of which there are few among the many that are done.
+# For the sweeper: open jobs only, which are few.
 _index_where("status <> 'done'", "ix_jobs_open", jobs.c.created_at, jobs.c.id)
-# The same of one run: is it at its end, and what of it is due?
+# The open jobs of one run: has it ended, and which of its jobs are due?
 _index_where("status <> 'done'", "ix_jobs_open_of_run", jobs.c.run_id, jobs.c.created_at, jobs.c.id)
 _index_where("crashes > 0", "ix_jobs_crashed", jobs.c.id)

@@ -143,7 +143,7 @@ class TestWriting:
         ])  # fmt: skip
         assert len(tries) >= 3  # the one that gave way may meet the other once more
         assert [fetch_run(postgres_engine, run_id).found for run_id in (first, second)] == [3, 3]
-        assert "tried again: DeadlockDetected" in caplog.text
+        assert "retried after DeadlockDetected" in caplog.text
 
     def test_a_serialization_failure_is_tried_again(self, postgres_engine):
         run_id = add_run(postgres_engine)
@@ -319,7 +319,7 @@ class TestUnavailable:
 
     @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
     def test_a_database_in_memory_which_threads_cannot_share(self, url):
-        with pytest.raises(DatabaseUnavailable, match="SQLite needs a file"):
+        with pytest.raises(DatabaseUnavailable, match="SQLite needs one"):
             make_engine(url)
 
 

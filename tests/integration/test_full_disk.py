@@ -123,7 +123,7 @@ def test_whoever_else_writes_is_told_at_once(process, disk, tmp_path):
         grow = text("INSERT INTO scans (run_id, path, size_bytes, status, attempts, reused, created_at, job_id) SELECT "
                     "run_id, path || n || :text, 1, status, 0, reused, created_at, job_id FROM scans, "
                     "generate_series(1, 20000) n")  # fmt: skip
-    with pytest.raises(DatabaseFull, match=r"is full .*: make room; what was stored stays"):
+    with pytest.raises(DatabaseFull, match=r"is full .*: make room; stored data is kept"):
         write(process.engine, lambda connection: connection.execute(grow, {"text": "x" * 30}))
     disk.free()
     with reading(process.engine) as connection:

@@ -286,7 +286,7 @@ class TestStoring:
         )
         assert stored == [True] * 4
         assert count_predictions(engine) == 200
-        assert "tried again" not in caplog.text
+        assert "retried" not in caplog.text
 
     def test_a_job_that_is_put_off_goes_back_with_its_remaining_scans_alone(self, engine):
         job_id = add_job(engine, 3)
