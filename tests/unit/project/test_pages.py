@@ -36,6 +36,12 @@ def test_links_lead_somewhere_on(page):
         assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_is_named_exists_on(page):
+    named = set(re.findall(r"`(\w+(?:/\w+)+\.py)`", page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if "NNNN" not in name and not (ROOT / name).exists()] == []
+
+
 def test_docs_site_names_every_page_in_its_navigation():
     pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT}
     assert set(re.findall(r'"([^"]+\.md)"', read("zensical.toml"))) == pages
