@@ -1,13 +1,13 @@
-"""From a folder of files to network inputs, in the order in which a scan passes.
+"""From a folder of files to network inputs; modules in the order in which a scan passes through them.
 
 walk: lists the files of a folder.
 files: opens and reads one file below the allowed roots.
-formats: tells a file's format from its first bytes.
-scan: the types of a scan as read, and its size limits.
+formats: recognises a file's format by its first bytes.
+scan: types of a decoded scan, and size limits.
 decode: turns the bytes of one file into a Scan.
 raster: decodes JPEG, PNG and TIFF.
 dicom: decodes DICOM.
 preprocessing: turns a Scan into the network's input tensor.
 pixel_statistics: measures brightness, contrast, detail and symmetry of a tensor.
-drawn_chest: draws chest X-rays for the demo, for benchmarks and for tests.
+drawn_chest: draws synthetic chest X-rays for the demo, benchmarks and tests.
 """

@@ -1,4 +1,4 @@
-"""From the bytes of one file to the pixels of one radiograph."""
+"""Decoding: from the bytes of one file to the pixels of one radiograph."""
 
 import math
 
@@ -8,9 +8,8 @@ from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
 from nightread.scan.raster import read_raster, silence_decoders
 from nightread.scan.scan import Scan
 
-#: Gray levels beyond this are damage, and would overflow the float32 of a prepared scan.
+#: Larger gray levels are damage, and would overflow the float32 of a prepared scan.
 _LARGEST_GRAY = 1e30
-
 
 silence_decoders()
 
@@ -19,21 +18,21 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors
     """Decode one file to the pixels of one radiograph.
 
     Args:
-        data: the whole file.
-        max_pixels: largest width times height that is decoded; told from the header, before anything is decoded.
-        at_least_px: where not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as neither side falls below
-            this many pixels; the decoder then does only the inverse transform that is needed.
-        with_colors: take a sample of the colors; the pixels are the same with and without.
+        data: content of the file.
+        max_pixels: maximum width times height, checked in the header before decoding.
+        at_least_px: if not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as both sides keep at least this
+            many pixels; the decoder then computes a smaller inverse transform.
+        with_colors: also sample the colors, for the input gate; the pixels do not depend on it.
 
     Raises:
         UnreadableScan: not an image, damaged, truncated, blank, too large or too small.
-        UnsupportedScan: an image that is not one single-frame radiograph in a format that is read here.
+        UnsupportedScan: not a single-frame radiograph, or an unsupported format.
     """
     kind = sniff(data[:SNIFF_BYTES])
     if isinstance(kind, NoScan):
         raise _explain_kind(kind)
     if kind is Format.DICOM:
-        from nightread.scan.dicom import read_dicom  # pydicom takes 0.2 s to import, and most folders hold none
+        from nightread.scan.dicom import read_dicom  # 0.2 s to import, and most folders hold no DICOM
 
         scan = read_dicom(data, max_pixels=max_pixels, with_colors=with_colors)
     else:
@@ -43,11 +42,11 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors
 
 
 def _check_content(scan: Scan) -> None:
-    """Refuse a scan that shows nothing, or whose gray levels are no numbers to reckon with."""
+    """Refuse a scan that is blank or whose gray levels are not finite."""
     low, high = sorted((scan.black, scan.white))
     darkest, brightest = float(scan.pixels.min()), float(scan.pixels.max())
     if not all(math.isfinite(level) and abs(level) < _LARGEST_GRAY for level in (low, high, darkest, brightest)):
-        raise UnreadableScan(Reason.DAMAGED, "gray levels that are not finite, or far beyond any detector's")
+        raise UnreadableScan(Reason.DAMAGED, "gray levels are not finite, or far beyond any detector's range")
     if max(low, darkest) >= min(high, brightest):
         raise UnreadableScan(Reason.BLANK, "every pixel is shown in the same gray")
     if high - low < 1 / _LARGEST_GRAY:
@@ -57,6 +56,6 @@ def _check_content(scan: Scan) -> None:
 def _explain_kind(kind: NoScan) -> UnreadableScan | UnsupportedScan:
     if kind is NoScan.OTHER_IMAGE:
         return UnsupportedScan(
-            Reason.UNSUPPORTED_FORMAT, "an image in another format; JPEG, PNG, TIFF and DICOM are read"
+            Reason.UNSUPPORTED_FORMAT, "the image has another format; supported are JPEG, PNG, TIFF and DICOM"
         )
-    return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is neither JPEG, PNG, TIFF nor DICOM")
+    return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is not JPEG, PNG, TIFF or DICOM")

@@ -1,4 +1,4 @@
-"""From the bytes of a DICOM instance to the pixels of one radiograph (DICOM PS3.3 and PS3.5)."""
+"""Decoding of DICOM: from the bytes of an instance to the pixels of one radiograph (DICOM PS3.3 and PS3.5)."""
 
 import logging
 import re
@@ -21,11 +21,11 @@ from nightread.scan.formats import Format
 from nightread.scan.raster import check_jpeg_end, sample_jpeg_colors
 from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors, DicomUids, Pixels, Scan, check_size
 
-# pydicom warns of every value that is not as the standard asks, and quotes it: that may be a patient's.
+# pydicom warns of each value that violates the standard and quotes it, which could reveal patient data.
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-#: What is read. Deflated syntaxes stay out for good: they inflate without a limit before a single tag is seen.
+#: Supported transfer syntaxes. Deflated ones are excluded: they inflate without limit before the first tag is read.
 TRANSFER_SYNTAXES = frozenset(
     {uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.JPEGBaseline8Bit}
 )
@@ -34,7 +34,7 @@ TRANSFER_SYNTAXES = frozenset(
 MODALITIES = frozenset({"CR", "DX", "RG", "OT"})
 
 _UID_TAGS: list[Any] = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
-# Only what the pixels need and the three UIDs: no patient's name is ever in memory as a value.
+# Only the tags that decoding needs and the three UIDs, so that no patient data is parsed.
 _TAGS: list[Any] = [
     *_UID_TAGS, "Modality",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
@@ -47,7 +47,7 @@ _PREAMBLE_BYTES = 132
 _FILE_META_GROUP = 0x0002
 _UID = re.compile(r"[0-9.]{1,64}")
 
-# pydicom adds these to what the image decoders raise.
+# Errors of the image decoders, and those that pydicom adds.
 _DICOM_ERRORS = (
     *DECODER_ERRORS,
     RuntimeError,
@@ -59,34 +59,34 @@ _DICOM_ERRORS = (
 def read_dicom(data: bytes, *, max_pixels: int, with_colors: bool = False) -> Scan:
     """Decode a single-frame DICOM radiograph.
 
-    The gray levels follow PS3.3 C.11: the modality transform, then the first VOI table or window. Where there is
-    neither, 8-bit pixels and colors are shown as stored, and of deeper ones the extremes (padding left out) are black
-    and white. MONOCHROME1 swaps black and white, after the window, whose values refer to the pixels before it.
+    Gray levels follow PS3.3 C.11: the modality transform, then the first VOI table or window. Without either, 8-bit
+    pixels and colors are used as stored, and for deeper pixels the minimum and maximum (without padding) become black
+    and white. MONOCHROME1 swaps black and white after the window, since the window refers to values before the swap.
     Padding is black.
 
     Raises:
         UnreadableScan: damaged, cut short, too large or too small.
-        UnsupportedScan: another modality, several frames, no image, or a transfer syntax that is not read here.
+        UnsupportedScan: another modality, several frames, no image, or an unsupported transfer syntax.
     """
     try:
         _check_transfer_syntax(_read_transfer_syntax(data))
         dataset = pydicom.dcmread(BytesIO(data), specific_tags=_TAGS)
         _check_radiograph(dataset, max_pixels)
-        with np.errstate(all="ignore"):  # what overflows is told by the gray levels that come out
+        with np.errstate(all="ignore"):  # an overflow shows in the resulting gray levels, which are checked
             stored = _decode(dataset)
             pixels, black, white = _apply_gray_levels(_to_gray(stored, dataset), dataset)
         colors = _sample_colors(stored, dataset) if with_colors else None
         size_px = int(dataset.Columns), int(dataset.Rows)
         uids = _get_uids(dataset)
     except RecursionError:
-        raise UnreadableScan(Reason.DAMAGED, "sequences are nested too deeply for a radiograph") from None
+        raise UnreadableScan(Reason.DAMAGED, "the DICOM sequences are nested too deeply") from None
     except _DICOM_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, "the DICOM data is damaged or cut short") from None
     return Scan(pixels, black, white, Format.DICOM, *size_px, uids, colors=colors)
 
 
 def read_uids(data: bytes) -> DicomUids:
-    """Return the three UIDs of an instance that `read_dicom` has decoded before, without decoding it again."""
+    """Return the three UIDs of an instance that `read_dicom` decoded before, without decoding its pixels again."""
     dataset = pydicom.dcmread(BytesIO(data), specific_tags=_UID_TAGS, stop_before_pixels=True)
     return _get_uids(dataset)
 
@@ -96,9 +96,9 @@ def _get_uids(dataset: pydicom.Dataset) -> DicomUids:
 
 
 def _read_transfer_syntax(data: bytes) -> str:
-    """Return (0002,0010) from the file meta group alone, before any data set is parsed, let alone inflated.
+    """Return (0002,0010) from the file meta group, before the data set is parsed or inflated.
 
-    Read by the function that `dcmread` uses too, so that both take the same of two elements.
+    It is parsed by the function that `dcmread` uses, so that both choose equally among duplicate elements.
     """
 
     def is_beyond_meta(tag: int, _vr: str | None, _length: int) -> bool:
@@ -120,7 +120,7 @@ def _check_transfer_syntax(syntax: str) -> None:
         name = uid.UID(syntax).name if _UID.fullmatch(syntax) else "unknown"
         raise UnsupportedScan(
             Reason.UNSUPPORTED_TRANSFER_SYNTAX,
-            f"(0002,0010) Transfer Syntax {name}; read are uncompressed and JPEG Baseline",
+            f"(0002,0010) Transfer Syntax is {name}; supported are uncompressed and JPEG Baseline",
         )
 
 
@@ -129,11 +129,11 @@ def _check_radiograph(dataset: pydicom.Dataset, max_pixels: int) -> None:
     if modality and modality not in MODALITIES:
         allowed = ", ".join(sorted(MODALITIES))
         shown = modality if re.fullmatch(r"[A-Z0-9_ ]{1,16}", modality) else "invalid"
-        raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, f"(0008,0060) Modality is {shown}; read are {allowed}")
+        raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, f"(0008,0060) Modality is {shown}; supported are {allowed}")
     if "PixelData" not in dataset or "Rows" not in dataset or "Columns" not in dataset:
         raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, "the DICOM instance holds no image")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise UnsupportedScan(Reason.MULTI_FRAME, "(0028,0008) Number of Frames is not 1; a scan has one")
+        raise UnsupportedScan(Reason.MULTI_FRAME, "(0028,0008) Number of Frames is not 1; a scan has one frame")
     check_size(int(dataset.Columns), int(dataset.Rows), max_pixels)
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise UnsupportedScan(
@@ -142,22 +142,22 @@ def _check_radiograph(dataset: pydicom.Dataset, max_pixels: int) -> None:
 
 
 def _decode(dataset: pydicom.Dataset) -> Pixels:
-    """Return the pixels as stored, (H, W), or (H, W, 3) in color; of a JPEG frame the luma."""
+    """Return the pixels as stored, (H, W), or (H, W, 3) in color; for a JPEG frame its luma."""
     if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit:
         return _decode_jpeg(dataset)
-    pixels: Pixels = pixel_array(dataset, raw=True)  # raw: YBR stays YBR
+    pixels: Pixels = pixel_array(dataset, raw=True)  # raw: without conversion from YBR
     return pixels
 
 
 def _to_gray(stored: Pixels, dataset: pydicom.Dataset) -> Pixels:
-    """Return (H, W); of colors the luma (ITU-R BT.601)."""
+    """Return gray pixels, (H, W); colors are reduced to luma (ITU-R BT.601)."""
     if stored.ndim == 2:
         return stored
     return stored[..., 0] if _photometric(dataset).startswith("YBR") else _to_luma(stored)
 
 
 def _sample_colors(stored: Pixels, dataset: pydicom.Dataset) -> Colors | None:
-    """Return a sample of the colors; None where the instance stores gray."""
+    """Return a sample of the colors; None if the instance stores gray."""
     if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
@@ -172,15 +172,15 @@ def _sample_colors(stored: Pixels, dataset: pydicom.Dataset) -> Colors | None:
 
 
 def _decode_jpeg(dataset: pydicom.Dataset) -> Pixels:
-    """Decode the one JPEG frame; not by pydicom, which takes whatever decoder is installed and no size limit."""
+    """Decode the JPEG frame with Pillow; pydicom would use any installed decoder, without a size limit."""
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
         if image.size != (dataset.Columns, dataset.Rows):
             raise UnreadableScan(
-                Reason.DAMAGED, "(0028,0010) Rows and (0028,0011) Columns are not those of the JPEG frame"
+                Reason.DAMAGED, "(0028,0010) Rows and (0028,0011) Columns differ from the size of the JPEG frame"
             )
         if is_unmarked_rgb := _is_unmarked_rgb(image, dataset):
-            image.draft("YCbCr", image.size)  # the decoder would take it for YBR: have it left as it is
+            image.draft("YCbCr", image.size)  # no conversion: the decoder would take it for YBR
         else:
             image.draft("L", image.size)
         check_jpeg_end(image, image.height)
@@ -188,7 +188,7 @@ def _decode_jpeg(dataset: pydicom.Dataset) -> Pixels:
 
 
 def _is_unmarked_rgb(image: Image.Image, dataset: pydicom.Dataset) -> bool:
-    """Whether the data set alone says that the frame holds RGB: neither its markers nor its component names do."""
+    """Return whether the frame holds RGB according to the data set only, not to its markers or component names."""
     is_marked = bool(image.info.keys() & {"adobe_transform", "jfif"})
     names = bytes(component[0] for component in getattr(image, "layer", ()))
     return _photometric(dataset) == "RGB" and image.mode == "RGB" and not is_marked and names.upper() != b"RGB"
@@ -199,7 +199,7 @@ def _photometric(dataset: pydicom.Dataset) -> str:
 
 
 def _to_luma(pixels: Pixels) -> Pixels:
-    """Reduce RGB (H, W, 3) to luma (H, W), float32 (ITU-R BT.601)."""
+    """Return the luma (H, W), float32, of RGB pixels (H, W, 3) (ITU-R BT.601)."""
     luma: Pixels = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return luma
 
@@ -207,9 +207,9 @@ def _to_luma(pixels: Pixels) -> Pixels:
 def _apply_gray_levels(stored: Pixels, dataset: pydicom.Dataset) -> tuple[Pixels, float, float]:
     """Return (pixels, black, white) after modality and VOI transforms.
 
-    A linear window needs no new pixels: its two ends are black and white (PS3.3 C.11.2.1.2.1).
+    A linear window leaves the pixels as they are: its ends become black and white (PS3.3 C.11.2.1.2.1).
     """
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:  # colors pass through neither transform
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:  # the transforms apply to gray only
         return stored, 0.0, _largest_stored(dataset)
     padding = _find_padding(stored, dataset)
     values = _apply_modality(stored, dataset)
@@ -250,22 +250,22 @@ def _apply_modality(stored: Pixels, dataset: pydicom.Dataset) -> Pixels:
 
 
 def _apply_table(values: Pixels, item: pydicom.Dataset) -> Pixels:
-    """Look values up in a modality or VOI table (PS3.3 C.11.1.1.1, C.11.2.1.1); those beyond it take its ends."""
+    """Look values up in a modality or VOI table (PS3.3 C.11.1.1.1, C.11.2.1.1); values beyond it are clipped."""
     entries, first = int(item.LUTDescriptor[0]) & 0xFFFF or 2**16, int(item.LUTDescriptor[1])
     data = item.LUTData
-    if isinstance(data, bytes):  # OW: words in the data set's byte order; or one byte an entry
+    if isinstance(data, bytes):  # OW: 16-bit words in the data set's byte order, or one byte per entry
         order = "<" if item.original_encoding[1] is not False else ">"
         table = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * entries else np.uint8)
     else:
         table = np.asarray(data, dtype=np.int64) & 0xFFFF
     if len(table) < entries:
-        raise UnreadableScan(Reason.DAMAGED, "(0028,3006) LUT Data is shorter than (0028,3002) LUT Descriptor says")
+        raise UnreadableScan(Reason.DAMAGED, "(0028,3006) LUT Data is shorter than (0028,3002) LUT Descriptor declares")
     places = np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)
     return table[places].astype(np.uint16)
 
 
 def _read_window(dataset: pydicom.Dataset) -> tuple[str, float, float] | None:
-    """Return (function, center, width) of the first window, the one that viewers show; None where there is none."""
+    """Return (function, center, width) of the first window, which viewers apply; None if there is none."""
     center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is None or width is None or width <= 0:
         return None
@@ -283,7 +283,7 @@ def _apply_window(values: Pixels, function: str, center: float, width: float) ->
 
 
 def _find_padding(pixels: Pixels, dataset: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:
-    """Return the mask of padding pixels (PS3.3 C.7.5.1.1.2), or None where the instance declares no padding."""
+    """Return the mask of padding pixels, (H, W) bool (PS3.3 C.7.5.1.1.2); None if there are none."""
     start = dataset.get("PixelPaddingValue")
     if start is None:
         return None
@@ -294,7 +294,7 @@ def _find_padding(pixels: Pixels, dataset: pydicom.Dataset) -> npt.NDArray[np.bo
 
 
 def _first(value: Any) -> float | None:
-    """Return the first of no, one or more values."""
+    """Return the first value of an element that may hold none, one or several."""
     if isinstance(value, pydicom.multival.MultiValue):
         value = value[0] if value else None
     return None if value is None else float(value)

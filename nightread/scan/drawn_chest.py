@@ -1,6 +1,6 @@
-"""A night's folder of drawn scans, so that a newcomer with no data sees the whole way.
+"""Synthetic chest X-rays, and a demo folder of them for users without data.
 
-The chests are drawn from ellipses, ribs and noise. They belong to nobody, and no score of theirs means anything.
+The chests are drawn from ellipses, ribs and noise. They show no real patient, and their scores mean nothing.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ _WARDS: Final = ("ward-1", "ward-2")
 _SCANS_PER_WARD: Final = 12
 #: Every third drawn chest has a shadow in one lung.
 _OPACITY_EVERY: Final = 3
-#: Drawn at this (height, width), then stretched.
+#: (height, width) at which chests are drawn before they are resized.
 _CANVAS_PX: Final = (360, 432)
-#: (height, width) of the night's scans.
+#: (height, width) of the demo's scans.
 _DEMO_PX: Final = (640, 768)
-_DICOM_WHITE: Final = 4095  # 12 bits, as most detectors deliver
-#: The root that pydicom and others use for identifiers which name nothing real.
+_DICOM_WHITE: Final = 4095  # 12 bits, like most detectors
+#: UID root of pydicom, for generated identifiers.
 _UID_ROOT: Final = "1.2.826.0.1.3680043.8.498."
 
 
@@ -36,10 +36,10 @@ def draw_chest(
     """Draw one frontal chest: bones and heart bright, lungs dark.
 
     Args:
-        seed: the same seed draws the same chest at any size, apart from the grain.
+        seed: random seed; equal seeds draw equal chests at any size, apart from the grain.
         height_px: height.
         width_px: width.
-        has_opacity: whether one lung holds a bright, blurred shadow, as pneumonia may look.
+        has_opacity: draw a bright, blurred shadow in one lung, as pneumonia may look.
 
     Returns:
         (H, W) uint8.
@@ -68,11 +68,11 @@ def draw_chest(
 
 
 def write_demo_night(folder: Path, *, seed: int = 0) -> None:
-    """Write two wards of drawn scans as JPEG, 16-bit PNG and DICOM, and three files that go wrong in common ways.
+    """Write two wards of drawn scans as JPEG, 16-bit PNG and DICOM, and three files with common faults.
 
     Args:
-        folder: is made where it does not exist; files of the same names are written over.
-        seed: the same seed writes the same bytes.
+        folder: created if missing; files of the same names are overwritten.
+        seed: random seed; equal seeds write equal bytes.
     """
     number = 0
     for ward in _WARDS:
@@ -95,7 +95,7 @@ def write_demo_night(folder: Path, *, seed: int = 0) -> None:
 
 
 def encode_dicom(pixels: npt.NDArray[np.uint8], *, seed: int, number: int) -> bytes:
-    """Return a 12-bit computed radiograph with made-up identifiers; (H, W) uint8 in."""
+    """Encode pixels, (H, W) uint8, as a 12-bit DICOM computed radiograph with generated identifiers."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = _make_uid(seed, number, "instance")
@@ -147,7 +147,7 @@ def _encode_png16(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _step(distance: Gray, softness: float) -> Gray:
-    """Return 1 where `distance` is well below 0, and 0 where it is well above."""
+    """Return a soft step: 1 where `distance` is well below 0, 0 where it is well above."""
     inside: Gray = 1.0 / (1.0 + np.exp(np.clip(distance / softness, -60, 60)))
     return inside
 
@@ -181,7 +181,7 @@ def _draw_lungs(x: Gray, y: Gray, random: np.random.Generator) -> Gray:
 
 
 def _draw_ribs(x: Gray, y: Gray, random: np.random.Generator) -> Gray:
-    """Draw ten pairs: behind, from the spine outwards and down; in front, fainter and falling towards the middle."""
+    """Draw ten pairs of ribs: the rear parts from the spine outwards and down, the front parts fainter."""
     ribs = np.zeros_like(x)
     shift, gap = random.uniform(-0.03, 0.03), random.uniform(0.155, 0.168)
     side = np.abs(x)
@@ -218,7 +218,7 @@ def _draw_heart(x: Gray, y: Gray, random: np.random.Generator) -> Gray:
 
 
 def _draw_vessels(x: Gray, y: Gray, random: np.random.Generator) -> Gray:
-    """Draw the branches that run from each hilum outwards, thinner and fainter with the distance."""
+    """Draw vessels from each hilum outwards, thinner and fainter with distance."""
     vessels = np.zeros_like(x)
     for side in (-1.0, 1.0):
         for angle in random.uniform(-1.4, 1.4, 12).tolist():

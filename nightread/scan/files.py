@@ -1,4 +1,4 @@
-"""File names as text, and opening a scan's file without being led out of the folders that may be read."""
+"""File names as text, and safe reading of files: only below the allowed roots, never through a swapped link."""
 
 import errno
 import io
@@ -12,22 +12,22 @@ from nightread.errors import StorageError, UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-# To pass through a folder takes the right to search it, not to list it; O_PATH (Linux) asks for no more.
+# Traversing a folder requires search permission only, not read permission; O_PATH (Linux) asks for no more.
 _FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
 
 def encode_path(path: str | os.PathLike[str]) -> str:
-    r"""Write a path as text that every database can hold.
+    r"""Encode a path as text that every database can store.
 
-    A file name is bytes on POSIX. Bytes that are no UTF-8 become `\xNN`, and a backslash becomes two, so that
-    `decode_path` restores the very name.
+    A file name on POSIX is bytes. Bytes that are not UTF-8 become `\xNN` and a backslash is doubled, so that
+    `decode_path` restores the exact name.
     """
     return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
 
 
 def decode_path(text: str) -> str:
-    """Restore the path that `encode_path` wrote."""
+    """Return the path that `encode_path` encoded."""
     return os.fsdecode(_ESCAPE.sub(_unescape, text.encode("utf-8")))
 
 
@@ -37,30 +37,29 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 def find_root(path: str, roots: Sequence[Path]) -> Path | None:
-    """Return the root that `path` lies below; both must be resolved already. None where there is none."""
+    """Return the root that `path` lies below, or None; both must be resolved already."""
     return next((root for root in roots if Path(path).is_relative_to(root)), None)
 
 
 def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
-    """Read a whole file once; what is hashed and what is decoded are these same bytes.
+    """Read a whole file once, so that the bytes that are hashed are the bytes that are decoded.
 
-    The path is resolved, must lie below one of `roots`, and is then opened component by component with O_NOFOLLOW, so
-    that a symbolic link put there in between is not followed. One that holds no link below its root, as most, opens in
-    that way without being resolved first. Nothing but a regular file is read: a FIFO does not
-    hang, a device is not touched.
+    The path is resolved, must lie below one of `roots`, and is opened component by component with O_NOFOLLOW, so that a
+    symbolic link swapped in meanwhile is not followed. A path without links below its root, the usual case, is opened
+    that way without being resolved first. Only regular files are read: a FIFO does not block, a device is not opened.
 
     Args:
         path: absolute path.
         roots: resolved folders below which reading is allowed.
-        max_bytes: the largest file that is read.
+        max_bytes: maximum size of the file.
 
     Raises:
         UnreadableScan: empty, too large, no permission, or not a regular file.
         UnsupportedScan: outside the roots.
-        StorageError: missing, changing, or an I/O error: all may pass.
+        StorageError: missing, changing, or an I/O error; all may be transient.
     """
     if "\0" in path:
-        raise UnreadableScan(Reason.NOT_A_FILE, "no file has such a name")
+        raise UnreadableScan(Reason.NOT_A_FILE, "the path contains a null byte; no file has such a name")
     descriptor = _open_without_links(path, roots)
     if descriptor is None:
         descriptor = _open_resolved(path, roots)
@@ -72,23 +71,25 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
         raise _explain(error) from None
     if len(data) != status.st_size:
         raise StorageError(
-            Reason.STORAGE_ERROR, "the file grew or shrank while it was read: is it still being written?"
+            Reason.STORAGE_ERROR, "the file changed its size while it was read; retry when it is written completely"
         )
     return data
 
 
 def _open_without_links(path: str, roots: Sequence[Path]) -> int | None:
-    """Open a path that leads to a file below a root as it stands; None where it may be another's, or be none.
+    """Open a path below a root that holds no links; returns None if it must be resolved first.
 
-    A component of a path below a resolved root that is neither a link nor "..", and opens with O_NOFOLLOW, is what
-    resolving it would lead to.
+    Below a resolved root, a path whose components are neither links (O_NOFOLLOW) nor ".." is already resolved.
     """
     for root in map(str, roots):
         parts = path.removeprefix(root).lstrip("/").split("/") if path.startswith(f"{root.rstrip('/')}/") else []
         if parts and not {"", ".", ".."} & set(parts):
             try:
                 return _open_below(Path(root), tuple(parts))
-            except (OSError, UnreadableScan):  # resolved first, it may be another file, or have another fault
+            except (
+                OSError,
+                UnreadableScan,
+            ):  # after resolving, the path may lead to another file or have another fault
                 return None
     return None
 
@@ -97,7 +98,7 @@ def _open_resolved(path: str, roots: Sequence[Path]) -> int:
     resolved = os.path.realpath(path)
     root = find_root(resolved, roots)
     if root is None:
-        raise UnsupportedScan(Reason.OUTSIDE_ROOTS, "the file lies outside the folders that may be read")
+        raise UnsupportedScan(Reason.OUTSIDE_ROOTS, "the file lies outside the allowed folders (NIGHTREAD_SCAN_ROOTS)")
     try:
         return _open_below(root, Path(resolved).relative_to(root).parts)
     except OSError as error:
@@ -111,12 +112,13 @@ def _check_file(status: os.stat_result, max_bytes: int) -> None:
         raise UnreadableScan(Reason.EMPTY_FILE, "the file is empty")
     if status.st_size > max_bytes:
         raise UnreadableScan(
-            Reason.TOO_LARGE, f"{status.st_size:,} bytes; at most {max_bytes:,} are read (NIGHTREAD_MAX_FILE_BYTES)"
+            Reason.TOO_LARGE,
+            f"the file has {status.st_size:,} bytes; allowed are {max_bytes:,} (NIGHTREAD_MAX_FILE_BYTES)",
         )
 
 
 def _read_at_most(file: io.FileIO, max_bytes: int) -> bytes:
-    """Read until the end or `max_bytes`; one read() may return less than asked for."""
+    """Read up to the end or `max_bytes`; a single read() may return less."""
     data = file.read(max_bytes)
     while len(data) < max_bytes and (more := file.read(max_bytes - len(data))):
         data += more
@@ -138,7 +140,7 @@ def _open_below(root: Path, parts: tuple[str, ...]) -> int:
 
 
 def _open_file(name: str | Path, folder: int | None) -> int:
-    # Looked at first, since opening a device may do something; what was opened is looked at again.
+    # Checked before opening, since opening a device may have side effects; the open file is checked again.
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):  # a link makes open() fail
         raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
@@ -146,13 +148,16 @@ def _open_file(name: str | Path, folder: int | None) -> int:
 
 
 def _explain(error: OSError) -> UnreadableScan | UnsupportedScan | StorageError:
-    """Say who must act on an operating system error; the path stays out of the message."""
+    """Return the scan error for an operating system error; its message does not contain the path."""
     if error.errno in {errno.EACCES, errno.EPERM}:
         return UnreadableScan(Reason.PERMISSION_DENIED, "no permission to read the file")
     if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-        return UnsupportedScan(Reason.OUTSIDE_ROOTS, "the path changed into a link while it was opened")
+        return UnsupportedScan(
+            Reason.OUTSIDE_ROOTS,
+            "the path became a link while it was opened; links must stay within the allowed folders",
+        )
     if error.errno in {errno.EISDIR, errno.ENXIO}:
         return UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
     if error.errno == errno.ENOENT:
-        return StorageError(Reason.MISSING_FILE, "the file is no longer there")
+        return StorageError(Reason.MISSING_FILE, "the file no longer exists")
     return StorageError(Reason.STORAGE_ERROR, f"reading failed: {os.strerror(error.errno or errno.EIO)}")

@@ -1,13 +1,13 @@
-"""What kind of file some bytes are, told by their magic numbers and never by the name."""
+"""File formats, recognised by magic numbers and never by file name."""
 
 from enum import StrEnum
 
-#: Bytes from the start of a file that `sniff` wants to see: a DICOM file says so at byte 128, a tar archive at 257.
+#: Number of bytes that `sniff` needs: the magic number of DICOM is at byte 128, that of tar at 257.
 SNIFF_BYTES = 264
 
 
 class Format(StrEnum):
-    """The file formats that hold scans."""
+    """Supported file formats of scans."""
 
     JPEG = "jpeg"
     PNG = "png"
@@ -16,15 +16,15 @@ class Format(StrEnum):
 
 
 class NoScan(StrEnum):
-    """Files that are recognised and hold no scan that is read here."""
+    """Kinds of files that hold no supported scan."""
 
-    OTHER_IMAGE = "other-image"  # an image all the same: somebody may have meant it as a scan
+    OTHER_IMAGE = "other-image"  # an unsupported image format, perhaps meant as a scan
     ARCHIVE = "archive"
     UNKNOWN = "unknown"
 
 
 _SCANS: tuple[tuple[int, bytes, Format], ...] = (
-    (128, b"DICM", Format.DICOM),  # first: the 128 bytes before it are free, and some writers put a TIFF header there
+    (128, b"DICM", Format.DICOM),  # first: the preamble before it is free, and some writers put a TIFF header there
     (0, b"\xff\xd8\xff", Format.JPEG),
     (0, b"\x89PNG\r\n\x1a\n", Format.PNG),
     (0, b"II*\x00", Format.TIFF),
@@ -32,7 +32,7 @@ _SCANS: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"II+\x00", Format.TIFF),  # BigTIFF
     (0, b"MM\x00+", Format.TIFF),
 )
-# All of them must agree: two letters alone would make a bitmap of a text that begins with "BM".
+# All magics of an entry must match: two letters alone would take a text that begins with "BM" for a bitmap.
 _OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan], ...] = (
     (((0, b"GIF87a"),), NoScan.OTHER_IMAGE),
     (((0, b"GIF89a"),), NoScan.OTHER_IMAGE),
@@ -56,7 +56,7 @@ _OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan], ...] = (
 
 
 def sniff(head: bytes) -> Format | NoScan:
-    """Tell a file's format from its first `SNIFF_BYTES` bytes (fewer where the file is shorter)."""
+    """Return a file's format, given its first `SNIFF_BYTES` bytes (fewer if the file is shorter)."""
     for offset, magic, scan_format in _SCANS:
         if head.startswith(magic, offset):
             return scan_format

@@ -1,7 +1,7 @@
-"""What the pixels of a prepared scan measure: a night is compared with the training data by it.
+"""Pixel statistics of a prepared scan, from which drift is computed.
 
-Everything is taken from a picture of 32 x 32 places, each the mean of what lies there: how sharp and how large the file
-was, and how large a network's input is, then hardly matters; what differs is exposure and position.
+They are computed on the scan averaged to 32 x 32 cells, so that they reflect exposure and position and hardly depend on
+sharpness, file size or the network's input size.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from PIL import Image
 from nightread.scan.preprocessing import InputSpec, Tensor
 
 _SIDE: Final = 32
-#: 5 % of the places.
+#: Number of cells in 5 % of the scan.
 _TAIL: Final = _SIDE * _SIDE // 20
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Pixel statistics of one scan, of gray from 0 (black) to 1 (white) whatever the network's value range is.
+    """Pixel statistics of one scan, in gray from 0 (black) to 1 (white) for any value range of the network.
 
     Attributes:
         brightness: mean gray.
         contrast: standard deviation of the gray.
-        darkest: gray below which 5 % of the scan lies.
-        brightest: gray above which 5 % of the scan lies.
-        detail: mean absolute step between neighbouring places.
-        symmetry: correlation of the scan with its mirror image, -1 to 1; 0 where every place has the same gray.
+        darkest: 5th percentile of the gray.
+        brightest: 95th percentile of the gray.
+        detail: mean absolute difference of neighbouring cells.
+        symmetry: correlation of the scan with its mirror image, -1 to 1; 0 if every cell has the same gray.
     """
 
     brightness: float
@@ -39,11 +39,11 @@ class Statistics:
 
 
 def measure(tensor: Tensor, spec: InputSpec) -> Statistics:
-    """Measure a prepared scan.
+    """Return the pixel statistics of a prepared scan.
 
     Args:
-        tensor: (H, W, C) float32 within `spec.value_range`; its channels are the same.
-        spec: what it was prepared for.
+        tensor: (H, W, C) float32 within `spec.value_range`; its channels are equal.
+        spec: input for which it was prepared.
     """
     low, high = spec.value_range
     shrunk = Image.fromarray(tensor[:, :, 0]).resize((_SIDE, _SIDE), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""The types of a scan as read, and the limits of its size."""
+"""Types of a decoded scan, and the limits of its size."""
 
 import struct
 import zlib
@@ -12,22 +12,17 @@ from nightread.errors import UnreadableScan
 from nightread.reasons import Reason
 from nightread.scan.formats import Format
 
-#: Pixels of one scan: (H, W), gray, uint8, uint16 or another real dtype, as read.
+#: Pixels of one scan as decoded: (H, W), gray, uint8, uint16 or another real dtype.
 Pixels = npt.NDArray[Any]
 
-
-#: A sample of a color file: (64, 64, 3) uint8, luma and two chroma channels (ITU-R BT.601), 128 where there is none.
+COLORS_SIDE_PX = 64
+#: A sample of a color file: (64, 64, 3) uint8, luma and two chroma channels (ITU-R BT.601); 128 means no chroma.
 Colors = npt.NDArray[np.uint8]
 
-
-#: Below this side a file is an icon, not a radiograph; the smallest network input in use is 75 pixels.
+#: Minimum side; smaller files are icons. The smallest network input in use is 75 pixels.
 MIN_SIDE_PX = 32
 
-
-COLORS_SIDE_PX = 64
-
-
-#: What Pillow's decoders raise on damaged bytes, gathered from their sources and from its own corpus of crashes.
+#: Exceptions of Pillow's decoders on damaged bytes, from their sources and from Pillow's corpus of crashes.
 DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, ArithmeticError, AttributeError,
     AssertionError, NotImplementedError, struct.error, zlib.error,
@@ -36,7 +31,7 @@ DECODER_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class DicomUids:
-    """The identifiers of DICOM's three levels, which are no patient data; None where the file has none."""
+    """The UIDs of DICOM's three levels, which are not patient data; None if missing."""
 
     study: str | None
     series: str | None
@@ -45,19 +40,19 @@ class DicomUids:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One scan as read.
+    """One decoded scan.
 
     Attributes:
-        pixels: (H, W), gray, any real dtype; H and W may be smaller than stored where scaled decoding was allowed.
-        black: the pixel value that is shown black.
-        white: the pixel value that is shown white; lower than `black` where the gray levels are inverted.
-        format: what the file is.
+        pixels: (H, W), gray, any real dtype; H and W are smaller than stored after scaled decoding.
+        black: pixel value of black.
+        white: pixel value of white; lower than `black` if the gray levels are inverted.
+        format: file format.
         width_px: width as stored.
         height_px: height as stored.
-        uids: of a DICOM instance, else None.
-        scale: 1, or where scaled decoding was allowed 2, 4 or 8: each pixel then stands for this many squared, and the
-            last of a row or column for fewer where `scale` does not divide the size as stored.
-        colors: a sample of what the file stores in color, where that was asked for; None where it stores gray.
+        uids: UIDs of a DICOM instance, else None.
+        scale: 1, or 2, 4 or 8 after scaled decoding: each pixel covers `scale` x `scale` stored pixels, the last of a
+            row or column fewer if `scale` does not divide the stored size.
+        colors: a sample of the colors, if requested; None if the file stores gray.
     """
 
     pixels: Pixels
@@ -72,7 +67,7 @@ class Scan:
 
 
 def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
-    """Refuse a size that no radiograph has, or that would take too much memory to decode.
+    """Refuse a size that is too small for a radiograph or too large to decode.
 
     Raises:
         UnreadableScan: too large or too small.
@@ -80,7 +75,9 @@ def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
     if width_px * height_px > max_pixels:
         raise UnreadableScan(
             Reason.TOO_LARGE,
-            f"{width_px} x {height_px} pixels; at most {max_pixels:,} are decoded (NIGHTREAD_MAX_PIXELS)",
+            f"the size is {width_px} x {height_px} pixels; allowed are {max_pixels:,} in total (NIGHTREAD_MAX_PIXELS)",
         )
     if min(width_px, height_px) < MIN_SIDE_PX:
-        raise UnreadableScan(Reason.TOO_SMALL, f"{width_px} x {height_px} pixels; each side needs {MIN_SIDE_PX}")
+        raise UnreadableScan(
+            Reason.TOO_SMALL, f"the size is {width_px} x {height_px} pixels; each side needs at least {MIN_SIDE_PX}"
+        )

@@ -1,7 +1,7 @@
-"""Finding a night's scans: which files of the given paths are scans, and what becomes of the others.
+"""The folder walk: which files below the given paths are scans, and what happens to the others.
 
-Every entry that a walk comes across is accounted for: it is found (a scan to be), refused (a row that says why it
-cannot even be looked into), or skipped and counted, for what is plainly no scan.
+Every entry is accounted for. It is found (a scan to score), refused (a row with the reason why it cannot be read), or
+skipped and counted (plainly no scan).
 """
 
 import errno
@@ -19,13 +19,13 @@ from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
 
 
 class Skip(StrEnum):
-    """Why an entry is passed over and only counted."""
+    """Why an entry is skipped and only counted."""
 
     HIDDEN = "hidden"
     ARCHIVE = "archive"
     NOT_A_SCAN = "not-a-scan"
     SPECIAL = "special"  # FIFO, socket, device
-    LINK_LOOP = "link-loop"  # a link to a folder that the walk has been to already
+    LINK_LOOP = "link-loop"  # a link to a folder that was listed before
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class FoundScan:
 
     Attributes:
         path: absolute, not resolved.
-        size_bytes: as listed; 0 where it is not known.
-        reason: None for a scan to be scored, else why the entry cannot be looked into.
+        size_bytes: size when listed; 0 if unknown.
+        reason: None for a scan to score, else why the entry cannot be read.
     """
 
     path: str
@@ -45,12 +45,12 @@ class FoundScan:
 
 @dataclass(slots=True)
 class Walk:
-    """The counts of a walk, complete once `find_scans` is exhausted."""
+    """Counts of a walk; complete when `find_scans` is exhausted."""
 
     skipped: Counter[Skip] = field(default_factory=Counter)
 
 
-# Names by which somebody says "this is a scan": such a file gets a row, and a reason, whatever it holds.
+# Suffixes that claim "this is a scan": such a file gets a row with a reason, whatever it contains.
 _SCAN_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
 )
@@ -59,13 +59,13 @@ _SCAN_SUFFIXES = frozenset(
 def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> Iterator[FoundScan]:
     """Yield every scan below `paths`, each once, folders in the order of their names.
 
-    Told by the first bytes, not by the name. Hidden entries below a folder are skipped, unlike a hidden path that was
-    named itself. Links are followed as long as they stay within `roots`. What several of `paths` lead to is found, or
-    skipped and counted, once.
+    Scans are recognised by their first bytes, not by name. Hidden entries of a folder are skipped, but a hidden path in
+    `paths` is not. Links are followed as long as they stay within `roots`. An entry that several of `paths` lead to is
+    found or counted once.
 
     Args:
-        paths: files and folders that exist.
-        walk: is filled with the counts of what was skipped.
+        paths: existing files and folders.
+        walk: receives the counts of skipped entries.
         roots: resolved folders below which reading is allowed.
     """
     starts = [os.path.abspath(path) for path in paths]
@@ -75,13 +75,13 @@ def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> I
 
 
 class _Search:
-    """One walk over all the paths of a run, and what it has come across so far."""
+    """State of one walk over all paths of a run."""
 
     def __init__(self, walk: Walk, roots: Sequence[Path], starts: Iterable[str]) -> None:
         self._skipped = walk.skipped
         self._roots = roots
-        # `score night night/ward-1` names some scans twice. A folder is listed once, by whatever path, so that what
-        # lies in it cannot come up again but as a start: to remember every path of a large night is not needed.
+        # `score night night/ward-1` names some scans twice. Since a folder is listed only once, its entries can recur
+        # only as starts, so the walk need not remember every path of a large night.
         self._starts = frozenset(starts)
         self._seen_paths: set[str] = set()
         self._seen_folders: set[tuple[int, int]] = set()
@@ -111,7 +111,7 @@ class _Search:
                 yield found
 
     def _look_at(self, path: str) -> tuple[FoundScan | None, bool]:
-        """Return (a row, or None where the entry is a folder or was skipped; whether it is a folder)."""
+        """Return (row, whether it is a folder); the row is None for a folder or a skipped entry."""
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
             if find_root(os.path.realpath(path), self._roots) is None:
@@ -122,14 +122,14 @@ class _Search:
         if not stat.S_ISREG(status.st_mode):
             self._skipped[Skip.SPECIAL] += 1
             return None, False
-        skip = _tell_skip(path, _read_head(path))
+        skip = _find_skip_reason(path, _read_head(path))
         if skip is not None:
             self._skipped[skip] += 1
             return None, False
         return FoundScan(path, status.st_size), False
 
     def _list_folder(self, path: str) -> Iterator[str]:
-        """Return what a folder holds, by name; nothing where the walk has been in it by another path."""
+        """Return the paths of a folder's entries, sorted by name; empty if it was listed before."""
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in self._seen_folders:
             self._skipped[Skip.LINK_LOOP] += 1
@@ -139,11 +139,13 @@ class _Search:
         shown = sorted(name for name in names if not name.startswith("."))
         if len(shown) < len(names):
             self._skipped[Skip.HIDDEN] += len(names) - len(shown)
-        return (os.path.join(path, name) for name in shown)  # made one by one: a folder may hold a million
+        return (os.path.join(path, name) for name in shown)  # lazy: a folder may have a million entries
 
 
 def _read_head(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO put there by now does not hang
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    )  # non-blocking: a FIFO swapped in does not hang
     try:
         return os.read(descriptor, SNIFF_BYTES)
     finally:
@@ -153,18 +155,18 @@ def _read_head(path: str) -> bytes:
 def _explain(error: OSError) -> Reason:
     if error.errno in {errno.EACCES, errno.EPERM}:
         return Reason.PERMISSION_DENIED
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:  # gone since it was listed, or a link to nothing
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:  # deleted since it was listed, or a dangling link
         return Reason.MISSING_FILE
     if error.errno == errno.ELOOP:  # a link to itself
         return Reason.NOT_A_FILE
     return Reason.STORAGE_ERROR
 
 
-def _tell_skip(path: str, head: bytes) -> Skip | None:
-    """Say why a regular file is plainly no scan; None where it is, or where its name claims that it is."""
+def _find_skip_reason(path: str, head: bytes) -> Skip | None:
+    """Return why a regular file is skipped; None if it is a scan or has the suffix of one."""
     kind = sniff(head)
     if isinstance(kind, Format):
-        # An index of other files; what it names is not followed.
+        # DICOMDIR is an index of other files; it is not followed.
         return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
     if kind is NoScan.OTHER_IMAGE or os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES:
         return None
