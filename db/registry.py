@@ -111,7 +111,7 @@ def check_identity(connection: Connection, name: str, version: str, digest: str)
     stored = connection.execute(query).scalar()
     if stored not in {None, digest}:
         raise DatabaseError(
-            f"the database has {name}@{version} with another digest; bundles are immutable: give the new one another "
+            f"the database has {name}@{version} with another digest; bundles never change: give the new one another "
             "version"
         )
 

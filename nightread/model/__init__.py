@@ -1,9 +1,9 @@
-"""The model bundle: what is served, and what is known about it.
+"""Model bundles: the networks that are served, with their cards.
 
-card: `card.json`, everything that must be known about a network.
-bundle: finds, reads and checks a bundle's folder.
-onnx_file: looks into an ONNX file without the package onnx.
-gate: the input gate's rule, which rejects what is no frontal chest X-ray.
+card: `card.json`, the description of a network that programs and people need.
+bundle: finds, reads, checks and writes bundles.
+onnx_file: inspects an ONNX file without the package onnx.
+gate: the input gate, which rejects pictures that are not frontal chest X-rays.
 drift: compares the measurements of a run with a reference.
-training_folder: the files that a trainer leaves and an exporter reads.
+training_folder: the files that a trainer writes and an exporter reads.
 """

@@ -1,8 +1,8 @@
 """Model bundles: a folder `<name>/<version>/` with `model.onnx`, `parity.npz` and `card.json`.
 
-The card names the SHA-256 of both files, and carries the bundle's digest: the SHA-256 over the model's digest and
-over the card's own bytes, in which the 64 digits of the digest count as zeros. So one changed byte in any of the three
-files is found by reading the bundle alone. Nothing is ever unpickled.
+The card holds the SHA-256 of both files and the bundle's digest, the SHA-256 over the model's digest and the card's
+own bytes with the 64 digits of that digest set to zero. A changed byte in any of the three files is therefore detected
+by reading the bundle alone. Nothing is unpickled.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ MODEL_FILE: Final = "model.onnx"
 PARITY_FILE: Final = "parity.npz"
 CARD_FILE: Final = "card.json"
 
-#: Bundles that travel with the package.
+#: Bundles that ship with the package.
 SHIPPED_DIR = Path(__file__).parents[1] / "bundles"
-#: The one that is used where no other is named.
+#: The bundle that is used if no other is named.
 DEFAULT_MODEL = "pneumonia-lite0@1"
 
 _NO_DIGEST = "0" * 64
@@ -41,13 +41,13 @@ _DIGEST_FIELD = re.compile(rb'("digest": ")[0-9a-f]{64}(")')
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A model bundle whose every byte has been checked.
+    """A model bundle whose digests have been verified.
 
     Attributes:
-        card: what the network is.
-        model: the ONNX file.
+        card: description of the network.
+        model: content of the ONNX file.
         parity_inputs: (N, H, W, C) float32, prepared inputs.
-        parity_scores: (N, labels) float32, the scores that the network's source gave them.
+        parity_scores: (N, labels) float32, the source network's scores for these inputs.
     """
 
     card: Card
@@ -62,23 +62,23 @@ class Bundle:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle and check that its parts are whole and fit together.
+    """Read a bundle and check that its parts are complete and consistent.
 
     Raises:
-        CardMismatch: a file is missing or has changed, the card is malformed, or this program does not know the
-            preprocessing version that the network was trained with.
+        CardMismatch: a file is missing or was changed, the card is malformed, or the network was trained with another
+            preprocessing version than this program's.
     """
     return _check_parts(*_read_parts(folder), folder)
 
 
 def copy_bundle(source: Path, models_dir: Path) -> tuple[Bundle, Path]:
-    """Copy a checked bundle to `<models_dir>/<name>/<version>`; the very bytes that were checked are written.
+    """Check a bundle and copy it to `<models_dir>/<name>/<version>`; the checked bytes are written.
 
     Returns:
-        The bundle, and its folder there; where the same bundle is there already, nothing is written.
+        The bundle, and its folder there. If that bundle exists already, nothing is written.
 
     Raises:
-        CardMismatch: the bundle is not whole, or another one has its name and version.
+        CardMismatch: the bundle is not intact, or another one has its name and version.
         NightreadError: the folder cannot be written.
     """
     parts = _read_parts(source)
@@ -103,14 +103,14 @@ def write_bundle(
     """Write a new bundle and read it back.
 
     Args:
-        folder: `<models>/<name>/<version>`; must not exist or be empty. It appears whole or not at all.
-        model: the ONNX file.
+        folder: `<models>/<name>/<version>`; must not exist or be empty. It is created atomically.
+        model: content of the ONNX file.
         parity_inputs: (N, H, W, C) float32.
         parity_scores: (N, labels) float32.
         card: the fields of `Card` except `digest` and `files`, which are computed here.
 
     Raises:
-        CardMismatch: the card is malformed or does not fit, or a bundle is there already: bundles are immutable.
+        CardMismatch: the card is malformed or does not fit, or the folder holds a bundle: bundles are immutable.
         NightreadError: the folder cannot be written.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -124,7 +124,7 @@ def write_bundle(
     try:
         checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
     except ValidationError as error:
-        raise CardMismatch(f"the card does not hold: {'; '.join(_list_faults(error))}") from None
+        raise CardMismatch(f"the card is not valid: {'; '.join(_list_faults(error))}") from None
     blank = (checked.model_dump_json(indent=2) + "\n").encode()
     card_bytes = _DIGEST_FIELD.sub(rb"\g<1>" + compute_digest(model, blank).encode() + rb"\g<2>", blank, count=1)
     _check_parts(card_bytes, model, parity, folder)
@@ -133,7 +133,7 @@ def write_bundle(
 
 
 def list_card_faults(card: Mapping[str, Any]) -> list[str]:
-    """Return all that is wrong with a card before `write_bundle` has computed `digest` and `files` for it."""
+    """Return the faults of a card to which `write_bundle` has not yet added `digest` and `files`."""
     files = {MODEL_FILE: _NO_DIGEST, PARITY_FILE: _NO_DIGEST}
     try:
         checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
@@ -145,20 +145,20 @@ def list_card_faults(card: Mapping[str, Any]) -> list[str]:
 
 
 def compute_digest(model: bytes, card: bytes) -> str:
-    """Return the bundle's digest over the ONNX file and the card's bytes, the card's own digest counted as zeros."""
+    """Return the bundle's digest over the ONNX file and the card's bytes, with the card's own digest set to zeros."""
     blank = _DIGEST_FIELD.sub(rb"\g<1>" + _NO_DIGEST.encode() + rb"\g<2>", card, count=1)
     return hashlib.sha256(hashlib.sha256(model).digest() + blank).hexdigest()
 
 
 def find_bundle(reference: str, models_dir: Path) -> Path:
-    """Return the folder of NAME or NAME@VERSION; of a name alone, the newest version by its card's date.
+    """Return the folder of NAME@VERSION, or of NAME in its newest version by the card's date.
 
     Args:
-        reference: NAME[@VERSION]; empty for the bundle that ships.
-        models_dir: the operator's bundles, looked at before those that ship.
+        reference: NAME[@VERSION]; empty for the shipped bundle.
+        models_dir: the operator's bundles, which take precedence over shipped ones.
 
     Raises:
-        CardMismatch: there is no such bundle; the message lists those that are there.
+        CardMismatch: there is no such bundle; the message lists the available ones.
     """
     name, _, version = (reference or DEFAULT_MODEL).partition("@")
     folders = [folder for folder in list_bundles(models_dir) if folder.parent.name == name]
@@ -167,18 +167,20 @@ def find_bundle(reference: str, models_dir: Path) -> Path:
     if folders:
         return folders[0] if version else max(folders, key=_read_created_at)
     known = ", ".join(sorted(f"{folder.parent.name}@{folder.name}" for folder in list_bundles(models_dir))) or "none"
-    raise CardMismatch(f"there is no model bundle {reference or DEFAULT_MODEL}; there are: {known} (NIGHTREAD_MODEL, "
-                       "NIGHTREAD_MODELS_DIR)")  # fmt: skip
+    raise CardMismatch(
+        f"there is no model bundle {reference or DEFAULT_MODEL}; there are: {known} (NIGHTREAD_MODEL, "
+        "NIGHTREAD_MODELS_DIR)"
+    )
 
 
 def list_bundles(models_dir: Path) -> list[Path]:
-    """Return the folders of all bundles, the operator's before those that ship, sorted by name and version."""
+    """Return the folders of all bundles, the operator's before the shipped ones, each sorted by name and version."""
     cards = (card for base in (models_dir, SHIPPED_DIR) for card in sorted(base.glob(f"*/*/{CARD_FILE}")))
     return [card.parent for card in cards if not card.parent.name.startswith(".")]
 
 
 def _read_parts(folder: Path) -> tuple[bytes, bytes, bytes]:
-    """Return the bytes of card, model and parity file."""
+    """Return the contents of the card, the model and the parity file."""
     try:
         card, model, parity = ((folder / name).read_bytes() for name in (CARD_FILE, MODEL_FILE, PARITY_FILE))
     except OSError as error:
@@ -191,8 +193,8 @@ def _read_parts(folder: Path) -> tuple[bytes, bytes, bytes]:
 
 
 def _write_parts(folder: Path, parts: Mapping[str, bytes]) -> None:
-    """Write a bundle's files; the folder appears whole or not at all."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")  # hidden: `list_bundles` passes over it
+    """Write a bundle's files; the folder is created atomically."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")  # hidden: `list_bundles` skips it
     try:
         unfinished.mkdir(parents=True)
         for name, content in parts.items():
@@ -218,7 +220,7 @@ def _check_parts(card_bytes: bytes, model: bytes, parity: bytes, folder: Path) -
             )
     if compute_digest(model, card_bytes) != card.digest:
         raise CardMismatch(
-            f"the card of the model bundle {_shown(folder)} has changed since it was written; "
+            f"the card of the model bundle {_shown(folder)} was changed after it was written; "
             "export or import the bundle again"
         )
     if card.preprocessing_version != PREPROCESSING_VERSION:
@@ -233,13 +235,13 @@ def _check_parts(card_bytes: bytes, model: bytes, parity: bytes, folder: Path) -
 def _parse_card(card_bytes: bytes, folder: Path) -> Card:
     if not _DIGEST_FIELD.search(card_bytes):
         raise CardMismatch(
-            f"the card of the model bundle {_shown(folder)} holds no digest: import it, or export it again"
+            f"the card of the model bundle {_shown(folder)} has no digest: import the bundle, or export it again"
         )
     try:
         return Card.model_validate_json(card_bytes)
     except ValidationError as error:
         raise CardMismatch(
-            f"the card of the model bundle {_shown(folder)} does not hold: {'; '.join(_list_faults(error))}"
+            f"the card of the model bundle {_shown(folder)} is not valid: {'; '.join(_list_faults(error))}"
         ) from None
 
 
@@ -253,7 +255,7 @@ def _read_parity(parity: bytes, card: Card, folder: Path) -> tuple[Tensor, npt.N
     if inputs.shape[1:] != card.input.shape or scores.shape != expected_scores or not len(inputs):
         raise CardMismatch(
             f"{PARITY_FILE} of {_shown(folder)} holds inputs {inputs.shape} and scores {scores.shape}; "
-            f"the card asks for (N, {', '.join(map(str, card.input.shape))}) and (N, {len(card.labels)}), N from 1 on"
+            f"the card requires (N, {', '.join(map(str, card.input.shape))}) and (N, {len(card.labels)}), N >= 1"
         )
     if inputs.dtype != np.float32 or scores.dtype != np.float32:
         raise CardMismatch(
@@ -268,12 +270,12 @@ def _read_created_at(folder: Path) -> datetime:
     try:
         created_at = datetime.fromisoformat(json.loads((folder / CARD_FILE).read_bytes())["created_at"])
     except (OSError, ValueError, KeyError, TypeError):
-        return datetime.min.replace(tzinfo=UTC)  # loading this bundle will say what is wrong with it
+        return datetime.min.replace(tzinfo=UTC)  # loading this bundle reports its fault
     return created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
 
 
 def _read_digest(folder: Path) -> str:
-    """Return the digest of a bundle; "" where it is not whole."""
+    """Return the digest of a bundle; "" if it is damaged."""
     try:
         return load_bundle(folder).digest
     except CardMismatch:

@@ -1,4 +1,4 @@
-"""The card of a model bundle: everything a worker, a query or a reader must know about a network."""
+"""The card of a model bundle: the description of a network for workers, queries and readers."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -21,7 +21,7 @@ class _Part(BaseModel):
 
 
 class Threshold(_Part):
-    """The operating point of a label: from `high` on it is present, below `low` absent, between them `uncertain`."""
+    """The thresholds of a label: present from `high` on, absent below `low`, `uncertain` between them."""
 
     low: Annotated[float, Field(gt=0, lt=1)]
     high: Annotated[float, Field(gt=0, lt=1)]
@@ -35,7 +35,7 @@ class Threshold(_Part):
 
 
 class Metric(_Part):
-    """One figure with its 95 % confidence interval, in the unit of the figure."""
+    """One figure with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -43,17 +43,17 @@ class Metric(_Part):
 
 
 class Rates(_Part):
-    """How often a threshold is right on the scans of one part of the split."""
+    """Sensitivity and specificity of a threshold on one part of the split."""
 
     sensitivity: Metric
     specificity: Metric
 
 
 class OperatingPoint(_Part):
-    """A threshold for one use of a score: from it on the label is present.
+    """A named threshold for one use: scores from it on mean that the label is present.
 
-    `chosen_on` holds the rates on the calibration part, on which the threshold was chosen, and `hold_out` those on
-    scans that had no say in it.
+    `chosen_on` holds the rates on the calibration part, on which the threshold was chosen, and `hold_out` those on the
+    hold-out, which did not influence the choice.
     """
 
     threshold: Annotated[float, Field(gt=0, lt=1)]
@@ -62,7 +62,7 @@ class OperatingPoint(_Part):
 
 
 class Scaling(_Part):
-    """What made scores probabilities: `sigmoid(slope * logit + intercept)`, folded into the last layer (Platt 1999).
+    """Calibration of scores to probabilities (Platt 1999): `sigmoid(slope * logit + intercept)`, in the last layer.
 
     `ece_before` and `ece_after` are expected calibration errors on the hold-out.
     """
@@ -76,11 +76,11 @@ class Scaling(_Part):
 
 
 class Gate(_Part):
-    """What a scan must be like to be scored; fitted on the training scans, see `nightread.model.gate`.
+    """Limits of the input gate, fitted on the training scans; see `nightread.model.gate`.
 
-    `max_distance` bounds the graph's output `distance`: how far, in Mahalanobis' sense, a scan's features are from
-    those of the training scans, of which a typical one lies at 1. From `doubtful_distance` on a scan is looked at again
-    inverted and turned: one that is nearer that way is rejected too. `false_rejection` is the share of the hold-out's
+    `max_distance` bounds the graph's output `distance`, the Mahalanobis distance of a scan's features from those of the
+    training scans, scaled so that a typical training scan lies at 1. From `doubtful_distance` on, a scan is also
+    measured inverted and rotated, and rejected if it is nearer that way. `false_rejection` is the share of hold-out
     scans that the gate rejects.
     """
 
@@ -91,9 +91,9 @@ class Gate(_Part):
 
 
 class Reference(_Part):
-    """What the scans of the hold-out measure, which `nightread drift` compares runs with.
+    """Measurements of the hold-out, with which `nightread drift` compares runs.
 
-    `quantiles` holds for each measurement its 0, 1, ..., 100 % quantiles over `scans` scans.
+    `quantiles` holds the 0, 1, ..., 100 % quantiles of each measurement over `scans` scans.
     """
 
     scans: Annotated[int, Field(gt=0)]
@@ -102,7 +102,7 @@ class Reference(_Part):
 
 
 class SamePixels(_Part):
-    """How much scores differ between two ways to the pixels of the same scans; decisions by the card's thresholds."""
+    """Differences of scores between two file formats of equal scans; decisions use the card's thresholds."""
 
     scans: Annotated[int, Field(gt=0)]
     median_difference: float
@@ -111,7 +111,7 @@ class SamePixels(_Part):
 
 
 class Training(_Part):
-    """Where the network comes from."""
+    """Origin of the network: data, split, hyperparameters and packages."""
 
     data_source: str
     license: str
@@ -125,7 +125,7 @@ class Training(_Part):
 
 
 class Precision(StrEnum):
-    """What a graph computes in; its input and outputs are float32 in any case."""
+    """Number format in which a graph computes; its input and outputs are always float32."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -141,7 +141,7 @@ COMPONENTS: Final = "components"
 
 
 class Output(_Part):
-    """One output of the graph; `shape` is that of one scan."""
+    """One output of the graph; `shape` is for one scan."""
 
     name: str
     shape: tuple[Annotated[int, Field(ge=1)], ...]
@@ -149,10 +149,10 @@ class Output(_Part):
 
 
 class Conversion(_Part):
-    """How the graph was made and how far it is from its source, on the hold-out.
+    """How the graph was converted, and its differences from the source network on the hold-out.
 
-    `parity` is over `scans` scans; `files` of them were read again from their files. The AUCs are those of source and
-    graph for each label, where the training folder holds targets.
+    `parity` is over `scans` scans, of which `files` were read from their files again. `source_auc` and `auc` are by
+    label, for the source and the graph, if the training folder holds targets.
     """
 
     opset: int
@@ -169,10 +169,10 @@ class Conversion(_Part):
 class Card(_Part):
     """A model bundle's card, `card.json`.
 
-    `digest` is the bundle's: see `nightread.model.bundle`. Unknown fields are refused, since a misspelt threshold must
-    not pass for a missing one. A field that is added later has a default, so that older cards load, or raises
-    `schema_version`. `metrics` are those of the network as trained; `conversion` tells what the graph changes in them.
-    No `outputs` means scores alone.
+    `digest` is the bundle's digest; see `nightread.model.bundle`. Unknown fields are refused, so that a misspelt
+    threshold is not taken for a missing one. A new field has a default, so that older cards load, or increases
+    `schema_version`. `metrics` describe the network as trained; `conversion` holds the graph's differences. Without
+    `outputs`, the graph returns scores only.
     """
 
     schema_version: Literal[1] = 1
@@ -209,10 +209,10 @@ class Card(_Part):
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
-            msg = "labels repeat"
+            msg = "labels are not unique"
             raise ValueError(msg)
         if UNCERTAIN in self.labels or (self.activation == "sigmoid" and self.negative_decision in self.labels):
-            msg = f"a label is called {UNCERTAIN} or {self.negative_decision}, which are decisions"
+            msg = f"a label is called {UNCERTAIN} or {self.negative_decision}, which are names of decisions"
             raise ValueError(msg)
         if self.activation == "sigmoid" and set(self.thresholds) != set(self.labels):
             msg = f"thresholds are for {sorted(self.thresholds)}, labels are {sorted(self.labels)}"
@@ -221,11 +221,12 @@ class Card(_Part):
             msg = "softmax needs at least two labels and takes no thresholds: the highest score decides"
             raise ValueError(msg)
         if unknown := set(self.operating_points) - set(self.labels):
-            msg = f"operating points are for {sorted(unknown)}, which are no labels"
+            msg = f"operating points are for {sorted(unknown)}, which are not labels"
             raise ValueError(msg)
         if self.outputs and self.outputs[0].shape != (len(self.labels),):
             msg = (
-                f"the first output has shape {self.outputs[0].shape}; it holds the scores of {len(self.labels)} labels"
+                f"the first output has shape {self.outputs[0].shape}; it must hold the scores of {len(self.labels)} "
+                "labels"
             )
             raise ValueError(msg)
         return self
@@ -239,10 +240,10 @@ class Card(_Part):
         """Return the decision for each label, in label order.
 
         Args:
-            scores: one score a label, in label order, each in [0, 1].
+            scores: one score per label, in label order, each in [0, 1].
 
         Raises:
-            ValueError: there are fewer or more scores than labels.
+            ValueError: the number of scores is not the number of labels.
         """
         if len(scores) != len(self.labels):
             raise ValueError(f"{len(scores)} scores for {len(self.labels)} labels")

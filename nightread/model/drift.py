@@ -1,17 +1,18 @@
-"""Whether a night looks like the training data, without labels: what its scans measure against the card's reference.
+"""Drift: whether a run's scans look like the training data, judged without labels.
 
-Each measurement is compared in two ways. The population stability index (PSI) compares shares of bins, which are the
-deciles of the reference: the sum of (q - p) ln(q / p) for the shares p of the reference and q of the night. A bin that
-the night leaves empty would make it infinite, so half a scan is added to each bin of the night (the prior of Jeffreys;
-Krichevsky and Trofimov 1981, doi:10.1109/TIT.1981.1056331), which hardly matters where there are many. The distance of
-Kolmogorov and Smirnov (KS) is the largest difference of the two cumulative distributions.
+Each measurement of a run is compared with the reference in the card by two statistics:
 
-Both are larger than 0 by chance alone, and the more so the fewer scans there are: the rule of thumb that a PSI of 0.25
-is a large shift calls an alarm on most small nights (Yurdakul and Naranjo 2020, Statistical properties of the
-population stability index, Journal of Risk Model Validation). So each is held against what chance exceeds in a share
-of all nights, `FALSE_ALARMS` for all figures together (Bonferroni): the PSI by simulation, KS by its limit distribution
-with the correction for few scans of Stephens (1970, Journal of the Royal Statistical Society B 32). What is beyond
-chance must be large enough to matter, too.
+- The population stability index (PSI) over the deciles of the reference is the sum of (q - p) ln(q / p) for the bin
+  shares p of the reference and q of the run. Half a scan is added to each bin of the run, since an empty bin would make
+  the PSI infinite (Jeffreys prior; Krichevsky and Trofimov 1981, doi:10.1109/TIT.1981.1056331).
+- The Kolmogorov-Smirnov (KS) distance is the largest difference of the two cumulative distributions.
+
+Both exceed 0 by chance, the more so the fewer scans there are: the rule of thumb that a PSI of 0.25 is a large shift
+raises an alarm on most small runs (Yurdakul and Naranjo 2020, Statistical properties of the population stability index,
+Journal of Risk Model Validation). Each statistic is therefore compared with a critical value. `FALSE_ALARMS` is the
+significance level of all figures together (Bonferroni). The critical PSI is simulated; the critical KS distance follows
+from its limit distribution with the small-sample correction of Stephens (1970, Journal of the Royal Statistical Society
+B 32). An alarm also requires a minimum effect size.
 """
 
 from collections.abc import Mapping
@@ -27,17 +28,17 @@ from nightread.model.card import Reference
 
 Values = npt.NDArray[np.float64]
 
-#: Share of nights like the reference that may be called different, all figures together.
+#: Significance level: share of runs like the reference that may raise an alarm, all figures together.
 FALSE_ALARMS: Final = 0.05
-#: A PSI below is "little change" by the rule of thumb, however sure it is; a KS below, a tenth of the scans.
+#: Minimum effect sizes: a smaller PSI is "little change" by the rule of thumb; a KS of 0.1 is a tenth of the scans.
 LEAST_PSI: Final = 0.1
 LEAST_KS: Final = 0.1
-#: To be nearer than the hold-out is no alarm: scans that a network was fitted on are.
+#: Measurements for which only an increase raises an alarm: scans that the network was fitted on have smaller ones.
 _ONLY_ABOVE: Final = frozenset({"distance"})
-#: With fewer scans a night that shows nothing unusual tells nothing.
+#: Fewer scans without an alarm give no answer.
 LEAST_SCANS: Final = 10
 
-#: Differences below come from the runtime and the device rather than from the scans.
+#: Measurements are rounded to this many decimals; smaller differences come from the runtime and the device.
 _DECIMALS: Final = 4
 _BINS: Final = 10  # deciles
 _QUANTILES: Final = 100
@@ -48,17 +49,17 @@ _HALF_A_SCAN: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """One measurement of a night against the reference.
+    """One measurement of a run, compared with the reference.
 
     Attributes:
-        name: of the measurement.
-        scans: how many of the night have it.
-        median: of the night.
-        reference_median: of the reference.
+        name: name of the measurement.
+        scans: number of scans of the run that have it.
+        median: median of the run.
+        reference_median: median of the reference.
         psi: population stability index.
-        critical_psi: what it would exceed by chance in one of many nights; see `compare`.
+        critical_psi: critical value of `psi`.
         ks: Kolmogorov-Smirnov distance.
-        critical_ks: the same.
+        critical_ks: critical value of `ks`.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Shift:
 
     @property
     def is_alarm(self) -> bool:
-        """Whether a figure is beyond chance, and large enough to matter."""
+        """Whether a statistic exceeds its critical value and the minimum effect size."""
         if self.name in _ONLY_ABOVE and self.median <= self.reference_median:
             return False
         return self.psi > max(self.critical_psi, LEAST_PSI) or self.ks > max(self.critical_ks, LEAST_KS)
@@ -80,14 +81,14 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Rejections:
-    """How many scans the input gate rejects, against the reference.
+    """Rejections by the input gate, compared with the reference.
 
     Attributes:
-        rejected: of the night's scans that the gate judged.
-        judged: those.
-        reference_share: of the reference.
-        p_value: that as many or more would be rejected in a night like the reference.
-        alpha: the chance at which it is an alarm.
+        rejected: number of rejected scans of the run.
+        judged: number of scans of the run that the gate judged.
+        reference_share: share of rejected scans in the reference.
+        p_value: probability of as many or more rejections in a run like the reference.
+        alpha: significance level.
     """
 
     rejected: int
@@ -98,18 +99,18 @@ class Rejections:
 
     @property
     def is_alarm(self) -> bool:
-        """Whether more are rejected than chance explains."""
+        """Whether significantly more scans are rejected."""
         return self.p_value < self.alpha
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A night against the reference.
+    """A run compared with the reference.
 
     Attributes:
-        shifts: by measurement, in the reference's order.
-        rejections: by the input gate; None where no scan was judged.
-        looks_alike: whether nothing is an alarm; None where there are too few scans to tell.
+        shifts: one for each measurement, in the reference's order.
+        rejections: rejections by the input gate; None if no scan was judged.
+        looks_alike: whether nothing raises an alarm; None if there are too few scans for an answer.
     """
 
     shifts: tuple[Shift, ...]
@@ -118,16 +119,16 @@ class Drift:
 
 
 def name_component(place: int) -> str:
-    """Return the name of a principal component of the embedding, counted from 0."""
+    """Return the name of a principal component of the embedding, given its index from 0."""
     return f"component_{place + 1}"
 
 
 def summarise(values: Mapping[str, Values], *, rejected_share: float) -> Reference:
-    """Return the reference that nights are compared with.
+    """Return the reference with which runs are compared.
 
     Args:
-        values: by measurement, (N,), the same N scans that are like those of training; N > 0.
-        rejected_share: of them by the input gate; 0 without one.
+        values: (N,) values by measurement, of N > 0 scans that resemble the training scans.
+        rejected_share: share of these scans that the input gate rejects; 0 without a gate.
     """
     shares = np.linspace(0, 1, _QUANTILES + 1)
     quantiles = {
@@ -139,14 +140,13 @@ def summarise(values: Mapping[str, Values], *, rejected_share: float) -> Referen
 
 
 def compare(reference: Reference, values: Mapping[str, Values], *, rejected: int, judged: int) -> Drift:
-    """Compare a night with the reference.
+    """Compare a run with the reference.
 
     Args:
-        reference: of the model's card.
-        values: by measurement, those of the night's scans that have it; names that the reference does not know are
-            passed over.
-        rejected: scans that the input gate rejects, whether or not it was acted on.
-        judged: scans that it judged; 0 without a gate.
+        reference: reference of the model's card.
+        values: (N,) values by measurement, of the run's scans that have it; names without a reference are ignored.
+        rejected: number of scans that the input gate rejects, even if it was switched off.
+        judged: number of scans that the gate judged; 0 without a gate.
     """
     known = {name: values[name] for name in reference.quantiles if name in values and len(values[name])}
     figures = 2 * len(known) + (judged > 0)
@@ -155,15 +155,15 @@ def compare(reference: Reference, values: Mapping[str, Values], *, rejected: int
     rejections = None
     if judged:
         share, scans = reference.rejected_share, reference.scans
-        chance = compute_fisher_p(rejected, judged, round(share * scans), scans)
-        rejections = Rejections(rejected, judged, share, chance, alpha)
+        p_value = compute_fisher_p(rejected, judged, round(share * scans), scans)
+        rejections = Rejections(rejected, judged, share, p_value, alpha)
     is_alarm = any(shift.is_alarm for shift in shifts) or (rejections is not None and rejections.is_alarm)
     scans = max((shift.scans for shift in shifts), default=0)
     return Drift(shifts, rejections, None if scans < LEAST_SCANS and not is_alarm else not is_alarm)
 
 
 def compute_psi(quantiles: Values, values: Values) -> float:
-    """Return the population stability index of values against the quantiles of a reference.
+    """Return the population stability index of values relative to the quantiles of a reference.
 
     Args:
         quantiles: (101,) ascending.
@@ -175,19 +175,19 @@ def compute_psi(quantiles: Values, values: Values) -> float:
 
 
 def find_critical_psi(quantiles: Values, reference_scans: int, scans: int, alpha: float) -> float:
-    """Return the PSI that so many scans of the reference's own kind exceed with a chance of `alpha`.
+    """Return the critical value of the PSI: scans like the reference's exceed it with probability `alpha`.
 
-    The true shares of the bins are as uncertain as deciles of `reference_scans` scans are (Dirichlet), and the night's
-    counts are drawn from them (multinomial).
+    Simulated: the true bin shares are drawn from a Dirichlet distribution, as uncertain as deciles of `reference_scans`
+    scans are, and the counts of `scans` scans from a multinomial distribution with these shares.
     """
     _, expected = _find_bins(quantiles)
     return _simulate_psi(tuple(np.round(expected, 6).tolist()), reference_scans, scans, alpha)
 
 
 def compute_ks(quantiles: Values, values: Values) -> float:
-    """Return the largest difference of the cumulative distributions of a reference and of values.
+    """Return the Kolmogorov-Smirnov distance between a reference and values.
 
-    Between two of its quantiles the reference is taken as even; where several are equal, it has a step.
+    The reference is interpolated linearly between its quantiles, with a step where several are equal.
 
     Args:
         quantiles: (101,) ascending.
@@ -197,8 +197,8 @@ def compute_ks(quantiles: Values, values: Values) -> float:
     places, counts = np.unique(_round(values), return_counts=True)
     after = np.cumsum(counts) / counts.sum()
     before = after - counts / counts.sum()
-    # Up to a value and including it, and up to it alone: both distributions may have a step there.
-    above = np.searchsorted(levels, places, side="right")  # of the level next above
+    # Compare the distributions at each value and just below it: both may have a step there.
+    above = np.searchsorted(levels, places, side="right")  # index of the next level above
     reference_after = _interpolate(places, above, levels, firsts, lasts)
     is_level = levels[np.clip(above - 1, 0, None)] == places
     reference_before = np.where(is_level, firsts[np.clip(above - 1, 0, None)], reference_after)
@@ -206,17 +206,17 @@ def compute_ks(quantiles: Values, values: Values) -> float:
 
 
 def find_critical_ks(reference_scans: int, scans: int, alpha: float) -> float:
-    """Return the KS distance that so many scans of the reference's own kind exceed with a chance of `alpha`."""
+    """Return the critical value of the KS distance: scans like the reference's exceed it with probability `alpha`."""
     root = sqrt(reference_scans * scans / (reference_scans + scans))
-    # The first term of Kolmogorov's series, 2 exp(-2 x^2), is all that counts at a small alpha.
+    # At a small alpha the first term of Kolmogorov's series, 2 exp(-2 x^2), suffices.
     return min(1.0, sqrt(-log(alpha / 2) / 2) / (root + 0.12 + 0.11 / root))
 
 
 def compute_fisher_p(rejected: int, judged: int, reference_rejected: int, reference_judged: int) -> float:
-    """Return the chance of so many rejections or more where both sets of scans have the same rate.
+    """Return the one-sided p-value of Fisher's exact test for more rejections in the run than in the reference.
 
-    Fisher's exact test: the binomial distribution, given how many are rejected in both sets together, so that a
-    reference in which none was rejected does not stand for a rate of exactly zero.
+    The test conditions on the total number of rejections, so that a reference without rejections does not imply a rate
+    of exactly zero.
     """
     total, all_rejected = judged + reference_judged, rejected + reference_rejected
     most = min(judged, all_rejected)
@@ -247,9 +247,9 @@ def _round(values: Values) -> Values:
 
 
 def _find_bins(quantiles: Values) -> tuple[Values, Values]:
-    """Return (B - 1,) inner edges, to each of which its bin reaches, and (B,) shares of the reference.
+    """Return (B - 1,) inner edges, which are upper bounds of their bins, and (B,) shares of the reference.
 
-    They are the deciles, fewer where several of them are equal; no bin is empty.
+    The edges are the distinct deciles, so that no bin is empty.
     """
     step = _QUANTILES // _BINS
     edges = np.unique(quantiles[step:-1:step])
@@ -259,7 +259,7 @@ def _find_bins(quantiles: Values) -> tuple[Values, Values]:
 
 
 def _compute_psi(expected: Values, counts: npt.NDArray[np.int64]) -> Values:
-    """Return (R,) indices of (R, B) counts."""
+    """Return (R,) stability indices of (R, B) counts."""
     bins = len(expected)
     shares = (counts + _HALF_A_SCAN) / (counts.sum(axis=1, keepdims=True) + _HALF_A_SCAN * bins)
     indices: Values = ((shares - expected) * np.log(shares / expected)).sum(axis=1)
@@ -277,13 +277,13 @@ def _simulate_psi(expected: tuple[float, ...], reference_scans: int, scans: int,
 
 
 def _find_steps(quantiles: Values) -> tuple[Values, Values, Values]:
-    """Return the different quantiles, and the shares of the reference below each and up to each."""
+    """Return the distinct quantiles, and the shares of the reference below each and up to each."""
     levels, firsts, counts = np.unique(quantiles, return_index=True, return_counts=True)
     return levels, firsts / _QUANTILES, (firsts + counts - 1) / _QUANTILES
 
 
 def _interpolate(places: Values, above: npt.NDArray[np.intp], levels: Values, firsts: Values, lasts: Values) -> Values:
-    """Return the share of the reference up to each place and including it."""
+    """Return the share of the reference up to and including each value in `places`."""
     below = np.clip(above - 1, 0, None)
     upper = np.clip(above, None, len(levels) - 1)
     width = np.where(upper > below, levels[upper] - levels[below], 1.0)

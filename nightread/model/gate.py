@@ -1,8 +1,8 @@
-"""The input gate: a scan that is no frontal chest X-ray is rejected with a reason, and not given a confident score.
+"""The input gate: rejects pictures that are not frontal chest X-rays, with a reason, instead of scoring them.
 
-Cheap rules come first, which know no model: the shape of the picture, its colors, and how much of it is one flat gray.
-What passes them is scored, and how far its features are from those of the training scans decides. A gate belongs to a
-model: a card without one lets everything pass.
+Cheap rules without a model come first: aspect ratio, colors, and large areas of one flat gray. Scans that pass them are
+scored, and the distance of their features from those of the training scans decides. A gate belongs to a model: without
+a gate in the card everything passes.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,63 +18,63 @@ from nightread.reasons import Reason
 from nightread.scan.preprocessing import InputSpec, Tensor
 from nightread.scan.scan import Colors, Pixels, Scan
 
-#: What is stored for a scan that the gate lets pass; else the code of its reason.
+#: Stored verdict of a scan that passes; otherwise the verdict is the code of its reason.
 PASSED: Final = "passed"
 
-#: Chroma (of 255) beyond the tint of a whole picture; below it is the noise of a JPEG.
+#: Chroma (of 255) beyond the tint of the whole picture that counts as color; less is JPEG noise.
 _COLORED: Final = 12.0
-#: Share of the picture that may be colored: letters and arrows that somebody drew into a scan are.
+#: Share of the picture that may be colored, such as annotations drawn into a scan.
 _MOST_COLORED: Final = 0.10
-#: Mean chroma of a picture; films and lamps that tint a whole scan stay far below it.
+#: Maximum mean chroma; tints from films and lamps stay far below it.
 _STRONGEST_TINT: Final = 30.0
 
-#: Of the 256 grays between black and white, those that are no background: collimated scans are half black.
+#: The lowest of the 256 gray levels are background: half of a collimated scan is black.
 _BLACKS: Final = 3
-#: Share of one gray other than black, at most 0.19 among 6,033 scans, and what makes a page where the rest is bare too.
+#: Share of the commonest gray other than black (at most 0.19 among 6,033 scans) from which a picture with less texture
+#: than the next value is a document.
 _MOST_OF_ONE_GRAY: Final = 0.35
 _LEAST_TEXTURE: Final = 0.48
-#: Share, of what is not black, where a pixel is exactly like its neighbour; at most 0.71 among 6,033 scans.
+#: Share of non-black pixels that equal their neighbour (at most 0.71 among 6,033 scans) from which it is a document.
 _MOST_FLAT: Final = 0.88
-#: Pixels that are looked at, in whole rows of which there are some.
+#: Approximate number of sampled pixels, in at least so many whole rows.
 _SAMPLE: Final = 25_000
 _LEAST_ROWS: Final = 16
 
-#: A variant of a scan tells what is wrong with it where it lies at most this share of the scan's own distance away.
+#: A variant explains a scan's distance if its own distance is at most this share of it.
 _NEARER: Final = 0.85
 
-#: The name of the inverted variant; the others tell how the scan was turned.
+#: Name of the inverted variant; the other names describe rotations.
 INVERTED: Final = "inverted"
 
-_GO_ON: Final = "; --no-gate scores it all the same"
+_OVERRIDE: Final = "; --no-gate scores it anyway"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Why the gate rejects a scan."""
+    """A rejection by the gate."""
 
     reason: Reason
     text: str
 
 
 def check_pixels(scan: Scan, gate: Gate) -> Finding | None:
-    """Apply the rules that need no model; None where the scan passes them.
+    """Apply the rules that need no model; returns None if the scan passes.
 
     Args:
-        scan: read with its colors.
-        gate: of the model's card.
+        scan: a scan that was read with its colors.
+        gate: the gate of the model's card.
     """
     ratio = max(scan.width_px, scan.height_px) / min(scan.width_px, scan.height_px)
     if ratio > gate.max_aspect_ratio:
         return Finding(
             Reason.ASPECT_RATIO,
-            f"the longer side is {ratio:.1f} times the shorter; a chest X-ray has at most {gate.max_aspect_ratio:g}"
-            + _GO_ON,
+            f"the longer side is {ratio:.1f} times the shorter; allowed are {gate.max_aspect_ratio:g}{_OVERRIDE}",
         )
-    return _check_flatness(scan) or _check_colors(scan.colors)  # a screenshot may be colored, and is one all the same
+    return _check_flatness(scan) or _check_colors(scan.colors)  # flatness first: a colored screenshot is a document
 
 
 def _check_colors(colors: Colors | None) -> Finding | None:
-    """Tell colors from the tint of a film or of paper, which follows the gray level."""
+    """Detect colors beyond the tint of film or paper, which depends linearly on the gray level."""
     if colors is None or not (colors[:, :, 1:] != 128).any():
         return None
     luma = colors[:, :, 0].reshape(-1).astype(np.float64)
@@ -88,13 +88,13 @@ def _check_colors(colors: Colors | None) -> Finding | None:
         return None
     return Finding(
         Reason.COLOR_PHOTOGRAPH,
-        f"{share:.0%} of the picture is in color, with a mean chroma of {strength:.0f}; a radiograph is gray, and "
-        f"marks in it may cover {_MOST_COLORED:.0%}" + _GO_ON,
+        f"{share:.0%} of the picture is colored, mean chroma {strength:.0f}; a radiograph is gray, and colored marks "
+        f"may cover {_MOST_COLORED:.0%}{_OVERRIDE}",
     )
 
 
 def _check_flatness(scan: Scan) -> Finding | None:
-    """Find pages, screenshots and charts: one flat gray, and little but sharp edges besides."""
+    """Detect documents, screenshots and charts: mostly one flat gray with sharp edges."""
     height_px = len(scan.pixels)
     rows = scan.pixels[:: max(1, min(scan.pixels.size // _SAMPLE, height_px // _LEAST_ROWS))]
     shades = _to_shades(rows, scan)
@@ -108,13 +108,13 @@ def _check_flatness(scan: Scan) -> Finding | None:
         return None
     return Finding(
         Reason.DOCUMENT,
-        f"{commonest:.0%} of the picture is one gray and {flat:.0%} has no texture, as in a document, a screenshot or "
-        f"a chart; in a radiograph at most {_MOST_OF_ONE_GRAY:.0%} and {_MOST_FLAT:.0%}" + _GO_ON,
+        f"{commonest:.0%} of the picture is one gray and {flat:.0%} has no texture, as in a document, screenshot or "
+        f"chart; allowed are {_MOST_OF_ONE_GRAY:.0%} and {_MOST_FLAT:.0%}{_OVERRIDE}",
     )
 
 
 def _to_shades(rows: Pixels, scan: Scan) -> npt.NDArray[np.uint8]:
-    """Return gray levels as 0 (black) to 255 (white), whatever depth they have."""
+    """Return gray levels of any depth as uint8, 0 (black) to 255 (white)."""
     if rows.dtype == np.uint8 and (scan.black, scan.white) == (0.0, 255.0):
         return rows
     levels = (rows - np.float32(scan.black)) * np.float32(255.0 / (scan.white - scan.black))
@@ -123,14 +123,14 @@ def _to_shades(rows: Pixels, scan: Scan) -> npt.NDArray[np.uint8]:
 
 
 def turn_and_invert(tensor: Tensor, spec: InputSpec) -> dict[str, Tensor]:
-    """Return a scan inverted and turned, to tell why it is far from the training scans.
+    """Return the inverted and rotated variants of a scan, which may explain its distance.
 
     Args:
         tensor: (H, W, C) float32, prepared.
-        spec: what it was prepared for.
+        spec: input for which it was prepared.
 
     Returns:
-        (H, W, C) float32 by what was done to it.
+        (H, W, C) float32 by the name of the change.
     """
     low, high = spec.value_range
     turned = {f"turned by {90 * turns} degrees": _turn(tensor, turns) for turns in (1, 2, 3)}
@@ -138,7 +138,7 @@ def turn_and_invert(tensor: Tensor, spec: InputSpec) -> dict[str, Tensor]:
 
 
 def _turn(tensor: Tensor, turns: int) -> Tensor:
-    """Turn a scan by quarters, clockwise, and stretch it to its input again."""
+    """Rotate a scan by clockwise quarter turns and resize it to its shape."""
     height_px, width_px, channels = tensor.shape
     turned = np.rot90(tensor[:, :, 0], -turns)
     if turned.shape != (height_px, width_px):
@@ -150,14 +150,17 @@ def _turn(tensor: Tensor, turns: int) -> Tensor:
 def judge_scan(
     tensor: Tensor, distance: float, spec: InputSpec, gate: Gate, measure: Callable[[Tensor], float]
 ) -> Finding | None:
-    """Say whether, and why, a scan is rejected for its distance; one that is doubtful is measured again.
+    """Judge a scan by its distance; the variants of a doubtful scan are measured, too.
 
     Args:
         tensor: (H, W, C) float32, prepared.
-        distance: of its features from the training scans'; may be no number.
-        spec: what it was prepared for.
-        gate: of the model's card.
+        distance: distance of its features from those of the training scans; may be NaN.
+        spec: input for which it was prepared.
+        gate: the gate of the model's card.
         measure: returns the distance of another (H, W, C) scan.
+
+    Returns:
+        The rejection, or None if the scan passes.
     """
     if distance <= min(gate.doubtful_distance, gate.max_distance):
         return None
@@ -166,30 +169,35 @@ def judge_scan(
 
 
 def judge_distance(distance: float, variants: Mapping[str, float], gate: Gate) -> Finding | None:
-    """Say whether, and why, a doubtful scan is rejected; None where it is only unusual.
+    """Judge a doubtful scan by its distance and those of its variants.
 
     Args:
-        distance: of its features from the training scans'.
-        variants: the distances of what `turn_and_invert` made of it, by the same names.
-        gate: of the model's card.
+        distance: distance of its features from those of the training scans.
+        variants: distances of its variants, by the names of `turn_and_invert`.
+        gate: the gate of the model's card.
+
+    Returns:
+        The rejection, or None if the scan passes.
     """
-    found = f"its features lie {distance:.2f} from the training scans'"
+    found = f"feature distance {distance:.2f}"
     nearest = min(variants, key=variants.__getitem__, default=None)
     if nearest is not None and variants[nearest] <= min(_NEARER * distance, gate.max_distance):
-        near = f"{found}, {nearest} it would be {variants[nearest]:.2f}"
+        near = f"{found}, {nearest} {variants[nearest]:.2f}"
         if nearest == INVERTED:
-            return Finding(Reason.INVERTED, f"{near}: black and white are swapped; mend that first{_GO_ON}")
-        return Finding(Reason.ROTATED, f"{near}: it does not stand upright; turn it first{_GO_ON}")
+            text = f"{near}: black and white appear swapped; correct the file and send it again{_OVERRIDE}"
+            return Finding(Reason.INVERTED, text)
+        text = f"{near}: the scan is not upright; rotate it and send it again{_OVERRIDE}"
+        return Finding(Reason.ROTATED, text)
     if distance <= gate.max_distance:
         return None
     return Finding(
         Reason.NOT_A_CHEST_XRAY,
-        f"{found}, and at most {gate.max_distance:.2f} is allowed: no frontal chest X-ray like those{_GO_ON}",
+        f"{found}; allowed are {gate.max_distance:.2f}: not a frontal chest X-ray like the training scans{_OVERRIDE}",
     )
 
 
 def recall(verdict: str) -> Finding | None:
-    """Return what a stored verdict says; None for a scan that passed."""
+    """Return the rejection of a stored verdict; None for a scan that passed."""
     if verdict == PASSED:
         return None
-    return Finding(Reason(verdict), f"the input gate has rejected the same content before{_GO_ON}")
+    return Finding(Reason(verdict), f"the input gate rejected this content before{_OVERRIDE}")

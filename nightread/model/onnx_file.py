@@ -1,7 +1,7 @@
-"""What an ONNX file is made of, read from its bytes without the package onnx, which a worker does not install.
+"""Inspection of ONNX files without the package onnx, which workers do not install.
 
-ONNX is a protocol buffer: fields of a number, a kind and a value, nested. Only what decides whether a graph may be
-opened is looked at: which operators of which domains it uses, and whether it wants tensors from other files.
+ONNX is a protocol buffer: nested messages of numbered fields. Only what decides whether a graph may be opened is read:
+its operators and their domains, and whether it refers to tensors in other files.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from typing import Final
 
 from nightread.errors import CardMismatch
 
-#: Domains whose operators the ONNX standard defines; the first is what the second is written as in most files.
+#: Domains whose operators the ONNX standard defines; most files write the empty name for `ai.onnx`.
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL: Final = 1
 _LARGEST_KEY: Final = 2**32 - 1
 
-#: Field numbers of onnx.proto that hold a message to look into, by message.
+#: Field numbers of onnx.proto with nested messages to read, by message.
 _NESTED: Final = {
     "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -38,13 +38,13 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 
 @dataclass(slots=True)
 class OnnxFile:
-    """What a graph and all graphs within it use.
+    """Operators and external tensors of a graph and its subgraphs.
 
     Attributes:
         opsets: version of each imported operator set, by domain.
-        operators: nodes by (domain, operator).
-        own_domains: of functions that the file itself defines.
-        external_tensors: how many tensors the file wants from other files.
+        operators: number of nodes by (domain, operator).
+        own_domains: domains of functions that the file itself defines.
+        external_tensors: number of tensors that are stored in other files.
     """
 
     opsets: dict[str, int] = field(default_factory=dict)
@@ -54,22 +54,22 @@ class OnnxFile:
 
     @property
     def custom_operators(self) -> list[str]:
-        """DOMAIN:OPERATOR of each that neither the standard nor the file itself defines, sorted."""
+        """DOMAIN:OPERATOR of operators that neither the standard nor the file defines, sorted."""
         known = STANDARD_DOMAINS | self.own_domains
         return sorted(f"{domain}:{operator}" for domain, operator in self.operators if domain not in known)
 
 
 def read_onnx(model: bytes) -> OnnxFile:
-    """Read what a graph uses.
+    """Read an ONNX file.
 
     Raises:
-        CardMismatch: the bytes are no ONNX file.
+        CardMismatch: the bytes are not an ONNX file.
     """
     found = OnnxFile()
     has_graph = has_version = False
     waiting: list[tuple[str, memoryview]] = [("model", memoryview(model))]
     try:
-        while waiting:  # no recursion: how deep a file nests is up to whoever wrote it
+        while waiting:  # no recursion: a hostile file may nest deeply
             kind, content = waiting.pop()
             fields = list(_read_fields(content))
             if kind == "model":
@@ -83,19 +83,19 @@ def read_onnx(model: bytes) -> OnnxFile:
                 if number in nested and isinstance(value, memoryview)
             ]
     except (IndexError, ValueError, UnicodeDecodeError):
-        raise CardMismatch("the model is no ONNX file, or a damaged one: export it again") from None
+        raise CardMismatch("the model is not an ONNX file, or it is damaged: export it again") from None
     if not (has_graph and has_version):
-        raise CardMismatch("the model is no ONNX file, or holds no graph: export it again")
+        raise CardMismatch("the model is not an ONNX file, or it has no graph: export it again")
     return found
 
 
 def refuse_external_data(model: bytes) -> OnnxFile:
-    """Read what a graph uses, and make sure that all of it is in the file.
+    """Read an ONNX file and check that it refers to no other file.
 
-    A tensor from another file is no part of the bundle: no digest covers it, and its name may lead anywhere.
+    A tensor in another file is not part of the bundle: no digest covers it, and its path may lead anywhere.
 
     Raises:
-        CardMismatch: it wants other files, or is no ONNX file.
+        CardMismatch: it refers to other files, or is not an ONNX file.
     """
     found = read_onnx(model)
     if found.external_tensors:
@@ -104,10 +104,10 @@ def refuse_external_data(model: bytes) -> OnnxFile:
 
 
 def explain_external_data(found: OnnxFile) -> str:
-    """Say that a graph wants other files, and what to do."""
+    """Return the error message for a graph that refers to other files."""
     return (
-        f"the model keeps {found.external_tensors} tensors in other files, which no digest covers: "
-        "export it again with all of them in the ONNX file"
+        f"the model stores {found.external_tensors} tensors in other files, which no digest covers: "
+        "export it again with all tensors in the ONNX file"
     )
 
 
@@ -134,8 +134,8 @@ def _read_fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position = 0
     while position < len(content):
         key, position = _read_varint(content, position)
-        if key > _LARGEST_KEY:  # a reader that keeps 32 bits of it would see another field
-            raise ValueError("a field number that protocol buffers do not have")
+        if key > _LARGEST_KEY:  # a reader with 32-bit keys would see another field
+            raise ValueError("a field number beyond the range of protocol buffers")
         number, kind = key >> 3, key & 7
         if kind == _VARINT:
             value, position = _read_varint(content, position)
@@ -146,16 +146,16 @@ def _read_fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif kind in {_FIXED64, _FIXED32}:
             size = 8 if kind == _FIXED64 else 4
         else:
-            raise ValueError("a kind of field that ONNX does not use")
+            raise ValueError("a wire type that ONNX does not use")
         if not number or position + size > len(content):
-            raise ValueError("a field that goes beyond its message")
+            raise ValueError("a field that exceeds its message")
         if kind == _BYTES:
             yield number, content[position : position + size]
         position += size
 
 
 def _read_varint(content: memoryview, position: int) -> tuple[int, int]:
-    """Return a number of seven bits a byte, and the position behind it."""
+    """Return a number of seven bits per byte, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
         byte = content[position]

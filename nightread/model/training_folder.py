@@ -1,4 +1,4 @@
-"""Reading what a trainer left: `training.json`, the draft of a card, the checkpoint, and the prepared scans."""
+"""Training folders: what a trainer writes and an exporter reads (record, draft card, checkpoint, prepared scans)."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,6 +14,13 @@ from nightread.errors import ExportError
 from nightread.model.card import Label, Threshold
 from nightread.scan.preprocessing import PREPROCESSING_VERSION, InputSpec, Tensor
 
+RECORD_FILE: Final = "training.json"
+CARD_FILE: Final = "card.json"
+PREPARED_FILE: Final = "prepared.npz"
+CHECKPOINT_FILE: Final = "checkpoint.keras"
+GATE_FILE: Final = "gate.npz"
+
+#: Number of principal components that are stored with each scan; see the table `measurements`.
 COMPONENTS_COUNT: Final = 8
 
 _Floats = npt.NDArray[np.float32]
@@ -21,13 +28,13 @@ _Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class FittedGate:
-    """What `gate.npz` of a training folder holds.
+    """Content of `gate.npz`, the fitted input gate.
 
     Attributes:
         layers: names of the layers whose channels, averaged over the picture, are the D features.
-        mean: (D,) of the training scans.
-        projection: (D, D), to directions in which the training scans vary independently with a deviation of 1.
-        distances: (N,) of the hold-out's scans, as Keras and numpy computed them.
+        mean: (D,) float32, mean features of the training scans.
+        projection: (D, D) float32, whitening matrix of the training scans' features.
+        distances: (N,) float32, distances of the hold-out's scans, computed by Keras and numpy.
     """
 
     layers: tuple[str, ...]
@@ -40,40 +47,18 @@ def read_gate(content: bytes) -> FittedGate:
     """Read `gate.npz`.
 
     Raises:
-        ExportError: it does not hold together.
+        ExportError: its arrays do not fit together.
     """
     with np.load(BytesIO(content), allow_pickle=False) as arrays:
         gate = FittedGate(tuple(arrays["layers"].tolist()), arrays["mean"], arrays["projection"], arrays["distances"])
     size = len(gate.mean)
     if gate.projection.shape != (size, size) or size <= COMPONENTS_COUNT or not gate.layers:
-        raise ExportError("gate.npz holds no gate; repeat `nightread train --resume` on the training folder")
+        raise ExportError("gate.npz holds no valid gate; repeat `nightread train --resume` on the training folder")
     return gate
 
 
-RECORD_FILE: Final = "training.json"
-
-CARD_FILE: Final = "card.json"
-
-PREPARED_FILE: Final = "prepared.npz"
-
-CHECKPOINT_FILE: Final = "checkpoint.keras"
-
-GATE_FILE: Final = "gate.npz"
-
-
-#: Components that are stored with each scan; see the table `measurements`.
-COMPONENTS: Final = 8
-
-
-_RECORD_FILE: Final = "training.json"
-_CARD_FILE: Final = "card.json"
-_CHECKPOINT_FILE: Final = "checkpoint.keras"
-_PREPARED_FILE: Final = "prepared.npz"
-_GATE_FILE: Final = "gate.npz"
-
-
 class _CardFields(BaseModel):
-    """The fields of a card that an export itself looks at; the card as a whole is checked when it is written."""
+    """The card fields that an export uses; the whole card is validated when the bundle is written."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -84,7 +69,7 @@ class _CardFields(BaseModel):
 
 
 class _Record(BaseModel):
-    """What is read of `training.json`; the rest is for people."""
+    """The fields of `training.json` that an export uses; the others are for people."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -94,19 +79,19 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TrainingFolder:
-    """A finished training whose files are those that it ended with.
+    """A finished training with unchanged files.
 
     Attributes:
-        checkpoint: the Keras file.
+        checkpoint: path of the Keras file.
         input: the network's input.
-        labels: in output order.
-        thresholds: of the labels, in output order; empty where the highest score decides.
+        labels: labels in output order.
+        thresholds: thresholds in output order; empty if the highest score decides (softmax).
         scans: (N, H, W, C) float32, prepared hold-out scans.
-        targets: (N, labels), whether each label is present; None in a folder from before they were kept.
-        sha256: of each hold-out scan's file; None, the same.
-        calibration: (M, H, W, C) float32, prepared training scans; None, the same.
-        card: the fields of the card that training knows.
-        gate: the input gate as it was fitted; None where the network has none.
+        targets: (N, labels) bool, whether each label is present; None in folders of older releases.
+        sha256: (N,) digests of the hold-out scans' files; None in folders of older releases.
+        calibration: (M, H, W, C) float32, prepared training scans; None in folders of older releases.
+        card: draft card: the fields that training knows.
+        gate: the fitted input gate; None if the network has none.
     """
 
     checkpoint: Path
@@ -121,7 +106,7 @@ class TrainingFolder:
     gate: FittedGate | None = None
 
     def name_group(self, place: int) -> str:
-        """Return the labels that are present in the hold-out scan at this place, or the lack of any."""
+        """Return the labels that are present in the hold-out scan at index `place`, comma-separated."""
         if self.targets is None:
             return ""
         return ", ".join(label for label, target in zip(self.labels, self.targets[place], strict=True) if target)
@@ -131,15 +116,15 @@ def read_training_folder(folder: Path) -> TrainingFolder:
     """Read a training folder.
 
     Raises:
-        ExportError: not a finished training, a file has changed since, or another preprocessing version. The draft of
-            the card may have been edited: whether its texts and thresholds hold is checked when the card is written.
+        ExportError: the training is not finished, a file has changed since, or the preprocessing version differs. The
+            draft card may be edited by hand: its texts and thresholds are validated when the bundle is written.
     """
-    reading = folder / _RECORD_FILE
+    reading = folder / RECORD_FILE
     try:
         record = _Record.model_validate_json(reading.read_bytes())
-        reading = folder / _CARD_FILE
+        reading = folder / CARD_FILE
         card = _CardFields.model_validate_json(reading.read_bytes())
-        names = [_CHECKPOINT_FILE, _PREPARED_FILE, *([_GATE_FILE] if _GATE_FILE in record.sha256 else [])]
+        names = [CHECKPOINT_FILE, PREPARED_FILE, *([GATE_FILE] if GATE_FILE in record.sha256 else [])]
         contents = {name: (folder / name).read_bytes() for name in names}
     except OSError as error:
         raise ExportError(
@@ -149,7 +134,7 @@ def read_training_folder(folder: Path) -> TrainingFolder:
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         raise ExportError(
-            f"{reading} does not hold: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; "
+            f"{reading} is not valid: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; "
             "repeat `nightread train --resume`"
         ) from None
     for name, content in contents.items():
@@ -162,7 +147,7 @@ def read_training_folder(folder: Path) -> TrainingFolder:
             f"{folder} was trained with preprocessing version {card.preprocessing_version}; this program has version "
             f"{PREPROCESSING_VERSION}: train again"
         )
-    with np.load(BytesIO(contents[_PREPARED_FILE]), allow_pickle=False) as arrays:
+    with np.load(BytesIO(contents[PREPARED_FILE]), allow_pickle=False) as arrays:
         scans: Tensor = arrays["inputs"]
         targets = arrays["targets"].reshape(len(scans), -1) > 0.5 if "targets" in arrays else None
         sha256 = tuple(digest.decode() for digest in arrays["sha256"].tolist()) if "sha256" in arrays else None
@@ -170,14 +155,17 @@ def read_training_folder(folder: Path) -> TrainingFolder:
     for inputs in (scans, scans if calibration is None else calibration):
         if inputs.shape[1:] != card.input.shape or inputs.dtype != np.float32 or not len(inputs):
             raise ExportError(
-                f"{folder / _PREPARED_FILE} holds {inputs.dtype} {inputs.shape}, which is no input of the network"
+                f"{folder / PREPARED_FILE} holds {inputs.dtype} {inputs.shape}; the network takes float32 "
+                f"(N, {', '.join(map(str, card.input.shape))})"
             )
     if targets is not None and targets.shape != (len(scans), len(card.labels)):
-        raise ExportError(f"{folder / _PREPARED_FILE} holds targets {targets.shape} for {len(scans)} scans and "
-                          f"{len(card.labels)} labels; repeat `nightread train --resume` on the folder")  # fmt: skip
+        raise ExportError(
+            f"{folder / PREPARED_FILE} holds targets {targets.shape} for {len(scans)} scans and {len(card.labels)} "
+            "labels; repeat `nightread train --resume` on the folder"
+        )
     thresholds = tuple(card.thresholds[label] for label in card.labels if label in card.thresholds)
     return TrainingFolder(
-        folder / _CHECKPOINT_FILE,
+        folder / CHECKPOINT_FILE,
         card.input,
         card.labels,
         thresholds,
@@ -186,7 +174,7 @@ def read_training_folder(folder: Path) -> TrainingFolder:
         sha256,
         calibration,
         card.model_dump(mode="json"),
-        read_gate(contents[_GATE_FILE]) if _GATE_FILE in contents else None,
+        read_gate(contents[GATE_FILE]) if GATE_FILE in contents else None,
     )
 
 
@@ -194,19 +182,19 @@ class Record(BaseModel):
     """The content of `training.json`.
 
     Attributes:
-        epochs_done: how many epochs were run.
-        best_epoch: whose weights the checkpoint holds.
-        seconds: of all epochs.
-        scans: scans by part.
-        patients: patients by part.
-        left_alone: files that were passed over, by reason.
-        without_patient: scans whose names tell no patient; each counts as a patient of its own.
-        unreadable: scans that could not be read, by name, with the reason.
-        missing: names of scans that a table of the data set names and no folder holds.
-        too_few_patients: labels that were left out, with their patients: a split by patient needs three of each.
-        labels: scans by part and label.
-        input_wait_share: how much of all epochs' time the steps waited for their batches.
-        sha256: of the checkpoint, of the prepared scans, and of the input gate where there is one.
+        epochs_done: number of epochs that were run.
+        best_epoch: epoch whose weights the checkpoint holds.
+        seconds: duration of all epochs.
+        scans: number of scans by part.
+        patients: number of patients by part.
+        left_alone: number of skipped files by reason.
+        without_patient: number of scans whose names identify no patient; each counts as a patient of its own.
+        unreadable: reasons of unreadable scans by name.
+        missing: names of scans that are listed in a table of the data set but missing in its folders.
+        too_few_patients: patients by excluded label: a split by patient needs three per label.
+        labels: number of scans by part and label.
+        input_wait_share: share of the epochs' time that steps waited for their batches.
+        sha256: digests of the checkpoint, the prepared scans and the input gate, by file name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -155,7 +155,7 @@ class TestImportOfAnOnnxFile:
             (make_onnx(last="Neg"), {}, ["scores from", "[0, 1]", "sigmoid"]),
             (make_onnx(last="Magic"), {}, ["ONNX Runtime", "Magic"]),
             (make_onnx(last="Gelu", domain="com.microsoft"), {}, ["com.microsoft:Gelu", "standard operators"]),
-            (b"no network", {}, ["no ONNX file"]),
+            (b"no network", {}, ["not an ONNX file"]),
             (make_onnx(), {"preprocessing_version": "0"}, ["preprocessing_version: 0"]),
         ],
     )

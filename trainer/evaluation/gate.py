@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nightread.model.card import Gate, Metric
 from nightread.model.gate import judge_scan
-from nightread.model.training_folder import COMPONENTS, GATE_FILE
+from nightread.model.training_folder import COMPONENTS_COUNT, GATE_FILE
 from nightread.scan.preprocessing import InputSpec, Tensor
 from trainer.data.split import Divided, Part
 
@@ -60,7 +60,7 @@ class Whitening:
     def measure(self, features: npt.NDArray[Any]) -> tuple[_Floats, _Floats]:
         """Return (N,) distances, about 1 for a training scan, and (N, 8) components of (N, D) features."""
         whitened = (features.astype(np.float64) - self.mean) @ self.projection
-        return np.sqrt(np.square(whitened).mean(axis=1)), whitened[:, :COMPONENTS]
+        return np.sqrt(np.square(whitened).mean(axis=1)), whitened[:, :COMPONENTS_COUNT]
 
 
 def fit_whitening(features: npt.NDArray[Any]) -> Whitening:
@@ -138,7 +138,7 @@ def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gat
     reader = FeatureReader(model, layers)
     features = {part: reader.read(divided.scans.inputs[divided.split[part]], spec.scored_at_once) for part in Part}
     count, width = features[Part.TRAIN].shape
-    if width <= COMPONENTS or count < _LEAST_SCANS * width or len(features[Part.VALIDATION]) < _LEAST_VALIDATION:
+    if width <= COMPONENTS_COUNT or count < _LEAST_SCANS * width or len(features[Part.VALIDATION]) < _LEAST_VALIDATION:
         return None
     whitening = fit_whitening(features[Part.TRAIN])
     doubtful = round(float(np.quantile(whitening.measure(features[Part.VALIDATION])[0], 1 - _DOUBTFUL)), 4)

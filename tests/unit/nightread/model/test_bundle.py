@@ -172,7 +172,7 @@ def test_a_pickle_in_the_parity_file_is_never_loaded(folder):
         ({"parity_inputs": np.zeros((3, 8, 8, 1))}, "must be float32"),
         (
             {"parity_inputs": np.zeros((0, 8, 8, 1), np.float32), "parity_scores": np.zeros((0, 1), np.float32)},
-            "N from 1",
+            "N >= 1",
         ),
         ({"parity_scores": np.zeros((2, 1), np.float32)}, r"scores \(2, 1\)"),
         ({"parity_scores": np.zeros((3, 2), np.float32)}, r"scores \(3, 2\)"),

@@ -84,7 +84,7 @@ def test_more_or_fewer_scores_than_labels_are_an_error(activation, scores):
         ({"thresholds": {"pneumonia": {"low": 0.6, "high": 0.4}}}, "above high"),
         ({"thresholds": {"pneumonia": {"low": 0, "high": 0.4}}}, "greater than 0"),
         ({"thresholds": {"edema": {"low": 0.4, "high": 0.6}}}, "thresholds are for"),
-        ({"labels": ["pneumonia", "pneumonia"]}, "repeat"),
+        ({"labels": ["pneumonia", "pneumonia"]}, "not unique"),
         ({"labels": []}, "labels"),
         ({"labels": ["pneu\nmonia"]}, "labels"),
         ({"labels": ["uncertain"], "thresholds": {"uncertain": {"low": 0.4, "high": 0.6}}}, "decisions"),
@@ -120,7 +120,7 @@ def test_a_card_from_before_precisions_is_of_float32_and_tells_no_outputs():
 
 def test_the_first_output_must_hold_a_score_for_each_label():
     outputs = [{"name": "embedding", "shape": [75], "description": "the last layer's input"}]
-    with pytest.raises(ValidationError, match="it holds the scores of 1 labels"):
+    with pytest.raises(ValidationError, match="it must hold the scores of 1 labels"):
         make_card(outputs=outputs)
     assert make_card(outputs=[{"name": "scores", "shape": [1], "description": "scores"}, *outputs])
 

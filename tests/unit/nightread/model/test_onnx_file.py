@@ -70,5 +70,5 @@ def test_every_shortened_file_is_read_or_refused_but_never_fails():
      number(1, 8) + message(7, b"\x0a\xff\xff\xff\xff\x0f"), make_onnx() + message(7 + 2**29, b"")],
 )  # fmt: skip
 def test_what_is_no_onnx_file_is_refused(content):
-    with pytest.raises(CardMismatch, match="no ONNX file"):
+    with pytest.raises(CardMismatch, match="not an ONNX file"):
         read_onnx(content)
