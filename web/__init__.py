@@ -1,9 +1,9 @@
 """The worklist page.
 
 app: the application and its routes.
-guard: headers, hosts and limits of a request.
-filters: the filters in the address.
-pages: the pages.
-showing: how values are written for people.
+guard: security headers and the check of the Host header.
+filters: filters and positions in the URL.
+pages: the request handlers.
+showing: templates, and formatting of values for people.
 errors: error pages.
 """

@@ -1,4 +1,4 @@
-"""The worklist page: what a reader wants in the morning. It only reads.
+"""The ASGI application of the worklist page, which is read-only.
 
 Start it with `uv run --extra web uvicorn web.app:make_app --factory`. It has no login: see docs/how-to/worklist.md.
 """
@@ -21,14 +21,14 @@ from web.showing import STATIC_FOLDER
 
 
 def make_app(settings: Settings | None = None) -> Starlette:
-    """Return the page as an ASGI application; nothing is connected yet.
+    """Return the worklist page as an ASGI application; it connects to the database on the first request.
 
     Args:
-        settings: where the database is; None: what the environment says.
+        settings: settings with the database URL; None reads them from the environment.
 
     Raises:
-        SystemExit: the environment's settings are wrong; uvicorn, which calls this, prints the one line.
-        DatabaseUnavailable: the URL of the given settings cannot be read.
+        SystemExit: the environment's settings are wrong; uvicorn, which calls this function, prints the message.
+        DatabaseUnavailable: the URL in `settings` is malformed.
     """
     try:
         engine = make_engine((settings or read_settings()).database_url.get_secret_value())
@@ -54,7 +54,7 @@ def make_app(settings: Settings | None = None) -> Starlette:
         exception_handlers=ERROR_HANDLERS,
         lifespan=live,
     )
-    app.router.redirect_slashes = False  # it redirects to the host that was asked for, which a proxy hides
+    app.router.redirect_slashes = False  # would redirect to the requested host, which is wrong behind a proxy
     app.state.engine = engine
     app.state.schema_checked = False
     return app

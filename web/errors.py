@@ -1,4 +1,4 @@
-"""Errors as short pages: what happened and what to do, with the right status code and no traceback."""
+"""Error pages: what happened and what to do, with the right status code and no traceback."""
 
 import logging
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from web.showing import render
 _log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = "30"
-_HTTP_TITLES = {400: "Not understood", 404: "No such page", 405: "Not possible here"}
+_HTTP_TITLES = {400: "Invalid request", 404: "Page not found", 405: "Method not allowed"}
 _HTTP_EXPLANATIONS = {
-    404: "There is nothing under this address.",
-    405: "This page can only be read.",
+    404: "There is no page at this address.",
+    405: "This page is read-only.",
 }
 
 
 def _explain_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  # what it is registered for
+    assert isinstance(error, HTTPException)  # noqa: S101  # guaranteed by ERROR_HANDLERS
     explanation = _HTTP_EXPLANATIONS.get(error.status_code, error.detail)
     title = _HTTP_TITLES.get(error.status_code, "Error")
     return _make_page(request, error.status_code, title, explanation, error.headers)
@@ -33,31 +33,31 @@ def _explain_http(request: Request, error: Exception) -> Response:
 
 def _explain_unknown_run(request: Request, error: Exception) -> Response:
     reference = request.path_params.get("reference", "")
-    explanation = f"No run, or more than one, goes by the id, the beginning of an id or the name “{reference}”."
-    return _make_page(request, 404, "No such run", explanation)
+    explanation = f"No run, or more than one, has the id, the beginning of an id or the name “{reference}”."
+    return _make_page(request, 404, "Run not found", explanation)
 
 
 def _explain_unavailable(request: Request, error: Exception) -> Response:
-    # The message names the database's host; that is for the log, not for whoever reads the page.
+    # The message contains the database's host, which belongs into the log and not on the page.
     _log.warning("%s", error)
-    explanation = "The results database does not answer right now. Try again in a minute; the server's log says more."
-    return _make_page(request, 503, "The database is away", explanation, {"Retry-After": _RETRY_AFTER_S})
+    explanation = "The results database does not answer. Try again in a minute; details are in the server's log."
+    return _make_page(request, 503, "Database unavailable", explanation, {"Retry-After": _RETRY_AFTER_S})
 
 
 def _explain_schema(request: Request, error: Exception) -> Response:
     _log.warning("%s", error)
     explanation = (
-        "The results database holds no tables yet, or those of another release. `nightread score` makes them in an "
+        "The results database has no tables yet, or those of another release. `nightread score` creates them in an "
         "SQLite file, `nightread db upgrade` on a server."
     )
-    return _make_page(request, 503, "The database is not ready", explanation, {"Retry-After": _RETRY_AFTER_S})
+    return _make_page(request, 503, "Database not ready", explanation, {"Retry-After": _RETRY_AFTER_S})
 
 
 def _explain_fault(request: Request, error: Exception) -> Response:
-    # Starlette raises the error again once the page is sent, so that the server logs it.
-    explanation = "This is an error in Nightread, and the server's log tells it in full. Please report it."
-    # Sent from outside of all middleware, so the headers must be set here.
-    return _make_page(request, 500, "Something went wrong", explanation, HEADERS)
+    # Starlette raises the error again after sending the page, so that the server logs it.
+    explanation = "This is an error in Nightread; details are in the server's log. Please report it."
+    # This page bypasses the middleware, so the headers are set here.
+    return _make_page(request, 500, "Internal error", explanation, HEADERS)
 
 
 def _make_page(

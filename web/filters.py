@@ -1,4 +1,4 @@
-"""What the address of a worklist asks for, read strictly and written again."""
+"""Filters and positions in the URL of a worklist: strict parsing, and formatting."""
 
 import math
 import re
@@ -12,14 +12,14 @@ from db.results import ResultFilter, to_text
 from db.types import ScanStatus
 from db.worklist import Position
 
-#: The longest label or decision that a card may have.
+#: Maximum length of a label or decision in a card.
 _NAME_LENGTH = 64
 _SCAN_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class WorklistFilter:
-    """The rows that a reader asked for; None is no restriction."""
+    """The filter of a request; None means no restriction."""
 
     status: ScanStatus | None = None
     decision: str | None = None
@@ -28,11 +28,11 @@ class WorklistFilter:
 
     @property
     def is_set(self) -> bool:
-        """Whether anything is left out."""
+        """Whether the filter restricts the rows."""
         return self != WorklistFilter()
 
     def of_run(self, run_id: str) -> ResultFilter:
-        """Return it as the database takes it, in the order of the page."""
+        """Return the database filter for a run, in the order of the page."""
         return ResultFilter(
             run_id=run_id,
             statuses=[self.status] if self.status else [],
@@ -43,7 +43,7 @@ class WorklistFilter:
         )
 
     def to_query(self, after: Position | None = None) -> str:
-        """Return the query of an address, "?" included, that asks for the same; "" where it asks for everything."""
+        """Return the URL query for this filter, including "?"; "" without restrictions."""
         parameters = {
             "status": self.status, "decision": self.decision, "label": self.label,
             "min_score": None if self.min_score is None else to_text(self.min_score),
@@ -54,7 +54,7 @@ class WorklistFilter:
 
 
 def read_filter(parameters: QueryParams) -> WorklistFilter:
-    """Return what the parameters of an address ask for; an empty one is one that was left out.
+    """Return the filter in the parameters of a URL; an empty parameter counts as missing.
 
     Raises:
         HTTPException: 400, with what was found and what is allowed.
@@ -68,35 +68,35 @@ def read_filter(parameters: QueryParams) -> WorklistFilter:
 
 
 def write_position(place: Position) -> str:
-    """Write a place as SCORE:SCAN:LABEL, without score and label where there is none."""
+    """Format a position as SCORE:SCAN:LABEL; score and label may be empty."""
     return f"{to_text(place.score)}:{place.scan_id}:{place.label or ''}"
 
 
 def read_position(text: str | None) -> Position | None:
-    """Read what `write_position` wrote.
+    """Parse a position that `write_position` formatted.
 
     Raises:
-        HTTPException: 400; somebody changed it.
+        HTTPException: 400, the text is malformed.
     """
     if not text:
         return None
     score, _, rest = text.partition(":")
     scan_id, _, label = rest.partition(":")
     if not _SCAN_ID.fullmatch(scan_id) or bool(score) != bool(label):
-        raise HTTPException(400, "The place to go on from cannot be read: begin at the first page.")
+        raise HTTPException(400, "The position in the address is not valid: begin at the first page.")
     return Position(_read_score(score), int(scan_id), _read_name("label", label))
 
 
 def read_run_id(text: str | None) -> str | None:
-    """Read the id of a run to go on after.
+    """Parse the id of the run after which a page begins.
 
     Raises:
-        HTTPException: 400; somebody changed it.
+        HTTPException: 400, the text is malformed.
     """
     if not text:
         return None
     if not re.fullmatch(r"[0-9a-f]{32}", text):
-        raise HTTPException(400, "The run to go on from cannot be read: begin at the first page.")
+        raise HTTPException(400, "The run id in the address is not valid: begin at the first page.")
     return text
 
 
@@ -109,8 +109,8 @@ def _read_status(text: str | None) -> ScanStatus | None:
 
 
 def _read_name(name: str, text: str | None) -> str | None:
-    if text and (len(text) > _NAME_LENGTH or "\0" in text):  # PostgreSQL takes no NUL
-        raise HTTPException(400, f"No {name} is written like that.")
+    if text and (len(text) > _NAME_LENGTH or "\0" in text):  # PostgreSQL text cannot contain NUL
+        raise HTTPException(400, f"The {name} is not valid; allowed are up to {_NAME_LENGTH} characters.")
     return text or None
 
 

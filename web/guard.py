@@ -1,4 +1,4 @@
-"""What every response carries, and which hosts are answered: the page shows paths and has no login."""
+"""Security headers and the check of the Host header: the page shows file paths and has no login."""
 
 import re
 from typing import Final
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web.showing import render
 
-#: Nothing but our own style sheet is loaded, nothing runs, nobody frames the page, and no cache or proxy keeps it.
+#: Allow the page's own style sheet only, no scripts, no framing and no caching.
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -22,22 +22,21 @@ HEADERS: Final = {
 }
 
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-_HEALTH = "/healthz"  # holds no path and no name, and who probes it may call this host by an address
+_HEALTH = "/healthz"  # reveals no paths and no names; probes may use the host's address
 
 
 class Guard:
-    """ASGI middleware that sets the headers and answers this host's own names alone.
+    """ASGI middleware that sets the headers and refuses requests for other hosts than localhost.
 
-    A web site can let its name point to 127.0.0.1 and so make a reader's browser ask this page as if it were part of
-    that site (DNS rebinding); the name in the Host header gives it away. A reverse proxy asks by the address that it
-    was told, so it passes.
+    DNS rebinding: a web site can let its name resolve to 127.0.0.1, so that a reader's browser requests this page as
+    part of that site. Such requests have that name in the Host header. A reverse proxy on this host uses localhost.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -54,8 +53,8 @@ class Guard:
             Request(scope),
             "error.html",
             status_code=421,
-            title="Not under this name",
-            explanation="This page answers to localhost and 127.0.0.1 only. A reverse proxy in front of it must ask "
-            "for it by one of these names: see docs/how-to/worklist.md.",
+            title="Host not allowed",
+            explanation="This page answers requests for localhost and 127.0.0.1 only. A reverse proxy must use one of "
+            "these names: see docs/how-to/worklist.md.",
         )
         await response(scope, receive, send_with_headers)

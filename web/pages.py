@@ -1,4 +1,4 @@
-"""The pages. Each is a plain function, which Starlette calls on a thread: the database may take its time."""
+"""Request handlers. They are plain functions, which Starlette runs on threads, since the database may be slow."""
 
 import logging
 from collections.abc import Generator, Iterator
@@ -71,7 +71,7 @@ def show_run(request: Request) -> Response:
         rows=page.rows,
         asked=asked,
         statuses=list(ScanStatus),
-        # What is asked for stays in its list, though no row has it.
+        # The chosen decision and label stay in their lists even if no row has them.
         decisions=_by_count(tally.decisions),
         decision_names=sorted({*tally.decisions, *([asked.decision] if asked.decision else [])}),
         labels=list(dict.fromkeys([*_read_labels(card), *([asked.label] if asked.label else [])])),
@@ -96,7 +96,7 @@ def download_csv(request: Request) -> Response:
 
 
 def check_health(request: Request) -> Response:
-    """Tell a monitor whether the database answers and the night goes on."""
+    """Report to a monitor whether the database answers and jobs make progress."""
     engine: Engine = request.app.state.engine
     health: dict[str, Any] = {
         "status": "unavailable", "database_reachable": False, "schema_current": False, "open_jobs": None,
@@ -120,11 +120,11 @@ def check_health(request: Request) -> Response:
 
 
 class _CsvResponse(StreamingResponse):
-    """The CSV of many rows, with memory for a few; the database's connection goes back whatever the reader does."""
+    """Streamed CSV; the database connection is returned even if the client disconnects."""
 
     def __init__(self, engine: Engine, run: RunInfo, wanted: ResultFilter) -> None:
         self._chunks = _stream_csv(engine, wanted)
-        first = next(self._chunks)  # where the database is away, that is told before a status code is sent
+        first = next(self._chunks)  # raises if the database is unavailable, before a status code is sent
         super().__init__(
             chain([first], self._chunks),
             media_type="text/csv",
@@ -146,9 +146,9 @@ def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[bytes]:
 
 @contextmanager
 def _reading(request: Request) -> Iterator[Connection]:
-    """Open a transaction on a database whose tables are known to be ours.
+    """Open a read transaction on a database with a current schema.
 
-    They are looked at until they were right once: a later migration leaves what this release works with.
+    The schema is checked until it was current once; later migrations stay compatible with this release.
     """
     state = request.app.state
     if not state.schema_checked:
@@ -160,7 +160,7 @@ def _reading(request: Request) -> Iterator[Connection]:
 
 def _find_run(connection: Connection, request: Request) -> RunInfo:
     reference: str = request.path_params["reference"]
-    if "\0" in reference:  # PostgreSQL takes none
+    if "\0" in reference:  # PostgreSQL text cannot contain NUL
         raise UnknownRun(reference)
     return find_run(connection, reference)
 

@@ -1,4 +1,4 @@
-"""Values as a reader sees them, and the templates. What comes from file names is hostile until it is shown here."""
+"""Templates, and formatting of values for people; text from file names is hostile until it is formatted here."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,53 +20,53 @@ _PARTS_SHOWN = 2
 def render(
     request: Request, name: str, *, status_code: int = 200, headers: Mapping[str, str] | None = None, **context: Any
 ) -> HTMLResponse:
-    """Return a template as a response; everything in `context` is escaped."""
+    """Render a template as a response; all values in `context` are escaped."""
 
     def link(route: str, **parameters: str) -> str:
-        # The path alone: a proxy may call this host by another name, and below a prefix (uvicorn --root-path).
+        # A path without host: behind a proxy the host differs, and there may be a prefix (uvicorn --root-path).
         return f"{request.scope.get('root_path', '')}{request.app.url_path_for(route, **parameters)}"
 
     html = _TEMPLATES.get_template(name).render(link=link, **context)
-    # A lone surrogate cannot be sent; no text of the database holds one, but an address may.
+    # A URL may contain a lone surrogate, which cannot be encoded; text from the database does not.
     return HTMLResponse(html.encode("utf-8", "replace"), status_code, headers)
 
 
 def show_text(text: str | None) -> str:
-    """Write out what cannot be seen: a new line, or a character that turns the direction of those around it."""
+    """Escape invisible characters, such as line feeds and those that change the text direction."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text or "")
 
 
 def show_path(path: str) -> list[str]:
-    """Return the last parts of a path; an ellipsis comes first where some are left out.
+    """Return the last parts of a path, after an ellipsis if there are more.
 
-    Each is shown by itself, so that two names in Hebrew do not change places.
+    The parts are displayed in elements of their own, so that two right-to-left names do not change places.
     """
     parts = [show_text(part) for part in path.split("/") if part] or [show_text(path)]
     return parts if len(parts) <= _PARTS_SHOWN else ["…", *parts[-_PARTS_SHOWN:]]
 
 
 def show_score(score: float) -> str:
-    """Write a score to four places; the CSV holds it whole."""
+    """Format a score with four decimals; the CSV has all of them."""
     return f"{score:.4f}"
 
 
 def show_count(count: int) -> str:
-    """Write a count."""
+    """Format a count with thousands separators."""
     return f"{count:,}"
 
 
 def show_time(time: datetime) -> str:
-    """Write a time in the server's zone."""
+    """Format a time in the server's time zone."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def show_zone(time: datetime) -> str:
-    """Name the server's zone at a time."""
+    """Return the name of the server's time zone at a time."""
     return time.astimezone().strftime("%Z")
 
 
 def show_duration(run: RunInfo) -> str:
-    """Write how long a run took."""
+    """Format the duration of a run; "" if it has not ended."""
     if run.finished_at is None:
         return ""
     seconds = (run.finished_at - run.created_at).total_seconds()
@@ -78,7 +78,7 @@ def show_duration(run: RunInfo) -> str:
 
 
 def reconcile(run: RunInfo, counts: RunCounts) -> str:
-    """Say how the files found and the statuses add up, as `nightread status` does."""
+    """Return the reconciliation of a run as a sentence, as `nightread status` does."""
     parts = f"{counts.scored:,} scored + {counts.rejected:,} rejected + {counts.failed:,} failed"
     if run.found == counts.terminal:
         return f"{run.found:,} found = {parts}"

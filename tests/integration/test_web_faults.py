@@ -17,7 +17,7 @@ class TestErrors:
     def test_an_unknown_run_is_a_page_that_says_so(self, client, reference):
         response = client.get(f"/runs/{reference}")
         assert response.status_code == 404
-        assert "No such run" in response.text
+        assert "Run not found" in response.text
         assert "<script" not in response.text
 
     def test_a_beginning_of_several_ids_is_no_run(self, engine, client):
@@ -31,7 +31,7 @@ class TestErrors:
         for address in ("/", "/runs/x", "/runs/x/results.csv"):
             response = client.get(address)
             assert response.status_code == 503
-            assert "The database is away" in response.text
+            assert "Database unavailable" in response.text
             assert "sqlite" not in response.text
             assert "postgresql" not in response.text
             assert response.headers["Retry-After"] == "30"

@@ -63,7 +63,7 @@ def test_no_file_but_the_static_ones_is_served(client, path):
 def test_an_unknown_address_is_a_short_page(client):
     response = client.get("/nothing/<script>alert(1)</script>")
     assert response.status_code == 404
-    assert "No such page" in response.text
+    assert "Page not found" in response.text
     assert "<script" not in response.text
 
 
@@ -76,7 +76,7 @@ def test_a_fault_of_ours_is_a_short_page_with_the_headers(sqlite_url, monkeypatc
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         response = client.get("/")
     assert response.status_code == 500
-    assert "Something went wrong" in response.text
+    assert "Internal error" in response.text
     assert "secret detail" not in response.text
     assert "Traceback" not in response.text
     assert {name: response.headers[name] for name in HEADERS} == HEADERS
