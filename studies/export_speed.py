@@ -1,9 +1,9 @@
-"""Time one network in each precision against Keras' `predict`, on the CPU, interleaved.
+"""Compare the CPU time of a network in each precision with Keras' `predict`, interleaved.
 
     uv run --extra train python studies/export_speed.py trainings/cnn75
     uv run --extra train python studies/export_speed.py --application MobileNetV3Small --size 224
 
-An application of Keras has random weights and is fed noise: its times and differences in parity count, no accuracy.
+An application of Keras has random weights and noise as input: only its times and parity are meaningful.
 """
 
 import argparse
@@ -34,14 +34,14 @@ _CALIBRATION_SCANS = 64
 
 
 def main() -> None:
-    """Print one Markdown table of times and one of the graphs."""
+    """Print Markdown tables of the graphs and of their times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("training_folder", nargs="?", type=Path)
-    parser.add_argument("--application", help="name in keras.applications, instead of a training folder")
+    parser.add_argument("--application", help="name in keras.applications instead of a training folder")
     parser.add_argument("--size", type=int, default=224, help="input of the application, in pixels")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each engine in each round")
+    parser.add_argument("--seconds", type=float, default=0.5, help="seconds per engine and round")
     arguments = parser.parse_args()
     if arguments.application:
         model, spec = build_application(arguments.application, arguments.size)
@@ -76,14 +76,14 @@ def main() -> None:
 
 
 def build_application(name: str, size_px: int) -> tuple[Any, InputSpec]:
-    """Return a network of keras.applications with random weights and one sigmoid output, and its input."""
+    """Return a network of keras.applications with random weights and one sigmoid output, and its input spec."""
     keras.utils.set_random_seed(0)
     base = getattr(keras.applications, name)(input_shape=(size_px, size_px, 3), include_top=False, weights=None)
     pooled = keras.layers.GlobalAveragePooling2D()(base.output)
     model = keras.Model(base.input, keras.layers.Dense(1, activation="sigmoid")(pooled))
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0  # its statistics become those of the one batch below: activations of a usual size
+            layer.momentum = 0.0  # take the statistics of the batch below, so that activations have a usual size
     model(np.random.default_rng(1).random((4, size_px, size_px, 3), np.float32), training=True)
     return model, InputSpec(height_px=size_px, width_px=size_px, channels=3)
 
@@ -99,7 +99,7 @@ def measure(
     """Return the milliseconds per scan of each engine in each round; engines take turns within a round."""
     times: dict[str, list[float]] = {name: [] for name in engines}
     for engine in engines.values():
-        engine(batch)  # what happens once: tracing, buffers
+        engine(batch)  # warm-up: tracing, buffers
     for _ in range(rounds):
         for name, engine in engines.items():
             count, started_at = 0, time.perf_counter()
@@ -111,8 +111,8 @@ def measure(
 
 
 def print_times(size: int, times: dict[str, list[float]]) -> None:
-    """Print medians, and how many times faster than Keras' `predict` and than float32 each is, round by round."""
-    print(f"\n| batch {size} | ms a scan | faster than predict | faster than float32 |\n|---|---|---|---|")
+    """Print medians of the times and of the speed-ups over Keras' `predict` and over float32 in each round."""
+    print(f"\n| batch {size} | ms per scan | faster than predict | faster than float32 |\n|---|---|---|---|")
     for name, spent in times.items():
         ratios = (
             statistics.median(other / own for other, own in zip(times[reference], spent, strict=True))

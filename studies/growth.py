@@ -1,11 +1,11 @@
-"""What a night costs as it grows: 1,000 to 1,000,000 scans against time and memory, on SQLite and PostgreSQL.
+"""Measure time and memory for runs of 1,000 to 1,000,000 scans, on SQLite and PostgreSQL.
 
     uv run --group test python -m studies.growth --folder /tmp/growth --sizes 1000 10000 --into growth.jsonl
     uv run --group test python -m studies.growth --into growth.jsonl --table docs/growth.md
 
-Scans are PNG files of 8 x 8 pixels, all different, a thousand in a folder; the network has one layer. Each size has a
-database of its own on a server of its own. Workers score runs of up to --scored scans; larger ones are filled with
-random scores by SQL, so that there is something to hand out. The program itself is what is timed, as a subprocess.
+Scans are distinct PNG files of 8 x 8 pixels, 1,000 per folder; the network has one layer. Each size has a database of
+its own on a server of its own. Workers score runs of up to --scored scans; larger ones are filled with random scores by
+SQL. The program is timed as a subprocess.
 """
 
 import argparse
@@ -45,17 +45,17 @@ _BEGIN, _END = "<!-- written by studies/growth.py -->", "<!-- end -->"
 
 
 def main() -> None:
-    """Measure and append to a file of JSON lines, or write the table of such a file into a page."""
+    """Measure and append to a JSON Lines file, or write the table of such a file into a page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--into", type=Path, required=True, help="JSON lines, one for each database and size")
-    parser.add_argument("--folder", type=Path, help="where the scans are drawn, if they are not there yet")
+    parser.add_argument("--into", type=Path, required=True, help="JSON Lines file, one line per database and size")
+    parser.add_argument("--folder", type=Path, help="folder of the scans; missing ones are drawn")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
-    parser.add_argument("--scored", type=int, default=100_000, help="the largest run that workers score")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the worker")
-    parser.add_argument("--embedded", action="store_true", help="measure `score` alone: one process for all scans")
-    parser.add_argument("--draw", action="store_true", help="draw the scans and measure nothing")
-    parser.add_argument("--table", type=Path, help="write the table of --into into this page and measure nothing")
+    parser.add_argument("--scored", type=int, default=100_000, help="size of the largest run that workers score")
+    parser.add_argument("--workers", type=int, default=1, help="number of worker processes")
+    parser.add_argument("--embedded", action="store_true", help="measure `score` only: one process for all scans")
+    parser.add_argument("--draw", action="store_true", help="draw the scans without measuring")
+    parser.add_argument("--table", type=Path, help="write the table of --into into this page without measuring")
     arguments = parser.parse_args()
     if arguments.table:
         write_table(arguments.into, arguments.table)
@@ -75,13 +75,13 @@ def main() -> None:
 
 
 def warm(night: Path) -> None:
-    """Let the kernel have the files at hand: what is measured is Nightread, not the disk."""
+    """Read all files into the page cache, so that Nightread is measured and not the disk."""
     for scan in find_scans([night.resolve()], Walk(), roots=[night.resolve()]):
         Path(scan.path).read_bytes()
 
 
 class Site:
-    """A database and a broker of one measurement, and the program's environment for them."""
+    """Database, broker and environment of one measurement."""
 
     def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
         write_tiny_bundle(folder / "models")
@@ -95,8 +95,8 @@ class Site:
         }  # fmt: skip
 
     def start(self, *arguments: str, output: Any, talk: Any = None) -> subprocess.Popen[bytes]:
-        """Start the program; `output` gets its data, `talk` what it says besides."""
-        return subprocess.Popen(  # noqa: S603  # the program that is measured
+        """Start the program; `output` receives its stdout, `talk` its stderr."""
+        return subprocess.Popen(  # noqa: S603  # the measured program
             [_PROGRAM, *arguments], env=self.environment, cwd=self.folder, stdout=output, stderr=talk
         )
 
@@ -105,7 +105,7 @@ class Site:
         started, before, peak_mb = time.perf_counter(), os.times(), 0.0
         with (self.folder / "output").open("w+b") as output:
             process = self.start(*arguments, output=output)
-            # Asked again and again: what the kernel tells at the end counts this process' memory, too, as of the fork.
+            # Polled, since the kernel's final figure includes the memory of this process at the fork.
             while process.poll() is None:
                 peak_mb = max(peak_mb, read_peak_mb(process.pid))
                 time.sleep(0.01)
@@ -120,7 +120,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A command that has ended: what it said, and what it took of time, of the processor and of memory in MB."""
+    """Output, time, CPU time and peak memory in MB of a finished command."""
 
     said: str
     seconds: float
@@ -128,13 +128,13 @@ class Done:
     peak_mb: float
 
     def describe(self, name: str) -> dict[str, float]:
-        """Return its figures by the command's name."""
+        """Return its figures, with names that begin with the command's."""
         return {f"{name}_s": self.seconds, f"{name}_cpu_s": self.cpu_s, f"{name}_mb": self.peak_mb}
 
 
 @contextlib.contextmanager
 def make_site(database: str, folder: Path) -> Iterator[Site]:
-    """Start servers with their default settings, durable commits included; all is gone afterwards."""
+    """Start servers with default settings, including durable commits; everything is deleted afterwards."""
     with contextlib.ExitStack() as stack:
         own = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
         redis = stack.enter_context(run_redis(own))
@@ -145,7 +145,7 @@ def make_site(database: str, folder: Path) -> Iterator[Site]:
 
 
 def measure_night(site: Site, night: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure all that is done with a run, in the order of a night."""
+    """Measure the commands of a run in their usual order."""
     enqueued = site.run("enqueue", str(night), "--json")
     run_id, size = (json.loads(enqueued.said)[name] for name in ("run", "found"))
     measured: dict[str, Any] = enqueued.describe("enqueue")
@@ -159,7 +159,7 @@ def measure_night(site: Site, night: Path, arguments: argparse.Namespace) -> dic
 
 
 def measure_workers(site: Site, run_id: str, size: int, processes: int) -> dict[str, Any]:
-    """Score a run with a worker, and look at its memory meanwhile."""
+    """Score a run with a worker, and sample its memory."""
     with (site.folder / "worker.log").open("wb") as log:
         worker = site.start("worker", f"--concurrency={processes}", output=log, talk=log)
         try:
@@ -170,13 +170,13 @@ def measure_workers(site: Site, run_id: str, size: int, processes: int) -> dict[
     with reading(site.engine) as connection:
         ends = (of(jobs.c.finished_at, type_=UtcDateTime()) for of in (func.min, func.max))
         first, last = connection.execute(select(*ends).where(jobs.c.run_id == run_id)).one()
-    # From the end of the first job on, without what its worker needed to start.
+    # From the end of the first job, which excludes the start of the worker.
     score_s = (last - first).total_seconds() * size / (size - _JOB)
     return {"score_s": score_s, "workers": processes, **describe_memory(samples, "worker")}
 
 
 def measure_score(site: Site, night: Path) -> dict[str, Any]:
-    """Score a night in one process that is never replaced, and look at its memory meanwhile."""
+    """Score a run in one process that is never replaced, and sample its memory."""
     process = site.start("score", str(night), "--json", output=subprocess.DEVNULL, talk=subprocess.DEVNULL)
     run = None
     while run is None:
@@ -191,7 +191,7 @@ def measure_score(site: Site, night: Path) -> dict[str, Any]:
 
 
 def follow(engine: Engine, run_id: str, size: int, process: subprocess.Popen[bytes]) -> list[tuple[float, int, float]]:
-    """Return (seconds, scans done, memory in MB of a process and its children), twice a second until all are done."""
+    """Return samples (seconds, scans done, MB of a process and its children), two per second until the run ends."""
     samples: list[tuple[float, int, float]] = []
     while not samples or samples[-1][1] < size:
         if process.poll() is not None:
@@ -204,7 +204,7 @@ def follow(engine: Engine, run_id: str, size: int, process: subprocess.Popen[byt
 
 
 def describe_memory(samples: list[tuple[float, int, float]], name: str) -> dict[str, float]:
-    """Return the memory after so many scans, as the mean of the samples around them."""
+    """Return the memory after `_EARLY` and `_LATE` scans, as means of the samples around them."""
     described = {}
     for count in (_EARLY, _LATE):
         around = [mb for _, done, mb in samples if 0.9 * count <= done <= 1.1 * count]
@@ -214,7 +214,7 @@ def describe_memory(samples: list[tuple[float, int, float]], name: str) -> dict[
 
 
 def read_memory_mb(pid: int) -> float:
-    """Return the resident memory of a process and its children; Linux alone."""
+    """Return the resident memory of a process and its children (Linux only)."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -224,7 +224,7 @@ def read_memory_mb(pid: int) -> float:
 
 
 def read_peak_mb(pid: int) -> float:
-    """Return the most resident memory that a process has had; Linux alone."""
+    """Return the peak resident memory of a process (Linux only)."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / 1e6
@@ -232,13 +232,13 @@ def read_peak_mb(pid: int) -> float:
 
 
 def measure_looking(site: Site, run_id: str, size: int) -> dict[str, Any]:
-    """Measure what people and programs ask of a run that has ended."""
+    """Measure the queries and exports of a finished run."""
     out = site.folder / "results.csv"
     handed_out = site.run("results", run_id, "--format", "csv", "--out", str(out))
     with out.open("rb") as file:
         lines = sum(1 for _ in file)
     if lines != size + 1:
-        raise RuntimeError(f"{lines} lines are not those of {size} scans")
+        raise RuntimeError(f"the CSV has {lines} lines; expected are {size + 1}")
     looked = site.run("status", run_id, "--json")
 
     def look(connection: Connection) -> None:
@@ -296,7 +296,7 @@ def write_table(source: Path, page: Path) -> None:
 
 
 def merge_repeats(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row for what was measured several times: the medians, and how often as `n`."""
+    """Merge repeated measurements into one row of medians with their number as `n`."""
     repeats: dict[tuple[str, int, bool], list[dict[str, Any]]] = {}
     for row in measured:
         repeats.setdefault((row["database"], row["scans"], "embedded_s" in row), []).append(row)
@@ -311,7 +311,7 @@ def merge_repeats(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def make_tables(measured: list[dict[str, Any]]) -> str:
-    """Return Markdown: a table for each kind of database, then one of a process' memory as it goes on."""
+    """Return Markdown: a table for each database, then one of the memory of processes."""
     parts = []
     for database in dict.fromkeys(row["database"] for row in measured):
         nights = sorted(
@@ -357,7 +357,7 @@ def describe_night(night: dict[str, Any]) -> dict[str, str]:
 
 
 def describe_process(row: dict[str, Any]) -> dict[str, str]:
-    """Return one row of the table of memory: after few scans and after many, and how much more that is."""
+    """Return one row of the memory table: after few scans, after many, and the increase."""
     name = "score" if f"score_mb_after_{_EARLY}" in row else "worker"
     early, late = row.get(f"{name}_mb_after_{_EARLY}"), row.get(f"{name}_mb_after_{_LATE}")
     return {

@@ -1,4 +1,4 @@
-"""Nights for `studies.growth`: folders of tiny scans, and runs of them that are filled without any worker."""
+"""Folders of tiny scans for `studies.growth`, and runs that are filled by SQL instead of workers."""
 
 import random
 import struct
@@ -16,7 +16,7 @@ _SIDE_PX = 8
 
 
 def draw_night(folder: Path, size: int) -> Path:
-    """Return a folder of `size` scans, each night holding the smaller ones; what is missing of it is drawn."""
+    """Return a folder of `size` scans, which contains the folders of the smaller sizes; missing scans are drawn."""
     smaller = [step for step in (1_000, 10_000, 100_000, 1_000_000) if step < size]
     night = folder / "scans"
     for _ in range(len(smaller), 3):
@@ -48,7 +48,7 @@ def draw_scan(number: int) -> bytes:
 
 
 def fill_run(connection: Connection, run_id: str) -> None:
-    """End all scans of a run with random contents and scores, as workers would, but at once."""
+    """End all scans of a run with random contents and scores, in bulk."""
     is_postgresql = connection.dialect.name == "postgresql"
     digest = "md5(random()::text) || md5(random()::text)" if is_postgresql else "lower(hex(randomblob(32)))"
     score = "random()" if is_postgresql else "abs(random() % 1000000007) / 1000000007.0"
@@ -86,7 +86,7 @@ def fill_run(connection: Connection, run_id: str) -> None:
 
 
 def tidy(engine: Engine) -> None:
-    """Do at once what the database does by itself after a while: statistics, and the map of what all can see."""
+    """Update the database's statistics and visibility map, which it otherwise does in the background."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("VACUUM ANALYZE"))

@@ -1,7 +1,7 @@
-"""One Celery task a scan, Pillow, ONNX Runtime and an SQLite row each: what people write first.
+"""Rival: the usual first attempt, one Celery task per scan with Pillow, ONNX Runtime and an SQLite row.
 
-`python celery_one_scan.py FOLDER MODEL.onnx PROCESSES` starts a Redis and a worker, sends a task for each scan and
-waits for the last row; prints JSON. Each of the worker's processes has one inference thread.
+`python celery_one_scan.py FOLDER MODEL.onnx PROCESSES` starts Redis and a worker, sends a task for each scan, waits for
+the last row and prints JSON. Each process of the worker has one inference thread.
 """
 
 import json
@@ -46,7 +46,7 @@ def score(path: str) -> None:
 
 
 def wait_for(database: str, count: int) -> None:
-    """Return when so many rows are there."""
+    """Wait until the table has `count` rows."""
     while True:
         with sqlite3.connect(database, timeout=60) as connection:
             if connection.execute("SELECT count(*) FROM scores").fetchone()[0] >= count:
@@ -55,7 +55,7 @@ def wait_for(database: str, count: int) -> None:
 
 
 def main(folder: Path, model: str, processes: str) -> None:
-    """Measure after each process has opened its session."""
+    """Measure after a warm-up in which each process opens its session."""
     paths = sorted(map(str, folder.iterdir()))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

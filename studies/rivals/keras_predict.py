@@ -1,9 +1,9 @@
-"""Scans through tf.data and Keras' `predict`: `python keras_predict.py FOLDER [OPTION]`; prints JSON.
+"""Rival: tf.data and Keras' `predict`: `python keras_predict.py FOLDER [OPTION]`; prints JSON.
 
-The network is the article's, 75 x 75 x 3, with random weights: its speed is measured, not its scores. Nothing is
-stored, which is to its advantage. Scans are resized with antialiasing, as those that Nightread's networks were trained
-with; --no-antialias leaves that out, which gives other pictures and other scores. With --one-at-a-time each scan is
-loaded and predicted by itself, as the article's `predictPic` does.
+The network is the article's, 75 x 75 x 3, with random weights, since only its speed is measured. Nothing is stored,
+which favours this rival. Scans are resized with antialiasing, like the training scans of Nightread's networks;
+--no-antialias omits it, which changes pictures and scores. --one-at-a-time loads and predicts each scan by itself, like
+the article's `predictPic`.
 """
 
 import json
@@ -42,13 +42,13 @@ def read(path: tf.Tensor) -> tf.Tensor:
 
 
 def predict_all(model: keras.Model, paths: list[str]) -> int:
-    """Predict in batches, decoding in parallel; returns how many scores came out."""
+    """Predict in batches with parallel decoding; returns the number of scores."""
     scans = tf.data.Dataset.from_tensor_slices(paths).map(read, num_parallel_calls=tf.data.AUTOTUNE)
     return len(model.predict(scans.batch(_BATCH).prefetch(tf.data.AUTOTUNE), verbose=0))
 
 
 def predict_each(model: keras.Model, paths: list[str]) -> int:
-    """Load and predict one scan after the other; returns how many scores came out."""
+    """Load and predict one scan at a time; returns the number of scores."""
     scores = []
     for path in paths:
         image = keras.utils.load_img(path, target_size=(_SIZE, _SIZE))
@@ -58,7 +58,7 @@ def predict_each(model: keras.Model, paths: list[str]) -> int:
 
 
 def main() -> None:
-    """Measure after a warm-up: building, tracing and the first batch do not count."""
+    """Measure after a warm-up, without building, tracing and the first batch."""
     paths = sorted(str(path) for path in Path(sys.argv[1]).iterdir())
     predict = predict_each if "--one-at-a-time" in sys.argv else predict_all
     model = build()

@@ -1,4 +1,4 @@
-"""Ray Data: a decoding map, a batch map with ONNX Runtime, Parquet.
+"""Rival: Ray Data with a decoding map, a batch map with ONNX Runtime, and Parquet output.
 
 `python ray_data.py FOLDER MODEL.onnx CORES`; prints JSON.
 """
@@ -51,10 +51,10 @@ class Scorer:
 
 
 def run(folder: str, model: str, out: str) -> None:
-    """Go the whole way of a folder."""
+    """Score a folder into Parquet files."""
     scans = ray.data.read_binary_files(folder, include_paths=True).map(decode)
-    # An actor of its own for the model. Asking for another share of a CPU than the decoding keeps Ray from putting both
-    # into one process, where a single core would decode.
+    # The model has an actor of its own. A CPU share that differs from the decoding's keeps Ray from fusing both stages
+    # into one process, in which a single core would decode.
     scores = scans.map_batches(
         Scorer, fn_constructor_args=(model,), batch_size=_BATCH, concurrency=1, num_cpus=_ACTOR_CPUS
     )
@@ -62,8 +62,8 @@ def run(folder: str, model: str, out: str) -> None:
 
 
 def main(folder: str, model: str, cores: int) -> None:
-    """Measure with Ray started already, and after a first pass over a few scans."""
-    # One more than there are, for the actor: decoding may have all of them.
+    """Measure after Ray has started and a warm-up over a few scans has ended."""
+    # One CPU more than there are, for the actor, so that decoding can use all of them.
     ray.init(num_cpus=cores + 1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
