@@ -198,8 +198,8 @@ class TestWorklist:
         run_id = add_night(engine, [0.5, None, None])
         text = client.get(f"/runs/{run_id}").text
         assert "3 found = 1 scored + 0 rejected + 0 failed + 2 still to be scored" in text
-        assert "still going on" in text
-        assert "still going on" not in client.get(f"/runs/{add_night(engine, [0.5], name='done')}").text
+        assert "in progress" in text
+        assert "in progress" not in client.get(f"/runs/{add_night(engine, [0.5], name='done')}").text
 
     def test_a_run_without_scans_has_no_rows(self, engine, client):
         text = client.get(f"/runs/{add_run(engine, 0)}").text
@@ -220,7 +220,7 @@ class TestWorklist:
 
     def test_a_card_of_another_release_does_no_harm(self, engine, client):
         text = client.get(f"/runs/{add_run(engine, 1, model=new_model(card={'labels': 'pneumonia'}))}").text
-        assert "take no score for a probability" in text
+        assert "so a score is not a probability" in text
 
 
 class TestHostilePaths:

@@ -76,11 +76,15 @@ class TestHealth:
         assert health["open_jobs"] == 3
         assert 0 <= health["seconds_since_last_scan"] < 60
 
-    def test_of_an_outdated_database(self, engine, client):
+    def test_of_an_outdated_database(self, database_url):
+        engine = make_engine(database_url)
+        upgrade(engine)
         write(engine, lambda connection: connection.execute(
             sqlalchemy.text("UPDATE alembic_version SET version_num = '0000'")
         ))  # fmt: skip
-        response = client.get("/healthz")
+        engine.dispose()
+        with open_page(database_url) as client:
+            response = client.get("/healthz")
         assert response.status_code == 503
         assert response.json()["database_reachable"]
         assert not response.json()["schema_current"]
