@@ -25,6 +25,9 @@ from cli.commands import (
     evaluate as evaluate_module,
 )
 from cli.commands import (
+    predict as predict_module,
+)
+from cli.commands import (
     score as score_module,
 )
 from cli.commands import (
@@ -49,7 +52,7 @@ app = typer.Typer(
 _COMMANDS = {
     "Score": (
         score_module.score,
-        evaluate_module.predict,
+        predict_module.predict,
         score_module.enqueue,
         score_module.retry,
         score_module.cancel,

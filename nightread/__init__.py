@@ -1,9 +1,40 @@
-"""What every part of Nightread shares: scans on disk to tensors, the model bundle, settings, errors."""
+"""The library: scans on disk to tensors, model bundles, and scores with the input gate's verdicts.
+
+    model = nightread.open_model("pneumonia-lite0")
+    for row in model.predict(paths): ...
+
+api: `open_model`, `Model` and the rows that it yields.
+settings: `NIGHTREAD_*` variables and `.env`.
+errors: every error that is raised on purpose.
+reasons: closed list of the reasons why a scan has no scores.
+logs: log lines as text or JSON.
+failpoints: places at which a process can be made to fail on purpose.
+machine: cores, memory and start time of processes.
+text: file names and messages that are safe to show.
+scan/: a folder of files to network inputs.
+model/: card, bundle, input gate and drift.
+inference/: ONNX Runtime, from file contents to scores.
+bundles/: the model bundles that ship.
+"""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nightread.api import Model, Provenance, ScanResult, open_model
+
+__all__ = ["Model", "Provenance", "ScanResult", "__version__", "open_model"]
 
 __version__ = "0.1.0"
 
 # ONNX Runtime reads this as it is imported. Without it, releases from 1.29 on keep a device id in the user's home, and
 # one of their threads sends what they see of models and machine to their maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the library at its first use: NumPy and ONNX Runtime take half a second."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("nightread.api"), name)

@@ -1,4 +1,4 @@
-"""`nightread evaluate` and `nightread predict`: what a network says of labelled scans, and of single ones."""
+"""`nightread evaluate`: a network's figures on labelled scans."""
 
 import json
 import os
@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.commands.train import prepare_tensorflow
-from cli.exits import Exit
-from cli.options import Device, Json, Model, NoGate
+from cli.options import Device, Json
 from nightread.errors import NightreadError
 
 if TYPE_CHECKING:
-    from nightread.inference.scorer import Scorer
-    from nightread.model.bundle import Bundle
     from nightread.settings import Settings
     from trainer.evaluation.external import Assessment
 
@@ -63,77 +60,10 @@ def evaluate(
         _print(assessment)
 
 
-def predict(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Files: JPEG, PNG, TIFF or DICOM.")],
-    model: Model = None,
-    device: Device = None,
-    no_gate: NoGate = False,
-    as_json: Json = False,
-) -> None:
-    """Print labels, scores and decisions of single scans; nothing is stored.
-
-    Example: nightread predict chest_xray/test/NORMAL/IM-0001-0001.jpeg
-    """
-    from cli.output.tables import make_table, out
-    from nightread.model.bundle import find_bundle, load_bundle
-    from nightread.settings import read_settings
-
-    settings = read_settings(model=model, device=device, gate=False if no_gate else None)
-    if folders := [path for path in scans if path.is_dir()]:
-        raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores all that is in it")
-    if absent := [path for path in scans if not path.exists()]:
-        raise typer.BadParameter(f"there is no file {absent[0]}")
-    scorer = _open_scorer(load_bundle(find_bundle(settings.model, settings.models_dir)), settings)
-    told = [_predict_one(path, scorer, settings) for path in scans]
-    if as_json:
-        typer.echo(json.dumps(told))
-    else:
-        table = make_table("scan", "label", "score", "decision")
-        for row in told:
-            if row["status"] != "scored":
-                table.add_row(row["path"], "", "", f"{row['status']}: {row['reason']}")
-            for label, entry in row.get("labels", {}).items():
-                table.add_row(row["path"], label, f"{entry['score']:.4f}", entry["decision"])
-        out.print(table)
-    if any(row["status"] == "failed" for row in told):
-        raise typer.Exit(Exit.SOME_FAILED)
-
-
-def _predict_one(path: Path, scorer: "Scorer", settings: "Settings") -> dict[str, Any]:
-    from nightread.errors import ScanError, StorageError
-    from nightread.inference.scorer import judge_scans
-    from nightread.model.gate import PASSED, check_pixels
-    from nightread.scan.files import read_file
-    from nightread.scan.preprocessing import read_and_prepare
-
-    told: dict[str, Any] = {"path": str(path), "model": scorer.card.reference}
-    gate = scorer.card.gate
-    try:
-        # The file was named by the one who may read it: its own folder is the root.
-        content = read_file(str(path.absolute()), roots=[path.resolve().parent], max_bytes=settings.max_file_bytes)
-        prepared, scan = read_and_prepare(
-            content, scorer.card.input, max_pixels=settings.max_pixels, with_colors=gate is not None
-        )
-    except (ScanError, StorageError) as error:
-        status = "rejected" if isinstance(error, ScanError) else "failed"
-        return told | {"status": status, "reason": error.reason.value, "message": str(error)}
-    judged = judge_scans(scorer, [prepared])
-    if gate is not None:
-        finding = check_pixels(scan, gate) or judged.judgements[0].finding
-        told |= {"gate_verdict": PASSED if finding is None else finding.reason.value}
-        if finding is not None and settings.gate:
-            return told | {"status": "rejected", "reason": finding.reason.value, "message": finding.text}
-    scores = tuple(float(score) for score in judged.scores[0])
-    decisions = scorer.card.decide(scores)
-    rows = zip(scorer.card.labels, scores, decisions, strict=True)
-    return told | {
-        "status": "scored",
-        "labels": {label: {"score": round(score, 6), "decision": decision} for label, score, decision in rows},
-    }
-
-
 def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Callable[[Any], Any]]:
     """Return the card and the function that scores: of a training folder, a bundle's folder, or a bundle's name."""
+    from nightread.inference.scorer import Scorer
+    from nightread.machine import count_cores
     from nightread.model.bundle import CARD_FILE, find_bundle, load_bundle
 
     folder = Path(named)
@@ -143,7 +73,7 @@ def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Cal
     if folder.is_dir() and not is_folder and os.sep in named:
         raise NightreadError(f"{folder} holds neither a checkpoint nor a bundle")
     bundle = load_bundle(folder if is_folder else find_bundle(named, settings.models_dir))
-    scorer = _open_scorer(bundle, settings)
+    scorer = Scorer(bundle, settings.device, settings.threads or count_cores())
 
     def score(inputs: Any) -> Any:
         import numpy as np
@@ -154,12 +84,6 @@ def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Cal
         return np.concatenate([scorer.score_batch(batch) for batch in batches])
 
     return bundle.card.model_dump(mode="json"), score
-
-
-def _open_scorer(bundle: "Bundle", settings: "Settings") -> "Scorer":
-    from nightread.inference.scorer import Scorer
-
-    return Scorer(bundle, settings.device, os.cpu_count() or 1)
 
 
 def _open_checkpoint(folder: Path) -> tuple[dict[str, Any], Callable[[Any], Any]]:

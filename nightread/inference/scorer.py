@@ -1,9 +1,7 @@
-"""A model bundle that scores: checked against its card and its parity file before the first scan."""
+"""A model opened on one device, checked against its card and its parity file before the first scan."""
 
-import math
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +12,8 @@ from nightread.inference.batch_tuner import BatchTuner
 from nightread.inference.session import RUN_ERRORS, is_out_of_memory, open_session
 from nightread.model.bundle import Bundle
 from nightread.model.card import Card
-from nightread.model.gate import Finding, judge_scan
 from nightread.scan.preprocessing import Tensor
 from nightread.settings import Device
-
-#: Decimals of a stored component, whose deviation is 1: each digit more is eight bytes of every scan, and noise.
-_COMPONENT_DIGITS: Final = 4
-
 
 #: A machine's own rounding on top of what the export allowed: other processors and providers order sums differently.
 _MACHINE_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
@@ -29,21 +22,6 @@ Scores = npt.NDArray[np.float32]
 
 #: What the graph of a model with a gate returns besides its scores, by name, with the shape of one scan.
 _GATE_OUTPUTS: Final = {"distance": (1,), "components": (8,)}
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """What a model says of N scans.
-
-    Attributes:
-        scores: (N, labels) float32 in the order of the card's labels; not checked for range.
-        distances: (N,) float32, of the embeddings from the training scans'; None where the model has no gate.
-        components: (N, 8) float32; None where the model has no gate.
-    """
-
-    scores: Scores
-    distances: npt.NDArray[np.float32] | None = None
-    components: npt.NDArray[np.float32] | None = None
 
 
 class Scorer:
@@ -89,20 +67,24 @@ class Scorer:
 
     def score_batch(self, batch: Tensor) -> Scores:
         """Score prepared scans; see `infer_batch`."""
-        return self.infer_batch(batch).scores
+        return self.infer_batch(batch)[0]
 
-    def infer_batch(self, batch: Tensor) -> Inference:
+    def infer_batch(self, batch: Tensor) -> list[Scores]:
         """Score prepared scans and measure how far they are from the training scans; several threads may do so at once.
 
         Args:
             batch: (N, H, W, C) float32, as `prepare` made them.
+
+        Returns:
+            (N, labels) float32 scores in the order of the card's labels, not checked for range. Of a model with a gate
+            also (N, 1) float32 distances of the embeddings from the training scans', and (N, 8) float32 components.
 
         Raises:
             DeviceFull: there is not enough memory for so many scans at once.
         """
         try:
             with self._turn:
-                scores, *gate = self._session.run(self._output_names, {self._input_name: batch})
+                outputs: list[Scores] = self._session.run(self._output_names, {self._input_name: batch})
         except RUN_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
@@ -110,7 +92,7 @@ class Scorer:
                 f"the memory of the device ({self.device}) does not suffice for {len(batch)} scans at once: free some, "
                 "or set NIGHTREAD_BATCH_SIZE lower"
             ) from None
-        return Inference(scores, gate[0].reshape(-1), gate[1]) if gate else Inference(scores)
+        return outputs
 
     def _check_parity(self, bundle: Bundle) -> float:
         whole = self.score_batch(bundle.parity_inputs)
@@ -162,55 +144,3 @@ def find_graph_faults(session: Any, card: Card | None) -> list[str]:
 
 def _show(value: Any) -> str:
     return f"{value.type} ({', '.join(['N', *map(str, value.shape[1:])])})"
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What is said of one scan.
-
-    Attributes:
-        distance: None where the model has no gate, or where it is no number.
-        components: the same.
-        finding: why the distance rejects the scan.
-    """
-
-    distance: float | None = None
-    components: list[float] | None = None
-    finding: Finding | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What is said of N scans: (N, labels) scores, and the gate's judgements of each."""
-
-    scores: Scores
-    judgements: list[Judgement]
-
-
-def judge_scans(scorer: Scorer, tensors: list[Tensor]) -> Judged:
-    """Score prepared scans, and measure those again, inverted and turned, whose distance is doubtful.
-
-    Raises:
-        DeviceFull: there is not enough memory for so many scans at once.
-    """
-    inferred = scorer.infer_batch(np.stack(tensors))
-    gate = scorer.card.gate
-    if gate is None:
-        return Judged(inferred.scores, [Judgement()] * len(tensors))
-    if inferred.distances is None or inferred.components is None:
-        raise AssertionError("a graph with a gate was checked for its outputs")
-    judgements = []
-    for tensor, distance, components in zip(tensors, inferred.distances, inferred.components, strict=True):
-        finding = judge_scan(tensor, float(distance), scorer.card.input, gate, lambda scan: _measure(scorer, scan))
-        if math.isfinite(distance) and np.isfinite(components).all():
-            kept = [round(float(value), _COMPONENT_DIGITS) for value in components]
-            judgements.append(Judgement(float(distance), kept, finding))
-        else:
-            judgements.append(Judgement(finding=finding))
-    return Judged(inferred.scores, judgements)
-
-
-def _measure(scorer: Scorer, tensor: Tensor) -> float:
-    """Return the distance of one scan: one at a time, since several might not fit where one does."""
-    distances = scorer.infer_batch(tensor[np.newaxis]).distances
-    return math.nan if distances is None else float(distances[0])

@@ -37,12 +37,16 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors
         scan = read_dicom(data, max_pixels=max_pixels, with_colors=with_colors)
     else:
         scan = read_raster(data, kind, max_pixels, at_least_px, with_colors=with_colors)
-    _check_content(scan)
+    check_content(scan)
     return scan
 
 
-def _check_content(scan: Scan) -> None:
-    """Refuse a scan that is blank or whose gray levels are not finite."""
+def check_content(scan: Scan) -> None:
+    """Refuse a scan that is blank or whose gray levels are not finite.
+
+    Raises:
+        UnreadableScan: blank or damaged.
+    """
     low, high = sorted((scan.black, scan.white))
     darkest, brightest = float(scan.pixels.min()), float(scan.pixels.max())
     if not all(math.isfinite(level) and abs(level) < _LARGEST_GRAY for level in (low, high, darkest, brightest)):

@@ -152,7 +152,7 @@ def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
         return gray, 0.0, 255.0
     if mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16, copy=False)
-        white = float(2 ** _bit_depth(int(pixels.max())) - 1)
+        white = guess_white(pixels)
         return (pixels, white, 0.0) if white_is_zero else (pixels, 0.0, white)
     if mode in {"I", "F"}:  # 32 bits have no conventional white: use the scan's minimum and maximum
         pixels = np.asarray(image)
@@ -163,9 +163,10 @@ def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
     )
 
 
-def _bit_depth(brightest: int) -> int:
-    """Estimate how many of 16 bits are in use: detectors deliver 10, 12 or 14, and few writers scale them up."""
-    return next(depth for depth in (8, 10, 12, 14, 16) if brightest < 2**depth)
+def guess_white(pixels: Pixels) -> float:
+    """Estimate the white of 16-bit pixels: detectors deliver 10, 12 or 14 bits, and few writers scale them up."""
+    brightest = int(pixels.max())
+    return next(2.0**depth - 1 for depth in (8, 10, 12, 14, 16) if brightest < 2**depth)
 
 
 def _is_white_zero(image: Image.Image) -> bool:

@@ -46,7 +46,7 @@ class Scan:
         pixels: (H, W), gray, any real dtype; H and W are smaller than stored after scaled decoding.
         black: pixel value of black.
         white: pixel value of white; lower than `black` if the gray levels are inverted.
-        format: file format.
+        format: file format; None of an array.
         width_px: width as stored.
         height_px: height as stored.
         uids: UIDs of a DICOM instance, else None.
@@ -58,7 +58,7 @@ class Scan:
     pixels: Pixels
     black: float
     white: float
-    format: Format
+    format: Format | None
     width_px: int
     height_px: int
     uids: DicomUids | None = None

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from db.engine import reading
 from db.measurements import stream_measured
 from db.tables import measurements, predictions, results
+from nightread.inference.content import decode_content
 from nightread.inference.scorer import Scorer
 from nightread.model.bundle import find_bundle, load_bundle
 from nightread.scan.preprocessing import InputSpec
@@ -16,7 +17,6 @@ from tests.db_factories import fetch_run, job_ids
 from tests.factories import encode_image, encode_jpeg, small_chest
 from tests.onnx_factories import make_gate, write_tiny_bundle
 from tests.worker_factories import run_process
-from worker.decoder.prepared import prepare_bytes
 from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
 from worker.jobs.job import score_job
 from worker.runs.enqueue import write_run
@@ -165,7 +165,7 @@ def test_decoder_processes_find_the_same_faults_and_measure_the_same(folder):
     decoders = IsolatedDecoders(IsolationLimits(60, 10**6, 10**7))
     for name in FILES:
         data = (folder / name).read_bytes()
-        apart, here = decoders.prepare(data, SPEC, gate), prepare_bytes(data, SPEC, 10**6, gate)
+        apart, here = decoders.decode(data, SPEC, gate), decode_content(data, SPEC, 10**6, gate)
         assert (apart.finding, apart.statistics) == (here.finding, here.statistics)
         np.testing.assert_array_equal(apart.tensor, here.tensor)
     decoders.close()

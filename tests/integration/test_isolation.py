@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from db.types import ScanStatus
+from nightread.inference.content import decode_content
 from nightread.reasons import Reason
 from nightread.scan.preprocessing import InputSpec
 from tests.db_factories import claim, count, expire_lease, fetch_job, fetch_scans
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
 from tests.program import ROOT, hook_decoding, wait_until
 from tests.worker_factories import add_job_of, run_process, write_scans
-from worker.decoder.prepared import prepare_bytes
 from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
 from worker.jobs.job import score_job
 
@@ -62,14 +62,14 @@ def decoders(hooked):
 @pytest.mark.parametrize("encode", [encode_jpeg, encode_png16, encode_dicom])
 def test_what_comes_out_is_what_comes_out_of_a_thread(decoders, encode):
     data = encode(small_chest(1))
-    apart, here = decoders.prepare(data, SPEC), prepare_bytes(data, SPEC, MAX_PIXELS)
+    apart, here = decoders.decode(data, SPEC), decode_content(data, SPEC, MAX_PIXELS)
     np.testing.assert_array_equal(apart.tensor, here.tensor)
     assert (apart.uids, apart.reason, apart.text) == (here.uids, None, "")
 
 
 @pytest.mark.parametrize("data", [b"no image", encode_jpeg()[:900], encode_png16(small_chest(0, 1100, 1100))])
 def test_what_is_refused_is_refused_with_the_same_words(decoders, data):
-    apart, here = decoders.prepare(data, SPEC), prepare_bytes(data, SPEC, MAX_PIXELS)
+    apart, here = decoders.decode(data, SPEC), decode_content(data, SPEC, MAX_PIXELS)
     assert apart == here
     assert apart.reason.is_rejection
 
@@ -87,18 +87,18 @@ def test_what_is_refused_is_refused_with_the_same_words(decoders, data):
     ],
 )
 def test_whatever_a_scan_does_to_its_decoder_costs_that_scan(decoders, mark, reason, said, caplog):
-    poison = decoders.prepare(poisoned(mark), SPEC)
+    poison = decoders.decode(poisoned(mark), SPEC)
     assert (poison.tensor, poison.reason, poison.reason.is_rejection) == (None, reason, False)
     assert said in poison.text
     assert CANARY not in poison.text + caplog.text
-    assert decoders.prepare(encode_jpeg(), SPEC).reason is None
+    assert decoders.decode(encode_jpeg(), SPEC).reason is None
 
 
 @pytest.mark.parametrize(("mark", "said"), [(b"POISON-SPIN", "decoding"), (b"POISON-SLEEP", "did not end within 2 s")])
 def test_what_does_not_end_is_ended(hooked, mark, said):
     decoders = IsolatedDecoders(IsolationLimits(2.0, MAX_PIXELS, 10**6))
     started = time.monotonic()
-    poison = decoders.prepare(poisoned(mark), SPEC)
+    poison = decoders.decode(poisoned(mark), SPEC)
     assert (poison.reason, time.monotonic() - started < 60) == (Reason.DECODER_TIMEOUT, True)
     assert said in poison.text
     assert "NIGHTREAD_DECODE_LIMIT_S" in poison.text
@@ -108,9 +108,9 @@ def test_what_does_not_end_is_ended(hooked, mark, said):
 def test_a_decoder_writes_no_file_and_what_it_prints_goes_nowhere(decoders, monkeypatch, tmp_path):
     target = tmp_path / "written"
     monkeypatch.setenv("TARGET", str(target))
-    assert decoders.prepare(poisoned(b"POISON-WRITE"), SPEC).reason is Reason.INTERNAL_ERROR
+    assert decoders.decode(poisoned(b"POISON-WRITE"), SPEC).reason is Reason.INTERNAL_ERROR
     assert not target.exists() or target.stat().st_size == 0
-    assert decoders.prepare(poisoned(b"POISON-PRINT"), SPEC).reason is None
+    assert decoders.decode(poisoned(b"POISON-PRINT"), SPEC).reason is None
 
 
 def test_a_process_is_used_again_knows_no_password_and_ends_with_its_owner(hooked, monkeypatch):
@@ -118,7 +118,7 @@ def test_a_process_is_used_again_knows_no_password_and_ends_with_its_owner(hooke
     decoders = IsolatedDecoders(IsolationLimits(30.0, MAX_PIXELS, 10**6))
     before = {child.pid for child in psutil.Process().children()}
     for seed in range(3):
-        assert decoders.prepare(encode_jpeg(small_chest(seed)), SPEC).reason is None
+        assert decoders.decode(encode_jpeg(small_chest(seed)), SPEC).reason is None
     (child,) = [child for child in psutil.Process().children() if child.pid not in before]
     assert "SECRET" not in str(child.environ())
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
@@ -143,7 +143,7 @@ def test_a_process_whose_owner_is_killed_ends(hooked, tmp_path):
 def test_no_decoder_process_is_no_scan_s_fault(monkeypatch, caplog):
     monkeypatch.setattr(sys, "executable", "/not/there")
     decoders = IsolatedDecoders(IsolationLimits(30.0, MAX_PIXELS, 10**6))
-    assert decoders.prepare(encode_jpeg(), SPEC).reason is Reason.INTERNAL_ERROR
+    assert decoders.decode(encode_jpeg(), SPEC).reason is Reason.INTERNAL_ERROR
     assert "could be started" in caplog.text
 
 
@@ -175,18 +175,18 @@ class TestJobs:
         self, process, tmp_path, monkeypatch, caplog
     ):
         """In this process nothing is hooked but one thread's decoding: it blocks, as in C without Python's lock."""
-        from worker.decoder import prepared
+        from nightread.inference import content as content_module
 
         folder = write_scans(tmp_path / "night", 5)
         victim = (folder / "scan-001").read_bytes()
-        decode, release = prepared.read_and_prepare, threading.Event()
+        decode, release = content_module.read_and_prepare, threading.Event()
 
         def read_and_prepare(data, *arguments, **options):
             if data == victim:
                 release.wait()
             return decode(data, *arguments, **options)
 
-        monkeypatch.setattr(prepared, "read_and_prepare", read_and_prepare)
+        monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
         job_id = add_job_of(process, folder)
         score_job(process, job_id)
         # A process of its own, where nothing blocks, has decoded it: slow is not wrong.

@@ -14,6 +14,7 @@ from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.errors import DatabaseUnavailable
 from nightread.failpoints import arm
+from nightread.inference import content as content_module
 from nightread.inference.scorer import Scorer
 from nightread.reasons import Reason
 from tests.db_factories import (
@@ -28,9 +29,8 @@ from tests.db_factories import (
     shift_time,
 )
 from tests.worker_factories import add_job_of, add_run_of, run_process, write_scans
-from worker.decoder import prepared
 from worker.jobs import job as job_module
-from worker.jobs import stored
+from worker.jobs import pipeline
 from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.job import backoff_s, score_job
 
@@ -292,7 +292,7 @@ class TestCrashes:
                 raise DatabaseUnavailable("away")
 
             with monkeypatch.context() as patch:
-                patch.setattr(stored, "find_predicted", go_away)
+                patch.setattr(pipeline, "find_predicted", go_away)
                 with pytest.raises(DatabaseUnavailable):
                     score_job(process, job_id)
             job = fetch_job(engine, job_id)
@@ -312,7 +312,7 @@ class TestCrashes:
                 raise DatabaseUnavailable("away")
 
             with monkeypatch.context() as patch:
-                patch.setattr(stored, "find_predicted", go_away)
+                patch.setattr(pipeline, "find_predicted", go_away)
                 for _ in range(3):
                     with pytest.raises(DatabaseUnavailable):
                         score_job(process, job_id)
@@ -482,14 +482,14 @@ def test_a_job_reads_nothing_outside_the_folders_that_its_run_names(process, tmp
 
 def test_pixels_that_end_the_decoder_end_one_scan(process, tmp_path, monkeypatch):
     folder = write_scans(tmp_path / "night", 2)
-    decode, victim = prepared.read_and_prepare, (folder / "scan-000").read_bytes()
+    decode, victim = content_module.read_and_prepare, (folder / "scan-000").read_bytes()
 
     def read_and_prepare(data, *arguments, **options):
         if data == victim:
             raise MemoryError
         return decode(data, *arguments, **options)
 
-    monkeypatch.setattr(prepared, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
     job_id = add_job_of(process, folder)
     score_job(process, job_id)
     rows = fetch_scans(process.engine, run_id_of(process, job_id))

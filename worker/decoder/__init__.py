@@ -2,7 +2,6 @@
 
 decoder: chooses between threads and the sandbox, with a time limit for each scan.
 thread_pool: runs decoding and inference, one thread for each core.
-prepared: reads and prepares one scan; its faults become a reason.
 sandbox: decodes in child processes under limits.
 sandbox_child: the program of such a child process.
 """

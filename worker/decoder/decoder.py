@@ -1,18 +1,18 @@
-"""How a worker process decodes: on threads, and what may do harm in a process of its own.
+"""Decoding of a worker process: on threads, and in a sandbox where a scan may do harm.
 
-Threads are fast and share everything, their death included. So they decode what nothing is known against; a job that
-has been the death of a worker before is decoded in processes under limits, and so is whatever a thread does not come
-back from.
+Threads are fast and share everything, a crash included. So they decode what nothing is known against. A job that has
+crashed a worker is decoded in processes under limits, and so is a scan that a thread does not come back from.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+from nightread.errors import DeviceFull
+from nightread.inference.content import Content, decode_content
 from nightread.model.card import Gate
 from nightread.scan.preprocessing import InputSpec
-from worker.decoder.prepared import Prepared, prepare_bytes
 from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
 from worker.decoder.thread_pool import Overdue, Task, Threads
 
@@ -20,37 +20,32 @@ _log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-#: What a decode in a process of its own may take beyond its limit: the process is started, and ended.
+#: Is called with contents that are decoded, on the thread that has decoded them; returns an error of the device.
+Finish = Callable[[Sequence[Content]], DeviceFull | None]
+
+#: Time that a decode in the sandbox may take beyond its limit: its process is started, and ended.
 _ISOLATION_S = 90.0
 
 
-@dataclass(frozen=True, slots=True)
-class Contents(Generic[_Result]):
-    """A few contents that one thread decodes, one after the other.
-
-    Handing each of them to a thread and back by itself would cost as much as hashing it.
+@dataclass(slots=True)
+class Decoding:
+    """A few contents that one thread decodes one after the other; handing over each by itself would cost more.
 
     Attributes:
-        files: the bytes of whole files.
-        spec: what they are prepared for.
+        contents: with their bytes; each is filled once it is decoded.
+        spec: the network's input.
         gate: of the model, where it has one.
-        finish: is given all of them, prepared, on the thread that has decoded them.
+        finish: is called with the contents once all are decoded.
+        is_isolated: whether they are decoded in the sandbox.
+        task: of the thread.
     """
 
-    files: Sequence[bytes]
+    contents: Sequence[Content]
     spec: InputSpec
     gate: Gate | None
-    finish: Callable[[Sequence[Prepared]], _Result]
-
-
-@dataclass(slots=True)
-class Decoding(Generic[_Result]):
-    """The decoding of some contents, under way; `prepared` are those that are decoded so far."""
-
-    contents: Contents[_Result]
+    finish: Finish
     is_isolated: bool
-    prepared: list[Prepared] = field(default_factory=list)
-    task: Task[_Result] = field(default_factory=Task)
+    task: Task[DeviceFull | None] = field(default_factory=Task)
 
 
 class Decoder:
@@ -78,51 +73,55 @@ class Decoder:
         return self._threads.stuck > 0
 
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Task[_Result]:
-        """Have a thread do something that comes back, such as reading a file or scoring a batch."""
+        """Have a thread do something that comes back, such as reading a file."""
         return self._threads.submit(work, *arguments)
 
-    def start(self, contents: Contents[_Result], *, isolated: bool) -> Decoding[_Result]:
-        """Begin to decode contents.
+    def start(
+        self,
+        contents: Sequence[Content],
+        spec: InputSpec,
+        gate: Gate | None,
+        finish: Finish,
+        *,
+        isolated: bool,
+    ) -> Decoding:
+        """Begin to decode contents; for the arguments see `Decoding`.
 
-        Args:
-            contents: see there.
-            isolated: in a process of its own; so is all that follows a scan which a thread is stuck in.
+        While a thread is stuck in a scan, everything is decoded in the sandbox.
         """
-        decoding = Decoding(contents, isolated or self.is_stuck)
+        decoding = Decoding(contents, spec, gate, finish, isolated or self.is_stuck)
         decoding.task = self._threads.submit(self._decode, decoding)
         return decoding
 
-    def finish(self, decoding: Decoding[_Result]) -> tuple[Sequence[Prepared], _Result]:
-        """Return what contents were prepared to, and what their `finish` has returned.
+    def wait(self, decoding: Decoding) -> DeviceFull | None:
+        """Wait until contents are decoded, and return what their `finish` returns.
 
-        Where a thread does not come back from one, that one and those behind it are decoded here, in a process of
-        their own.
+        Where a thread does not come back from a content, that one and those behind it are decoded here, in the sandbox.
 
         Raises:
             Exception: from their `finish`.
         """
         limit_s = self._limits.limit_s
         try:
-            result = self._threads.wait(decoding.task, limit_s + (_ISOLATION_S if decoding.is_isolated else 0.0))
+            return self._threads.wait(decoding.task, limit_s + (_ISOLATION_S if decoding.is_isolated else 0.0))
         except Overdue:
             _log.warning("decoding a scan took over %g s: decoded again in a process of its own", limit_s)
-        else:
-            return decoding.prepared, result
-        contents, prepared = decoding.contents, list(decoding.prepared)
-        left = contents.files[len(prepared) :]
-        prepared += [self._isolated.prepare(data, contents.spec, contents.gate) for data in left]
-        return prepared, contents.finish(prepared)
+        for content in decoding.contents:
+            if content.data:
+                content.fill(self._isolated.decode(content.data, decoding.spec, decoding.gate))
+        return decoding.finish(decoding.contents)
 
-    def _decode(self, decoding: Decoding[_Result]) -> _Result:
-        contents, max_pixels = decoding.contents, self._limits.max_pixels
-        for data in contents.files:
-            self._threads.begin_step()
+    def _decode(self, decoding: Decoding) -> DeviceFull | None:
+        spec, gate, max_pixels = decoding.spec, decoding.gate, self._limits.max_pixels
+        for content in decoding.contents:
             if decoding.is_isolated:
-                decoding.prepared.append(self._isolated.prepare(data, contents.spec, contents.gate))
+                decoded = self._isolated.decode(content.data, spec, gate)
             else:
-                decoding.prepared.append(prepare_bytes(data, contents.spec, max_pixels, contents.gate))
+                decoded = decode_content(content.data, spec, max_pixels, gate)
+            self._threads.begin_step()  # raises where this thread was given up: `wait` fills the content then
+            content.fill(decoded)
         self._threads.begin_step(limited=False)
-        return contents.finish(decoding.prepared)
+        return decoding.finish(decoding.contents)
 
     def close(self) -> None:
         """End threads and processes; a thread that is stuck ends with the program."""

@@ -20,13 +20,13 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from db.tables import REASON_TEXT_LENGTH
+from nightread.inference.content import Content
 from nightread.model.card import Gate
 from nightread.model.gate import Finding
 from nightread.reasons import Reason
 from nightread.scan.pixel_statistics import Statistics
 from nightread.scan.preprocessing import InputSpec
 from nightread.scan.scan import DicomUids
-from worker.decoder.prepared import Prepared
 from worker.decoder.sandbox_child import LENGTH, read_exactly
 
 _log = logging.getLogger(__name__)
@@ -66,22 +66,22 @@ class IsolatedDecoders:
         self._idle: list[_DecoderProcess] = []
         self._lock = threading.Lock()
 
-    def prepare(self, data: bytes, spec: InputSpec, gate: Gate | None = None) -> Prepared:
-        """Decode and prepare one content, whatever it does to its decoder; may be called by several threads at once."""
+    def decode(self, data: bytes, spec: InputSpec, gate: Gate | None = None) -> Content:
+        """Do as `decode_content` does, in a process that may die of it; several threads may call this at once."""
         with self._lock:
             decoder = self._idle.pop() if self._idle else None
         try:
             decoder = decoder or _DecoderProcess(self._limits)
-            prepared = decoder.prepare(data, spec, gate)
+            decoded = decoder.decode(data, spec, gate)
         except _NotStarted as error:
             _log.error("%s", error)
-            return Prepared(None, None, Reason.INTERNAL_ERROR, str(error))
+            return Content(reason=Reason.INTERNAL_ERROR, text=str(error))
         except _DecoderEnded as ended:
             _log.error("a decoder process ended: %s", ended.text)
-            return Prepared(None, None, ended.reason, ended.text)
+            return Content(reason=ended.reason, text=ended.text)
         with self._lock:
             self._idle.append(decoder)
-        return prepared
+        return decoded
 
     def close(self) -> None:
         """End the processes."""
@@ -124,7 +124,7 @@ class _DecoderProcess:
             code = self.end()
             raise _NotStarted(f"a decoder process did not start (exit {code}): is there memory for it?") from None
 
-    def prepare(self, data: bytes, spec: InputSpec, gate: Gate | None) -> Prepared:
+    def decode(self, data: bytes, spec: InputSpec, gate: Gate | None) -> Content:
         request = {
             "size": len(data), "spec": spec.model_dump(mode="json"), "max_pixels": self._limits.max_pixels,
             "gate": None if gate is None else gate.model_dump(mode="json"),
@@ -163,16 +163,16 @@ class _DecoderProcess:
         self._is_overdue = True
         self._process.kill()
 
-    def _exchange(self, request: dict[str, Any], data: bytes, spec: InputSpec) -> Prepared:
+    def _exchange(self, request: dict[str, Any], data: bytes, spec: InputSpec) -> Content:
         header = json.dumps(request).encode()
         self._requests.write(LENGTH.pack(len(header)) + header)
         self._requests.write(data)
         self._requests.flush()
         answer = _read_header(self._answers)
-        prepared = _to_prepared(answer, read_exactly(self._answers, _check_size(answer, spec)), spec)
-        if prepared.tensor is not None and (prepared.statistics is None) != (request["gate"] is None):
+        decoded = _to_content(answer, read_exactly(self._answers, _check_size(answer, spec)), spec)
+        if decoded.tensor is not None and (decoded.statistics is None) != (request["gate"] is None):
             raise ValueError("statistics that nobody asked for, or none")
-        return prepared
+        return decoded
 
     def _explain_end(self, code: int) -> _DecoderEnded:
         limit = f"{self._limits.limit_s:g} s (NIGHTREAD_DECODE_LIMIT_S)"
@@ -221,13 +221,12 @@ def _check_size(answer: dict[str, Any], spec: InputSpec) -> int:
     return size
 
 
-def _to_prepared(answer: dict[str, Any], body: bytes, spec: InputSpec) -> Prepared:
+def _to_content(answer: dict[str, Any], body: bytes, spec: InputSpec) -> Content:
     if answer["reason"] is not None:
-        return Prepared(None, None, Reason(answer["reason"]), str(answer["text"])[:REASON_TEXT_LENGTH])
-    tensor = np.frombuffer(body, np.float32).reshape(spec.shape)
-    return Prepared(
-        tensor,
-        _to_uids(answer["uids"]),
+        return Content(reason=Reason(answer["reason"]), text=str(answer["text"])[:REASON_TEXT_LENGTH])
+    return Content(
+        tensor=np.frombuffer(body, np.float32).reshape(spec.shape),
+        uids=_to_uids(answer["uids"]),
         statistics=_to_statistics(answer["statistics"]),
         finding=_to_finding(answer["finding"]),
     )

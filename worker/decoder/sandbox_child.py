@@ -14,9 +14,9 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any
 
+from nightread.inference.content import Content, decode_content
 from nightread.model.card import Gate
 from nightread.scan.preprocessing import InputSpec
-from worker.decoder.prepared import Prepared, prepare_bytes
 
 #: The length of a header, before it; headers are JSON, and what follows a header is as long as it says.
 LENGTH = struct.Struct("<Q")
@@ -59,7 +59,7 @@ def main() -> None:
         spec = InputSpec.model_validate(header["spec"])
         gate = None if header["gate"] is None else Gate.model_validate(header["gate"])
         _limit_cpu(cpu_s)
-        _answer(answers, prepare_bytes(data, spec, header["max_pixels"], gate))
+        _answer(answers, decode_content(data, spec, header["max_pixels"], gate))
         del data
 
 
@@ -83,15 +83,15 @@ def _limit_cpu(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime) + cpu_s, hard))
 
 
-def _answer(answers: IO[bytes], prepared: Prepared) -> None:
-    uids = prepared.uids
-    tensor = b"" if prepared.tensor is None else prepared.tensor.tobytes()
+def _answer(answers: IO[bytes], decoded: Content) -> None:
+    uids = decoded.uids
+    tensor = b"" if decoded.tensor is None else decoded.tensor.tobytes()
     header = {
-        "reason": prepared.reason,
-        "text": prepared.text,
+        "reason": decoded.reason,
+        "text": decoded.text,
         "uids": None if uids is None else [uids.study, uids.series, uids.instance],
-        "statistics": None if prepared.statistics is None else astuple(prepared.statistics),
-        "finding": None if prepared.finding is None else [prepared.finding.reason, prepared.finding.text],
+        "statistics": None if decoded.statistics is None else astuple(decoded.statistics),
+        "finding": None if decoded.finding is None else [decoded.finding.reason, decoded.finding.text],
         "size": len(tensor),
     }
     _send(answers, header, tensor)

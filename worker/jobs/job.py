@@ -27,8 +27,7 @@ from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.errors import LeaseLost
 from worker.jobs.heartbeat import Heartbeat
-from worker.jobs.pipeline import JobResult, end_without_score, score_scans
-from worker.jobs.stored import find_under
+from worker.jobs.pipeline import JobResult, end_without_score, find_under, score_scans
 from worker.process import WorkerProcess
 
 _log = logging.getLogger(__name__)

@@ -6,9 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
 
-from db.engine import reading
+from db.engine import make_engine, reading
 from db.registry import NewModel, StoredModel, explain_retired, find_model, find_production
+from db.schema import ensure_schema
 from db.types import ModelStage
 from nightread.errors import CardMismatch, WrongStage
 from nightread.model.bundle import DEFAULT_MODEL, Bundle, find_bundle, load_bundle
@@ -76,6 +78,23 @@ def choose_bundle(
     if choice.is_retired and not allow_retired:
         raise WrongStage(explain_retired(bundle.card.reference))
     return choice
+
+
+def choose_without_run(settings: Settings) -> Bundle:
+    """Choose the model that a new run would take, for a caller that stores nothing.
+
+    The database is asked only where no model is named, and an SQLite file that is not there is not made.
+
+    Raises:
+        ModelError: the bundle is missing or damaged.
+        DatabaseError: the database does not answer, or has another schema.
+    """
+    url = settings.database_url.get_secret_value()
+    if settings.model or (url.startswith("sqlite") and not Path(make_url(url).database or "").expanduser().exists()):
+        return load_bundle(find_bundle(settings.model, settings.models_dir))
+    engine = make_engine(url)
+    ensure_schema(engine)
+    return choose_bundle(engine, settings, allow_retired=True).bundle
 
 
 def load_stored(stored: StoredModel, settings: Settings, load: Callable[[Path], Bundle] = load_bundle) -> Bundle:

@@ -28,8 +28,7 @@ from nightread.inference.scorer import Scorer
 from nightread.model.bundle import Bundle
 from nightread.model.card import Card
 from nightread.reasons import Reason
-from worker.jobs.pipeline import JobResult, score_scans
-from worker.jobs.stored import find_under
+from worker.jobs.pipeline import JobResult, find_under, score_scans
 from worker.process import WorkerProcess
 from worker.registry.choose import describe_model
 

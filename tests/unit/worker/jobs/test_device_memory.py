@@ -18,7 +18,6 @@ from tests.program import ROOT
 from worker.decoder.decoder import Decoder
 from worker.decoder.sandbox import IsolationLimits
 from worker.jobs.pipeline import Limits, score_scans
-from worker.jobs.stored import Stored
 
 _state = ort.capi.onnxruntime_pybind11_state
 
@@ -76,7 +75,7 @@ def run_job(night, scorer, *, by_threads=False):
     try:
         return score_scans(
             scans, scorer, Limits([night], 10**6, 7, by_threads), decoder=decoder,
-            find_stored=lambda digests: Stored(), check_lease=lambda: None, worker="worker-1",
+            find_stored=lambda digests: (set(), {}), check_lease=lambda: None, worker="worker-1",
         )  # fmt: skip
     finally:
         decoder.close()

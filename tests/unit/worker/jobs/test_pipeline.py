@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 
 from db.jobs import OpenScan
 from db.types import ScanStatus
+from nightread.inference import content as content_module
 from nightread.inference.batch_tuner import BatchTuner
-from nightread.inference.scorer import Inference
 from nightread.reasons import Reason
 from nightread.scan.files import encode_path
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
-from worker.decoder import prepared
 from worker.decoder.decoder import Decoder
 from worker.decoder.sandbox import IsolationLimits
 from worker.errors import LeaseLost
-from worker.jobs import scan_files
 from worker.jobs.pipeline import Limits, end_without_score, score_scans, split_windows
-from worker.jobs.stored import Stored
 
 MAX_BYTES = 100_000
 PATH_CANARY = "canary-folder"
@@ -42,7 +39,7 @@ class FakeScorer:
 
     def infer_batch(self, batch):
         self.batches.append(len(batch))
-        return Inference(np.array([[self._score(tensor)] for tensor in batch], np.float32))
+        return [np.array([[self._score(tensor)] for tensor in batch], np.float32)]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +89,7 @@ def digest_of(folder, name):
 def run(folder, names, scorer, decoder, *, batch_size=4, by_threads=False, known=(), check_lease=lambda: None):
     return score_scans(
         list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size, by_threads), decoder=decoder,
-        find_stored=lambda digests: Stored(set(digests) & set(known)),
+        find_stored=lambda digests: (set(digests) & set(known), {}),
         check_lease=check_lease, worker="worker-1",
     )  # fmt: skip
 
@@ -184,7 +181,7 @@ def test_a_content_that_comes_again_is_scored_once_and_then_reused(folder, score
 
 
 def test_known_contents_are_neither_decoded_nor_scored(folder, scorer, decoder, monkeypatch):
-    monkeypatch.setattr(prepared, "read_and_prepare", None)
+    monkeypatch.setattr(content_module, "read_and_prepare", None)
     names = ["one", "copy-of-one", "dicom"]
     result = run(folder, names, scorer, decoder, known={digest_of(folder, name) for name in names})
     assert [(outcome.status, outcome.reused) for outcome in result.outcomes] == [(ScanStatus.SCORED, True)] * 3
@@ -204,7 +201,7 @@ def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, score
 
     def find_stored(digests):
         asked.append(digests)
-        return Stored()
+        return set(), {}
 
     score_scans(
         list_scans(folder, ["one", "two", "copy-of-one", "one", "text", "empty"]), scorer,
@@ -250,12 +247,12 @@ def fail_with(error):
     ],
 )
 def test_whatever_decoding_raises_costs_one_scan(folder, scorer, decoder, monkeypatch, caplog, error, reason):
-    decode, victim = prepared.read_and_prepare, (folder / "two").read_bytes()
+    decode, victim = content_module.read_and_prepare, (folder / "two").read_bytes()
 
     def read_and_prepare(data, *arguments, **options):
         return fail_with(error)() if data == victim else decode(data, *arguments, **options)
 
-    monkeypatch.setattr(prepared, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
     result = run(folder, ["one", "two", "three"], scorer, decoder)
     assert [outcome.reason_code for outcome in result.outcomes] == [None, reason.value, None]
     assert result.outcomes[1].status is ScanStatus.FAILED
@@ -267,12 +264,12 @@ def test_whatever_decoding_raises_costs_one_scan(folder, scorer, decoder, monkey
     [(MemoryError(), Reason.OUT_OF_MEMORY), (OverflowError(PATH_CANARY), Reason.INTERNAL_ERROR)],
 )
 def test_whatever_reading_raises_puts_one_scan_off(folder, scorer, decoder, monkeypatch, caplog, error, reason):
-    read = scan_files.read_file
+    read = content_module.read_file
 
     def read_file(path, **options):
         return fail_with(error)() if path.endswith("two") else read(path, **options)
 
-    monkeypatch.setattr(scan_files, "read_file", read_file)
+    monkeypatch.setattr(content_module, "read_file", read_file)
     result = run(folder, ["one", "two", "three"], scorer, decoder)
     assert [(scan.id, why) for scan, why, _ in result.put_off] == [(1, reason)]
     assert [outcome.scan_id for outcome in result.outcomes] == [0, 2]
@@ -309,7 +306,7 @@ def test_a_lost_lease_stops_the_work_within_a_window(folder, scorer, decoder):
 
 def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, decoder, monkeypatch):
     decoded = threading.Semaphore(0)
-    decode = prepared.read_and_prepare
+    decode = content_module.read_and_prepare
 
     def read_and_prepare(*arguments, **options):
         tensor = decode(*arguments, **options)
@@ -322,7 +319,7 @@ def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, d
         decoded.release()
         return 0.5
 
-    monkeypatch.setattr(prepared, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
     scorer = FakeScorer(shipped.card, score)
     scorer_last = run(folder, ["one", "two"], FakeScorer(shipped.card), decoder, batch_size=1)
     assert len(scorer_last.predictions) == 2

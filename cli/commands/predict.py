@@ -1,0 +1,60 @@
+"""`nightread predict`: what a model says of single scans."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.exits import Exit
+from cli.options import Device, Json, Model, NoGate
+
+if TYPE_CHECKING:
+    from nightread.api import ScanResult
+
+
+def predict(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Files: JPEG, PNG, TIFF or DICOM.")],
+    model: Model = None,
+    device: Device = None,
+    no_gate: NoGate = False,
+    as_json: Json = False,
+) -> None:
+    """Print labels, scores and decisions of single scans; nothing is stored.
+
+    Example: nightread predict chest_xray/test/NORMAL/IM-0001-0001.jpeg
+    """
+    from cli.output.tables import make_table, out
+    from nightread.api import Model as OpenedModel
+    from nightread.settings import read_settings
+    from worker.registry.choose import choose_without_run
+
+    settings = read_settings(model=model, device=device, gate=False if no_gate else None)
+    if folders := [path for path in scans if path.is_dir()]:
+        raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores all that is in it")
+    if absent := [path for path in scans if not path.exists()]:
+        raise typer.BadParameter(f"there is no file {absent[0]}")
+    rows = list(OpenedModel(choose_without_run(settings), settings, gate=settings.gate).predict(scans))
+    if as_json:
+        typer.echo(json.dumps([_describe(row) for row in rows]))
+    else:
+        table = make_table("scan", "label", "score", "decision")
+        for row in rows:
+            if row.reason is not None:
+                table.add_row(str(row.path), "", "", f"{row.status}: {row.reason}")
+            for label, score in row.scores.items():
+                table.add_row(str(row.path), label, f"{score:.4f}", row.decisions[label])
+        out.print(table)
+    if any(row.status == "failed" for row in rows):
+        raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _describe(row: "ScanResult") -> dict[str, Any]:
+    origin = row.provenance
+    told: dict[str, Any] = {"path": str(row.path), "model": f"{origin.model}@{origin.version}"}
+    if row.gate_verdict is not None:
+        told["gate_verdict"] = row.gate_verdict
+    if row.reason is not None:
+        return told | {"status": row.status, "reason": row.reason.value, "message": row.text}
+    labels = {label: {"score": score, "decision": row.decisions[label]} for label, score in row.scores.items()}
+    return told | {"status": row.status, "labels": labels}

@@ -1,0 +1,146 @@
+"""Scores and verdicts of decoded contents, in batches that suit the device.
+
+On a CPU each thread scores the few contents that it has decoded. A GPU gets batches as large as they may be. A batch
+that does not fit into the device's memory is scored again in halves.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from nightread.errors import DeviceFull
+from nightread.failpoints import Point, failpoint
+from nightread.inference.content import Content
+from nightread.inference.scorer import Scorer
+from nightread.model.gate import Finding, judge_scan
+from nightread.reasons import Reason
+from nightread.scan.preprocessing import Tensor
+
+_log = logging.getLogger(__name__)
+
+#: Decimals of a stored component, whose deviation is 1: each digit more is eight bytes of every scan, and noise.
+_COMPONENT_DIGITS: Final = 4
+
+
+class BatchScorer:
+    """Scores contents with one model; several threads may call it."""
+
+    def __init__(self, scorer: Scorer, batch_size: int, *, gated: bool) -> None:
+        """Score nothing yet.
+
+        Args:
+            scorer: the model.
+            batch_size: largest number of scans in one batch.
+            gated: whether the input gate's verdict is acted on; it is recorded in any case.
+        """
+        self._scorer = scorer
+        self._gated = gated
+        self._most = batch_size  # fewer once the device was found full
+
+    def score_part(self, contents: Sequence[Content]) -> DeviceFull | None:
+        """Score the contents that this thread has decoded, in as many batches as is fastest on this CPU.
+
+        Returns:
+            The error where the memory does not suffice, for `reduce`; contents without scores keep their tensors.
+        """
+        to_score = self._select(contents)
+        tuner, start = self._scorer.tuner, 0
+        try:
+            while start < len(to_score):
+                batch = to_score[start : start + tuner.choose(len(to_score) - start)]
+                began = time.thread_time()
+                self._score(batch)
+                tuner.note(len(batch), time.thread_time() - began)
+                start += len(batch)
+        except DeviceFull as error:
+            return error
+        return None
+
+    def score_rest(self, contents: Sequence[Content]) -> None:
+        """Score every decoded content that has no scores yet: all of them on a GPU, what did not fit on a CPU.
+
+        Raises:
+            DeviceFull: the memory does not suffice for a single scan.
+        """
+        left = self._select(contents)
+        while left:
+            batch = left[: self._most]
+            try:
+                self._score(batch)
+            except DeviceFull as error:
+                self.reduce(batch, error)
+            left = [content for content in left if content.tensor is not None]
+
+    def reduce(self, contents: Sequence[Content], error: DeviceFull) -> None:
+        """Halve the batches after contents did not fit.
+
+        Raises:
+            DeviceFull: it was a single one.
+        """
+        count = sum(content.tensor is not None or content.batch_size > 0 for content in contents)
+        if count == 1:
+            raise error
+        self._most = min(self._most, count // 2)
+        _log.warning("%s; going on with %d", error, self._most)
+
+    def _select(self, contents: Sequence[Content]) -> list[Content]:
+        """Return the decoded contents that are to be scored; those that a rule of the gate rejects end here."""
+        for content in contents:
+            if self._gated and content.finding is not None:
+                content.end(content.finding.reason, content.finding.text)
+        return [content for content in contents if content.tensor is not None]
+
+    def _score(self, contents: Sequence[Content]) -> None:
+        failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
+        score_contents(self._scorer, contents, gated=self._gated)
+        failpoint(Point.WORKER_AFTER_SCORING, DeviceFull)
+
+
+def score_contents(scorer: Scorer, contents: Sequence[Content], *, gated: bool) -> None:
+    """Score decoded contents in one batch, judge each by the input gate, and fill in what comes of it.
+
+    A scan whose distance is doubtful is measured again, inverted and turned. Nothing is filled in where an error is
+    raised.
+
+    Args:
+        scorer: the model.
+        contents: each with a tensor.
+        gated: whether a content that the gate rejects ends without scores.
+
+    Raises:
+        DeviceFull: the memory does not suffice for so many scans at once.
+    """
+    card, gate = scorer.card, scorer.card.gate
+    tensors = [content.tensor for content in contents if content.tensor is not None]
+    scores, *measured = scorer.infer_batch(np.stack(tensors))
+    distances, components = [math.nan] * len(contents), [[math.nan]] * len(contents)
+    findings: list[Finding | None] = [None] * len(contents)
+    if gate is not None:
+        distances, components = measured[0].reshape(-1).tolist(), measured[1].tolist()
+        findings = [
+            # The rules that need no model come first: they know better what a picture is.
+            content.finding or judge_scan(tensor, distance, card.input, gate, lambda scan: _measure(scorer, scan))
+            for content, tensor, distance in zip(contents, tensors, distances, strict=True)
+        ]
+    rows = zip(contents, scores.tolist(), distances, components, findings, strict=True)
+    for content, values, distance, parts, finding in rows:
+        content.tensor, content.batch_size = None, len(contents)
+        if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
+            content.end(Reason.INVALID_SCORE, "the model returned a score that is no number in [0, 1]")
+            continue
+        content.finding = finding
+        if all(map(math.isfinite, (distance, *parts))):
+            content.distance, content.components = distance, [round(part, _COMPONENT_DIGITS) for part in parts]
+        if gated and finding is not None:
+            content.end(finding.reason, finding.text)
+        else:
+            content.scores = values
+
+
+def _measure(scorer: Scorer, tensor: Tensor) -> float:
+    """Return the distance of one scan: one at a time, since several might not fit where one does."""
+    return float(scorer.infer_batch(tensor[np.newaxis])[1].reshape(-1)[0])

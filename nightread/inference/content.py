@@ -1,0 +1,146 @@
+"""One file content on its way from bytes to scores, and the stages that need no model.
+
+`read_content` reads and hashes a file, `decode_content` makes the network's input of its bytes, and
+`nightread.inference.batch_scorer` adds the scores. Worker, shadow and library call these same functions, so a scan ends
+alike in all of them. Every fault of a file becomes a reason: one hostile file must not end the job of 63 others.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nightread.errors import ScanError, StorageError
+from nightread.failpoints import Point, failpoint
+from nightread.model.card import Gate
+from nightread.model.gate import PASSED, Finding, check_pixels
+from nightread.reasons import Reason
+from nightread.scan.array import read_array
+from nightread.scan.files import read_file
+from nightread.scan.formats import SNIFF_BYTES, Format, sniff
+from nightread.scan.pixel_statistics import Statistics, measure
+from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
+from nightread.scan.scan import DicomUids, Pixels
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Content:
+    """One distinct file content; each stage fills in its fields, and bytes and tensor go as soon as they are used.
+
+    Attributes:
+        data: bytes of the whole file; empty once they are decoded.
+        sha256: SHA-256 of the bytes, 64 hexadecimal digits; empty where the file could not be read.
+        uids: of a DICOM file, else None.
+        tensor: (H, W, C) float32, the network's input; None before decoding and after scoring.
+        statistics: what the pixels measure; None where the model has no gate.
+        finding: why the input gate rejects the scan; None where it passes.
+        distance: of the embedding from the training scans; None without a gate, or where it is not finite.
+        components: 8 components of the embedding; None where `distance` is.
+        scores: one in [0, 1] for each label, in the card's order; empty where there are none.
+        batch_size: scans that were scored together with this one, itself included.
+        reason: why there are no scores.
+        text: the reason in words; holds neither a path nor a value of the file.
+    """
+
+    data: bytes = b""
+    sha256: str = ""
+    uids: DicomUids | None = None
+    tensor: Tensor | None = None
+    statistics: Statistics | None = None
+    finding: Finding | None = None
+    distance: float | None = None
+    components: list[float] | None = None
+    scores: Sequence[float] = ()
+    batch_size: int = 0
+    reason: Reason | None = None
+    text: str = ""
+
+    @property
+    def verdict(self) -> str | None:
+        """The input gate's verdict, `passed` or a reason's code; None without a gate, or without valid scores."""
+        if self.statistics is None or self.reason is Reason.INVALID_SCORE:
+            return None
+        return PASSED if self.finding is None else self.finding.reason.value
+
+    def end(self, reason: Reason, text: str) -> None:
+        """Record why there are no scores, and release bytes and tensor."""
+        self.reason, self.text = reason, text
+        self.data, self.tensor = b"", None
+
+    def fill(self, decoded: "Content") -> None:
+        """Take over what `decode_content` made of this content's bytes, and release the bytes."""
+        self.data, self.tensor, self.uids = b"", decoded.tensor, decoded.uids
+        self.statistics, self.finding = decoded.statistics, decoded.finding
+        self.reason, self.text = decoded.reason, decoded.text
+
+
+def read_content(path: str, roots: Sequence[Path], max_bytes: int) -> Content:
+    """Read and hash a file; a fault becomes the content's reason.
+
+    Args:
+        path: absolute path.
+        roots: folders below which the file may lie.
+        max_bytes: the largest file that is read.
+    """
+    try:
+        failpoint(Point.WORKER_READING, _fail_storage)
+        data = read_file(path, roots=roots, max_bytes=max_bytes)
+    except (ScanError, StorageError) as error:
+        return Content(reason=error.reason, text=str(error))
+    except MemoryError:
+        return Content(reason=Reason.OUT_OF_MEMORY, text="not enough memory to read the file")
+    except Exception as error:  # noqa: BLE001  # the boundary to storage: one file must not end the job of 63 others
+        _log.error("reading failed with %s", type(error).__name__)  # its text may hold the path
+        return Content(reason=Reason.INTERNAL_ERROR, text=f"reading failed with {type(error).__name__}")
+    return Content(data, hashlib.sha256(data).hexdigest())
+
+
+def decode_content(data: bytes | Pixels, spec: InputSpec, max_pixels: int, gate: Gate | None = None) -> Content:
+    """Decode a file and prepare it for a network; a fault becomes the reason.
+
+    Args:
+        data: bytes of the whole file, or pixels as `read_array` takes them.
+        spec: the network's input.
+        max_pixels: largest width times height that is decoded.
+        gate: the model's; pixels are measured and checked by its rules where it is given.
+
+    Returns:
+        A content without `data` and `sha256`, for `Content.fill`.
+    """
+    try:
+        if isinstance(data, bytes):
+            tensor, scan = read_and_prepare(data, spec, max_pixels=max_pixels, with_colors=gate is not None)
+        else:
+            scan = read_array(data, max_pixels=max_pixels)
+            tensor = prepare(scan, spec)
+        decoded = Content(tensor=tensor, uids=scan.uids)
+        if gate is not None:
+            decoded.statistics, decoded.finding = measure(tensor, spec), check_pixels(scan, gate)
+    except ScanError as error:
+        return Content(reason=error.reason, text=str(error))
+    except MemoryError:  # would end Celery's main process, then that of the next worker to take the job
+        return Content(reason=Reason.OUT_OF_MEMORY, text="not enough memory to decode the scan")
+    except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; recorded, and logged without them
+        _log.error("decoding failed with %s", type(error).__name__)  # its text may hold patient data
+        return Content(reason=Reason.INTERNAL_ERROR, text=f"decoding failed with {type(error).__name__}")
+    return decoded
+
+
+def find_uids(data: bytes) -> DicomUids | None:
+    """Return the UIDs of a file that is not decoded, since its scores are stored already."""
+    if sniff(data[:SNIFF_BYTES]) is not Format.DICOM:
+        return None
+    from nightread.scan.dicom import read_uids  # pydicom takes 0.2 s to import, and most folders hold none
+
+    try:
+        return read_uids(data)
+    except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; the score is there all the same
+        _log.error("reading UIDs failed with %s", type(error).__name__)
+        return None
+
+
+def _fail_storage(message: str) -> StorageError:
+    return StorageError(Reason.STORAGE_ERROR, message)
