@@ -1,4 +1,4 @@
-"""What `bench` has measured, for programs and for people."""
+"""Results of `bench`: medians over its rounds, and their ratios to the limit."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from bench.ways import Scored
 
 @dataclass(slots=True)
 class Rounds:
-    """The measurements of all rounds, in their order; each round went through all of them.
+    """Measurements of all rounds, in order.
 
     Attributes:
-        stages: each stage by itself.
-        embedded: `score`, the first time.
-        reused: `score`, the second time.
-        workers: scans a second, by the number of worker processes.
-        loads: the machine's load average at the start of each round.
+        stages: each stage alone.
+        embedded: first `score` of a round.
+        reused: second `score` of a round.
+        workers: scans per second, by the number of worker processes.
+        loads: load average of the machine at the start of each round.
     """
 
     stages: list[StageRates] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Rounds:
 def describe(
     rounds: Rounds, scans: BenchScans, *, model: str, provider: str, servers: str, not_measured: Sequence[str]
 ) -> dict[str, Any]:
-    """Return medians of all rounds and their ratios to the limit; rates are scans a second. Fields are only added."""
+    """Return medians of all rounds and their ratios to the limit; rates in scans per second. Fields are only added."""
     stages = take_medians(rounds.stages)
     limit, reuse_limit = stages.limit, stages.reuse_limit
     score = statistics.median(one.scans / one.seconds for one in rounds.embedded)

@@ -1,4 +1,4 @@
-"""The scans that `bench` sends through: copies of a folder's, or drawn ones of full resolution, no two the same."""
+"""Scans to measure with, all of different content: copies from a folder, or drawn ones of full resolution."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from nightread.scan.files import read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.walk import Walk, find_scans
 
-#: Drawn chests; what is beyond them differs from them in the bytes behind the picture alone.
+#: Drawn chests; further scans differ from them only in the bytes after the picture.
 _DRAWN: Final = 32
-#: (height, width) and JPEG quality of the drawn scans: about 200 KB each, as a pediatric radiograph has.
+#: (height, width) and JPEG quality of the drawn scans: about 200 KB each, like a pediatric radiograph.
 _DRAWN_PX: Final = (848, 1268)
 _DRAWN_QUALITY: Final = 92
-#: Formats whose decoders do not look behind the end of the picture.
+#: Formats whose decoders ignore bytes after the picture.
 _REPEATABLE: Final = frozenset({Format.JPEG, Format.PNG})
 
 
 @dataclass(frozen=True, slots=True)
 class BenchScans:
-    """What `bench` measures with.
+    """Scans of a measurement.
 
     Attributes:
         folder: holds the scans and nothing else.
         paths: of the scans.
-        different: how many different pictures there are among them.
+        different: number of different pictures.
         total_bytes: of all files.
-        is_drawn: whether they were drawn here, for want of a folder.
+        is_drawn: whether they were drawn, as no folder was given.
     """
 
     folder: Path
@@ -47,22 +47,22 @@ class BenchScans:
 def write_bench_scans(source: Path | None, folder: Path, count: int, max_file_bytes: int) -> BenchScans:
     """Fill a new folder with `count` scans of different content, so that no prediction is reused.
 
-    Where the source holds fewer, its JPEG and PNG files are repeated with a few other bytes behind the picture, which
-    no decoder looks at and every hash does; a source of DICOM and TIFF files alone gives no more scans than it has.
+    If the source holds fewer, its JPEG and PNG files are repeated with other bytes after the picture: decoders ignore
+    them, and the SHA-256 changes. A source of DICOM and TIFF files alone gives no more scans than it has.
 
     Args:
         source: file or folder; None: scans are drawn.
-        folder: is made.
-        count: how many scans to write.
+        folder: to create.
+        count: number of scans to write.
         max_file_bytes: larger files are left out.
 
     Raises:
-        NightreadError: there is no scan in `source`.
+        NightreadError: `source` holds no scan.
     """
     pictures = _draw() if source is None else _read(source, max_file_bytes)
     first = list(itertools.islice(pictures, count))
     if not first:
-        raise NightreadError(f"no scans in {source}; name a folder that holds JPEG, PNG, TIFF or DICOM files")
+        raise NightreadError(f"no scans in {source}: name a folder with JPEG, PNG, TIFF or DICOM files")
     folder.mkdir(parents=True)
     paths, total_bytes = [], 0
     for number, (name, data) in enumerate(itertools.islice(_repeat(first), count)):

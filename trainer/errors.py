@@ -1,4 +1,4 @@
-"""What goes wrong on the way from a folder of scans to a trained network.
+"""Errors of data sets and trainings.
 
 NightreadError
   DatasetError     the data are at fault: a folder is missing, a label has no scans, too few patients to split
@@ -9,8 +9,8 @@ from nightread.errors import NightreadError
 
 
 class DatasetError(NightreadError):
-    """A data set that nothing can be trained on."""
+    """A data set that cannot be trained on."""
 
 
 class TrainingError(NightreadError):
-    """A training that cannot begin, go on or end."""
+    """A training that cannot start, resume or finish."""

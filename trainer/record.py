@@ -1,7 +1,7 @@
-"""The record of a training: `training.json`, the draft of a card, and the prepared scans that an export is checked on.
+"""Record of a training: `training.json`, the draft of a card, and the prepared scans that an export is checked on.
 
-`card.json` holds the fields of a bundle's card that training knows, as `nightread.model.card` names them; its texts
-may be edited before the export. These files and the checkpoint are all that trainer and exporter share.
+`card.json` holds the fields of a card that the training knows, as `nightread.model.card` names them; its texts may be
+edited before the export. Trainer and exporter share these files and the checkpoint, and nothing else.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from trainer.architectures.architecture import Architecture
 from trainer.data.dataset import Dataset, Listing, SplitBy, Task
 from trainer.data.split import Divided, Indices, Part, Shares, Targets
 from trainer.evaluation.operating_points import span_abstain_band
-from trainer.fit import fit
+from trainer.fit.history import EpochRow, find_best
 from trainer.fit.hyperparameters import FitSettings
 
-#: Prepared training scans that are kept for the exporter to calibrate int8 on: enough for stable ranges, and small.
+#: Prepared training scans that are kept to calibrate int8: enough for stable ranges, and small.
 _CALIBRATION_SCANS = 256
 
 _SPLITS: Final = {
@@ -54,7 +54,7 @@ _CALIBRATED = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a training ended with."""
+    """Result of a training."""
 
     dataset: Dataset
     architecture: Architecture
@@ -63,7 +63,7 @@ class Outcome:
     split_by: SplitBy
     threshold: float | None
     metrics: Mapping[Part, Mapping[str, Metric]]
-    history: list[fit.EpochRow]
+    history: list[EpochRow]
     scaling: Scaling | None = None
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
     gate: Gate | None = None
@@ -73,7 +73,7 @@ def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divi
     """Write `training.json`, `card.json` and `prepared.npz` into a training folder that holds its checkpoint.
 
     Returns:
-        What the first and the second hold.
+        The content of the first two.
     """
     task, scans, split = divided.task, divided.scans, divided.split
     hold_out = split[Part.HOLD_OUT]
@@ -90,7 +90,7 @@ def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divi
     seconds = sum(row.seconds for row in outcome.history)
     record = Record(
         epochs_done=len(outcome.history),
-        best_epoch=fit.find_best(outcome.history, outcome.settings.monitor).epoch,
+        best_epoch=find_best(outcome.history, outcome.settings.monitor).epoch,
         seconds=round(seconds, 1),
         scans=scan_counts,
         patients=patient_counts,
@@ -118,7 +118,7 @@ def _count_labels(targets: Targets, task: Task) -> dict[str, int]:
 
 
 def _mark_labels(targets: Targets, task: Task) -> npt.NDArray[np.float32]:
-    """Return (N, L) float32: 1 where a label is present."""
+    """Return (N, L) float32: 1 if a label is present, else 0."""
     present: npt.NDArray[np.float32] = np.eye(len(task.classes), dtype=np.float32)[targets]
     return present[:, -len(task.labels) :]
 
@@ -130,7 +130,7 @@ def _describe(
     patient_counts: dict[str, int],
     trained_on: dict[str, int],
 ) -> dict[str, Any]:
-    """Return the fields of `nightread.model.card.Card` that training knows."""
+    """Return the fields of `nightread.model.card.Card` that the training knows."""
     dataset, architecture, settings = outcome.dataset, outcome.architecture, outcome.settings
     training = Training(
         data_source=dataset.data_source,
@@ -142,10 +142,10 @@ def _describe(
         seed=settings.seed,
         hyperparameters={
             **asdict(settings),
-            # A file of weights is told by its name: where it lay is nobody's business.
+            # Only the name of a file of weights: its folder is private.
             "backbone_weights": Path(settings.backbone_weights).name,
             "epochs": len(outcome.history),
-            "best_epoch": fit.find_best(outcome.history, settings.monitor).epoch,
+            "best_epoch": find_best(outcome.history, settings.monitor).epoch,
             "loss": "binary cross-entropy" if task.activation == "sigmoid" else "categorical cross-entropy",
             "checkpoint": f"best {settings.monitor}",
             "threshold": "best balanced accuracy on validation" if task.activation == "sigmoid" else "highest score",
@@ -186,7 +186,7 @@ def _describe(
 
 
 def _choose_thresholds(outcome: Outcome, task: Task) -> dict[str, Threshold]:
-    """Return the thresholds of the decisions: with operating points an abstain band, else one for both."""
+    """Return the thresholds of the decisions: an abstain band with operating points, else low equal to high."""
     if outcome.operating_points:
         return {task.labels[0]: span_abstain_band(outcome.operating_points)}
     return (
@@ -195,5 +195,5 @@ def _choose_thresholds(outcome: Outcome, task: Task) -> dict[str, Threshold]:
 
 
 def _spread(indices: Indices, count: int) -> Indices:
-    """Return at most `count` of the indices, evenly spread: scans are listed label by label, and both are wanted."""
+    """Return at most `count` of the indices, evenly spread: scans are listed label by label."""
     return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(np.int64)]

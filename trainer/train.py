@@ -1,4 +1,4 @@
-"""From a data set to a training folder: list, prepare, split, fit, evaluate, record."""
+"""Training: the steps from a data set to a training folder: list, prepare, split, fit, evaluate, record."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nightread.model.training_folder import Record
-from trainer.architectures import find_architecture
 from trainer.architectures.architecture import check_backbone_weights
+from trainer.architectures.catalog import find_architecture
 from trainer.data.catalog import find_dataset
 from trainer.data.dataset import Choices
 from trainer.data.load import PreparedScans, prepare_scans
@@ -16,45 +16,47 @@ from trainer.data.split import Indices, Part, Shares, divide
 from trainer.errors import TrainingError
 from trainer.evaluation import metrics
 from trainer.evaluation.gate import fit_gate
+from trainer.evaluation.mistakes import find_mistakes
 from trainer.evaluation.operating_points import choose_operating_points
-from trainer.evaluation.part_scores import calibrate, find_majority, find_mistakes, load_checkpoint, score_parts
+from trainer.evaluation.part_scores import calibrate, find_majority, load_checkpoint, score_parts
 from trainer.evaluation.report import ReportFacts, ReportPart, write_report
-from trainer.fit import fit as fit_module
 from trainer.fit.batches import FitData
+from trainer.fit.fit import fit
+from trainer.fit.history import EpochRow
 from trainer.fit.hyperparameters import FitSettings
 from trainer.record import Outcome, write_record
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes:
         stage: `prepare`, `fit` or `evaluate`.
-        done: scans, steps, or parts.
-        total: of the same.
-        last_epoch: the last finished epoch of a fit.
+        done: scans, steps or parts.
+        total: scans, steps or parts in all.
+        last_epoch: last finished epoch of a fit.
     """
 
     stage: str
     done: int
     total: int
-    last_epoch: fit_module.EpochRow | None = None
+    last_epoch: EpochRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be trained.
+    """Request for a training.
 
     Attributes:
         dataset: name of a data set.
         data: its folder.
         architecture: name of a network.
         out: the training folder.
-        shares: the split.
+        shares: of the split.
         settings: hyperparameters.
-        choices: how the data set is read and divided.
-        resume: go on with a training that `out` holds.
+        choices: options of reading and splitting the data set.
+        resume: whether to resume a training in `out`.
     """
 
     dataset: str
@@ -71,22 +73,22 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
     """Train a network and write its training folder.
 
     Returns:
-        What `training.json` and `card.json` in the folder hold.
+        The content of `training.json` and `card.json` in the folder.
 
     Raises:
-        DatasetError: nothing can be trained on the data.
-        TrainingError: an unknown name, a folder that holds something else, or a loss that is not finite.
+        DatasetError: the data cannot be trained on.
+        TrainingError: an unknown name, a folder with other content, or a loss that is not finite.
     """
     dataset, architecture = find_dataset(request.dataset), find_architecture(request.architecture)
     check_backbone_weights(architecture, request.settings.backbone_weights)
     listing = dataset.list_scans(request.data, request.choices)
     if request.settings.calibrate and listing.task.activation != "sigmoid":
-        raise TrainingError("--calibrate makes probabilities of one label; this task has several: leave it out")
+        raise TrainingError("--calibrate works with one label and this task has several: leave it out")
     scans = prepare_scans(
         listing, architecture.input, report=lambda done, total: report(Progress("prepare", done, total))
     )
     divided = divide(listing.task, scans, request.choices.split_by, request.shares, seed=request.settings.seed)
-    history = fit_module.fit(
+    history = fit(
         architecture,
         divided.task,
         FitData(
@@ -144,7 +146,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
 
 
 def _compute_digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:
-    """Return the SHA-256 over the contents of all scans, part by part in the order they are trained in."""
+    """Return the SHA-256 over the digests and targets of all scans, part by part, in the order of the training."""
     lines = [
         f"{part} {scans.sha256[index]} {scans.targets[index]:g}" for part in Part for index in split[part].tolist()
     ]

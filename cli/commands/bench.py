@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from bench.bench import Bench
 from cli.options import Device, Json, Model
 
 
@@ -79,6 +78,7 @@ def bench(
 
     Example: nightread bench ~/scans/tonight --chart bench.svg
     """
+    from bench.bench import Bench
     from bench.chart import draw_chart
     from cli.output.console import print_json, say, waiting
     from cli.output.tables import out

@@ -114,7 +114,7 @@ def train(
     Example: nightread train pediatric --data chest_xray --arch cnn75 --out trainings/cnn75
     """
     prepare_tensorflow()
-    from trainer.architectures import find_architecture
+    from trainer.architectures.catalog import find_architecture
     from trainer.data.catalog import find_dataset
     from trainer.data.dataset import Choices, Rare, SplitBy
     from trainer.data.split import parse_shares

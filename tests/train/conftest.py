@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from PIL import Image
 
 from trainer.data.split import parse_shares
 from trainer.fit.hyperparameters import FitSettings
-from trainer.train import Progress, Request, train
+
+if TYPE_CHECKING:  # needs the extra `train`; without it the tests are skipped, and this file is imported
+    from trainer.train import Progress, Request
 
 
 def write_data(folder: Path, patients: int = 20) -> Path:
@@ -25,13 +28,15 @@ def write_data(folder: Path, patients: int = 20) -> Path:
 
 @dataclass(frozen=True)
 class Trained:
-    request: Request
-    told: list[Progress]
+    request: "Request"
+    told: list["Progress"]
 
 
 @pytest.fixture(scope="session")
 def base_request(tmp_path_factory):
     """Ask for two epochs on the small data set; tests give it their own folder."""
+    from trainer.train import Request
+
     folder = tmp_path_factory.mktemp("data") / "scans"
     settings = FitSettings(epochs=2, batch_size=8, seed=5)
     return Request("pediatric", write_data(folder), "cnn75", folder / "unused", parse_shares("60/20/20"), settings)
@@ -40,6 +45,8 @@ def base_request(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(base_request, tmp_path_factory):
     """Return a training of two epochs; tests must not write to its folder."""
+    from trainer.train import train
+
     request = replace(base_request, out=tmp_path_factory.mktemp("training") / "two-epochs")
     told = []
     train(request, report=told.append)

@@ -8,13 +8,16 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
 from nightread.scan.preprocessing import InputSpec
-from trainer.architectures import ARCHITECTURES, find_architecture
 from trainer.architectures.architecture import Architecture, check_backbone_weights
+from trainer.architectures.catalog import ARCHITECTURES, find_architecture
 from trainer.data.dataset import Task
+from trainer.data.split import parse_shares
 from trainer.errors import TrainingError
 from trainer.fit.batches import FitData
-from trainer.fit.fit import fit, read_history
+from trainer.fit.fit import fit
+from trainer.fit.history import read_history
 from trainer.fit.hyperparameters import Augment, FitSettings, MixedPrecision, Monitor, Optimizer
+from trainer.fit.recipes import RECIPES
 
 # Keras 3 on NumPy 2 warns about its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -58,6 +61,18 @@ def test_networks_have_the_weights_and_the_head_of_their_task(name, task, weight
     assert model.output_shape == (None, len(task.labels))
     assert model.layers[-1].activation.__name__ == task.activation
     assert all(layer.trainable for layer in model.layers)
+
+
+def test_architectures_are_found_by_name():
+    assert find_architecture("cnn75").input.shape == (75, 75, 3)
+    with pytest.raises(TrainingError, match=r"no architecture 'cnn76'; there are: cnn75"):
+        find_architecture("cnn76")
+
+
+def test_every_recipe_names_what_there_is():
+    for recipe in RECIPES.values():
+        find_architecture(recipe.architecture)
+        parse_shares(recipe.shares)
 
 
 def test_an_inception_module_joins_the_four_branches_of_the_article():

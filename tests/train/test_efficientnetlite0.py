@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
-from trainer.architectures import find_architecture
+from trainer.architectures.catalog import find_architecture
 from trainer.architectures.efficientnetlite0 import build_backbone, find_weights, load_backbone_weights
 from trainer.data.dataset import Task
 from trainer.errors import TrainingError

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.architectures import find_architecture
+from nightread.scan.preprocessing import InputSpec
 from trainer.data.load import prepare_scans
 from trainer.data.pediatric import list_pediatric
 from trainer.data.split import Part, Shares, group_scans, split_by_patient
 
 DATA = os.environ.get("NIGHTREAD_TEST_DATA", "")
 FOLDER = Path(DATA) / "chest_xray"
+SPEC = InputSpec(height_px=75, width_px=75, channels=3)
 
 pytestmark = pytest.mark.skipif(
     not DATA or not FOLDER.is_dir(), reason="needs the pediatric chest X-rays: NIGHTREAD_TEST_DATA/chest_xray"
@@ -35,7 +36,7 @@ def test_every_scan_of_the_training_part_has_a_patient():
 
 def test_real_scans_split_without_a_patient_on_two_sides():
     listing = list_pediatric(FOLDER)
-    scans = prepare_scans(replace(listing, scans=listing.scans[::7]), find_architecture("cnn75").input, report=ignore)
+    scans = prepare_scans(replace(listing, scans=listing.scans[::7]), SPEC, report=ignore)
     assert not scans.unreadable
     assert scans.inputs.min() >= 0
     assert scans.inputs.max() <= 1

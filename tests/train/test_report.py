@@ -15,6 +15,7 @@ pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --ext
 from cli.main import app
 from exporter.export import export
 from trainer.data.dataset import Task
+from trainer.evaluation import plots
 from trainer.evaluation.metrics import PartScores
 from trainer.evaluation.metrics import evaluate as evaluate_part
 from trainer.evaluation.plots import draw_calibration, draw_confusion, draw_curves
@@ -96,6 +97,24 @@ def test_a_part_of_one_label_is_drawn():
     evaluation = evaluate_part(part, majority=1, seed=1, resamples=50)
     assert draw_curves(part, evaluation)
     assert draw_calibration(part, evaluation)
+
+
+def test_curves_run_through_their_corners(monkeypatch):
+    targets = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    scores = np.array([0.1, 0.2, 0.6, 0.4, 0.7, 0.8, 0.9, 0.9])
+    part = PartScores(
+        Task(("pneumonia",), "sigmoid"), targets, np.stack([1 - scores, scores], 1), np.arange(8), ("",) * 8, 0.5
+    )
+    drawn = []
+    monkeypatch.setattr(plots, "_render", drawn.append)
+    draw_curves(part, evaluate_part(part, majority=1, seed=1, resamples=50))
+    left, right = (axes.lines[0].get_xydata().T for axes in drawn[0].axes)
+    false, true = left
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    assert float(((true[1:] + true[:-1]) / 2 * np.diff(false)).sum()) == pytest.approx(14 / 15)
+    recall, precision = right
+    assert (recall[0], precision[0], precision[-1]) == (1, 5 / 8, 1)
+    assert recall[-1] == pytest.approx(2 / 5)  # two scans share the highest score
 
 
 def test_the_same_figures_give_the_same_bytes():

@@ -8,12 +8,13 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
-from trainer.architectures import find_architecture
+from trainer.architectures.catalog import find_architecture
 from trainer.data.dataset import Task
 from trainer.data.split import parse_shares
 from trainer.errors import TrainingError
 from trainer.fit.batches import FitData
-from trainer.fit.fit import find_best, fit, read_history
+from trainer.fit.fit import fit
+from trainer.fit.history import find_best, read_history
 from trainer.fit.hyperparameters import FitSettings, Monitor
 from trainer.train import train
 
@@ -108,7 +109,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, tmp_path,
 def test_a_damaged_state_is_named(trained, tmp_path):
     shutil.copytree(trained.request.out, tmp_path / "damaged")
     (tmp_path / "damaged/state-0002.npz").write_bytes(b"no state")
-    with pytest.raises(TrainingError, match=r"state-0002.npz cannot be resumed from"):
+    with pytest.raises(TrainingError, match=r"state-0002.npz cannot be read"):
         train(replace(trained.request, out=tmp_path / "damaged", resume=True), report=ignore)
 
 
@@ -139,7 +140,7 @@ def test_a_folder_of_another_training_is_refused(trained, change, named):
 
 
 def test_a_folder_that_holds_a_training_is_not_gone_on_with_unasked(trained):
-    with pytest.raises(TrainingError, match="holds a training; go on with it with --resume"):
+    with pytest.raises(TrainingError, match="holds a training: resume it with --resume"):
         train(trained.request, report=ignore)
 
 
@@ -176,5 +177,5 @@ def test_an_epochs_figures_are_over_all_its_scans(tmp_path):
 
 def test_a_diverging_training_ends_in_one_line(trained, tmp_path):
     settings = replace(trained.request.settings, learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"the training diverged; lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"the training diverged: lower --learning-rate"):
         train(replace(trained.request, out=tmp_path / "wild", settings=settings), report=ignore)

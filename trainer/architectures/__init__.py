@@ -1,30 +1,11 @@
-"""The networks that can be trained, by name, one module each. Keras is imported where one is built, never before."""
+"""The networks that can be trained, one file for each. All but `torch_weights` need the extra `train`.
 
-from collections.abc import Mapping
-from typing import Final
-
-from trainer.architectures.architecture import Architecture
-from trainer.architectures.cnn75 import CNN75
-from trainer.architectures.efficientnetlite0 import EFFICIENTNETLITE0
-from trainer.architectures.inception import INCEPTION
-from trainer.architectures.inceptionresnetv2 import INCEPTIONRESNETV2
-from trainer.architectures.lenet import LENET
-from trainer.errors import TrainingError
-
-ARCHITECTURES: Final[Mapping[str, Architecture]] = {
-    architecture.name: architecture for architecture in (CNN75, INCEPTIONRESNETV2, LENET, INCEPTION, EFFICIENTNETLITE0)
-}
-
-
-def find_architecture(name: str) -> Architecture:
-    """Return the architecture called `name`.
-
-    Raises:
-        TrainingError: there is none; the message lists those that are there.
-    """
-    try:
-        return ARCHITECTURES[name]
-    except KeyError:
-        raise TrainingError(
-            f"there is no architecture {name!r}; there are: {', '.join(sorted(ARCHITECTURES))}"
-        ) from None
+catalog: the networks by name.
+architecture: what a network is before training.
+cnn75: the small network of the pediatric article.
+inceptionresnetv2: its large network.
+lenet: the small network of the twelve-class article.
+inception: its large network.
+efficientnetlite0: the network that ships.
+torch_weights: reads PyTorch's files of weights.
+"""

@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from keras import Input, Model, layers
+
 from nightread.scan.preprocessing import InputSpec
 from trainer.architectures.architecture import Architecture, add_output
 from trainer.data.dataset import Task
@@ -12,8 +14,6 @@ _INPUT: Final = InputSpec(height_px=75, width_px=75, channels=3)
 
 def _build(task: Task, backbone_weights: str) -> Any:
     """Build three small convolutions, then two dense layers; 608,776 weights for one label."""
-    from keras import Input, Model, layers
-
     scans = Input(shape=_INPUT.shape)  # (N, 75, 75, 3)
     stack = scans
     for _ in range(3):  # (N, 38, 38, 75), (N, 19, 19, 75), (N, 10, 10, 75)

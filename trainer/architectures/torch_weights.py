@@ -1,8 +1,8 @@
-"""Arrays from a PyTorch file of weights, without PyTorch and without unpickling.
+"""Reader of PyTorch files of weights, without PyTorch and without unpickling.
 
-Such a file, of the format before PyTorch 1.6, is a row of pickles and then the arrays' bytes. A pickle is a program: to
-load it is to run it. Here its instructions are listed by the standard library, which runs nothing, and only the few
-that a table of weights is made of are followed; any other is refused.
+In the format before PyTorch 1.6 such a file is a row of pickles, then the arrays' bytes. A pickle is a program: loading
+it runs it. Here the standard library lists its instructions, which runs nothing. Only the few instructions that a table
+of weights consists of are followed; any other is refused.
 
 The format: `torch/serialization.py` (`_legacy_save`), and PEP 307 for the instructions.
 """
@@ -30,14 +30,14 @@ _MARK: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """A name that unpickling would import and call; here it stays a name."""
+    """A name that unpickling would import and call; here it remains a name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """Where an array's numbers are: a key, their dtype and their count."""
+    """The numbers of an array: key, dtype and count."""
 
     key: str
     dtype: np.dtype[Any]
@@ -46,7 +46,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """An array: a part of a storage."""
+    """An array as a part of a storage."""
 
     storage: _Storage
     offset: int
@@ -61,7 +61,7 @@ def read_torch_weights(path: Path) -> dict[str, npt.NDArray[Any]]:
         float32 or int64 arrays by name, in PyTorch's order of axes.
 
     Raises:
-        TrainingError: the file cannot be read, or is anything else.
+        TrainingError: the file cannot be read, or has another content.
     """
     try:
         with path.open("rb") as file:
@@ -73,23 +73,23 @@ def read_torch_weights(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _read_table(file: BinaryIO) -> dict[str, npt.NDArray[Any]]:
     if _Follower().follow(file) != _MAGIC or _Follower().follow(file) != _PROTOCOL:
         raise ValueError("not in PyTorch's format from before 1.6")
-    _Follower().follow(file)  # sizes of C types, which the dtypes above fix
+    _Follower().follow(file)  # sizes of C types, fixed by the dtypes above
     table = _Follower().follow(file)
     if not isinstance(table, dict) or not all(isinstance(view, _View) for view in table.values()):
-        raise TypeError("something else than arrays by name")
+        raise TypeError("it is no table of arrays by name")
     storages = _read_storages(file, _Follower().follow(file), table)
     return {name: _cut_out(view, storages) for name, view in table.items()}
 
 
 class _Follower:
-    """Follows the instructions of one pickle; one method for each kind that a table of weights is made of."""
+    """Follows the instructions of one pickle, by one method for each kind that a table of weights consists of."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def follow(self, file: BinaryIO) -> Any:
-        """Follow one pickle to its value."""
+        """Follow one pickle and return its value."""
         for code, argument, _ in pickletools.genops(file):
             if code.name == "STOP":
                 return self._stack.pop()
@@ -108,7 +108,7 @@ class _Follower:
         return items
 
     def _pop_marked(self) -> list[Any]:
-        """Take what lies above the topmost mark, and the mark."""
+        """Pop the values above the topmost mark, and the mark."""
         above = next(depth for depth, value in enumerate(reversed(self._stack)) if value is _MARK)
         return self._pop_many(above + 1)[1:]
 
@@ -156,12 +156,12 @@ class _Follower:
 def _name_storage(reference: tuple[Any, ...]) -> _Storage:
     kind, dtype, key, _, count = reference[:5]
     if kind != "storage" or not isinstance(dtype, _Global):
-        raise ValueError("a reference to something else than numbers")
+        raise ValueError("a reference that is not to numbers")
     return _Storage(key, _DTYPES[dtype.name], count)
 
 
 def _stand_for(called: Any, arguments: Any) -> Any:
-    """Return what a call would make, for the two calls that a table of weights holds."""
+    """Return the result of a call, for the two calls in a table of weights."""
     if called == _Global(_TABLE) and not arguments:
         return {}
     if called == _Global(_TENSOR):
@@ -171,7 +171,7 @@ def _stand_for(called: Any, arguments: Any) -> Any:
 
 
 def _read_storages(file: BinaryIO, keys: list[str], table: dict[str, _View]) -> dict[str, npt.NDArray[Any]]:
-    """Read the numbers behind the pickles: for each key their count as int64, and then they themselves."""
+    """Read the numbers after the pickles: for each key their count as int64, then the numbers."""
     known = {view.storage.key: view.storage for view in table.values()}
     storages = {}
     for key in keys:
@@ -185,10 +185,10 @@ def _read_storages(file: BinaryIO, keys: list[str], table: dict[str, _View]) -> 
 
 
 def _cut_out(view: _View, storages: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Copy an array out of its storage; its numbers may lie there in any order of the axes."""
+    """Copy an array out of its storage, in which its axes may have any order."""
     numbers = storages[view.storage.key]
     steps = (step * (side - 1) for side, step in zip(view.shape, view.strides, strict=True))
     if min((view.offset, *view.strides, *view.shape)) < 0 or view.offset + sum(steps) >= len(numbers):
-        raise ValueError("an array that lies outside its numbers")
+        raise ValueError("an array outside its numbers")
     strides = tuple(step * numbers.itemsize for step in view.strides)
     return np.lib.stride_tricks.as_strided(numbers[view.offset :], view.shape, strides).copy()

@@ -15,7 +15,7 @@ def find_dataset(name: str) -> Dataset:
     """Return the data set called `name`.
 
     Raises:
-        TrainingError: there is none; the message lists those that are there.
+        TrainingError: there is none; the message lists the names.
     """
     try:
         return DATASETS[name]

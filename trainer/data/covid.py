@@ -1,7 +1,7 @@
-"""The twelve-class article's data: COVID-19 and other findings from publications, and healthy scans of children.
+"""Data of the twelve-class article: COVID-19 and other findings from publications, and healthy scans of children.
 
-`metadata.csv` and `images/` of ieee8023/covid-chestxray-dataset tell the findings; the metadata file of CoronaHack,
-`Chest_xray_Corona_Metadata.csv`, names the healthy scans, which lie in some folder beside or below it.
+`metadata.csv` and `images/` of ieee8023/covid-chestxray-dataset hold the findings. The metadata file of CoronaHack,
+`Chest_xray_Corona_Metadata.csv`, lists the healthy scans, which are in some folder beside or below it.
 """
 
 import os
@@ -26,28 +26,28 @@ _NORMAL: Final = "Normal"
 _OTHER: Final = "Other"
 _X_RAY: Final = "x-ray"
 
-#: What the table says where nobody has told a finding.
+#: Values of the table for an unknown finding.
 _NO_LABEL: Final = frozenset({"", "todo", "unknown"})
 
-#: What a card takes as a label.
+#: Labels that a card accepts.
 _LABEL: Final = re.compile(r"[^\x00-\x1f]{1,64}")
 
-#: How many healthy scans the article took at most.
+#: Most healthy scans in the article.
 MAX_NORMALS: Final = 1300
 
 
 def list_covid(folder: Path, choices: Choices = Choices()) -> Listing:  # noqa: B008 - frozen
-    """List the scans that `metadata.csv` in `folder` labels, and healthy scans.
+    """List the scans with labels in `metadata.csv`, and healthy scans.
 
-    Lateral views are kept: the article took every X-ray row. A file that the table names twice counts once, and not at
-    all where the two rows tell different findings.
+    Lateral views are kept: the article took every X-ray row. A file with two rows counts once, and not at all if their
+    findings differ.
 
     Raises:
         DatasetError: a table is missing or cannot be read, or fewer than two labels have scans.
     """
     table = folder / _TABLE
     if not table.is_file():
-        raise DatasetError(f"there is no {table}; --data names the folder that holds {_TABLE} and {_IMAGES}/")
+        raise DatasetError(f"there is no {table}: name the folder that holds {_TABLE} and {_IMAGES}/ with --data")
     left_alone: Counter[str] = Counter()
     missing: list[str] = []
     scans = list(_list_findings(folder, read_table(table, ("finding", "filename", "modality")), left_alone, missing))
@@ -100,15 +100,15 @@ def _list_findings(
 
 
 def _find_fault(row: dict[str, str], inside: PurePosixPath) -> str | None:
-    """Return why a row of the table is left alone, or None."""
+    """Return the reason to leave out a row of the table, or None."""
     finding = row["finding"]
     if row["modality"].lower() != _X_RAY:
         return "not-x-ray"
     if finding.lower() in _NO_LABEL:
         return "no-finding-told"
     if not _LABEL.fullmatch(finding) or finding == UNCERTAIN:
-        return "finding-is-no-label"  # a card could not hold it
-    # A table is data from elsewhere: it must not lead to files outside its folder.
+        return "finding-is-no-label"  # a card would refuse it
+    # The table is untrusted: it must not lead to files outside its folder.
     if not row["filename"] or inside.is_absolute() or ".." in inside.parts or "\x00" in str(inside):
         return "path-outside"
     return None
@@ -121,15 +121,15 @@ def _find_healthy_table(folder: Path, named: Path | None) -> Path:
         if (place / _HEALTHY_TABLE).is_file():
             return place / _HEALTHY_TABLE
     raise DatasetError(
-        f"{_HEALTHY_TABLE}, which lists the healthy scans, is neither in {folder} nor beside it; name it with "
-        "--healthy, or train without them: --normals 0"
+        f"{_HEALTHY_TABLE}, which lists the healthy scans, is neither in {folder} nor beside it: name it with "
+        "--healthy, or train without healthy scans: --normals 0"
     )
 
 
 def _list_healthy(
     table: Path, findings: Path, count: int, left_alone: Counter[str], missing: list[str]
 ) -> Iterator[LabelledScan]:
-    """Yield the first `count` healthy scans of the table, wherever below its folder they lie."""
+    """Yield the first `count` healthy scans of the table, from any folder below its own."""
     rows = read_table(table, ("X_ray_image_name", "Label"))
     names = [row["X_ray_image_name"] for row in rows if row["Label"].lower() == _NORMAL.lower()]
     names = list(dict.fromkeys(names))[:count]
@@ -146,11 +146,11 @@ def _list_healthy(
 
 
 def _find_files(folder: Path, names: set[str], *, apart_from: Path) -> dict[str, list[Path]]:
-    """Return where files of these names lie below a folder; links are not followed."""
+    """Return the paths of files with these names below a folder; links are not followed."""
     skipped = apart_from.resolve()
     places: dict[str, list[Path]] = {}
     for parent, folders, files in os.walk(folder.absolute()):
-        # In place: os.walk looks into what is left.
+        # In place: os.walk descends into the folders that are left.
         folders[:] = [name for name in folders if Path(parent, name).resolve() != skipped]
         for name in names.intersection(files):
             places.setdefault(name, []).append(Path(parent, name))

@@ -1,4 +1,4 @@
-"""What a data set is to the trainer: its scans with their labels and patients, and the facts that a card must tell."""
+"""Types of a data set: scans with labels and patients, and the facts that a card must state."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import Literal
 
 
 class SplitBy(StrEnum):
-    """How scans are divided."""
+    """How scans are split."""
 
-    PATIENT = "patient"  # no patient, and no file, on two sides
-    ARTICLE = "article"  # scan by scan, as the articles did: a patient's scans, and copies of a file, on several sides
+    PATIENT = "patient"  # no patient and no file on two sides
+    ARTICLE = "article"  # scan by scan, as in the articles: a patient may stand on several sides
 
 
 class Rare(StrEnum):
-    """What becomes of the scans of a label that has too few."""
+    """Treatment of labels with too few scans."""
 
     DROP = "drop"
     MERGE = "merge"  # into one label, `Other`
@@ -23,15 +23,15 @@ class Rare(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What a user may choose about the reading of a data set.
+    """Options of reading a data set.
 
     Attributes:
-        split_by: the pediatric article joined all parts of its data, so its split reads them all.
+        split_by: also decides what is read: the pediatric article joined all parts of its data.
         subtypes: pediatric: the labels are normal, bacterial and viral.
-        healthy: covid: the CSV file that lists healthy scans; None looks for it beside the data.
-        normals: covid: how many healthy scans are taken at most.
+        healthy: covid: CSV file that lists healthy scans; None: search beside the data.
+        normals: covid: most healthy scans.
         min_per_label: a label with fewer scans is rare.
-        rare: what becomes of the scans of rare labels.
+        rare: treatment of rare labels.
     """
 
     split_by: SplitBy = SplitBy.PATIENT
@@ -44,12 +44,12 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a network is to tell.
+    """The labels of a network.
 
     Attributes:
         labels: in the order of the network's outputs.
-        activation: `sigmoid`: one label, present or not; `softmax`: exactly one of the labels.
-        negative_decision: with `sigmoid`, what a scan without the label is called.
+        activation: `sigmoid`: one label, present or absent; `softmax`: exactly one of the labels.
+        negative_decision: with `sigmoid`, the decision for a scan without the label.
     """
 
     labels: tuple[str, ...]
@@ -58,7 +58,7 @@ class Task:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What a scan can be, in the order of its targets: 0 is the first."""
+        """The classes of a scan; a target is an index into them."""
         return self.labels if self.activation == "softmax" else (self.negative_decision, *self.labels)
 
 
@@ -69,9 +69,9 @@ class LabelledScan:
     Attributes:
         path: absolute, not resolved.
         label: one of the task's classes.
-        patient: the patient as the data set tells it.
-        kin: shared by patients that may be one person; such patients never stand on two sides of a split.
-        subgroup: a finer label that figures are told for, such as `bacterial`; empty for none.
+        patient: as the data set names it.
+        kin: shared by patients that may be one person; a split keeps them on one side.
+        subgroup: finer label with figures of its own, such as `bacterial`; empty for none.
     """
 
     path: str
@@ -83,14 +83,14 @@ class LabelledScan:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a reader found in a folder.
+    """The scans that a reader found in a folder.
 
     Attributes:
-        task: what a network is to tell about these scans.
+        task: labels of these scans.
         scans: in an order that depends on the data alone.
-        left_alone: how many files, or rows of a table, were passed over, by reason.
-        without_patient: scans of which no patient is told; each counts as a patient of its own.
-        roots: the folders below which the scans lie; links that lead out of them are not followed.
+        left_alone: number of files, or rows of a table, that were left out, by reason.
+        without_patient: number of scans without a known patient; each counts as a patient of its own.
+        roots: folders that hold the scans; links out of them are not followed.
         missing: names of scans that a table names and no folder holds.
     """
 
@@ -108,16 +108,16 @@ class Dataset:
 
     Attributes:
         name: as on the command line.
-        finding: what networks look for, for the card's description.
+        finding: what networks detect, for the card's description.
         data_source: title, edition and identifier.
-        license: of the data; a bundle that carries some of them carries this too.
-        attribution: whom the licence asks to name.
-        intended_use: what a network trained on these data may be used for.
-        limitations: what a user of such a network must know, whatever its architecture.
-        population: whose scans they are.
-        not_tested: what no figure of such a network speaks of.
-        article_shares: percent of the scans that the article gave to train, validation and test.
-        list_scans: lists a folder; raises `DatasetError` where nothing can be trained on it.
+        license: of the data, and of bundles that hold some of them.
+        attribution: required by the licence.
+        intended_use: of a network trained on these data.
+        limitations: of such a network, with any architecture.
+        population: patients of the scans.
+        not_tested: what no figure of such a network covers.
+        article_shares: percent of the scans in train, validation and test of the article.
+        list_scans: lists a folder; raises `DatasetError` if it cannot be trained on.
     """
 
     name: str

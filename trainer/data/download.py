@@ -1,6 +1,6 @@
-"""Downloading one large file so that a broken line costs nothing, and unpacking it so that it cannot do harm.
+"""Download of one large file that resumes after a break, and safe unpacking of the archive.
 
-The libraries that fetch with checksums (pooch) start anew after every break; 1.2 GB over a hospital's line need more.
+Libraries that download with checksums (pooch) restart after every break: too slow for 1.2 GB over a bad line.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from urllib.request import Request, urlopen
 
 from trainer.errors import DatasetError
 
-#: In a row that bring nothing.
+#: Attempts in a row that bring no bytes.
 _ATTEMPTS: Final = 4
 _TIMEOUT_S: Final = 60.0
 _PIECE_BYTES: Final = 2**20
 
-#: What an archive of scans may grow to at most; the largest of the known ones is below 3 GB.
+#: Largest size of an unpacked archive; the known ones are below 3 GB.
 _MAX_UNPACKED_BYTES: Final = 20 * 2**30
 
 _SERVER_ERROR: Final = 500
@@ -34,12 +34,12 @@ _SERVER_ERROR: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A file that came whole.
+    """A complete download.
 
     Attributes:
-        path: where it lies.
+        path: of the file.
         sha256: of its bytes.
-        size_bytes: of the same.
+        size_bytes: of the file.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Downloaded:
 
 
 class _TryAgainError(Exception):
-    """The line broke or the server stumbled: what has come so far stays."""
+    """The connection broke or the server failed; the bytes received so far are kept."""
 
 
 def download(
@@ -59,20 +59,20 @@ def download(
     report: Callable[[int, int | None], None],
     pause_s: float = 2.0,
 ) -> Downloaded:
-    """Download a file to `path`; go on where an earlier download of the same file broke off.
+    """Download a file to `path`; resume an earlier download of the file.
 
-    What has come lies in `PATH.partial`; `PATH.partial.json` tells which edition of the file it belongs to, so that
-    two halves of different files are never joined.
+    `PATH.partial` holds the bytes received so far. `PATH.partial.json` names the edition that they belong to, so that
+    halves of different files are never joined.
 
     Args:
         url: of the file.
-        path: appears when the whole file is there and its digest is right.
-        sha256: expected; None where nobody published one.
-        report: is told (bytes done, bytes in all or None).
-        pause_s: after a failure; doubled after each further one in a row.
+        path: appears when the file is complete and its digest is right.
+        sha256: expected; None if none is published.
+        report: called with (bytes done, bytes in all or None).
+        pause_s: back-off after a failure; doubled after each further one in a row.
 
     Raises:
-        DatasetError: the server refuses, stays away or sends another file, or the disk is too small.
+        DatasetError: the server refuses, does not answer or sends another file, or the disk is too small.
     """
     partial = path.with_name(f"{path.name}.partial")
     failures = 0
@@ -82,39 +82,38 @@ def download(
             _fetch(url, partial, report)
             break
         except _TryAgainError as error:
-            # A line that breaks after every few megabytes still ends somewhere; one that brings nothing does not.
+            # A connection that breaks after every few megabytes still gets there; one that brings nothing does not.
             failures = 1 if _read_state(partial)[0] > had else failures + 1
             if failures == _ATTEMPTS:
                 raise DatasetError(
-                    f"{url} could not be fetched ({error}); repeat the command to go on where it broke off, or fetch "
-                    "the file elsewhere, unpack it, and give its folder to `nightread train --data`"
+                    f"{url} could not be fetched ({error}): repeat the command to resume, or fetch the file elsewhere, "
+                    "unpack it, and give its folder to `nightread train --data`"
                 ) from None
             time.sleep(pause_s * 2 ** (failures - 1))
     digest = _hash(partial)
     if sha256 is not None and digest != sha256.lower():
         _forget(partial)
-        raise DatasetError(f"{url} sent a file with the SHA-256 {digest}, not {sha256}; it was deleted")
+        raise DatasetError(f"{url} sent a file with the SHA-256 {digest}, not {sha256}; the file was deleted")
     partial.replace(path)
     _forget(partial)
     return Downloaded(path, digest, path.stat().st_size)
 
 
 def unpack(archive: Path, folder: Path, *, comment: str | None = None) -> int:
-    """Unpack a ZIP archive into a new folder, which appears when all of it is there and every CRC was right.
+    """Unpack a ZIP archive into a new folder, which appears when it is complete and every CRC is right.
 
-    A single folder that holds everything, as in archives of repositories, is left out of the paths.
+    A single top folder, as in archives of repositories, is removed from the paths.
 
     Args:
         archive: the file.
         folder: must not exist.
-        comment: what the archive's comment must be: Git writes the commit there.
+        comment: required comment of the archive: Git writes the commit there.
 
     Returns:
-        How many files were unpacked.
+        The number of files.
 
     Raises:
-        DatasetError: no ZIP archive, damaged, another comment, larger than any known one, or with a path that leads
-            out of the folder, or a link.
+        DatasetError: no ZIP archive, damaged, another comment, too large, or with a link or a path out of the folder.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -131,7 +130,7 @@ def unpack(archive: Path, folder: Path, *, comment: str | None = None) -> int:
                     shutil.copyfileobj(source, target, _PIECE_BYTES)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise DatasetError(f"{archive} is no sound ZIP archive ({error}); delete it and repeat the command") from None
+        raise DatasetError(f"{archive} is no intact ZIP archive ({error}): delete it and repeat the command") from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -140,7 +139,7 @@ def unpack(archive: Path, folder: Path, *, comment: str | None = None) -> int:
 
 
 def _fetch(url: str, partial: Path, report: Callable[[int, int | None], None]) -> None:
-    """Bring `partial` to its whole size, or raise `_TryAgainError` with what has come in it."""
+    """Complete `partial`, or raise `_TryAgainError` and keep the bytes received so far."""
     done, edition = _read_state(partial)
     headers = {"User-Agent": "nightread", "Accept-Encoding": "identity"}
     if done and edition:
@@ -153,8 +152,8 @@ def _fetch(url: str, partial: Path, report: Callable[[int, int | None], None]) -
             _forget(partial)
         elif error.code < _SERVER_ERROR:
             raise DatasetError(
-                f"{url} was refused: {error.code} {error.reason}; fetch the data elsewhere and give their "
-                "folder to `nightread train --data`"
+                f"{url} was refused ({error.code} {error.reason}): fetch the data elsewhere and give their folder to "
+                "`nightread train --data`"
             ) from None
         raise _TryAgainError(f"{error.code} {error.reason}") from None
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
@@ -167,9 +166,9 @@ def _receive(response: HTTPResponse, partial: Path, done: int, report: Callable[
     partial.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(partial.parent).free
     if total is not None and total - done > free:
-        raise DatasetError(f"{partial.parent} has {free:,} bytes of room; {total - done:,} are needed")
+        raise DatasetError(f"{partial.parent} has {free:,} bytes free; {total - done:,} are needed: make room")
     edition = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-    # A weak tag tells nothing about bytes.
+    # A weak tag does not identify bytes.
     _state_path(partial).write_text(json.dumps({"edition": "" if edition.startswith("W/") else edition}))
     with partial.open("ab" if done else "wb") as file:
         report(done, total)
@@ -178,7 +177,7 @@ def _receive(response: HTTPResponse, partial: Path, done: int, report: Callable[
             done += len(piece)
             report(done, total)
     if total is not None and done != total:
-        raise _TryAgainError(f"{done:,} of {total:,} bytes came")
+        raise _TryAgainError(f"{done:,} of {total:,} bytes received")
 
 
 def _state_path(partial: Path) -> Path:
@@ -209,7 +208,7 @@ def _check_comment(archive: Path, opened: zipfile.ZipFile, comment: str | None) 
 
 
 def _is_clutter(member: zipfile.ZipInfo) -> bool:
-    """Whether a Macintosh has put it beside the data."""
+    """Return whether macOS has added the file to the data."""
     return member.filename.startswith("__MACOSX/") or PurePosixPath(member.filename).name == ".DS_Store"
 
 
@@ -217,17 +216,20 @@ def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
-            raise DatasetError(f"{archive} holds a path that leads out of its folder; nothing was unpacked")
+            raise DatasetError(f"{archive} holds a path out of its folder; nothing was unpacked")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise DatasetError(f"{archive} holds a link; nothing was unpacked")
     size = sum(member.file_size for member in members)
     free = shutil.disk_usage(archive.parent).free
     if size > min(free, _MAX_UNPACKED_BYTES):
-        raise DatasetError(f"{archive} would unpack to {size:,} bytes; {free:,} are free; nothing was unpacked")
+        raise DatasetError(
+            f"{archive} would unpack to {size:,} bytes; {free:,} are free and {_MAX_UNPACKED_BYTES:,} allowed; nothing "
+            "was unpacked"
+        )
 
 
 def _find_top(members: list[zipfile.ZipInfo]) -> PurePosixPath:
-    """Return the one folder that holds everything, or an empty path."""
+    """Return the single top folder, or an empty path."""
     firsts = {PurePosixPath(member.filename).parts[0] for member in members}
     shallow = any(len(PurePosixPath(member.filename).parts) == 1 for member in members)
     return PurePosixPath(firsts.pop()) if len(firsts) == 1 and not shallow else PurePosixPath()

@@ -1,4 +1,4 @@
-"""From listed scans to arrays in memory, through the very function that workers use."""
+"""Listed scans to arrays in memory, prepared by the function that workers use."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from trainer.errors import DatasetError
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 40_000_000
 
-#: Scans that are decoded ahead of the one that is waited for, so that a large data set never lies in memory twice.
+#: Scans decoded ahead; limited so that a large data set is never in memory twice.
 _AHEAD = 256
 
 #: (H, W, C) and the SHA-256 of the file, or why there is none.
@@ -28,7 +28,7 @@ _Outcome = tuple[Tensor, str] | Reason
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A scan that cannot be trained on, and why."""
+    """A scan that cannot be read, and why."""
 
     path: str
     reason: Reason
@@ -40,11 +40,10 @@ class PreparedScans:
 
     Attributes:
         scans: N scans that could be read.
-        inputs: (N, H, W, C) float32 within the input's value range, not to be written to: where C is 3, the channels
-            are the same memory three times.
+        inputs: (N, H, W, C) float32 in the input's value range; read-only: with C of 3 the channels share their memory.
         targets: (N,) int64, indices into the task's classes.
         sha256: of each file's bytes.
-        unreadable: the others.
+        unreadable: the other scans.
     """
 
     scans: tuple[LabelledScan, ...]
@@ -58,15 +57,15 @@ def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, i
     """Read and prepare every scan, on one thread a core.
 
     Args:
-        listing: what a data set listed; files that links lead out of its roots are not read.
+        listing: scans of a data set; files outside its roots are not read.
         spec: the network's input.
-        report: is told (scans done, scans in all).
+        report: called with (scans done, scans in all).
 
     Raises:
-        DatasetError: not one scan can be read.
+        DatasetError: no scan can be read.
     """
     scans, roots = listing.scans, [root.resolve() for root in listing.roots]
-    gray = spec.model_copy(update={"channels": 1})  # `prepare` repeats the one channel that a radiograph has
+    gray = spec.model_copy(update={"channels": 1})  # a radiograph has one channel, which is repeated below
 
     def read_one(scan: LabelledScan) -> _Outcome:
         try:
@@ -98,7 +97,7 @@ def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, i
 
 
 def select_scans(scans: PreparedScans, places: Sequence[int], classes: Sequence[str]) -> PreparedScans:
-    """Return the scans at these places, with targets that count these classes."""
+    """Return the scans at these places; their targets become indices into `classes`."""
     kept = tuple(scans.scans[place] for place in places)
     return PreparedScans(
         kept,
@@ -112,7 +111,7 @@ def select_scans(scans: PreparedScans, places: Sequence[int], classes: Sequence[
 def _map_ahead(
     function: Callable[[LabelledScan], _Outcome], scans: Sequence[LabelledScan]
 ) -> Iterator[tuple[LabelledScan, _Outcome]]:
-    """Yield (scan, outcome) in order."""
+    """Yield (scan, outcome) in the order of the scans."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for start in range(0, len(scans), _AHEAD):
             block = scans[start : start + _AHEAD]

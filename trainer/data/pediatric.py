@@ -16,7 +16,7 @@ from trainer.errors import DatasetError
 _NORMAL, _PNEUMONIA = "normal", "pneumonia"
 _BACTERIAL, _VIRAL = "bacterial", "viral"
 
-#: Folder names and what their scans are.
+#: Folder names and the label of their scans.
 _LABEL_FOLDERS: Final = {"NORMAL": _NORMAL, "PNEUMONIA": _PNEUMONIA}
 
 _BINARY: Final = Task((_PNEUMONIA,), "sigmoid", _NORMAL)
@@ -27,9 +27,9 @@ _SUBTYPE_NAMES: Final = (
     (re.compile(r"person\d+_virus|VIRUS-"), _VIRAL),
 )
 
-#: `test` is the set on which published figures stand, so nothing is trained or tuned on it: it is counted and left
-#: alone, except by the article's split, which joins all parts. `val` is 16 scans that the Kaggle edition took out of
-#: `train`; too few to validate on, so both are pooled.
+#: `test` is the set of published figures, so nothing is trained or tuned on it: it is counted and left out, except by
+#: the article's split, which joins all parts. `val` is 16 scans that the Kaggle edition took out of `train`: too few to
+#: validate on, so both are pooled.
 _POOLED_PARTS: Final = ("train", "val")
 _OFFICIAL_TEST: Final = "test"
 
@@ -43,29 +43,28 @@ _PATIENT_NAMES: Final = (
 def parse_patient(stem: str) -> tuple[str, str] | None:
     """Return (patient, kin) of a file name without its suffix; None for a name of another form.
 
-    `person17_bacteria_54` and `person17_virus_30` are both `person17`. They may well be two children whose numbers
-    happen to agree, as may be `IM-0501` and `NORMAL2-IM-0501`, but nothing in the data says so. Kept together they
-    cost nothing; kept apart they could put one child on both sides of a split. So the first pair is one patient, and
-    the second are two patients of one kin.
+    `person17_bacteria_54` and `person17_virus_30` are both `person17`. They may be two children with one number, as may
+    `IM-0501` and `NORMAL2-IM-0501`; the data do not say. Keeping them together costs nothing; separating them could put
+    one child on both sides of a split. So the first pair is one patient, and the second are two patients of one kin.
     """
     matches = (pattern.match(stem) for pattern in _PATIENT_NAMES)
     return next(((match["patient"], match["kin"]) for match in matches if match), None)
 
 
 def parse_subtype(stem: str) -> str:
-    """Return `bacterial` or `viral` as the file name tells it, or an empty string."""
+    """Return `bacterial` or `viral` from the file name, or an empty string."""
     return next((subtype for pattern, subtype in _SUBTYPE_NAMES if pattern.match(stem)), "")
 
 
 def list_pediatric(folder: Path, choices: Choices = Choices()) -> Listing:  # noqa: B008 - frozen
-    """List the scans below `folder`: one that holds train, val or test, or one that holds NORMAL and PNEUMONIA.
+    """List the scans below a folder that holds train, val or test, or NORMAL and PNEUMONIA.
 
     Raises:
         DatasetError: the folder is missing, has another layout, or a label has no scans.
     """
     if not folder.is_dir():
         raise DatasetError(
-            f"there is no folder {folder}; --data names the folder that holds train/ or NORMAL/ and PNEUMONIA/"
+            f"there is no folder {folder}: name the folder that holds train/ or NORMAL/ and PNEUMONIA/ with --data"
         )
     left_alone: Counter[str] = Counter()
     is_article = choices.split_by is SplitBy.ARTICLE
@@ -81,14 +80,14 @@ def list_pediatric(folder: Path, choices: Choices = Choices()) -> Listing:  # no
             )
     if not parts:
         raise DatasetError(
-            f"{folder} holds neither NORMAL/ and PNEUMONIA/ nor a train/ folder with them; "
-            "--data names the folder that holds them"
+            f"{folder} holds neither NORMAL/ and PNEUMONIA/ nor a train/ folder with them: name the folder that holds "
+            "them with --data"
         )
     task = _SUBTYPES if choices.subtypes else _BINARY
     scans = [scan for part in parts for scan in _list_part(part, folder, left_alone, subtypes=choices.subtypes)]
     for label in task.classes:
         if not any(scan.label == label for scan in scans):
-            raise DatasetError(f"{folder} holds no {label} scans; every label needs some to train")
+            raise DatasetError(f"{folder} holds no {label} scans; a training needs scans of every label")
     unnamed = sum(parse_patient(Path(scan.path).stem) is None for scan in scans)
     ordered = tuple(sorted(scans, key=lambda scan: scan.path))
     return Listing(task, ordered, left_alone, unnamed, roots=(folder,))
@@ -106,7 +105,7 @@ def _list_part(part: Path, folder: Path, left_alone: Counter[str], *, subtypes: 
             found = list(find_scans([part / name], walk, roots=[folder.resolve()]))
             left_alone.update({skip.value: count for skip, count in walk.skipped.items()})
             labelled = [_label(scan, label, subtypes=subtypes) for scan in found]
-            # Three labels are told by the names: a pneumonia whose name tells no kind has no label.
+            # With subtypes the label comes from the name; a pneumonia whose name has none has no label.
             unknown = sum(not scan.label for scan in labelled)
             left_alone.update({"unknown-subtype": unknown} if unknown else {})
             scans += [scan for scan in labelled if scan.label]
@@ -114,7 +113,7 @@ def _list_part(part: Path, folder: Path, left_alone: Counter[str], *, subtypes: 
 
 
 def _label(found: FoundScan, label: str, *, subtypes: bool) -> LabelledScan:
-    # What the walk could not look into stays in: reading it will say why, and it is counted as unreadable.
+    # Files that the walk could not open stay in: reading them gives the reason, and counts them as unreadable.
     stem = Path(found.path).stem
     patient, kin = parse_patient(stem) or (stem, stem)
     subgroup = parse_subtype(stem) if label == _PNEUMONIA else ""

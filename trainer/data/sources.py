@@ -1,4 +1,4 @@
-"""Where the data sets come from: which archive or Kaggle data set, and how one knows that all of it came."""
+"""Sources of the data sets: archives and Kaggle data sets, and the checks that a download is complete."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,23 +15,23 @@ from trainer.errors import DatasetError
 
 SOURCE_FILE: Final = "SOURCE.json"
 
-#: The state of the covid repository that is fetched; a ZIP archive by Git carries it as its comment.
+#: Commit of the covid repository; Git writes it into the comment of a ZIP archive.
 _COVID_COMMIT: Final = "6a4242344473ccb5ed0d2148d8c7bfb1691e4ed8"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place that a data set can be fetched from.
+    """A source of a data set.
 
     Attributes:
-        dataset: the data set's name.
-        place: as on the command line.
+        dataset: name of the data set.
+        place: name of the source, as on the command line.
         url: of a ZIP archive, or empty.
         kaggle: OWNER/NAME at Kaggle, or empty.
-        comment: the archive's comment, or None where it tells nothing.
-        list_scans: lists what was fetched; raises where nothing can be trained on it.
-        scans: how many scans must be there; None where that is not known.
-        then: what a user does next.
+        comment: required comment of the archive; None for any.
+        list_scans: lists the fetched scans; raises if they cannot be trained on.
+        scans: expected number of scans; None if unknown.
+        then: next command for the user.
     """
 
     dataset: str
@@ -49,7 +49,7 @@ def _list_all_pediatric(folder: Path) -> Listing:
 
 
 def _find_pediatric(folder: Path) -> Path:
-    """Return the folder that holds train/: Kaggle's edition has it one or two folders deep."""
+    """Return the folder that holds train/: one or two folders deep in Kaggle's edition."""
     for place in (folder, folder / "chest_xray", folder / "chest_xray/chest_xray"):
         if (place / "train").is_dir():
             return place
@@ -87,7 +87,7 @@ _GITHUB: Final = Source(
     comment=_COVID_COMMIT,
 )
 
-#: By data set; the first place is the default.
+#: By data set; the first source is the default.
 SOURCES: Final[Mapping[str, tuple[Source, ...]]] = {
     "pediatric": (_MENDELEY, _KAGGLE_PEDIATRIC),
     "covid": (_GITHUB,),
@@ -96,13 +96,13 @@ SOURCES: Final[Mapping[str, tuple[Source, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A data set that lies in a folder now.
+    """A fetched data set.
 
     Attributes:
-        folder: where.
-        scans: how many scans were found in it.
-        new: False where it had been fetched before.
-        then: what a user does next.
+        folder: of the data set.
+        scans: number of scans in it.
+        new: False if it had been fetched before.
+        then: next command for the user.
     """
 
     folder: Path
@@ -112,10 +112,10 @@ class Fetched:
 
 
 def find_source(dataset: str, place: str | None) -> Source:
-    """Return where a data set is fetched from.
+    """Return a source of a data set.
 
     Raises:
-        DatasetError: an unknown data set, or a place that does not have it.
+        DatasetError: an unknown data set or source.
     """
     if dataset not in SOURCES:
         raise DatasetError(f"there is no data set {dataset!r} to fetch; there are: {', '.join(sorted(SOURCES))}")
@@ -129,17 +129,17 @@ def find_source(dataset: str, place: str | None) -> Source:
 def fetch(
     source: Source, folder: Path, *, sha256: str | None = None, report: Callable[[int, int | None], None]
 ) -> Fetched:
-    """Fetch a data set into a new folder; where it is there already, nothing is fetched.
+    """Fetch a data set into a new folder; do nothing if it is already there.
 
-    An archive is known to be whole by its length, its members' CRCs, the commit in its comment where there is one, the
-    number of scans where it is published, and `sha256` where the caller has one: its publisher tells none. Kaggle's
-    library checks its own. `SOURCE.json` in the folder tells what came from where, with the SHA-256 of the archive.
+    An archive is checked by its length, the CRCs of its members, the commit in its comment, the published number of
+    scans, and `sha256` if the caller has one: the publisher states none. Kaggle's library checks its own files.
+    `SOURCE.json` in the folder records the source and the SHA-256 of the archive.
 
     Args:
-        source: where from.
-        folder: must not exist, or hold what was fetched.
+        source: of the data set.
+        folder: must not exist, or hold the fetched data set.
         sha256: of the archive.
-        report: is told (bytes done, bytes in all or None).
+        report: called with (bytes done, bytes in all or None).
 
     Raises:
         DatasetError: no network, another file than expected, or too few scans in it.
@@ -147,7 +147,7 @@ def fetch(
     if (folder / SOURCE_FILE).is_file():
         return _finish(source, folder, new=False)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DatasetError(f"{folder} is there and was not fetched by this command; --out names a new folder")
+        raise DatasetError(f"{folder} exists and was not fetched by this command: name a new folder with --out")
     if source.kaggle:
         told = _fetch_from_kaggle(source, folder)
     else:
@@ -167,7 +167,9 @@ def fetch(
 def _finish(source: Source, folder: Path, *, new: bool) -> Fetched:
     scans = len(source.list_scans(folder).scans)
     if source.scans is not None and scans != source.scans:
-        raise DatasetError(f"{folder} holds {scans} scans; {source.dataset} has {source.scans}: delete it and repeat")
+        raise DatasetError(
+            f"{folder} holds {scans} scans; {source.dataset} has {source.scans}: delete it and repeat the command"
+        )
     return Fetched(folder, scans, new, source.then.format(folder=folder))
 
 
@@ -183,7 +185,7 @@ def _fetch_from_kaggle(source: Source, folder: Path) -> dict[str, object]:
     except Exception as error:  # noqa: BLE001 - its errors have no common base
         said = " ".join(str(error).split())[:300]
         raise DatasetError(
-            f"Kaggle did not give {source.kaggle} ({said}); repeat the command to go on where it broke off, or fetch "
-            "the data elsewhere and give their folder to `nightread train --data`"
+            f"Kaggle did not send {source.kaggle} ({said}): repeat the command to resume, or fetch the data elsewhere "
+            "and give their folder to `nightread train --data`"
         ) from None
     return {"kaggle": source.kaggle}

@@ -1,4 +1,4 @@
-"""The split into train, validation and hold-out: by patient and stratified by label, or scan by scan at random."""
+"""Split into train, validation and hold-out: by patient and stratified by label, or scan by scan at random."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ class Part(StrEnum):
     """The sides of a split."""
 
     TRAIN = "train"  # weights are fitted on it
-    VALIDATION = "validation"  # the checkpoint and the threshold are chosen on it
-    HOLD_OUT = "hold-out"  # nothing is chosen on it: its figures go on the card
+    VALIDATION = "validation"  # checkpoint and threshold are chosen on it
+    HOLD_OUT = "hold-out"  # nothing is chosen on it; its figures go on the card
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How much of the scans each part gets, each above 0, 1 in sum."""
+    """Share of the scans in each part; each is above 0, and they add up to 1."""
 
     train: float
     validation: float
@@ -36,10 +36,10 @@ class Shares:
 
 
 def parse_shares(text: str) -> Shares:
-    """Read shares such as `70/15/15`.
+    """Parse shares such as `70/15/15`.
 
     Raises:
-        TrainingError: not three positive numbers that make 100.
+        TrainingError: not three positive numbers that add up to 100.
     """
     try:
         percents = [float(field) for field in text.split("/")]
@@ -47,22 +47,22 @@ def parse_shares(text: str) -> Shares:
         percents = []
     if len(percents) != 3 or not all(percent > 0 for percent in percents) or abs(sum(percents) - 100) > 1e-6:
         raise TrainingError(
-            f"the split {text!r} is not three positive percentages that make 100; "
-            "for example 70/15/15 for train, validation and hold-out"
+            f"the split {text!r} is not three positive percentages that add up to 100, "
+            "such as 70/15/15 for train, validation and hold-out"
         )
     return Shares(*(percent / 100 for percent in percents))
 
 
 def group_scans(kin: Sequence[str], sha256: Sequence[str]) -> Indices:
-    """Put scans that must stay together into one group: those of one kin, and those whose files are identical.
+    """Group scans that must stay together: those of one kin, and those of identical files.
 
     Args:
         kin: of each of N scans.
         sha256: of each of N scans.
 
     Returns:
-        (N,) int64, the group of each scan; groups count from 0 in the order of their smallest content hash, so that
-        the names and places of the files do not matter.
+        (N,) int64, the group of each scan. Groups are numbered from 0 in the order of their smallest SHA-256, so that
+        names and folders of the files do not matter.
     """
     leader_of_key: dict[str, int] = {}
     parents = list(range(len(kin)))
@@ -87,22 +87,22 @@ def group_scans(kin: Sequence[str], sha256: Sequence[str]) -> Indices:
 def split_by_patient(
     groups: Indices, targets: Targets, classes: Sequence[str], shares: Shares, *, seed: int
 ) -> Mapping[Part, Indices]:
-    """Divide scans so that no group stands on two sides and each side has its share of every label.
+    """Split scans so that no group is on two sides and each side has its share of every label.
 
-    A group whose scans have several labels counts for the rarest of them.
+    A group with several labels counts for the rarest of them.
 
     Args:
         groups: (N,) int64, from `group_scans`.
         targets: (N,) int64, indices into `classes`.
-        classes: what a scan can be.
-        shares: the parts' sizes.
+        classes: of the task.
+        shares: sizes of the parts.
         seed: the same seed and the same files give the same split.
 
     Returns:
-        For each part the indices of its scans, ascending.
+        Ascending indices of the scans of each part.
 
     Raises:
-        DatasetError: fewer than three groups of a label; `count_groups` tells beforehand.
+        DatasetError: a label has fewer than three groups; `count_groups` counts them.
     """
     rng = np.random.default_rng(seed)
     sizes = np.bincount(groups)
@@ -112,7 +112,7 @@ def split_by_patient(
         members = np.flatnonzero(stratum == number)
         if len(members) < len(Part):
             raise DatasetError(
-                f"{len(members)} patients are {label}; a split by patient needs at least {len(Part)}: add scans"
+                f"{label} has {len(members)} patients; a split by patient needs at least {len(Part)}: add scans"
             )
         members = rng.permutation(members)
         part_of_group.update(zip(members.tolist(), _cut(sizes[members], shares), strict=True))
@@ -121,46 +121,46 @@ def split_by_patient(
 
 
 def count_groups(groups: Indices, targets: Targets, classes: Sequence[str]) -> dict[str, int]:
-    """Return how many groups count for each label."""
+    """Count the groups of each label."""
     counts = np.bincount(find_strata(groups, targets, len(classes)), minlength=len(classes))
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def split_by_scan(count: int, shares: Shares, *, seed: int) -> Mapping[Part, Indices]:
-    """Divide scans at random, whoever's they are, as both articles did.
+    """Split scans at random regardless of patients, as in both articles.
 
-    A patient's scans, and copies of one file, come to stand on several sides: figures on such a split flatter.
+    Scans of a patient, and copies of a file, are on several sides: figures on such a split are too good.
 
     Args:
         count: N scans.
-        shares: the parts' sizes.
+        shares: sizes of the parts.
         seed: the same seed and the same files give the same split.
 
     Returns:
-        For each part the indices of its scans, ascending.
+        Ascending indices of the scans of each part.
 
     Raises:
-        DatasetError: too few scans for each side to have one.
+        DatasetError: there are too few scans for three parts.
     """
     train, validation = round(count * shares.train), round(count * shares.validation)
     if not (train and validation and count > train + validation):
-        raise DatasetError(f"{count} scans are too few to be split {shares}: add scans")
+        raise DatasetError(f"{count} scans are too few for a split {shares}: add scans")
     order = np.random.default_rng(seed).permutation(count).astype(np.int64)
     cuts = np.split(order, [train, train + validation])
     return {part: np.sort(indices) for part, indices in zip(Part, cuts, strict=True)}
 
 
 def find_strata(groups: Indices, targets: Targets, classes: int) -> Indices:
-    """Return (G,) int64: for each group its label, the one with the fewest scans where it has several."""
+    """Return (G,) int64, the label of each group: the rarest one of several."""
     stratum = np.zeros(int(groups.max()) + 1, np.int64)
     scans = np.bincount(targets, minlength=classes)
-    for label in np.argsort(-scans, kind="stable"):  # the rarest is written last
+    for label in np.argsort(-scans, kind="stable"):  # the rarest is assigned last
         stratum[groups[targets == label]] = label
     return stratum
 
 
 def _cut(sizes: npt.NDArray[np.intp], shares: Shares) -> list[Part]:
-    """Give each of at least three groups, in this order, to a part: hold-out first, each part at least one."""
+    """Assign at least three groups in order to parts: hold-out first, at least one group to each part."""
     middles = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
     hold_out = max(1, int((middles < shares.hold_out).sum()))
     hold_out = min(hold_out, len(sizes) - 2)
@@ -172,14 +172,14 @@ def _cut(sizes: npt.NDArray[np.intp], shares: Shares) -> list[Part]:
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """A data set in memory, ready to be fitted on.
+    """A data set in memory, split for a fit.
 
     Attributes:
         task: without the labels that were left out.
         scans: N scans.
-        groups: (N,) int64, whose scans belong together.
-        split: for each part the indices of its scans.
-        too_few_patients: labels that were left out since a split by patient cannot put them on three sides.
+        groups: (N,) int64, the group of each scan.
+        split: indices of the scans of each part.
+        too_few_patients: labels that were left out, with their number of patients: a split by patient needs three.
     """
 
     task: Task
@@ -190,10 +190,10 @@ class Divided:
 
 
 def divide(task: Task, scans: PreparedScans, split_by: SplitBy, shares: Shares, *, seed: int) -> Divided:
-    """Divide scans as asked for; of many labels, those that a split by patient cannot divide are left out.
+    """Split scans; with several labels, those with too few patients for a split by patient are left out.
 
     Raises:
-        DatasetError: a label that cannot be left out has fewer than three patients, or fewer than two labels remain.
+        DatasetError: the single label has fewer than three patients, or fewer than two labels remain.
     """
     groups = group_scans([scan.kin for scan in scans.scans], scans.sha256)
     if split_by is SplitBy.ARTICLE:
@@ -210,7 +210,7 @@ def divide(task: Task, scans: PreparedScans, split_by: SplitBy, shares: Shares, 
         task = replace(task, labels=labels)
         kept = [place for place, scan in enumerate(scans.scans) if scan.label in labels]
         scans = select_scans(scans, kept, task.classes)
-        # Again with what remains: a scan of a label that went may have been what held two patients together.
+        # Split again without them: a scan of a label that was left out may have joined two patients.
         remaining = divide(task, scans, split_by, shares, seed=seed)
         return replace(remaining, too_few_patients={**too_few, **remaining.too_few_patients})
     split = split_by_patient(groups, scans.targets, task.classes, shares, seed=seed)

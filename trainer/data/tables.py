@@ -1,4 +1,4 @@
-"""Reading the tables that come with data sets: CSV files of unknown encoding, and columns that must be there."""
+"""Reader of the tables of data sets: CSV files of unknown encoding, with required columns."""
 
 import csv
 from collections.abc import Iterable
@@ -6,19 +6,18 @@ from pathlib import Path
 
 from trainer.errors import DatasetError
 
-#: Tried in this order: every UTF-8 text is also some GB18030 text, but hardly ever the other way round.
+#: Tried in this order: UTF-8 text is often valid GB18030 too, but hardly ever the reverse.
 _ENCODINGS = ("utf-8-sig", "gb18030")
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """Read a CSV file, UTF-8 or GB18030, that has these columns.
+    """Read a CSV file in UTF-8 or GB18030 with at least these columns.
 
     Returns:
-        One mapping a row, from the names of the columns to their values without surrounding blanks; a column that a
-        short row lacks is empty.
+        One mapping for each row, from column names to stripped values; columns that a short row lacks are empty.
 
     Raises:
-        DatasetError: the file is missing, is neither encoding throughout, is no table, or lacks a column.
+        DatasetError: the file is missing, is in neither encoding, is no table, or lacks a column.
     """
     try:
         content = path.read_bytes()

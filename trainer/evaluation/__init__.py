@@ -1,12 +1,13 @@
-"""What a fitted network is worth.
+"""Evaluation of a fitted network.
 
-part_scores: scores the parts of the split.
-metrics: figures with confidence intervals.
-curves: ROC, precision-recall and reliability curves.
-operating_points: thresholds and the abstain band.
+part_scores: scores the parts of the split, and calibrates the network.
 calibration: Platt scaling, folded into the last layer.
+metrics: figures with confidence intervals.
+auc: area under the ROC curve, for many bootstrap weightings at once.
+operating_points: thresholds and the abstain band.
 gate: fits the input gate.
+mistakes: finds the worst mistakes.
 external: evaluates a network on another folder of labelled scans.
-plots: draws them.
+plots: draws figures, curves and mistakes.
 report: writes `report.html`.
 """

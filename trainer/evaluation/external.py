@@ -1,4 +1,4 @@
-"""The figures of any network on any folder of labelled scans, all of which are scored."""
+"""Evaluation of any network on any folder of labelled scans: all of them are scored."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +15,20 @@ from trainer.data.load import Unreadable, prepare_scans
 from trainer.data.split import group_scans
 from trainer.errors import DatasetError
 from trainer.evaluation.metrics import Evaluation, PartScores, evaluate, spread_scores
+from trainer.evaluation.mistakes import Mistake, find_mistakes
 from trainer.evaluation.operating_points import BALANCED
-from trainer.evaluation.part_scores import Mistake, find_mistakes
 
 _SEED = 2018
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network as its evaluation needs it.
+    """A network to evaluate.
 
     Attributes:
-        task: what it tells.
-        input: what it takes.
-        threshold: of its one label; None where the highest score decides.
+        task: its labels.
+        input: of the network.
+        threshold: of its one label; None if the highest score decides.
         score: maps (N, H, W, C) prepared scans to (N, L) scores.
     """
 
@@ -40,12 +40,12 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a network reaches on a folder.
+    """Result of an evaluation.
 
     Attributes:
         scores: of every scan.
-        evaluation: its figures; the baseline answers with the label that is most frequent in this very folder.
-        left_alone: scans and files that were not scored, by reason.
+        evaluation: figures; the baseline always answers with the most frequent label of this folder.
+        left_alone: number of scans and files that were not scored, by reason.
         unreadable: scans that could not be read.
         missing: names of scans that a table names and no folder holds.
         mistakes: the worst ones.
@@ -63,16 +63,14 @@ def read_network(card: Mapping[str, Any], score: Callable[[Tensor], npt.NDArray[
     """Return a network from the fields of its card.
 
     Args:
-        card: a bundle's, or the draft in a training folder.
+        card: of a bundle, or the draft in a training folder.
         score: see `Network`.
     """
     task = Task(tuple(card["labels"]), card["activation"], card["negative_decision"])
     thresholds = card["thresholds"]
     threshold = thresholds[task.labels[0]]["high"] if task.activation == "sigmoid" else None
     if points := card.get("operating_points", {}).get(task.labels[0]):
-        threshold = points[BALANCED][
-            "threshold"
-        ]  # at one threshold there is nothing uncertain, as in the card's figures
+        threshold = points[BALANCED]["threshold"]  # one threshold, as in the card's figures: no scan is uncertain
     return Network(task, InputSpec.model_validate(card["input"]), threshold, score)
 
 
@@ -84,19 +82,19 @@ def assess(
     Scans with labels that the network does not know are left out and counted.
 
     Args:
-        network: what is evaluated.
-        dataset: how the folder is read.
+        network: to evaluate.
+        dataset: reads the folder.
         folder: of the data set.
-        choices: see `Choices`; whether subtypes are told apart follows from the network's labels.
-        report: is told (scans done, scans in all).
+        choices: see `Choices`; the network's labels decide whether subtypes are read.
+        report: called with (scans done, scans in all).
 
     Raises:
-        DatasetError: nothing in the folder has a label that the network knows, or it has several labels of its own.
+        DatasetError: no scan has a label of the network, or the network has several labels that may be present at once.
     """
     if network.task.activation == "sigmoid" and len(network.task.labels) > 1:
         raise DatasetError(
-            f"the network tells {len(network.task.labels)} labels that may be present at once; data sets here have one "
-            "label a scan"
+            f"the network has {len(network.task.labels)} labels that may be present at once; these data sets have one "
+            "label for each scan"
         )
     tells_subtypes = "bacterial" in network.task.classes
     listing = dataset.list_scans(folder, replace(choices, subtypes=tells_subtypes))
@@ -126,7 +124,7 @@ def _keep_known(listing: Listing, task: Task, folder: Path) -> tuple[Listing, Co
     known = tuple(scan for scan in listing.scans if scan.label in task.classes)
     if not known:
         raise DatasetError(
-            f"{folder} has the labels {', '.join(listing.task.classes)}; the network tells {', '.join(task.classes)}"
+            f"{folder} has the labels {', '.join(listing.task.classes)}; the network has {', '.join(task.classes)}"
         )
     unknown = Counter(f"unknown-label {scan.label}" for scan in listing.scans if scan.label not in task.classes)
     return replace(listing, task=task, scans=known), unknown

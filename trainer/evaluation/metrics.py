@@ -1,11 +1,11 @@
-"""How good a network is: figures of one part of a split, with 95 % intervals from a bootstrap over patients.
+"""Figures of one part of a split, with 95 % intervals from a bootstrap over patients.
 
-Whole patients are drawn, with all their scans: scans of one child resemble each other, and drawing them one by one
-would make the intervals narrower than they are. For means over many labels they are drawn label by label, so that a
-rare label is in every draw: it would else be a mean over fewer labels, and its interval could miss the figure itself.
+Whole patients are drawn, with all their scans: scans of one child are alike, and drawing single scans would make the
+intervals too narrow. For means over several labels patients are drawn label by label, so that every draw has a rare
+label: otherwise its mean would be over fewer labels, and the interval could miss the figure.
 
-Where every scan is right (or wrong) all draws agree, and an interval of no width would claim too much: the exact
-binomial interval over the scans (Clopper and Pearson) stands there instead.
+If every scan is right, or every scan wrong, all draws agree. The exact binomial interval over the scans (Clopper and
+Pearson) then replaces an interval without width.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nightread.model.card import Metric
 from trainer.data.dataset import Task
 from trainer.data.split import Indices, Targets, find_strata
-from trainer.evaluation.curves import compute_aucs
+from trainer.evaluation.auc import compute_aucs
 
 Scores = npt.NDArray[np.float64]
 _Floats = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ _Floats = npt.NDArray[np.float64]
 RESAMPLES: Final = 2000
 _RESAMPLES_AT_ONCE: Final = 250
 
-#: Of equal width, for the calibration error and the calibration curve.
+#: Number of bins, of equal width, of the calibration error and the calibration curve.
 CALIBRATION_BINS: Final = 10
 
 _ALPHA: Final = 0.05
@@ -36,15 +36,15 @@ _MEANS_OVER_LABELS: Final = ("auc", "balanced_accuracy")
 
 @dataclass(frozen=True, slots=True)
 class PartScores:
-    """What a network says of the scans of one part.
+    """Scores of one part, and the truth.
 
     Attributes:
-        task: what it was asked.
+        task: labels of the network.
         targets: (N,) int64, indices into the task's K classes.
         class_scores: (N, K) float64 in [0, 1]; see `spread_scores`.
-        groups: (N,) int64, the patient, or the patients that may be one person, of each scan.
+        groups: (N,) int64, the group of each scan: a patient, or patients that may be one person.
         subgroups: of each scan, empty for none.
-        threshold: with one label, from which score on it is present; None where the highest score decides.
+        threshold: with one label, the lowest score of a positive decision; None if the highest score decides.
     """
 
     task: Task
@@ -65,15 +65,15 @@ class PartScores:
 
 @dataclass(frozen=True, slots=True)
 class LabelFigures:
-    """The figures of one class, each against all others; None where the part leaves one undefined.
+    """Figures of one class against all others; None if undefined on this part.
 
     Attributes:
-        support: how many scans are of it.
-        precision: the share of right ones among the scans that are called so.
-        recall: the share of right ones among the scans that are so.
-        specificity: the share of right ones among the others.
-        f1: the harmonic mean of precision and recall.
-        auc: the chance that such a scan scores above another, ties half.
+        support: number of scans of the class.
+        precision: share of right decisions among scans with this decision.
+        recall: share of right decisions among scans of the class.
+        specificity: share of right decisions among the other scans.
+        f1: harmonic mean of precision and recall.
+        auc: chance that a scan of the class scores above another; ties count half.
     """
 
     support: int
@@ -86,16 +86,16 @@ class LabelFigures:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that is told of one part.
+    """All figures of one part.
 
     Attributes:
         scans: N.
-        patients: groups in it.
-        figures: of the whole part; those that are not defined are left out.
+        patients: number of groups.
+        figures: of the whole part; undefined ones are left out.
         labels: by class, in the task's order.
-        subgroups: the share of right decisions among the scans of a subgroup, with their number.
+        subgroups: number of scans of each subgroup, and the share of right decisions among them.
         confusion: (K, K) int64, scans by class (rows) and decision (columns).
-        subgroup_figures: what the shares of `subgroups` are called, with the subgroup behind: `sensitivity (viral)`.
+        subgroup_figures: names of the shares in `subgroups`, such as `sensitivity (viral)`.
     """
 
     scans: int
@@ -108,25 +108,25 @@ class Evaluation:
 
     @property
     def card_figures(self) -> dict[str, Metric]:
-        """The figures as a card holds them: of the whole part, and then of each subgroup."""
+        """The figures on a card: of the whole part, then of each subgroup."""
         told = {self.subgroup_figures[name]: metric for name, (_, metric) in self.subgroups.items()}
         return {**self.figures, **told}
 
 
 def spread_scores(task: Task, scores: npt.NDArray[np.floating]) -> Scores:
-    """Return (N, K) float64, a score for each class, from (N, L) scores of the task's labels.
+    """Return (N, K) float64 scores of the classes from (N, L) scores of the task's labels.
 
-    With one label the scores are those of its absence, 1 - p, and of its presence, p.
+    With one label they are 1 - p for its absence and p for its presence.
     """
     exact = scores.astype(np.float64)
     return exact if task.activation == "softmax" else np.concatenate([1 - exact, exact], axis=1)
 
 
 def choose_threshold(targets: Targets, scores: Scores) -> float:
-    """Return the threshold with the best balanced accuracy: halfway between two neighbouring scores.
+    """Choose the threshold with the best balanced accuracy, halfway between two neighbouring scores.
 
-    Of equally good thresholds the one nearest to 0.5 is taken. It must come from the validation part: chosen on the
-    hold-out it would flatter the hold-out's figures.
+    Among equally good thresholds it is the one nearest to 0.5. It must be chosen on the validation part: chosen on the
+    hold-out it would make the figures of the hold-out too good.
 
     Args:
         targets: (N,) int64, 1 where the label is present; both values occur.
@@ -148,16 +148,16 @@ def choose_threshold(targets: Targets, scores: Scores) -> float:
 
 
 def evaluate(part: PartScores, *, majority: int, seed: int, resamples: int = RESAMPLES) -> Evaluation:
-    """Return the figures of one part.
+    """Compute the figures of one part.
 
-    `auc` (of many labels the mean over those that occur), `accuracy`, `balanced_accuracy`, `ece` (the expected
+    They are `auc` (of several labels: the mean over those that occur), `accuracy`, `balanced_accuracy`, `ece` (expected
     calibration error), `majority_baseline_accuracy`, and with one label `sensitivity` and `specificity`.
 
     Args:
         part: N > 0 scans.
-        majority: the class that is most frequent in training; the baseline always answers with it.
+        majority: most frequent class of the training part; the baseline always answers with it.
         seed: of the bootstrap.
-        resamples: how many draws.
+        resamples: number of draws.
     """
     counted = _Counted.count(part)
     groups = int(counted.members.max()) + 1
@@ -181,18 +181,18 @@ def evaluate(part: PartScores, *, majority: int, seed: int, resamples: int = RES
 
 
 def count_rates(part: PartScores, threshold: float, *, seed: int, resamples: int = RESAMPLES) -> tuple[Metric, Metric]:
-    """Return sensitivity and specificity of one label at another threshold than the part's own."""
+    """Compute sensitivity and specificity of one label at another threshold than that of the part."""
     figures = evaluate(replace(part, threshold=threshold), majority=0, seed=seed, resamples=resamples).figures
     return figures["sensitivity"], figures["specificity"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """What of a part is counted by patient, so that a draw of patients is one product of matrices.
+    """Counts of a part by patient, with which a draw of patients is one matrix product.
 
     Attributes:
         part: the scans.
-        members: (N,) int64, groups counted from 0.
+        members: (N,) int64, groups numbered from 0.
         cells: (G, K * K), scans of each group by class and decision.
         bins: (G, B), by calibration bin: predicted minus observed, summed over the scans.
         rights: (G, S), right decisions by subgroup.
@@ -234,7 +234,7 @@ class _Counted:
         )
 
     def draw(self, rng: np.random.Generator, count: int, *, by_label: bool) -> _Floats:
-        """Return (count, G) float64: how often each patient is drawn, out of all or out of those of the same label."""
+        """Draw patients, out of all or label by label; return (count, G) float64, how often each is drawn."""
         drawn = np.zeros((count, len(self.cells)))
         strata = np.zeros(len(self.cells), np.int64)
         if by_label:
@@ -245,7 +245,7 @@ class _Counted:
         return drawn
 
     def compute(self, drawn: _Floats, majority: int) -> dict[str, _Floats]:
-        """Return (R,) values of each figure for (R, G) numbers of times that each group was drawn; NaN if undefined."""
+        """Compute (R,) values of each figure from (R, G) counts of the drawn groups; NaN if undefined."""
         classes = self.part.task.classes
         confusion = (drawn @ self.cells).reshape(-1, len(classes), len(classes))  # (R, K, K)
         support, called = confusion.sum(axis=2), confusion.sum(axis=1)  # (R, K)
@@ -278,9 +278,9 @@ class _Counted:
 
 
 def find_certainty(part: PartScores) -> tuple[_Floats, _Floats]:
-    """Return (N,) predicted chances and (N,) whether they came true, 0 or 1.
+    """Return (N,) predicted probabilities and (N,) outcomes, 0 or 1.
 
-    With one label: of its presence. With many: of the highest score being right.
+    With one label: of its presence. With several: that the class with the highest score is right.
     """
     if part.threshold is not None:
         return part.class_scores[:, 1], part.targets.astype(np.float64)
@@ -288,30 +288,30 @@ def find_certainty(part: PartScores) -> tuple[_Floats, _Floats]:
 
 
 def find_bins(predicted: _Floats) -> Indices:
-    """Return (N,) int64, the calibration bin of each predicted chance."""
+    """Return (N,) int64, the calibration bin of each predicted probability."""
     return np.minimum((predicted * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
 def _mean_defined(values: _Floats) -> _Floats:
-    """Return (R,) means over the K columns that are defined; NaN where none is."""
+    """Return (R,) means over the K columns that are defined; NaN if none is."""
     defined = ~np.isnan(values)
     means: _Floats = np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)
     return means
 
 
 def _make_metric(value: float, draws: _Floats) -> Metric | None:
-    """Return a figure with its percentile interval; None where it is not defined."""
+    """Return a figure with its percentile interval; None if it is undefined."""
     draws = draws[~np.isnan(draws)]
     if np.isnan(value) or not len(draws):
         return None
     low, high = np.percentile(draws, [50 * _ALPHA, 100 - 50 * _ALPHA])
-    # Draws of a calibration error lie above it, since chance adds to every bin: its interval still holds it.
+    # Draws of a calibration error lie above the figure, as chance adds to every bin: the interval must contain it.
     low, high = min(float(low), value), max(float(high), value)
     return Metric(value=round(value, 4), low=round(low, 4), high=round(high, 4))
 
 
 def _widen(metrics: dict[str, Metric], part: PartScores) -> dict[str, Metric]:
-    """Put exact intervals where all draws agree: at shares of 0 and 1."""
+    """Replace the intervals of shares of 0 and 1, at which all draws agree, by exact ones."""
     decisions, classes = part.decisions, part.task.classes
     support = np.bincount(part.targets, minlength=len(classes))
     called = np.bincount(decisions, minlength=len(classes))
@@ -339,7 +339,7 @@ def _widen(metrics: dict[str, Metric], part: PartScores) -> dict[str, Metric]:
 
 
 def _make_exact(value: float, trials: int) -> Metric:
-    """Return the Clopper-Pearson interval of a share of 0 or 1."""
+    """Return the Clopper-Pearson interval of a share of 0 or 1, which needs no SciPy: evaluations run without it."""
     bound = round((_ALPHA / 2) ** (1 / trials), 4)
     return Metric(value=value, low=bound, high=1.0) if value else Metric(value=value, low=0.0, high=1 - bound)
 
@@ -375,7 +375,7 @@ def _describe(part: PartScores, groups: int, metrics: dict[str, Metric]) -> Eval
 
 
 def _name_share(part: PartScores, subgroup: str) -> str:
-    """Name the share of right decisions in a subgroup: with one label that all or none of its scans have, as usual."""
+    """Name the share of right decisions: sensitivity if all scans of a subgroup have the label, specificity if none."""
     if part.threshold is None:
         return "accuracy"
     present = {int(target) for target, name in zip(part.targets, part.subgroups, strict=True) if name == subgroup}

@@ -1,27 +1,29 @@
-"""Pictures of a training and of what it reached, as PNG bytes; drawn without a display and without global state."""
+"""Plots of a training and its figures, as PNG bytes; drawn without a display and without global state."""
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
 
-from trainer.evaluation.curves import trace_precision, trace_roc
 from trainer.evaluation.metrics import CALIBRATION_BINS, Evaluation, PartScores, find_bins, find_certainty
-from trainer.evaluation.part_scores import Mistake
-from trainer.fit.fit import EpochRow
+from trainer.evaluation.mistakes import Mistake
+from trainer.fit.history import EpochRow
 
-# Told apart by people who see colours otherwise, and in gray (Okabe and Ito).
+# Distinguishable for colour-blind readers, and in gray (Okabe and Ito).
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _GRAY: Final = "#777777"
 _DPI: Final = 110
 
-#: More classes than this are not drawn as curves of their own: nobody could tell the lines apart.
+#: Most classes with curves of their own; more lines could not be told apart.
 _MAX_CURVES: Final = 6
 
 
 def draw_history(history: Sequence[EpochRow], best_epoch: int) -> bytes:
-    """Draw loss and accuracy over the epochs, with the epoch that was kept."""
+    """Draw loss and accuracy over the epochs, and mark the epoch that was kept."""
     figure, (left, right) = _make_figure(2, width=9.0, height=3.4)
     epochs = [row.epoch for row in history]
     for axes, name, unit in ((left, "loss", "cross-entropy (nats)"), (right, "accuracy", "share of scans")):
@@ -36,7 +38,7 @@ def draw_history(history: Sequence[EpochRow], best_epoch: int) -> bytes:
 
 
 def draw_confusion(evaluations: Mapping[str, Evaluation], classes: Sequence[str]) -> bytes:
-    """Draw one confusion matrix for each part: counts, on the share of the row as colour."""
+    """Draw one confusion matrix for each part: counts, coloured by the share of the row."""
     small = len(classes) > 4
     if small:  # one below the other: their names are long
         side = 0.26 * len(classes) + 2.4
@@ -60,7 +62,7 @@ def draw_confusion(evaluations: Mapping[str, Evaluation], classes: Sequence[str]
 
 
 def draw_curves(part: PartScores, evaluation: Evaluation) -> bytes:
-    """Draw the ROC and the precision-recall curves of a part, of one label or of the most frequent of many."""
+    """Draw the ROC and precision-recall curves of a part, for its one label or for the most frequent of many."""
     figure, (left, right) = _make_figure(2, width=9.0, height=4.2)
     classes = part.task.classes
     places = [1] if part.threshold is not None else np.argsort(-np.bincount(part.targets, minlength=len(classes)))
@@ -71,10 +73,11 @@ def draw_curves(part: PartScores, evaluation: Evaluation) -> bytes:
             continue
         auc, colour = evaluation.labels[classes[place]].auc, _COLOURS[drawn % len(_COLOURS)]
         told = f"{classes[place]}: AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})" if auc else classes[place]
-        left.plot(*trace_roc(present, scores), color=colour, label=told)
-        right.plot(
-            *trace_precision(present, scores), color=colour, label=f"{classes[place]}, {int(present.sum())} scans"
-        )
+        false_positives, true_positives, _ = roc_curve(present, scores, drop_intermediate=False)
+        left.plot(false_positives, true_positives, color=colour, label=told)
+        precision, recall, _ = precision_recall_curve(present, scores)
+        # Without the last point, which scikit-learn adds: no threshold has a recall of 0.
+        right.plot(recall[:-1], precision[:-1], color=colour, label=f"{classes[place]}, {int(present.sum())} scans")
         right.axhline(present.mean(), color=colour, linestyle=":", linewidth=0.8)
         drawn += 1
     left.plot([0, 1], [0, 1], color=_GRAY, linestyle=":", linewidth=0.8)
@@ -87,7 +90,7 @@ def draw_curves(part: PartScores, evaluation: Evaluation) -> bytes:
 
 
 def draw_calibration(part: PartScores, evaluation: Evaluation) -> bytes:
-    """Draw how often what was predicted came true, bin by bin, and how the scores are spread."""
+    """Draw the calibration curve, bin by bin, and the distribution of the scores."""
     figure, (left, right) = _make_figure(2, width=9.0, height=3.8)
     predicted, observed = find_certainty(part)
     bins = find_bins(predicted)
@@ -126,7 +129,7 @@ def draw_calibration(part: PartScores, evaluation: Evaluation) -> bytes:
 
 
 def draw_mistakes(mistakes: Sequence[Mistake]) -> bytes:
-    """Draw the scans that were decided wrongly with the highest scores, as the network saw them."""
+    """Draw the worst mistakes, as the network saw the scans."""
     columns = min(4, len(mistakes))
     rows = -(-len(mistakes) // columns)
     figure, all_axes = _make_figure(columns, width=2.3 * columns, height=2.75 * rows, rows=rows)
@@ -141,9 +144,6 @@ def draw_mistakes(mistakes: Sequence[Mistake]) -> bytes:
 
 
 def _make_figure(columns: int, *, width: float, height: float, rows: int = 1) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -152,6 +152,6 @@ def _make_figure(columns: int, *, width: float, height: float, rows: int = 1) ->
 
 def _render(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    # Without the version and the time, the same figures give the same bytes.
+    # Without version and time, equal figures give equal bytes.
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

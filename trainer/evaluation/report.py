@@ -1,4 +1,7 @@
-"""The report of a training or of an evaluation: one HTML page that needs nothing else, and its pictures as files."""
+"""Report of a training or an evaluation: one self-contained HTML page, and its plots as files.
+
+Importing this module without the extra `train` raises `TrainingError`, which names the remedy.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -9,10 +12,16 @@ from typing import Any, Final
 
 from nightread.model.training_folder import Record
 from trainer.errors import TrainingError
-from trainer.evaluation import plots
 from trainer.evaluation.metrics import Evaluation, PartScores
-from trainer.evaluation.part_scores import Mistake
-from trainer.fit.fit import EpochRow
+from trainer.evaluation.mistakes import Mistake
+from trainer.fit.history import EpochRow
+
+try:
+    from jinja2 import Environment, StrictUndefined
+
+    from trainer.evaluation import plots
+except ImportError:
+    raise TrainingError("a report needs the extra `train`: uv sync --extra train") from None
 
 REPORT_FILE: Final = "report.html"
 PLOTS_FOLDER: Final = "plots"
@@ -30,17 +39,17 @@ class ReportPart:
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """What a report tells.
+    """Content of a report.
 
     Attributes:
         title: of the page.
         card: fields of a bundle's card.
-        parts: by name; the last one is what the report is about.
-        record: of the training; None where a network is evaluated on other data.
+        parts: by name; the report is about the last one.
+        record: of the training; None for an evaluation on other data.
         history: of the training.
-        best_epoch: whose weights were kept.
+        best_epoch: epoch whose weights were kept.
         mistakes: on the last part.
-        notes: what else a reader must know, a sentence each.
+        notes: further sentences for the reader.
     """
 
     title: str
@@ -54,18 +63,7 @@ class ReportFacts:
 
 
 def write_report(folder: Path, facts: ReportFacts) -> Path:
-    """Write `report.html` and `plots/*.png` into a folder that exists.
-
-    Returns:
-        The page.
-
-    Raises:
-        TrainingError: the extra `train`, which brings Jinja and matplotlib, is not installed.
-    """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        raise TrainingError("a report needs the extra `train`: uv sync --extra train") from None
+    """Write `report.html` and `plots/*.png` into a folder that exists; return the path of the page."""
     pictures = _draw(facts)
     (folder / PLOTS_FOLDER).mkdir(exist_ok=True)
     for name, png in pictures.items():
@@ -88,9 +86,9 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
 _CAPTIONS: Final = {
     "history": "Loss and accuracy over the epochs.",
     "confusion": "Scans by label and decision; the colour is the share of the row.",
-    "curves": "All thresholds at once; dotted: what guessing reaches.",
-    "calibration": "Whether a score can be read as a chance, and how the scores are spread.",
-    "mistakes": "The wrong decisions with the highest scores, as the network saw the scans; named by content hash.",
+    "curves": "All thresholds at once; dotted: guessing.",
+    "calibration": "Whether a score can be read as a probability, and the distribution of the scores.",
+    "mistakes": "The wrong decisions with the highest scores, as the network saw the scans; named by SHA-256.",
 }
 
 

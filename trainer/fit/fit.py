@@ -1,52 +1,38 @@
-"""Fitting one network: reproducible, checkpointed after every epoch, resumable where it was killed."""
+"""The fit of a network: reproducible, checkpointed after every epoch, resumable after a kill."""
 
-import csv
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
 
+import keras
 import numpy as np
+import tensorflow as tf
+from keras import ops
 
 from nightread.model.training_folder import CHECKPOINT_FILE
 from trainer.architectures.architecture import Architecture, check_backbone_weights
 from trainer.data.dataset import Task
 from trainer.errors import TrainingError
 from trainer.fit.batches import FitData, count_steps, encode_targets, iterate_batches
-from trainer.fit.hyperparameters import FitSettings, MixedPrecision, Monitor, Optimizer, Schedule
+from trainer.fit.history import EpochRow, find_best, read_history, should_stop, write_history
+from trainer.fit.hyperparameters import FitSettings, MixedPrecision, Optimizer, Schedule
 
-#: The same where scores are made probabilities afterwards: the checkpoint is made of it, as often as need be.
+#: Checkpoint of a fit whose scores are calibrated afterwards; `checkpoint.keras` is made from it, also repeatedly.
 UNCALIBRATED_FILE: Final = "uncalibrated.keras"
-HISTORY_FILE: Final = "history.csv"
 _SETTINGS_FILE: Final = "settings.json"
 
-#: The whole state of a fit after so many epochs. Not Keras' own format: it keeps neither the random states of dropout
-#: nor all variables of an optimiser that scales its loss, as with float16.
+#: State of a fit after an epoch. Keras' own format would lose the random states of dropout, and variables of an
+#: optimiser that scales its loss, as with float16.
 _STATE_FILE: Final = "state-{:04d}.npz"
 _STATE_PATTERN: Final = "state-????.npz"
 
-#: Steps over which a schedule rises, of long fits: what was pretrained must not be thrown about by a fresh last layer.
+#: Warm-up steps of a long fit: a fresh last layer must not spoil pretrained weights.
 _WARM_UP_STEPS: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRow:
-    """One row of `history.csv`; losses are mean cross-entropies in nats, of training scans weighted where asked for.
-
-    `input_wait_s` is how long steps waited for their batches.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
-    input_wait_s: float = 0.0
 
 
 def fit(
@@ -59,30 +45,30 @@ def fit(
     resume: bool,
     report: Callable[[int, int, EpochRow | None], None],
 ) -> list[EpochRow]:
-    """Fit a network, keep the best checkpoint in `folder`, and go on where an earlier fit of the same was killed.
+    """Fit a network and keep the best checkpoint in `folder`; resume a fit that was killed.
 
     Args:
         architecture: the network.
-        task: what it is to tell.
+        task: its labels.
         data: the scans.
         settings: hyperparameters; only `epochs` may differ when a fit is resumed.
-        folder: holds `checkpoint.keras` (the best epoch so far by `settings.monitor`), `history.csv` and what is
-            needed to resume.
-        resume: go on with a fit that the folder holds; without it such a folder is refused.
-        report: is told (steps done, steps in all, the last finished epoch) after each step.
+        folder: holds `checkpoint.keras` (the best epoch so far by `settings.monitor`), `history.csv` and the state to
+            resume from.
+        resume: whether to resume a fit in the folder; without it such a folder is refused.
+        report: called after each step with (steps done, steps in all, last finished epoch).
 
     Returns:
-        One row an epoch, from the first.
+        One row for each epoch, from the first.
 
     Raises:
-        TrainingError: the folder holds a training, or one with other settings, or the loss is no longer finite.
+        TrainingError: the folder holds a training, or one with other settings, or the loss is not finite.
     """
     check_backbone_weights(architecture, settings.backbone_weights)
     _claim_folder(folder, architecture, task, data, settings, resume=resume)
     steps = count_steps(data, settings)
     model, history = _open_or_build(architecture, task, settings, folder, steps)
     for epoch in range(len(history) + 1, settings.epochs + 1):
-        if _is_waiting_over(history, settings):
+        if should_stop(history, settings):
             break
         row = _fit_epoch(
             model,
@@ -97,29 +83,11 @@ def fit(
         if find_best(history, settings.monitor) is row:
             name = UNCALIBRATED_FILE if settings.calibrate else CHECKPOINT_FILE
             save_network(_to_float32(model, architecture, task, settings), folder / name)
-        _write_history(folder, history)
-        # Last of the three: whatever a kill cut short before this is done again, with the same outcome.
+        write_history(folder, history)
+        # Last of the three: after a kill before this line the epoch is repeated, with the same outcome.
         _save_state(model, folder, epoch)
         report(epoch * steps, settings.epochs * steps, row)
     return history
-
-
-def find_best(history: list[EpochRow], monitor: Monitor) -> EpochRow:
-    """Return the epoch whose weights are kept: the first of equals."""
-    if monitor is Monitor.LAST:
-        return history[-1]
-
-    def rank(row: EpochRow) -> tuple[float, ...]:
-        return (-row.val_loss,) if monitor is Monitor.LOSS else (row.val_accuracy, -row.val_loss)
-
-    return max(history, key=rank)
-
-
-def _is_waiting_over(history: list[EpochRow], settings: FitSettings) -> bool:
-    """Whether early stopping has waited long enough; told by the history alone, so that resuming changes nothing."""
-    if not (settings.patience and history) or settings.monitor is Monitor.LAST:
-        return False
-    return len(history) - find_best(history, settings.monitor).epoch >= settings.patience
 
 
 def _fit_epoch(
@@ -135,14 +103,14 @@ def _fit_epoch(
         input_wait_s += time.monotonic() - waiting_since
         logs = model.train_on_batch(
             batch.inputs, batch.targets, sample_weight=batch.weights, return_dict=True
-        )  # of this batch alone
+        )  # of this batch
         sums = {name: sums[name] + logs[name] * len(batch.targets) for name in sums}
         scans += len(batch.targets)
         report(step)
     means = {name: float(value / scans) for name, value in sums.items()}
     if not np.isfinite(means["loss"]):
         raise TrainingError(
-            f"the loss is {means['loss']} in epoch {epoch}: the training diverged; lower --learning-rate"
+            f"the loss is {means['loss']} in epoch {epoch}, the training diverged: lower --learning-rate"
         )
     val = model.evaluate(
         data.inputs[data.validation],
@@ -165,34 +133,34 @@ def _fit_epoch(
 def _claim_folder(
     folder: Path, architecture: Architecture, task: Task, data: FitData, settings: FitSettings, *, resume: bool
 ) -> None:
-    """Write down what is trained here, or check that it is what was begun here."""
+    """Record the settings in a new folder, or check that a folder holds a fit with the same settings."""
     asked = {
         "architecture": architecture.name,
         "labels": list(task.labels),
         "data": data.digest,
         **asdict(settings),
     }
-    if settings.schedule is Schedule.CONSTANT:  # of a schedule that ends with the last epoch, epochs are a part
+    if settings.schedule is Schedule.CONSTANT:  # other schedules depend on the number of epochs
         del asked["epochs"]
     path = folder / _SETTINGS_FILE
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
             raise TrainingError(
-                f"{folder} is not empty and holds no training; --out names a new folder, or one to resume"
+                f"{folder} is not empty and holds no training: name a new folder with --out, or one to resume"
             )
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asked, indent=2) + "\n")
         return
     if not resume:
-        raise TrainingError(f"{folder} holds a training; go on with it with --resume, or name a new folder with --out")
+        raise TrainingError(f"{folder} holds a training: resume it with --resume, or name a new folder with --out")
     try:
-        begun = {**asdict(FitSettings()), **json.loads(path.read_text())}  # settings that came later were not set
+        begun = {**asdict(FitSettings()), **json.loads(path.read_text())}  # older folders lack newer settings
     except ValueError:
-        raise TrainingError(f"{path} is damaged; --out names a new folder") from None
+        raise TrainingError(f"{path} is damaged: name a new folder with --out") from None
     different = sorted(name for name in asked if begun.get(name) != asked[name])
     if different:
         raise TrainingError(
-            f"{folder} holds a training with other {', '.join(different)}; repeat its settings to resume it, "
+            f"{folder} holds a training with other {', '.join(different)}: repeat its settings to resume it, "
             "or name a new folder with --out"
         )
 
@@ -200,10 +168,7 @@ def _claim_folder(
 def _open_or_build(
     architecture: Architecture, task: Task, settings: FitSettings, folder: Path, steps: int
 ) -> tuple[Any, list[EpochRow]]:
-    import keras
-    import tensorflow as tf
-
-    # The same order of additions on every run; without it two trainings differ from the first step on.
+    # Fixes the order of additions; without it two trainings differ from the first step on.
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
     with _policy(settings.precision):
@@ -221,17 +186,13 @@ def _open_or_build(
 
 
 def _measure_accuracy(targets: Any, scores: Any) -> Any:
-    """Return (B,) whether scans are decided rightly at a score of 0.5, or by the highest; targets may be mixed ones."""
-    from keras import ops
-
+    """Return (B,) whether decisions at a score of 0.5, or by the highest score, are right; mixup may mix targets."""
     if scores.shape[-1] == 1:
         return ops.mean(ops.equal(targets >= 0.5, scores >= 0.5), axis=-1)
     return ops.equal(ops.argmax(targets, axis=-1), ops.argmax(scores, axis=-1))
 
 
 def _make_optimizer(settings: FitSettings, steps: int) -> Any:
-    import keras
-
     rate: Any = settings.learning_rate
     if settings.schedule is Schedule.COSINE:
         warm_up = min(_WARM_UP_STEPS, steps // 10)
@@ -245,9 +206,7 @@ def _make_optimizer(settings: FitSettings, steps: int) -> Any:
 
 @contextmanager
 def _policy(precision: MixedPrecision) -> Iterator[None]:
-    """Let layers that are built compute in a precision."""
-    import keras
-
+    """Build layers that compute in a precision."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision.value)
     try:
@@ -257,7 +216,7 @@ def _policy(precision: MixedPrecision) -> Iterator[None]:
 
 
 def _to_float32(model: Any, architecture: Architecture, task: Task, settings: FitSettings) -> Any:
-    """Return a network with these weights that computes in float32, as it is evaluated, exported and served."""
+    """Return the network in float32, in which it is evaluated, exported and served."""
     if settings.precision is MixedPrecision.FLOAT32:
         return model
     with _policy(MixedPrecision.FLOAT32):
@@ -267,7 +226,7 @@ def _to_float32(model: Any, architecture: Architecture, task: Task, settings: Fi
 
 
 def _collect_state(model: Any) -> list[Any]:
-    """Return every variable that decides how a fit goes on: weights, random states, and what the optimiser knows."""
+    """Return every variable that determines the rest of a fit: weights, random states, state of the optimiser."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
@@ -291,29 +250,11 @@ def _load_state(model: Any, path: Path) -> None:
             for variable, (_, array) in zip(variables, arrays.items(), strict=True):
                 variable.assign(array)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise TrainingError(f"{path} cannot be resumed from ({error}); name a new folder with --out") from None
+        raise TrainingError(f"{path} cannot be read ({error}): name a new folder with --out") from None
 
 
 def save_network(model: Any, path: Path) -> None:
-    """Write a Keras file; it appears whole or not at all."""
-    partial = path.with_name(f"partial-{path.name}")  # Keras tells the format by the suffix
+    """Write a Keras file; it appears as a whole or not at all."""
+    partial = path.with_name(f"partial-{path.name}")  # Keras takes the format from the suffix
     model.save(partial)
     partial.replace(path)
-
-
-def _write_history(folder: Path, history: list[EpochRow]) -> None:
-    partial = folder / f"partial-{HISTORY_FILE}"
-    with partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(EpochRow)])
-        writer.writerows(asdict(row).values() for row in history)
-    partial.replace(folder / HISTORY_FILE)
-
-
-def read_history(folder: Path) -> list[EpochRow]:
-    """Read `history.csv` of a training folder."""
-    with (folder / HISTORY_FILE).open(newline="") as file:
-        return [
-            EpochRow(int(row["epoch"]), *(float(row.get(field.name, 0.0)) for field in fields(EpochRow)[1:]))
-            for row in csv.DictReader(file)
-        ]

@@ -68,7 +68,7 @@ def test_a_score_that_differs_from_the_file_on_is_refused_without_the_files_name
 
 def test_a_folder_without_the_hold_out_is_refused(trained, tmp_path):
     (tmp_path / "other").mkdir()
-    with pytest.raises(ExportError, match="none of the hold-out's files; --data names the folder"):
+    with pytest.raises(ExportError, match="none of the hold-out's files: name the folder"):
         check(trained, tmp_path / "other")
 
 

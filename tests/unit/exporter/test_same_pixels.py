@@ -102,7 +102,7 @@ def test_a_png_of_full_resolution_has_no_scaled_decoding_to_compare(tmp_path):
 def test_a_folder_without_scans_is_an_error(tmp_path, content):
     if content:
         (tmp_path / "damaged.jpeg").write_bytes(content)
-    with pytest.raises(ExportError, match="--full-resolution names a folder of scans"):
+    with pytest.raises(ExportError, match="name a folder of scans with --full-resolution"):
         compare_ways(tmp_path, None, SPEC, score, BAND)
 
 

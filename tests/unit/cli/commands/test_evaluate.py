@@ -97,7 +97,7 @@ def test_labels_that_the_network_does_not_know_are_told(tmp_path):
         draw_scan(folder / f"images/{number}.png", 100, number)
         with (folder / "metadata.csv").open("a") as table:
             table.write("finding,filename,modality\n" * (number == 0) + f"{finding},{number}.png,X-ray\n")
-    with pytest.raises(NightreadError, match="has the labels COVID-19, SARS; the network tells normal, pneumonia"):
+    with pytest.raises(NightreadError, match="has the labels COVID-19, SARS; the network has normal, pneumonia"):
         invoke("evaluate", "pneumonia-cnn75", "--dataset", "covid", "--data", folder, "--normals", "0")
 
 

@@ -91,7 +91,7 @@ def test_the_first_healthy_scans_are_taken(folder, normals, expected):
 def test_without_healthy_scans_no_table_of_them_is_needed(folder):
     (folder.parent / "Chest_xray_Corona_Metadata.csv").unlink()
     assert len(list_covid(folder, Choices(normals=0)).scans) == 4
-    with pytest.raises(DatasetError, match="name it with --healthy, or train without them: --normals 0"):
+    with pytest.raises(DatasetError, match="name it with --healthy, or train without healthy scans: --normals 0"):
         list_covid(folder)
 
 
@@ -159,7 +159,7 @@ def test_one_label_is_too_few(folder):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r"there is no .*metadata.csv; --data names the folder"):
+    with pytest.raises(DatasetError, match=r"there is no .*metadata.csv: name the folder"):
         list_covid(tmp_path)
 
 

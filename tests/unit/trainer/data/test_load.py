@@ -7,10 +7,9 @@ from PIL import Image
 
 from nightread.reasons import Reason
 from nightread.scan.preprocessing import InputSpec, read_and_prepare
-from trainer.architectures import find_architecture
 from trainer.data.dataset import LabelledScan, Listing, Task
 from trainer.data.load import MAX_PIXELS, prepare_scans
-from trainer.errors import DatasetError, TrainingError
+from trainer.errors import DatasetError
 
 SPEC = InputSpec(height_px=16, width_px=16, channels=3)
 
@@ -71,9 +70,3 @@ def test_unreadable_scans_are_named_and_the_others_stay_in_line(tmp_path):
 def test_a_data_set_without_one_readable_scan_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"none of the 2 scans .* can be read; the first is empty-file"):
         prepare_all(write_scans(tmp_path, [b"", b""]), tmp_path)
-
-
-def test_architectures_are_found_by_name():
-    assert find_architecture("cnn75").input.shape == (75, 75, 3)
-    with pytest.raises(TrainingError, match=r"no architecture 'cnn76'; there are: cnn75"):
-        find_architecture("cnn76")

@@ -71,7 +71,7 @@ def test_names_without_a_patient_are_counted_and_stand_alone(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r"there is no folder .*gone; --data names"):
+    with pytest.raises(DatasetError, match=r"there is no folder .*gone: name the folder"):
         list_pediatric(tmp_path / "gone")
 
 

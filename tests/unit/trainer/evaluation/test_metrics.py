@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from trainer.data.dataset import Task
-from trainer.evaluation.curves import compute_aucs, trace_precision, trace_roc
+from trainer.evaluation.auc import compute_aucs
 from trainer.evaluation.metrics import PartScores, choose_threshold, evaluate, spread_scores
 
 BINARY = Task(("pneumonia",), "sigmoid")
@@ -216,15 +216,6 @@ def test_draws_with_one_label_only_are_left_out():
 
 def test_an_unbalanced_part_has_the_majority_of_the_training_part_as_its_baseline():
     assert evaluate(make_part(), majority=0, seed=0).figures["majority_baseline_accuracy"].value == 3 / 8
-
-
-def test_curves_run_through_their_corners():
-    false, true = trace_roc(TARGETS == 1, SCORES)
-    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
-    assert float(((true[1:] + true[:-1]) / 2 * np.diff(false)).sum()) == pytest.approx(14 / 15)
-    recall, precision = trace_precision(TARGETS == 1, SCORES)
-    assert (recall[-1], precision[-1], precision[0]) == (1, 5 / 8, 1)
-    assert recall[0] == pytest.approx(2 / 5)  # two scans share the highest score
 
 
 def test_scores_of_one_label_are_spread_over_both_classes():

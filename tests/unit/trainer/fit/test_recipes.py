@@ -1,16 +1,8 @@
 import pytest
 
-from trainer.architectures import find_architecture
-from trainer.data.split import parse_shares
 from trainer.errors import TrainingError
 from trainer.fit.hyperparameters import Monitor
 from trainer.fit.recipes import RECIPES, find_recipe
-
-
-def test_every_recipe_names_what_there_is():
-    for recipe in RECIPES.values():
-        find_architecture(recipe.architecture)
-        parse_shares(recipe.shares)
 
 
 def test_what_ships_is_calibrated_on_scans_that_have_chosen_nothing_else():
