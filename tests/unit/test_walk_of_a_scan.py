@@ -1,4 +1,4 @@
-"""docs/walk-of-a-scan.md tells the way of a scan through the code as it is."""
+"""The table in docs/design.md shows the way of a scan through the code as it is."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from tests.program import ROOT
 
-PAGE = (ROOT / "docs/walk-of-a-scan.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/design.md").read_text(encoding="utf-8").partition("## The way of a scan")[2].partition("\n## ")[0]
 STEPS = [
     [cell.strip() for cell in line.split("|")[1:-1]]
     for line in PAGE.splitlines()
