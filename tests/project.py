@@ -2,14 +2,13 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 import typer
 from typer.core import TyperGroup
 
 from cli.main import app
+from tests.factories import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")})
 
 

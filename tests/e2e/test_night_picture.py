@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from studies.night_picture import describe, draw_night, score_demo
-from tests.compose import ROOT
+from tests.factories import ROOT
 
 
 def test_picture_shows_every_file_of_a_ward_with_its_row(tmp_path, monkeypatch):

@@ -66,9 +66,10 @@ class Case:
         counts: for the record.
     """
 
-    def __init__(self, rig: Rig, seed: int, folder: Path, without: str | None = None) -> None:
+    def __init__(self, rig: Rig, seed: int, folder: Path, without: str | None = None, *, is_long: bool = False) -> None:
         self.rig = rig
         self.seed = seed
+        self._is_long = is_long
         self.without = without
         self.choose = random.Random(seed)
         self.folder = folder
@@ -181,6 +182,10 @@ class Case:
         return again.expected
 
     # The fault
+
+    def cut(self, times: int) -> int:
+        """Return how often a fault comes that comes so many times in a long night."""
+        return times if self._is_long else -(-times // 4)
 
     def inject(self, name: str, times: int = 1) -> None:
         """Count a fault."""

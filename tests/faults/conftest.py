@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from nightread.failpoints import Point
 from tests.faults.case import Case
 from tests.faults.forking import Forker
 from tests.faults.nights import make_pool
-from tests.faults.places import SWEPT
 from tests.faults.rig import run_rig
 
 #: As many as a small machine has cores.
 _FORKERS = 2
+#: What tests have counted, in whichever process they ran.
 _RECORD = pytest.StashKey[list[dict]]()
+_SWEPT = pytest.StashKey[list[dict]]()
+_COUNTED = {"played": _RECORD, "swept": _SWEPT}
 _OUTCOME = pytest.StashKey[str]()
 
 
@@ -22,12 +25,15 @@ def pytest_addoption(parser):
     group = parser.getgroup("faults")
     group.addoption("--seeds", type=int, default=1, help="play every row of the fault table with so many seeds")
     group.addoption("--seed", type=int, default=None, help="play it with this seed alone, as a failure has named it")
+    group.addoption("--long", action="store_true", help="a night's time: every crash, in each kind of database")
     group.addoption("--record", type=Path, default=None, help="write what was counted to this file, as JSON")
 
 
 def pytest_configure(config):
     config.stash[_RECORD] = []
-    config.stash[SWEPT] = []
+    config.stash[_SWEPT] = []
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist hands its reports on
+        config.pluginmanager.register(_Counting(config))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,6 +49,12 @@ def pytest_generate_tests(metafunc):
         seed = metafunc.config.getoption("--seed", None)
         seeds = range(1, metafunc.config.getoption("--seeds", 1) + 1) if seed is None else [seed]
         metafunc.parametrize("seed", seeds, ids=lambda seed: f"seed-{seed}")
+
+
+@pytest.fixture(scope="session")
+def is_long(request):
+    """Whether there is a night's time."""
+    return request.config.getoption("--long", default=False)
 
 
 @pytest.fixture(scope="session")
@@ -66,29 +78,51 @@ def rig(pool, tmp_path_factory):
 
 
 @pytest.fixture
-def case(rig, seed, tmp_path, request):
+def case(rig, seed, is_long, tmp_path, request):
     """A case of the fault table; what it has counted goes into the record."""
-    case = Case(rig, seed, tmp_path)
+    case = Case(rig, seed, tmp_path, is_long=is_long)
     yield case
     case.clear()
     outcome = request.node.stash.get(_OUTCOME, "skipped")
     if outcome == "failed":
         rig.stop_fleet()  # what it has left of its workers is not the next case's
     if "row" in request.fixturenames:
-        record = request.config.stash[_RECORD]
         row = request.getfixturevalue("row").number
-        record.append({"row": row, "seed": seed, "outcome": outcome, **vars(case.counts)})
-        if file := request.config.getoption("--record", None):
-            file.write_text(json.dumps(record, indent=1))
+        entry = {"row": row, "seed": seed, "outcome": outcome, **vars(case.counts), "faults": dict(case.counts.faults)}
+        request.node.user_properties.append(("played", entry))
+
+
+class _Counting:
+    """Gathers in pytest's main process what tests have counted."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report):
+        if report.when != "teardown":
+            return
+        for name, entry in report.user_properties:
+            if name in _COUNTED:
+                self.config.stash[_COUNTED[name]].append(entry)
+        if file := self.config.getoption("--record", None):
+            file.write_text(json.dumps(self.config.stash[_RECORD], indent=1))
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for line in config.stash.get(SWEPT, []):
-        terminalreporter.write_line(line)
-    record = config.stash.get(_RECORD, [])
+    """Say what was done: a sweep that has crashed nothing proves nothing."""
+    swept = config.stash[_SWEPT]
+    for database in sorted({entry["database"] for entry in swept}):
+        entries = [entry for entry in swept if entry["database"] == database]
+        points = {point for entry in entries for point in entry["points"]}
+        crashes, recoveries = (sum(entry[name] for entry in entries) for name in ("crashes", "recoveries"))
+        terminalreporter.write_line(
+            f"failpoint sweep, {database}: {crashes} crashes and faults at {len(points)} of {len(Point)} points, "
+            f"{recoveries} recoveries; not at {', '.join(sorted(set(Point) - points)) or 'none'}"
+        )
+    record = config.stash[_RECORD]
     if not record:
         return
-    faults = sum((entry["faults"] for entry in record), Counter())
+    faults = sum((Counter(entry["faults"]) for entry in record), Counter())
     sums = {name: sum(entry[name] for entry in record) for name in ("scans", "redeliveries", "splits", "sweeps")}
     told = ", ".join(f"{count:,} {name}" for name, count in sums.items())
     terminalreporter.write_line(f"fault table: {len(record)} cases, {faults.total():,} faults, {told}")

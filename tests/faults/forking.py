@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.program import ROOT
+from tests.factories import ROOT
 
 #: What stands in place of a command for a worker that ends when there is nothing left to do.
 DRAIN = "drain"

@@ -4,26 +4,24 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 from sqlalchemy import Engine, insert, select, text, update
 
 from db.engine import reading, write
 from db.tables import jobs, metadata, predictions, runs, scans, stage_changes, tallies
 from db.types import JobStatus, database_now
+from nightread.failpoints import Point
 from tests.faults.checker import Evidence, Expected, Outcome, Violation, check
 from tests.faults.forking import DRAIN, KILLED, Forker
 from worker.queue.publisher import QUEUE
 
 #: Stands in the path of every scan; must show up nowhere but in the columns for paths.
 CANARY = "CANARY-WARD"
-#: What was swept, for the end of a session: a sweep that has crashed nothing proves nothing.
-SWEPT = pytest.StashKey[list[str]]()
 _PREFIX = "nightread:"
 _MOST_ROUNDS = 12
 #: Not part of the transactions whose atomicity is looked at: a mark beside the work, and who did it.
@@ -252,3 +250,61 @@ def sweep(
         for done in [threads.submit(go, place) for place in places]:
             done.result()
     return [points[number] for number in sorted(points)]
+
+
+@dataclass
+class Undisturbed:
+    """A command that writes one transaction, as it is when nothing is in its way.
+
+    Attributes:
+        start: what it begins with.
+        before: the signature of that.
+        after: the signature of what it leaves.
+        seen: which of both there was after a crash at the N-th point.
+    """
+
+    start: State
+    before: str
+    after: str
+    seen: dict[int, str] = field(default_factory=dict)
+
+    def judge(self, place, number):
+        """Say which of both there is; whatever was committed once is committed by all later points too."""
+        found = place.sign()
+        assert found in {self.before, self.after}, f"between before and after, at point {number}:\n{found}"
+        self.seen[number] = "before" if found == self.before else "after"
+        return self.seen[number]
+
+    def assert_both_were_seen(self):
+        states = [self.seen[number] for number in sorted(self.seen)]
+        assert states == sorted(states, reverse=True)
+        assert set(states) == {"before", "after"}
+
+
+def watch(place, *command):
+    """Run a command with nothing in its way, and take it back."""
+    start, before = place.save(), place.sign()
+    place.run(*command)
+    after = place.sign()
+    assert after != before
+    place.restore(start)
+    return Undisturbed(start, before, after)
+
+
+def expect_of(place, folder, **settings):
+    """Return what an undisturbed run over a folder comes to, and leave nothing of it."""
+    place.restore(place.empty)
+    place.run("enqueue", folder, **settings)
+    place.recover()
+    expected = place.expect()
+    place.restore(place.empty)
+    return expected
+
+
+def assert_sound(place, accepted, point, number, **evidence):
+    violations = place.check(accepted, **evidence)
+    assert not violations, f"after point {number}, {point}:\n" + "\n".join(map(str, violations))
+
+
+def names_of(points):
+    return {Point(point).name for point in points}

@@ -1,6 +1,6 @@
 """The fault table and what was counted, as docs/reliability.md shows them.
 
-uv run --group test pytest tests/faults --seeds 50 --record build/faults.json
+uv run --group test pytest tests/faults/test_fault_table.py --long --seeds 50 --record build/faults.json
 uv run --group test python -m tests.faults.soak --record build/soak.json
 uv run --group test python -m tests.faults.report build/faults.json build/soak.json --into docs/reliability.md
 """

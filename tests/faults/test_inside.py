@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.program import ROOT
+from tests.factories import ROOT
 
 _INSIDE = Path(__file__).parent / "inside"
 _ALL = {

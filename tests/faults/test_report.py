@@ -1,6 +1,6 @@
 """The page shows the fault table that is played."""
 
-from tests.compose import ROOT
+from tests.factories import ROOT
 from tests.faults.report import render
 from tests.faults.rows import ROWS
 

@@ -16,8 +16,8 @@ import db.engine
 from db.engine import make_engine, reading, write
 from db.tables import runs
 from nightread.errors import DatabaseUnavailable
-from tests.compose import ROOT
 from tests.db_factories import add_run, at_once, fetch_run, in_background, wait_until_blocked
+from tests.factories import ROOT
 
 PASSWORD = "s3cret-canary"
 

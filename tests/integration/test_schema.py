@@ -22,8 +22,8 @@ from db.schema import REVISION, ensure_schema, read_revision, upgrade
 from db.tables import jobs, metadata, results
 from db.types import database_now
 from nightread.errors import SchemaOutdated
-from tests.compose import ROOT
 from tests.db_factories import add_run, at_once, claim, open_scans
+from tests.factories import ROOT
 
 TABLES = {
     "models", "stage_changes", "runs", "jobs", "scans", "predictions", "tallies", "worklist_rows", "measurements",

@@ -48,7 +48,7 @@ def redis_restarts(case: Case) -> list[Violation]:
     mains = [worker.pid for worker in fleet.workers]
     case.enqueue_here(case.make_night(60))
     try:
-        for _ in range(_RESTARTS):
+        for _ in range(case.cut(_RESTARTS)):
             case.nap(0.1, 1)
             number = case.choose.choice([signal.SIGKILL, signal.SIGTERM])
             rig.redis.kill(number)

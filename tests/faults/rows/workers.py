@@ -25,7 +25,7 @@ def pool_process_killed(case: Case) -> list[Violation]:
     fleet = case.start_workers()
     case.enqueue_here(case.make_night(60))
     mains = [worker.pid for worker in fleet.workers]
-    for number in range(_KILLS):
+    for number in range(case.cut(_KILLS)):
         worker = case.wait(lambda: case.find_working() or case.share_done() == 1, "a worker to hold a job")
         if worker is True:
             case.enqueue_here(case.make_night(40, seed=1000 * number + case.seed))

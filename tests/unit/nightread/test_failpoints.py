@@ -11,7 +11,7 @@ from nightread import failpoints as failpoints_module
 from nightread.errors import SettingsError
 from nightread.failpoints import Point, Struck, arm, describe_armed, failpoint
 from nightread.settings import read_settings
-from tests.program import ROOT
+from tests.factories import ROOT
 
 PACKAGES = ("cli", "db", "nightread", "worker")
 

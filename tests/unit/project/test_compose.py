@@ -8,7 +8,8 @@ import yaml
 import nightread
 from nightread.settings import Settings, read_settings
 from tests.compose import MissingVariableError, list_variables, load_compose
-from tests.project import COMMANDS, ROOT, read, read_packages
+from tests.factories import ROOT
+from tests.project import COMMANDS, read, read_packages
 
 ENVIRONMENT = {
     "REDIS_PASSWORD": "r3dis", "REDIS_WORKER_PASSWORD": "w0rker", "REDIS_PUBLISHER_PASSWORD": "publ1sher",

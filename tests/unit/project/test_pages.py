@@ -8,7 +8,8 @@ import tomllib
 import pytest
 
 import nightread
-from tests.project import PAGES, ROOT, find_table_cells, read, read_packages
+from tests.factories import ROOT
+from tests.project import PAGES, find_table_cells, read, read_packages
 
 
 def test_design_maps_every_folder_of_the_packages():

@@ -13,8 +13,7 @@ from nightread.inference.batch_tuner import BatchTuner
 from nightread.inference.scorer import Scorer
 from nightread.scan.files import encode_path
 from nightread.settings import Device
-from tests.factories import encode_jpeg, small_chest
-from tests.program import ROOT
+from tests.factories import ROOT, encode_jpeg, small_chest
 from worker.decoder.decoder import Decoder
 from worker.decoder.sandbox import IsolationLimits
 from worker.jobs.pipeline import Limits, score_scans
