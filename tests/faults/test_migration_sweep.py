@@ -47,11 +47,11 @@ def sign(engine):
 
 
 def empty(engine):
+    engine.dispose()  # a statement that PostgreSQL has prepared fails once its table has another column
     if engine.dialect.name == "postgresql":
         for statement in ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public"):
             write(engine, lambda connection, statement=statement: connection.exec_driver_sql(statement))
         return
-    engine.dispose()
     for file in Path(engine.url.database).parent.glob(f"{Path(engine.url.database).name}*"):
         file.unlink()
 
