@@ -9,9 +9,6 @@ import logging
 import os
 import socket
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -69,8 +66,6 @@ class WorkerProcess:
         self.progress = find_progress()
         self._scorers: dict[str, Scorer] = {}
         self._ahead = ahead
-        self._worked_at = time.monotonic()
-        self._is_working = False
         self._opening = threading.Lock()  # two jobs of one process may want the same model at once
 
     def _make_decoder(self) -> Decoder:
@@ -93,21 +88,6 @@ class WorkerProcess:
         self.threads = 1
         self.decoder = self._make_decoder()
         self._opening = threading.Lock()
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Be at work for as long as the `with` block runs."""
-        self._is_working = True
-        try:
-            yield
-        finally:
-            self._worked_at = time.monotonic()
-            self._is_working = False
-
-    @property
-    def idle_s(self) -> float:
-        """How long this process has had nothing to do, in seconds; 0 while it has."""
-        return 0.0 if self._is_working else time.monotonic() - self._worked_at
 
     def find_scorer(self, run: RunInfo) -> Scorer:
         """Return the model of a run, opened and checked at its first use.

@@ -1,6 +1,7 @@
 """`worker`, `beat` and `sweep`: the processes of a cluster."""
 
 import os
+import signal
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -23,7 +24,9 @@ def worker(
     ] = 1,
     model: Model = None,
     device: Device = None,
-    beat: Annotated[bool, typer.Option("--beat/--no-beat", help="Sweep for lost jobs every minute, too.")] = True,
+    beat: Annotated[
+        bool, typer.Option("--beat/--no-beat", hidden=True, help="Without effect: each worker process sweeps.")
+    ] = True,
     health: Annotated[
         bool, typer.Option("--health", help="Start nothing: say whether the workers of this host get anywhere.")
     ] = False,
@@ -50,16 +53,14 @@ def worker(
     arguments = ["worker", f"--concurrency={concurrency}", "--pool=prefork", "--without-gossip", "--without-mingle",
                  "--without-heartbeat",
                  f"--hostname=nightread-{os.getpid()}@%h", f"--loglevel={settings.log_level}"]  # fmt: skip
-    app.worker_main([*arguments, "--beat"] if beat else arguments)
+    app.worker_main(arguments)
 
 
 def beat(
-    health: Annotated[
-        bool, typer.Option("--health", help="Start nothing: say whether anybody publishes what is due.")
-    ] = False,
+    health: Annotated[bool, typer.Option("--health", help="Start nothing: check that due jobs are published.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask the workers to sweep for lost jobs, every NIGHTREAD_SWEEP_S seconds; for clusters whose workers do not.
+    """Close ended runs and republish lost jobs, every NIGHTREAD_SWEEP_S seconds. Workers do so too.
 
     With --health: exit code 1 where jobs are due that nobody publishes, 5 where the database is away.
 
@@ -70,12 +71,17 @@ def beat(
         from worker.health import check_sweeping
 
         _report_health(settings, check_sweeping, as_json)
+    from cli.commands.runs import open_database
     from worker.queue.celery_app import make_app
     from worker.queue.publisher import Publisher
+    from worker.queue.sweeper import Sweeper
 
-    app = make_app(settings)
-    Publisher(app, settings).count_waiting()
-    app.start(["beat", "--pidfile=", f"--loglevel={settings.log_level}"])
+    publisher = Publisher(make_app(settings), settings)
+    publisher.count_waiting()
+    sweeper = Sweeper(publisher, open_database(), settings.sweep_s)
+    for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
+        signal.signal(number, lambda *_: sweeper.stop())
+    sweeper.run()
 
 
 def sweep(as_json: Json = False) -> None:

@@ -23,7 +23,7 @@ from db.tallies import read_tallies
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from nightread.model.card import Card
 from nightread.reasons import Reason
-from worker.queue.publisher import QUEUE, SWEEP_TASK
+from worker.queue.publisher import QUEUE
 
 _PREFIX = "nightread:"
 _UNACKED = "unacked"
@@ -259,20 +259,15 @@ def _check_open(connection: Connection) -> Iterator[Violation]:
 
 def _check_redis(url: str, canaries: Sequence[str]) -> Iterator[Violation]:
     with redis.Redis.from_url(url) as client:
-        if count := _count_jobs(client.lrange(_PREFIX + QUEUE, 0, -1)):
+        if count := client.llen(_PREFIX + QUEUE):
             yield Violation("I5", f"{count} messages lie in the queue")
-        if count := _count_jobs(client.hvals(_PREFIX + _UNACKED)):
+        if count := client.hlen(_PREFIX + _UNACKED):
             yield Violation("I5", f"{count} messages are not acknowledged")
         for key in client.scan_iter():
             held = key + b" " + b" ".join(_read_key(client, key))
             for canary in canaries:
                 if canary.encode() in held:
                     yield Violation("I8", f"{canary} lies in Redis, below {key!r}")
-
-
-def _count_jobs(messages: Sequence[bytes]) -> int:
-    """Return how many messages stand for a job; a beat sends another kind for as long as it lives."""
-    return sum(SWEEP_TASK.encode() not in message for message in messages)
 
 
 def _read_key(client: redis.Redis, key: bytes) -> list[bytes]:

@@ -174,7 +174,7 @@ def test_either_of_two_outcomes_may_be_right(sound):
 
 def test_what_is_left_in_redis_is_found(sound, redis_server):
     client = redis_server.connect()
-    client.lpush("nightread:nightread", "{}", '{"headers": {"task": "nightread.sweep"}}')
+    client.lpush("nightread:nightread", "{}")
     client.hset("nightread:unacked", "1", '{"args": "CANARY"}')
     client.set("CANARY", "1")
     assert set(map(str, check(sound))) == {

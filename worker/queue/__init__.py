@@ -3,5 +3,5 @@
 celery_app: the Celery app and its settings.
 publisher: publishes due jobs while the queue is below its high-water mark.
 guard: refuses messages that Nightread did not send.
-idle_sweeper: sweeps where a worker has had nothing to do.
+sweeper: sweeps at intervals.
 """

@@ -14,7 +14,7 @@ from kombu import Queue
 from nightread.errors import SettingsError
 from nightread.settings import Device, Settings
 from worker.queue.guard import guard_redis
-from worker.queue.publisher import QUEUE, SWEEP_TASK
+from worker.queue.publisher import QUEUE
 
 #: No job takes this long; a decoder that does not return is ended with its process.
 _JOB_LIMIT_S = 1800
@@ -74,12 +74,8 @@ def _configure(settings: Settings) -> dict[str, Any]:
     return {
         # Results are rows in SQL; a result backend would grow, and chords lose bodies.
         "task_ignore_result": True,
-        "result_backend": None,
         # JSON only: a pickled message is refused, not run.
-        "task_serializer": "json",
         "accept_content": ["json"],
-        "result_accept_content": ["json"],
-        "event_serializer": "json",
         # A message outlives the main process that had it; a lost child's does not come back by itself, since that
         # loops without a count: the database counts the attempts and the sweeper publishes again.
         "task_acks_late": True,
@@ -116,7 +112,6 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # A worker that is to stop at once gives its jobs this long: a lease that is left behind counts as a crash.
         "worker_soft_shutdown_timeout": 10.0,
-        "worker_enable_soft_shutdown_on_idle": False,
         "worker_max_tasks_per_child": 500,  # bounds what a leak can come to
         "worker_max_memory_per_child": 6_000_000,  # KiB; the same, and more than two windows and CUDA take
         # CUDA and its threads do not survive a fork.
@@ -125,17 +120,6 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "task_queues": [Queue(QUEUE)],
         "task_default_queue": QUEUE,
         "task_create_missing_queues": False,
-        "task_track_started": False,
-        "worker_send_task_events": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        # In memory: the default scheduler keeps a file, and pickles it.
-        "beat_scheduler": "celery.beat:Scheduler",
-        "beat_schedule": {
-            "sweep": {
-                "task": SWEEP_TASK,
-                "schedule": settings.sweep_s,
-                "options": {"queue": QUEUE, "expires": max(1.0, settings.sweep_s)},
-            }
-        },
     }

@@ -10,14 +10,13 @@ import binascii
 import json
 import logging
 import re
-from datetime import datetime
 from typing import Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, QoS, Transport
 from redis.exceptions import RedisError
 
-from worker.queue.publisher import QUEUE, REFUSED_KEY, SCORE_TASK, SWEEP_TASK
+from worker.queue.publisher import QUEUE, REFUSED_KEY, SCORE_TASK
 
 _log = logging.getLogger(__name__)
 
@@ -118,22 +117,21 @@ def clean_message(message: Any) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise Refused("no object")
     headers, properties = (_take_object(message, name) for name in ("headers", "properties"))
-    task = headers.get("task")
-    if task not in (SCORE_TASK, SWEEP_TASK):  # whatever it is, it need not be hashable
+    if headers.get("task") != SCORE_TASK:
         raise Refused("an unknown task")
     if (message.get("content-type"), message.get("content-encoding")) != ("application/json", "utf-8"):
         raise Refused("a content type that is not JSON")
     task_id, tag = headers.get("id"), properties.get("delivery_tag")
     if not all(isinstance(value, str) and _ID.fullmatch(value) for value in (task_id, tag)):
         raise Refused("no id")
-    arguments = _read_arguments(message.get("body"), task)
+    arguments = _read_arguments(message.get("body"))
     return {
         "body": _encode([arguments, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {
-            "lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "group": None,
-            "eta": None, "expires": _read_expiry(headers.get("expires")), "retries": 0, "timelimit": [None, None],
+            "lang": "py", "task": SCORE_TASK, "id": task_id, "root_id": task_id, "parent_id": None, "group": None,
+            "eta": None, "expires": None, "retries": 0, "timelimit": [None, None],
             "argsrepr": repr(arguments), "kwargsrepr": "{}", "ignore_result": True,
         },
         "properties": {
@@ -150,29 +148,17 @@ def _take_object(message: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _read_arguments(body: Any, task: str) -> list[str]:
+def _read_arguments(body: Any) -> list[str]:
     if not isinstance(body, str) or len(body) > _LONGEST_BODY:
         raise Refused("no body of ours")
     try:
         decoded = json.loads(base64.b64decode(body, validate=True))
     except (binascii.Error, ValueError, RecursionError):
         raise Refused("a body that cannot be read") from None
-    arguments = decoded[0] if isinstance(decoded, list) and decoded else None
-    if task == SWEEP_TASK and arguments == []:
-        return []
-    match arguments:
-        case [str(job_id)] if task == SCORE_TASK and _JOB_ID.fullmatch(job_id):
+    match decoded:
+        case [[str(job_id)], *_] if _JOB_ID.fullmatch(job_id):
             return [job_id]
     raise Refused("wrong arguments")
-
-
-def _read_expiry(expires: Any) -> str | None:
-    if expires is None:
-        return None
-    try:
-        return datetime.fromisoformat(expires).isoformat()
-    except (TypeError, ValueError):
-        raise Refused("no time of expiry") from None
 
 
 def _encode(body: list[Any]) -> str:

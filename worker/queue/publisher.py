@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 
 QUEUE = "nightread"
 SCORE_TASK = "nightread.score_job"
-SWEEP_TASK = "nightread.sweep"
 #: What was refused in the queue since Redis was started empty; kombu does not put its prefix before it.
 REFUSED_KEY = "nightread:refused"
 

@@ -31,7 +31,7 @@ def pool_process_killed(case: Case) -> list[Violation]:
             case.enqueue_here(case.make_night(40, seed=1000 * number + case.seed))
             worker = case.wait_working()
         case.nap(0, 0.2)
-        if killed := worker.kill_children():  # the process that sends the sweeps among them
+        if killed := worker.kill_children():
             case.inject("child killed", killed)
     violations = case.finish()
     assert [worker.pid for worker in fleet.workers] == mains

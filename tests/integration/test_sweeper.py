@@ -1,4 +1,4 @@
-"""A worker that has nothing to do looks for what was lost, whether or not anybody tells it to."""
+"""The sweeper publishes due jobs at intervals, and survives a broker that is away."""
 
 import pytest
 
@@ -6,7 +6,8 @@ from tests.db_factories import add_job, fetch_job
 from tests.program import wait_until
 from tests.worker_factories import run_process
 from worker.queue.celery_app import make_app
-from worker.queue.idle_sweeper import IdleSweeper
+from worker.queue.publisher import Publisher
+from worker.queue.sweeper import Sweeper
 
 
 @pytest.fixture
@@ -17,13 +18,15 @@ def process(engine, redis_url):
 
 @pytest.fixture
 def sweeper(process):
-    sweeper = IdleSweeper(make_app(process.settings), process)
-    sweeper.start()
+    publisher = Publisher(make_app(process.settings), process.settings)
+    sweeper = Sweeper(publisher, process.engine, process.settings.sweep_s)
+    thread = sweeper.start()
     yield sweeper
     sweeper.stop()
+    thread.join()
 
 
-def test_what_is_due_is_published_where_no_beat_runs(engine, sweeper):
+def test_a_due_job_is_published(engine, sweeper):
     job_id = add_job(engine)
     wait_until(lambda: fetch_job(engine, job_id).published_at, "the job's message")
 
@@ -32,7 +35,7 @@ def test_a_broker_that_is_away_is_told_and_tried_again(engine, redis_server, swe
     redis_server.kill()
     try:
         job_id = add_job(engine)
-        wait_until(lambda: "idle sweep: the broker" in caplog.text, "a warning")
+        wait_until(lambda: "sweep: the broker" in caplog.text, "a warning")
         assert fetch_job(engine, job_id).published_at is None
     finally:
         redis_server.start()
@@ -42,12 +45,6 @@ def test_a_broker_that_is_away_is_told_and_tried_again(engine, redis_server, swe
 def test_what_nobody_foresaw_does_not_end_it(engine, process, sweeper, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(sweeper._publisher, "sweep", None)
-        wait_until(lambda: "idle sweep failed" in caplog.text, "an error")
+        wait_until(lambda: "sweep failed" in caplog.text, "an error")
     job_id = add_job(engine)
     wait_until(lambda: fetch_job(engine, job_id).published_at, "the job's message")
-
-
-def test_a_process_at_work_is_not_idle(process):
-    with process.working():
-        assert process.idle_s == 0
-    assert 0 <= process.idle_s < 60

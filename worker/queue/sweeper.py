@@ -1,0 +1,44 @@
+"""Sweeps at intervals: on a thread of each worker process, and as the loop of `nightread beat`."""
+
+import logging
+import random
+import threading
+
+from sqlalchemy import Engine
+
+from nightread.errors import NightreadError
+from worker.queue.publisher import Publisher
+
+_log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Closes ended runs and republishes lost jobs, at most `sweep_s` seconds apart."""
+
+    def __init__(self, publisher: Publisher, engine: Engine, sweep_s: float) -> None:
+        """Start nothing yet."""
+        self._publisher = publisher
+        self._engine = engine
+        self._sweep_s = sweep_s
+        self._stop = threading.Event()
+
+    def start(self) -> threading.Thread:
+        """Return a thread that sweeps until stopped."""
+        thread = threading.Thread(target=self.run, name="nightread-sweeper", daemon=True)
+        thread.start()
+        return thread
+
+    def stop(self) -> None:
+        """End `run` after the sweep under way."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Sweep until stopped; never raises."""
+        # Random intervals: processes that started together would sweep at the same moment for ever.
+        while not self._stop.wait(self._sweep_s * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter, no secret
+            try:
+                self._publisher.sweep(self._engine)
+            except NightreadError as error:
+                _log.warning("sweep: %s", error)
+            except Exception:  # noqa: BLE001  # the boundary of a thread: the next sweep may succeed
+                _log.exception("sweep failed")
