@@ -1,39 +1,39 @@
-"""The errors of Nightread, by who must act.
+"""The error classes of Nightread, by who must act.
 
     NightreadError
-      ScanError            the file is at fault: it is recorded as `rejected` with its code, and the job goes on
+      ScanError            the file is at fault: its scan ends `rejected`, and the job continues
         UnreadableScan       not an image, damaged, truncated, too large
         UnsupportedScan      readable, but not one single-frame radiograph
-      StorageError         the storage is at fault, perhaps for a moment: the scan is tried again
-      ModelError           the model is at fault: a worker stops before it takes a job
+      StorageError         the storage is at fault, perhaps for a moment: the scan is retried
+      ModelError           the model is at fault: a worker does not start
         CardMismatch         bundle, card and graph do not fit together, or a byte of them has changed
-        ParityMismatch       this machine does not reproduce the scores that the model was exported with
-      DeviceError          the device that was asked for is not really there
-        DeviceFull           its memory does not suffice for a batch
-      SettingsError        the operator is at fault: stop at start-up, naming every fault at once
+        ParityMismatch       this machine does not reproduce the scores of the parity file
+      DeviceError          the requested device is not active
+        DeviceFull           its memory is too small for a batch
+      SettingsError        the operator is at fault: the program ends at its start and names every fault
       ExportError          the training folder or the converted network is at fault
-      DatabaseError        the ledger did not do what was asked
-        DatabaseUnavailable  it does not answer, or cannot store: try again later
+      DatabaseError        the database refuses or fails
+        DatabaseUnavailable  it does not answer, or cannot store: retry later
           DatabaseFull         its disk is full
-        SchemaOutdated       its tables are those of another release
-        UnknownRun           no run, or more than one, goes by that name
-        WrongStage           a model's stage does not allow what was asked
+        SchemaOutdated       its schema is that of another release
+        UnknownRun           no run, or more than one, has that name
+        WrongStage           a model's stage does not allow the request
 
-A message says what was found, what is allowed and what to do about it.
+A message says what was found, what is allowed and what to do.
 """
 
 from nightread.reasons import Reason
 
 
 class NightreadError(Exception):
-    """Base of every error that Nightread understands; shown to people in one line, never as a traceback."""
+    """Base of all expected errors; the program prints them in one line, without a traceback."""
 
 
 class ScanError(NightreadError):
-    """A scan that cannot be scored because of what its file holds.
+    """A scan that cannot be scored because of its file.
 
     Attributes:
-        reason: the code that is stored with the scan.
+        reason: code that is stored with the scan.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -46,14 +46,14 @@ class UnreadableScan(ScanError):
 
 
 class UnsupportedScan(ScanError):
-    """Readable, but not one single-frame radiograph."""
+    """Readable, but not a single-frame radiograph."""
 
 
 class StorageError(NightreadError):
-    """A file could not be read for a reason that may pass: gone with its share, an I/O error, a stale handle.
+    """A transient fault of the storage: a share that is away, an I/O error, a stale handle.
 
     Attributes:
-        reason: the code that is stored with the scan once all attempts are used up.
+        reason: code that is stored with the scan after the last attempt.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -70,15 +70,15 @@ class CardMismatch(ModelError):
 
 
 class ParityMismatch(ModelError):
-    """The scores computed here are not those that the bundle was exported with."""
+    """This machine does not reproduce the scores of the bundle's parity file."""
 
 
 class DeviceError(NightreadError):
-    """The device that was asked for is not active."""
+    """The requested device is not active."""
 
 
 class DeviceFull(DeviceError):
-    """The device has not enough memory for a batch; a smaller one may fit."""
+    """The device's memory is too small for a batch; a smaller batch may fit."""
 
 
 class SettingsError(NightreadError):
@@ -86,11 +86,11 @@ class SettingsError(NightreadError):
 
 
 class ExportError(NightreadError):
-    """A training folder that cannot be exported, or a network that would not be the same afterwards."""
+    """A training folder that cannot be exported, or an export that changes scores."""
 
 
 class DatabaseError(NightreadError):
-    """Base of what the database layer raises on purpose."""
+    """Base of the expected errors of the database layer."""
 
 
 class DatabaseUnavailable(DatabaseError):
@@ -98,16 +98,16 @@ class DatabaseUnavailable(DatabaseError):
 
 
 class DatabaseFull(DatabaseUnavailable):
-    """There is no room on the database's disk; nothing was stored, and what was stored before stays."""
+    """The database's disk is full; the transaction stored nothing."""
 
 
 class SchemaOutdated(DatabaseError):
-    """The tables are not those that this release needs."""
+    """The database has the schema of another release."""
 
 
 class UnknownRun(DatabaseError):
-    """No run, or more than one, goes by that id, prefix or name."""
+    """No run, or more than one, has that id, prefix or name."""
 
 
 class WrongStage(DatabaseError):
-    """A model bundle's stage does not allow what was asked."""
+    """The stage of a model bundle does not allow the request."""

@@ -1,12 +1,10 @@
-"""Places in the code at which a process can be made to fail on purpose, so that what follows can be tested.
+"""Failpoints: named places in the code where a process can be made to fail, for tests of what follows.
 
-`NIGHTREAD_FAILPOINT=POINT:ACTION[:N][,...]` lets a process fail when it passes a point for the N-th time (the first if
-left out); `any` stands for every point, so that N = 1, 2, 3, ... crashes a command at each of them in turn. It is read
-once, where a process starts; without it a point costs one look at an empty list. Each strikes once in a process. With
-`NIGHTREAD_FAILPOINT_DIR` each strikes once among all processes that share that folder, restarted ones too, and leaves a
-file there that says where.
-
-The lowest layer: `worker`, `db` and `nightread` mark their points with it, and it knows none of them.
+`NIGHTREAD_FAILPOINT=POINT:ACTION[:N][,...]` makes a process fail when it passes a point for the N-th time, by default
+the first. `any` stands for every point, so that N = 1, 2, 3, ... crashes a command at each point in turn. The variable
+is read once, at the start of a process; without it a point costs one look at an empty list. Each failpoint strikes once
+in a process. With `NIGHTREAD_FAILPOINT_DIR` it strikes once among all processes that share that folder, restarted ones
+included, and leaves a file there that names the point.
 """
 
 import contextlib
@@ -31,19 +29,19 @@ _FAILPOINT = re.compile(
 
 
 class Point(StrEnum):
-    """Every point there is, and where it lies."""
+    """All points, with their places."""
 
     where: str
 
     def __new__(cls, value: str, where: str) -> Self:
-        """Make a point that is its name, with a sentence on where it lies."""
+        """Create a point from its name and a sentence about its place."""
         point = str.__new__(cls, value)
         point._value_ = value
         point.where = where
         return point
 
     WRITE_BEFORE_COMMIT = "write-before-commit", "any transaction that writes has done its work and not committed it"
-    WRITE_AFTER_COMMIT = "write-after-commit", "any transaction that writes is committed, and nobody has been told"
+    WRITE_AFTER_COMMIT = "write-after-commit", "any transaction that writes is committed, its caller does not know yet"
 
     WORKER_BEFORE_CLAIM = "worker-before-claim", "a worker has a message and has not claimed the job"
     WORKER_AFTER_CLAIM = "worker-after-claim", "the claim is committed, no file is open yet"
@@ -57,15 +55,15 @@ class Point(StrEnum):
         "worker-in-commit",
         "predictions and the job's end are written, its scans are not, nothing is committed",
     )
-    WORKER_PUT_OFF = "worker-put-off", "a job with scans whose fault may pass is back in the queue, not committed"
-    WORKER_GIVE_BACK = "worker-give-back", "a job that ended in an error is back in the queue, not committed"
+    WORKER_PUT_OFF = "worker-put-off", "a job with transient faults is queued again, not committed"
+    WORKER_GIVE_BACK = "worker-give-back", "a job that ended in an error is queued again, not committed"
     WORKER_IN_SPLIT = "worker-in-split", "a job has ended and its halves are written, its scans belong to it still"
     WORKER_AFTER_COMMIT = "worker-after-commit", "a job's results are committed, its run is not closed"
     WORKER_BEFORE_TOP_UP = (
         "worker-before-top-up",
-        "a job is done with, the queue is not refilled, the message not acknowledged",
+        "a job has ended, the queue is not refilled, the message not acknowledged",
     )
-    WORKER_BEFORE_ACK = "worker-before-ack", "all is done but to acknowledge the message"
+    WORKER_BEFORE_ACK = "worker-before-ack", "everything is done except to acknowledge the message"
 
     ENQUEUE_IN_TRANSACTION = (
         "enqueue-in-transaction",
@@ -80,8 +78,8 @@ class Point(StrEnum):
     PUBLISH_BEFORE_UNMARK = "publish-before-unmark", "sending has failed, the jobs are still marked as published"
 
     SWEEP_BEFORE = "sweep-before", "a sweep begins, and has looked at nothing"
-    SWEEP_IN_CLOSING = "sweep-in-closing", "runs that have ended are found and locked, not closed"
-    SWEEP_AFTER_CLOSING = "sweep-after-closing", "runs that have ended are closed, nothing is published again"
+    SWEEP_IN_CLOSING = "sweep-in-closing", "ended runs are found and locked, not closed"
+    SWEEP_AFTER_CLOSING = "sweep-after-closing", "ended runs are closed, nothing is republished"
 
     RETRY_IN_TRANSACTION = (
         "retry-in-transaction",
@@ -94,18 +92,18 @@ class Point(StrEnum):
     )
     PROMOTE_IN_TRANSACTION = (
         "promote-in-transaction",
-        "the production model has stepped down, its successor has not stepped up",
+        "the old model is out of production, its successor is not in it yet",
     )
     MIGRATE_AFTER_REVISION = "migrate-after-revision", "one migration has run, the next has not, nothing is committed"
 
 
 class Struck(RuntimeError):
-    """What a point raises where no particular kind of fault lies: an error that nobody foresaw."""
+    """Error of a failpoint without an error of its own: stands for an unexpected error."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failpoint:
-    """One armed failpoint; `passed` counts in a way that needs no lock, since a fork would inherit a held one."""
+    """One armed failpoint; `passed` counts without a lock, which a fork could inherit while it is held."""
 
     point: str
     action: str
@@ -118,38 +116,38 @@ _armed: list[_Failpoint] = []
 
 
 def failpoint(point: Point, fault: Callable[[str], BaseException] = Struck) -> None:
-    """Fail here, where that was asked for; else do nothing.
+    """Fail here if the failpoint is armed.
 
     Args:
-        point: where this is.
-        fault: makes, of a message, the error that would be raised here.
+        point: this place.
+        fault: makes the error to raise from a message.
     """
     if _armed:
         _pass(point, fault)
 
 
 def arm(text: str) -> None:
-    """Arm what `text` asks for, in this process and in those that it forks, in place of what was armed before.
+    """Replace the armed failpoints of this process and of its future forks.
 
     Args:
-        text: as `NIGHTREAD_FAILPOINT` holds it; "" disarms.
+        text: value of `NIGHTREAD_FAILPOINT`; "" disarms.
 
     Raises:
-        ValueError: with one line that names what is wrong and what is allowed.
+        ValueError: one line with the fault and the allowed values.
     """
     _armed[:] = parse(text)
 
 
 def describe_armed() -> str:
-    """Return what is armed in this process, "" for nothing."""
+    """Return the armed failpoints of this process as text; "" if there are none."""
     return ", ".join(f"{failpoint.point}:{failpoint.action}:{failpoint.nth}" for failpoint in _armed)
 
 
 def parse(text: str) -> list[_Failpoint]:
-    """Return the failpoints that `text` asks for.
+    """Return the failpoints of a value of `NIGHTREAD_FAILPOINT`.
 
     Raises:
-        ValueError: with one line that names what is wrong and what is allowed.
+        ValueError: one line with the fault and the allowed values.
     """
     return [_parse_one(part.strip()) for part in text.split(",") if part.strip()]
 
@@ -173,7 +171,7 @@ def _pass(point: Point, fault: Callable[[str], BaseException]) -> None:
 
 
 def _is_first(armed: _Failpoint, point: Point) -> bool:
-    """Whether no other process has struck here before; leaves a file that says so from now on."""
+    """Return whether no other process has struck here before, and leave a file for the next ones."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return True
@@ -199,5 +197,5 @@ def _strike(armed: _Failpoint, point: Point, fault: Callable[[str], BaseExceptio
             time.sleep(armed.sleep_s)
 
 
-with contextlib.suppress(ValueError):  # told by `read_settings`, in one line with whatever else is wrong
+with contextlib.suppress(ValueError):  # `read_settings` reports it together with other faults
     arm(os.environ.get(VARIABLE, ""))

@@ -1,4 +1,4 @@
-"""How log lines are written: for people, or as one JSON object a line. To stderr: stdout is for data."""
+"""The log: text lines or one JSON object per line, on stderr, since stdout is for data."""
 
 import logging
 import sys
@@ -14,11 +14,11 @@ _FIELDS = "%(levelname)s %(name)s %(process)d %(message)s"
 
 
 def configure_logging(settings: Settings, *, level: str | None = None) -> None:
-    """Send all log lines of this process to stderr in the chosen format, times in UTC.
+    """Send all log lines of this process to stderr, with times in UTC.
 
     Args:
         settings: format and level.
-        level: instead of the settings' level.
+        level: overrides the level of the settings.
     """
     formatter: logging.Formatter
     if settings.log_format is LogFormat.JSON:
@@ -29,7 +29,7 @@ def configure_logging(settings: Settings, *, level: str | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level or settings.log_level, handlers=[handler], force=True)
-    # Celery tells of every message that it receives and every task that succeeds: two lines a job, with ids alone.
+    # Celery logs each received message and each finished task: two lines per job with nothing but ids.
     for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if armed := describe_armed():

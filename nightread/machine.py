@@ -1,4 +1,4 @@
-"""How this process keeps memory that it will want again."""
+"""This machine and process: cores, start time, memory that is kept."""
 
 import ctypes
 import os
@@ -8,17 +8,17 @@ from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-#: Files and pictures up to this size come out of memory that was used before, not from the kernel.
+#: In bytes: allocations up to this size reuse freed memory instead of asking the kernel.
 _KEPT_ALLOCATION: Final = 8 * 2**20
-#: Free memory beyond this goes back to the kernel.
+#: In bytes: freed memory beyond this goes back to the kernel.
 _KEPT_FREE: Final = 128 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what scans have used, for the next ones, instead of giving it back.
+    """Let the C library keep freed memory for the next scans; does nothing if it is not glibc.
 
-    A window of files is read, decoded and freed again and again. What goes back to the kernel comes anew page by page,
-    each cleared first, which takes as long as hashing it. Changes nothing where the C library is not glibc.
+    Windows of files are read, decoded and freed all the time. Memory that went back to the kernel returns page by page,
+    each cleared first, which takes as long as hashing the file.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -31,10 +31,10 @@ def keep_freed_memory() -> None:
 
 
 def read_start(pid: int) -> str | None:
-    """Return when a process was started, in the kernel's ticks since boot; None where it is gone or cannot be asked.
+    """Return the start time of a process in ticks since boot; None if it is gone or there is no /proc.
 
-    A process id is given out again, and the first one in a container is always 1: together with this it tells one
-    process from every other (proc(5), field 22 of /proc/PID/stat).
+    Process ids are reused, and the first one in a container is always 1. Together with the start time an id is unique
+    (proc(5), field 22 of /proc/PID/stat).
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -44,5 +44,5 @@ def read_start(pid: int) -> str | None:
 
 
 def count_cores() -> int:
-    """Return the cores that this process may use; a container may be given fewer than the machine has."""
+    """Return the number of cores that this process may use; a container may have fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

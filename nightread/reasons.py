@@ -1,14 +1,14 @@
-"""The closed list of reasons why a scan is `rejected` (the file is at fault) or `failed` (the system is).
+"""Reason codes: why a scan is `rejected` (the file is at fault) or `failed` (the system is at fault).
 
-Codes are stored and exported: they are only ever added. A reason's text never holds a path or a value read from
-the file, so that no patient data reaches a log or a table through it.
+Codes are stored and exported, so none is ever renamed or removed. The text of a reason holds no path and no value from
+the file, so that it carries no patient data to a log or a table.
 """
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a scan has no prediction; the value is what the results table holds."""
+    """Reason for a missing prediction; the value is the stored code."""
 
     # rejected: sending the same file again changes nothing
     EMPTY_FILE = "empty-file"

@@ -1,13 +1,13 @@
-"""Text for a terminal: what others wrote, and durations."""
+"""Text for a terminal: text of unknown origin, and durations."""
 
 
 def show_text(text: str | None) -> str:
-    """Write text of unknown origin, such as a file name, so that it cannot move the cursor or color the screen."""
+    """Return text of unknown origin, such as a file name, with control characters escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text or "")
 
 
 def show_duration(seconds: float) -> str:
-    """Write a duration for people."""
+    """Return a duration for people."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The app that `celery -A worker.app worker` finds; `nightread worker` starts the same one."""
+"""The Celery app for `celery -A worker.app worker`; `nightread worker` makes an equal one."""
 
 from nightread.logs import configure_logging
 from nightread.settings import read_settings

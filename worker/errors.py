@@ -1,19 +1,19 @@
-"""The errors of enqueueing and working, each told in one line with its remedy."""
+"""The errors of runs and jobs, each in one line with its remedy."""
 
 from nightread.errors import NightreadError
 
 
 class BrokerUnavailable(NightreadError):
-    """The broker does not answer; what was enqueued is safe in the database."""
+    """The broker does not answer; enqueued jobs are safe in the database."""
 
 
 class WrongPaths(NightreadError):
-    """A path that was asked for is not there, or may not be read."""
+    """A named path does not exist, or may not be read."""
 
 
 class NothingToScore(NightreadError):
-    """The paths hold no scan at all."""
+    """The paths hold no scan."""
 
 
 class LeaseLost(NightreadError):
-    """Another worker has taken over the job; what this one computes is no longer wanted."""
+    """Another worker has taken over the job; the results of this one do not count."""

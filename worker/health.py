@@ -1,8 +1,8 @@
-"""Is a worker getting anywhere? Told by what it commits in SQL, never by whether it answers.
+"""Worker liveness, judged by committed work rather than by pings.
 
-Each process of a worker notes in a small file when it last claimed a job, renewed a lease or stored results, and only
-after the database has confirmed it. `nightread worker --health` reads these files, on the same host, and asks the
-database whether jobs wait: work that waits while a worker stands still is what is wrong.
+Each process of a worker writes to a small file when it last claimed a job, renewed a lease or stored results, after the
+database has confirmed it. `nightread worker --health` reads these files on the same host, and asks the database for
+waiting jobs. A worker is at fault if jobs wait and it makes no progress.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ _WORKER, _PROGRESS = ".worker", ".progress"
 
 
 class Progress:
-    """What one process of a worker has achieved, for whoever asks after the worker."""
+    """Times of the last steps of one worker process, kept in a file."""
 
     def __init__(self, file: Path | None) -> None:
-        """Note nothing yet.
+        """Write nothing yet.
 
         Args:
-            file: where it is noted; None where nobody asks, as in an embedded run.
+            file: of this process; None outside a worker, as in an embedded run.
         """
         self._file = file
         self._steps: dict[str, float] = {}
 
     def note(self, step: str) -> None:
-        """Note that the database has confirmed a step: `claimed`, `renewed` or `committed`."""
+        """Record the time of a step that the database has confirmed: `claimed`, `renewed` or `committed`."""
         if self._file is None:
             return
         self._steps[step] = time.monotonic()
@@ -50,14 +50,14 @@ class Progress:
 
 
 def register_worker() -> None:
-    """Note that this process is the main process of a worker, from now on."""
+    """Register this process as the main process of a worker."""
     pid = os.getpid()
     with _not_noted():
         _write(_folder() / f"{pid}{_WORKER}", {"process_started": read_start(pid), "started": time.monotonic()})
 
 
 def find_progress() -> Progress:
-    """Return where this process, a child of a worker's main process or that itself, notes its progress."""
+    """Return the progress of this process, which is a worker's main process or a child of one."""
     pid, folder = os.getpid(), _name_folder()
     for main in (os.getppid(), pid):
         if (folder / f"{main}{_WORKER}").exists():
@@ -72,8 +72,8 @@ class WorkerHealth:
 
     Attributes:
         pid: of its main process.
-        still_s: since it claimed, renewed or committed anything, or was started, in seconds.
-        last: what it did last: `started`, `claimed`, `renewed` or `committed`.
+        still_s: seconds since its last step.
+        last: its last step: `started`, `claimed`, `renewed` or `committed`.
     """
 
     pid: int
@@ -83,14 +83,14 @@ class WorkerHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the workers of this host get anywhere.
+    """Health of the workers of this host.
 
     Attributes:
-        workers: those that live.
-        due_jobs: jobs that a worker could take.
-        waiting_s: how long the oldest of them has waited, in seconds.
-        limit_s: how long both may go on at once.
-        faults: what is wrong, each in one line; none where all is well.
+        workers: living ones.
+        due_jobs: number of jobs that a worker could take.
+        waiting_s: seconds that the oldest of them has waited.
+        limit_s: seconds for which jobs may wait while a worker makes no progress.
+        faults: one line each; empty if healthy.
     """
 
     workers: list[WorkerHealth]
@@ -100,16 +100,16 @@ class Health:
     faults: list[str] = field(default_factory=list)
 
     def describe(self) -> dict[str, Any]:
-        """Return it for a program."""
+        """Return the fields of the JSON output."""
         return {"healthy": not self.faults, **asdict(self)}
 
 
 def check_workers(engine: Engine, settings: Settings) -> Health:
-    """Judge the workers of this host.
+    """Return the health of the workers of this host.
 
     Raises:
         DatabaseUnavailable: the database does not answer.
-        SettingsError: the folder of temporary files cannot be used.
+        SettingsError: the folder for temporary files cannot be used.
     """
     with reading(engine) as connection:
         waiting = count_waiting_jobs(connection)
@@ -117,7 +117,7 @@ def check_workers(engine: Engine, settings: Settings) -> Health:
 
 
 def check_sweeping(engine: Engine, settings: Settings) -> Health:
-    """Judge whether anybody publishes what is due; that is the beat's business, and the workers'.
+    """Return whether due jobs are published, by a beat or by workers of any host.
 
     Raises:
         DatabaseUnavailable: the database does not answer.
@@ -128,25 +128,25 @@ def check_sweeping(engine: Engine, settings: Settings) -> Health:
     faults = []
     if waiting.jobs and waiting.longest_s > limit_s:
         faults.append(
-            f"{waiting.jobs:,} jobs are due and no message was sent for them in {limit_s:.0f} s: nobody sweeps, or the "
-            "queue stays full"
+            f"{waiting.jobs:,} jobs are due and no message was sent for them in {limit_s:.0f} s: no process sweeps, or "
+            "the queue stays full; start `nightread beat` or a worker"
         )
     return Health([], waiting.jobs, waiting.longest_s, limit_s, faults)
 
 
 def find_limit(settings: Settings) -> float:
-    """Return how long work may wait while a worker stands still; a lost message takes a lease and a sweep."""
+    """Return the seconds for which jobs may wait while a worker makes no progress: twice a lease and a sweep."""
     return 2 * (settings.lease_s + settings.sweep_s)
 
 
 def judge(workers: list[WorkerHealth], waiting: Waiting, limit_s: float) -> Health:
-    """Say what is wrong: no worker, or one that stands still while work waits. An idle worker is a healthy one."""
+    """Return the health of `workers`: a fault if there are none, or if one makes no progress while jobs wait."""
     faults = []
     if not workers:
         faults.append("no worker of this user runs on this host: start `nightread worker`")
     if waiting.jobs and waiting.longest_s > limit_s:
         faults += [
-            f"worker {worker.pid} stands still: {worker.last} {worker.still_s:.0f} s ago and nothing since, while "
+            f"worker {worker.pid} makes no progress: {worker.last} {worker.still_s:.0f} s ago and nothing since, while "
             f"{waiting.jobs:,} jobs wait, the oldest for {waiting.longest_s:.0f} s; restart it"
             for worker in workers
             if worker.still_s > limit_s
@@ -155,7 +155,7 @@ def judge(workers: list[WorkerHealth], waiting: Waiting, limit_s: float) -> Heal
 
 
 def find_workers() -> list[WorkerHealth]:
-    """Return the workers of this user on this host; what dead ones have left is removed."""
+    """Return the workers of this user on this host, and remove the files of dead ones."""
     now, workers = time.monotonic(), []
     try:
         folder = _folder()
@@ -182,11 +182,11 @@ def _name_folder() -> Path:
 
 
 def _folder() -> Path:
-    """Return a folder that this user alone may write to: what lies in it is believed."""
+    """Return a folder that only this user can write to, since its files are trusted."""
     folder = _name_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.is_symlink():
-        raise PermissionError(f"{folder} belongs to somebody else: remove it")
+        raise PermissionError(f"{folder} belongs to another user: remove it")
     return folder
 
 
@@ -200,7 +200,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _not_noted() -> Iterator[None]:
-    """Go on where progress cannot be noted: that stops no worker."""
+    """Log an error of writing progress, which stops no worker."""
     try:
         yield
     except OSError as error:
@@ -208,7 +208,7 @@ def _not_noted() -> Iterator[None]:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    """Replace a file as a whole."""
+    """Replace a file atomically."""
     new = file.with_suffix(".new")
     with _not_noted():
         new.write_text(json.dumps(content))

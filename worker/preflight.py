@@ -1,7 +1,7 @@
-"""What must hold before a worker takes its first job: database, roots, model, device.
+"""Checks before a worker's first job: database, roots, model, device.
 
-The model is tried in a process of its own, `python -m worker.preflight`: a worker's main process must never hold an
-inference session, since its children inherit memory over a fork, and a session's threads do not survive that.
+A child process tries the model, `python -m worker.preflight`: a worker's main process must never hold an inference
+session, because it forks, and a session's threads do not survive a fork.
 """
 
 import json
@@ -25,14 +25,14 @@ _TRY_LIMIT_S = 300
 
 
 def check_worker(settings: Settings) -> dict[str, Any]:
-    """Check all that a worker needs, before it takes a job.
+    """Check everything that a worker needs before it takes a job.
 
     Returns:
-        model, why it was chosen, whether it is retired, provider, runtime and parity, as the child process found them.
+        Findings of the child process: model, why it was chosen, whether it is retired, provider, runtime and parity.
 
     Raises:
-        NightreadError: one line that says what is wrong and what mends it.
-        DatabaseError: the database is away or not upgraded.
+        NightreadError: one line with the fault and its remedy.
+        DatabaseError: the database does not answer or has another schema.
     """
     check_roots(settings)
     engine = make_engine(settings.database_url.get_secret_value())
@@ -58,7 +58,7 @@ def check_worker(settings: Settings) -> dict[str, Any]:
 
 
 def refuse_or_start(sender: Any, **_: Any) -> None:
-    """Let a worker's main process start, or end it with one line; receives Celery's `worker_init`."""
+    """Check a worker at its start, and end it with one line if a check fails; receives Celery's `worker_init`."""
     settings = sender.app.nightread
     try:
         found = check_worker(settings)
@@ -70,18 +70,18 @@ def refuse_or_start(sender: Any, **_: Any) -> None:
         found["model"], found["why"], found["provider"], found["parity"], found["runtime"],
     )  # fmt: skip
     if found["retired"]:
-        _log.warning("model %s is retired: runs made before are seen through, new ones refused", found["model"])
+        _log.warning("model %s is retired: its existing runs are scored, new ones are refused", found["model"])
     register_worker()
     if not settings.scan_roots:
-        _log.warning("NIGHTREAD_SCAN_ROOTS is not set: jobs may read whatever folders their run names")
+        _log.warning("NIGHTREAD_SCAN_ROOTS is not set: jobs may read any folder that their run names")
 
 
 def main() -> int:
-    """Try the model that a new run would take; used by `check_worker` alone."""
+    """Try the model that a new run would take, and print the findings as JSON; only `check_worker` calls it."""
     try:
         settings = read_settings()
         engine = make_engine(settings.database_url.get_secret_value())
-        # A worker has the runs that were made before the retirement to see through.
+        # A worker still scores runs that were created before the retirement.
         choice = choose_bundle(engine, settings, allow_retired=True)
         scorer = Scorer(choice.bundle, settings.device, settings.threads or count_cores())
     except NightreadError as error:

@@ -1,7 +1,7 @@
-"""What one worker process holds: settings, database, threads and the models it has opened.
+"""The state of one worker process: settings, database, threads and opened models.
 
-Everything here is made after a fork, in the process that uses it: neither an inference session nor a database
-connection survives being inherited.
+It is made after a fork, in the process that uses it: neither an inference session nor a database connection can be
+inherited.
 """
 
 import gc
@@ -31,7 +31,7 @@ from worker.registry.choose import choose_bundle
 
 _log = logging.getLogger(__name__)
 
-#: Python's own thresholds, which the program raises while it starts.
+#: Python's default thresholds for garbage collection, which the program raises while it starts.
 _COLLECT_AFTER: Final = (700, 10, 10)
 
 
@@ -40,22 +40,22 @@ class WorkerProcess:
 
     Attributes:
         settings: as read when the process started.
-        embedded: whether this process scores an embedded run of its own, and takes no job of a cluster.
+        embedded: whether this process scores an embedded run of its own.
         engine: connections of this process.
-        decoder: reading and decoding threads, and the processes for scans that may do harm.
-        progress: what this process has achieved, for the worker's health.
-        name: host and process id, as stored with leases and predictions.
+        decoder: threads that read and decode, and sandboxes for dangerous scans.
+        progress: times of the last steps, for `nightread worker --health`.
+        name: HOST:PID, as stored with leases and predictions.
     """
 
     def __init__(self, settings: Settings, ahead: Ahead | None = None) -> None:
-        """Make the state of this process.
+        """Create the state of this process.
 
         Args:
-            settings: as read.
-            ahead: a model that is being opened already.
+            settings: of this process.
+            ahead: a model that another thread is opening already.
         """
         keep_freed_memory()
-        gc.freeze()  # modules and what they hold stay: no garbage is looked for among them
+        gc.freeze()  # modules and their objects stay: no need to collect garbage among them
         gc.set_threshold(*_COLLECT_AFTER)
         self.settings = settings
         self.embedded = False
@@ -66,7 +66,7 @@ class WorkerProcess:
         self.progress = find_progress()
         self._scorers: dict[str, Scorer] = {}
         self._ahead = ahead
-        self._opening = threading.Lock()  # two jobs of one process may want the same model at once
+        self._opening = threading.Lock()  # two jobs of one process may need the same model at once
 
     def _make_decoder(self) -> Decoder:
         settings = self.settings
@@ -76,13 +76,13 @@ class WorkerProcess:
 
     @staticmethod
     def name_of(pid: int) -> str:
-        """Return the name of a process of this host, as stored with leases and predictions."""
+        """Return HOST:PID for a process of this host."""
         return f"{socket.gethostname()}:{pid}"
 
     def begin_as_fork(self) -> None:
-        """Become a process of its own, with one thread; to be called in a fork of a process that had one thread.
+        """Adapt the inherited state to a fork, which works on one thread.
 
-        The models that are opened are kept, as is the engine, whose connections were closed before.
+        Models stay open, and so does the engine, whose connections were closed before the fork.
         """
         self.name = self.name_of(os.getpid())
         self.threads = 1
@@ -93,8 +93,8 @@ class WorkerProcess:
         """Return the model of a run, opened and checked at its first use.
 
         Raises:
-            ModelError: this worker does not have the bundle, or must not serve it.
-            DeviceError: the device that was asked for is not active.
+            ModelError: the bundle is missing on this machine, or must not be served.
+            DeviceError: the requested device is not active.
         """
         with self._opening:
             if scorer := self._scorers.get(run.model_digest):
@@ -108,12 +108,12 @@ class WorkerProcess:
             return self._open(bundle)
 
     def open_default(self) -> Bundle:
-        """Open and check the model that a new run takes, and return its bundle.
+        """Open and check the model of a new run, and return its bundle.
 
         Raises:
-            ModelError: the bundle is missing, damaged or not reproduced here.
+            ModelError: the bundle is missing or damaged, or its scores are not reproduced here.
             WrongStage: the model is retired.
-            DeviceError: the device that was asked for is not active.
+            DeviceError: the requested device is not active.
         """
         load = load_bundle if self._ahead is None else self._ahead.load
         bundle = choose_bundle(self.engine, self.settings, load=load).bundle
@@ -124,24 +124,24 @@ class WorkerProcess:
         """Return a bundle opened and checked on this process's device.
 
         Raises:
-            ModelError: this process must not serve it.
-            DeviceError: the device that was asked for is not active.
+            ModelError: the bundle must not be served.
+            DeviceError: the requested device is not active.
         """
         with self._opening:
             return self._scorers.get(bundle.digest) or self._open(bundle)
 
     @property
     def device(self) -> str:
-        """The device that this process has opened its models on, cpu or cuda; empty before the first."""
+        """Device of the opened models, cpu or cuda; "" before the first."""
         return next((scorer.device for scorer in self._scorers.values()), "")
 
     @property
     def provider(self) -> str:
-        """The execution provider that this process has opened its models on; empty before the first."""
+        """Execution provider of the opened models; "" before the first."""
         return next((scorer.provider for scorer in self._scorers.values()), "")
 
     def _open(self, bundle: Bundle) -> Scorer:
-        # One inference thread: on a CPU it is the decoder's threads that score, each a part of a batch.
+        # One inference thread: on a CPU the decoder's threads score, each one part of a batch.
         scorer = self._ahead.take_scorer(bundle) if self._ahead is not None else None
         scorer = scorer or Scorer(bundle, self.settings.device, 1)
         self._ahead = None
@@ -153,7 +153,7 @@ class WorkerProcess:
         return scorer
 
     def make_limits(self, run: RunInfo, scorer: Scorer) -> Limits:
-        """Return what bounds the jobs of a run: the operator's roots, or where there are none the run's own paths."""
+        """Return the limits for jobs of a run; its own paths are the roots if no roots are set."""
         settings = self.settings
         return Limits(
             roots=settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources),
@@ -164,27 +164,27 @@ class WorkerProcess:
         )
 
     def close(self) -> None:
-        """End threads, decoder processes and connections."""
+        """End threads, sandboxes and connections."""
         self.decoder.close()
         self.engine.dispose()
 
 
-#: By process id, since a fork copies this too.
+#: Keyed by process id, since a fork inherits a copy.
 _PROCESSES: dict[int, WorkerProcess] = {}
 
 
 def use_process(process: WorkerProcess) -> None:
-    """Make `process` the one that tasks of this process use."""
+    """Make `process` the state that tasks of this process use."""
     _PROCESSES[os.getpid()] = process
 
 
 def has_process() -> bool:
-    """Whether this very process has its state, not merely inherited one over a fork."""
+    """Return whether this process has a state of its own, not only an inherited one."""
     return os.getpid() in _PROCESSES
 
 
 def current_process(settings: Settings) -> WorkerProcess:
-    """Return this process's state, made at the first call; one inherited over a fork is never returned."""
+    """Return this process's state, created at the first call; never an inherited one."""
     state = _PROCESSES.get(os.getpid())
     if state is None:
         state = WorkerProcess(settings)

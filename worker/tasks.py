@@ -18,30 +18,30 @@ from worker.queue.sweeper import Sweeper
 
 _log = logging.getLogger(__name__)
 
-#: Below this share of the high-water mark a worker that has ended a job publishes the next ones.
+#: A worker publishes due jobs after a job if fewer messages are waiting than this share of the high-water mark.
 _LOW_WATER = 0.5
 
 
 @shared_task(name=SCORE_TASK, bind=True)
 def score_job_task(task: Any, job_id: str) -> None:
-    """Score one job; the message is acknowledged after its results are committed."""
+    """Score one job; Celery acknowledges the message afterwards."""
     process = _find_process(task.app)
     is_known = attend_job(process, job_id)
     _look_after_queue(task, process, is_known=is_known)
     failpoint(Point.WORKER_BEFORE_ACK)
     if process.decoder.is_stuck:
-        # A thread cannot be ended, but this process can: its job is committed, and Celery starts another.
-        _log.warning("a decoder does not come back: this process ends, and another takes its place")
+        # A thread cannot be ended, but this process can: its job is committed, and Celery starts another process.
+        _log.warning("a decoder does not return: this process ends, and Celery starts another")
         raise SystemExit(0)
 
 
 @worker_process_init.connect
 def _start_child(**_: Any) -> None:
     """Configure the log, since a spawned process has inherited nothing, and start sweeping."""
-    if has_process():  # Celery calls its solo pool a process too, and that one's log is set up
+    if has_process():  # Celery sends this signal for its solo pool too, whose log is set up
         return
     configure_logging(read_settings())
-    app = current_app._get_current_object()  # noqa: SLF001  # the app itself: what it stands for differs by thread
+    app = current_app._get_current_object()  # noqa: SLF001  # the app itself: `current_app` differs by thread
     process = _find_process(app)
     Sweeper(Publisher(app, process.settings), process.engine, process.settings.sweep_s).start()
 
@@ -52,7 +52,7 @@ def _find_process(app: Any) -> WorkerProcess:
 
 
 def _look_after_queue(task: Any, process: WorkerProcess, *, is_known: bool) -> None:
-    """Refill the queue where it runs low, so that no worker idles until the next sweep; count a forged message."""
+    """Refill a queue that runs low, so that no worker is idle until the next sweep, and count an unknown job."""
     publisher = Publisher(task.app, process.settings)
     try:
         failpoint(Point.WORKER_BEFORE_TOP_UP, MemoryError)
@@ -61,5 +61,5 @@ def _look_after_queue(task: Any, process: WorkerProcess, *, is_known: bool) -> N
         publisher.publish_due(process.engine, below=process.settings.queue_high_water * _LOW_WATER)
     except (BrokerUnavailable, DatabaseError) as error:
         _log.warning("the queue was not refilled: %s", error)
-    except Exception:  # noqa: BLE001  # the boundary of a delivery; a MemoryError out of a task ends the whole worker
+    except Exception:  # noqa: BLE001  # boundary of a delivery: a MemoryError from a task would end the worker
         _log.exception("the queue was not refilled")

@@ -52,7 +52,7 @@ def test_a_worker_is_judged_by_what_it_commits(env, night, tmp_path):
 
         os.killpg(process.pid, signal.SIGSTOP)  # it lives, it holds its leases for a moment, and it does nothing
         code, found = wait_until(lambda: (asked := ask(env, tmp_path))[0] == 1 and asked, "the stand to be noticed")
-        assert "stands still" in found["faults"][0]
+        assert "makes no progress" in found["faults"][0]
         assert found["due_jobs"] > 0
         assert found["waiting_s"] > found["limit_s"] == 4.0
 
@@ -77,7 +77,7 @@ def test_jobs_that_nobody_publishes_are_the_beat_s_fault(env, night, tmp_path, r
     assert ask(env, tmp_path, "beat", expect=0)[1]["due_jobs"] == 0
     run("enqueue", night, env=env, cwd=tmp_path)
     _, found = wait_until(lambda: (asked := ask(env, tmp_path, "beat"))[0] == 1 and asked, "the missing sweep")
-    assert "nobody sweeps" in found["faults"][0]
+    assert "no process sweeps" in found["faults"][0]
     redis_server.connect().flushall()
     with (
         started([PROGRAM, "beat"], env, tmp_path, tmp_path / "beat.log"),

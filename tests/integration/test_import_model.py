@@ -166,10 +166,10 @@ class TestImportOfAnOnnxFile:
 
     def test_a_name_and_version_that_are_known_are_refused(self, engine, settings, tmp_path):
         import_tiny(engine, settings, tmp_path)
-        with pytest.raises(CardMismatch, match=r"knows tiny@1 already.*another version"):
+        with pytest.raises(CardMismatch, match=r"has tiny@1 already.*another version"):
             import_tiny(engine, settings, tmp_path)
         shutil.rmtree(settings.models_dir)
-        with pytest.raises(CardMismatch, match="knows tiny@1 already"):
+        with pytest.raises(CardMismatch, match="has tiny@1 already"):
             import_tiny(engine, settings, tmp_path)
 
     @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
@@ -277,7 +277,7 @@ def test_the_list_tells_where_machine_and_database_differ(engine, settings):
     assert list(entries) == sorted(["gone@1", DEFAULT_MODEL, UNGATED_MODEL, "tiny@1", "tiny@2", "tiny@3", "tiny@5"])
     assert (entries["tiny@1"].stage, entries["tiny@1"].difference, entries["tiny@1"].error) == ("candidate", "", "")
     assert (entries["tiny@2"].stage, PARITY_FILE in entries["tiny@2"].error) == ("candidate", True)
-    assert "the database knows another bundle by this name" in entries["tiny@3"].difference
+    assert "the database has another bundle of this name" in entries["tiny@3"].difference
     assert "its card says tiny@4" in entries["tiny@5"].difference
     assert (entries["gone@1"].is_here, entries["gone@1"].labels) == (False, ("pneumonia",))
     assert "not on this machine" in entries["gone@1"].difference

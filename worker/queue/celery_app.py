@@ -1,8 +1,7 @@
-"""The Celery app: one factory and one set of settings for every process that touches the queue.
+"""The Celery app: one factory and one set of settings for every process that uses the queue.
 
-The database is the truth and a message only a hint, so everything here aims at never hanging and never looping, not
-at never losing a message. Every process uses these same settings, because the shortest visibility timeout of all
-processes wins.
+The database is the truth and a message only a hint. So these settings prevent hangs and loops; they may lose messages.
+Every process must use them, because Celery applies the shortest visibility timeout of all processes.
 """
 
 from typing import Any
@@ -11,36 +10,32 @@ from celery import Celery
 from celery.signals import setup_logging, worker_init
 from kombu import Queue
 
-from nightread.errors import SettingsError
-from nightread.settings import Device, Settings
+from nightread.settings import Device, Settings, check_shared_broker
 from worker.queue.guard import guard_redis
 from worker.queue.publisher import QUEUE
 
-#: No job takes this long; a decoder that does not return is ended with its process.
+#: Time limit of a job. Only a decoder that does not return reaches it; its process is then ended.
 _JOB_LIMIT_S = 1800
 _VISIBILITY_S = 3 * _JOB_LIMIT_S
 
 
 class NightreadApp(Celery):
-    """A Celery app that carries the settings it was made with.
+    """A Celery app with its settings.
 
     Attributes:
-        nightread: the settings, None in a process that has unpickled the app (spawn), which reads them itself.
+        nightread: the settings; None in a spawned process, which has unpickled the app and reads them itself.
     """
 
     nightread: Settings | None = None
 
 
 def make_app(settings: Settings) -> NightreadApp:
-    """Return the app for `settings`; connects to nothing yet.
+    """Return the app for `settings`, without connecting.
 
     Raises:
-        SettingsError: no broker is set.
+        SettingsError: the broker lives in one process.
     """
-    if not settings.has_shared_broker:
-        raise SettingsError(
-            "NIGHTREAD_BROKER_URL names no broker that other processes reach: set it to redis://HOST:6379/0"
-        )
+    check_shared_broker(settings, "celery -A worker.app")
     guard_redis()
     app = NightreadApp(
         "nightread", broker=_verify_broker(settings.broker_url.get_secret_value()), include=["worker.tasks"]
@@ -53,7 +48,7 @@ def make_app(settings: Settings) -> NightreadApp:
 
 
 def _verify_broker(url: str) -> str:
-    """Return a broker's URL that verifies its certificate: kombu does only where the URL asks for it."""
+    """Return the URL of a broker with certificate verification, which kombu leaves out by default."""
     query = url.partition("?")[2]
     if not url.startswith("rediss:") or "ssl_cert_reqs=" in query:
         return url
@@ -61,37 +56,37 @@ def _verify_broker(url: str) -> str:
 
 
 def _configure_logging(**_: Any) -> None:
-    """Keep Celery's own log set-up away: its receivers being connected is what switches that off."""
+    """Do nothing: Celery sets up its own log unless something receives this signal."""
 
 
 def _check_before_start(sender: Any, **_: Any) -> None:
-    from worker.preflight import refuse_or_start  # needs ONNX Runtime, which a mere publisher does not
+    from worker.preflight import refuse_or_start  # imports ONNX Runtime, which a publisher does not need
 
     refuse_or_start(sender)
 
 
 def _configure(settings: Settings) -> dict[str, Any]:
     return {
-        # Results are rows in SQL; a result backend would grow, and chords lose bodies.
+        # Results are rows in SQL; a result backend would grow.
         "task_ignore_result": True,
-        # JSON only: a pickled message is refused, not run.
+        # JSON only: a pickled message is refused.
         "accept_content": ["json"],
-        # A message outlives the main process that had it; a lost child's does not come back by itself, since that
-        # loops without a count: the database counts the attempts and the sweeper publishes again.
+        # Celery redelivers the messages of a lost main process, but not those of a lost child: that would loop without
+        # a count. The database counts the attempts, and the sweeper republishes.
         "task_acks_late": True,
         "task_acks_on_failure_or_timeout": True,
         "task_reject_on_worker_lost": False,
         "task_retry_on_worker_lost": False,
-        # Remote control listens to whoever can publish: it ends workers, and nothing here uses it.
+        # Remote control obeys everyone who can publish, and can end workers; Nightread does not use it.
         "worker_enable_remote_control": False,
-        # Nothing waits unacknowledged behind a slow job.
+        # No message waits unacknowledged behind a slow job.
         "worker_prefetch_multiplier": 1,
         "task_time_limit": _JOB_LIMIT_S,
         "broker_transport_options": {
             "visibility_timeout": _VISIBILITY_S,
             "unacked_restore_interval": 10,
-            "unacked_restore_throttle": 1,  # look every 10 s for what a dead main process held, not every 100 s
-            # Without these a worker waits for ever on a connection whose other end is gone without a word.
+            "unacked_restore_throttle": 1,  # looks for messages of a dead main process every 10 s, not every 100 s
+            # Without these a worker waits for ever on a half-open connection.
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -100,20 +95,20 @@ def _configure(settings: Settings) -> dict[str, Any]:
             "global_keyprefix": "nightread:",
             "client_name": "nightread",
         },
-        # Celery asks for it in three places, and takes the shortest.
+        # Celery reads it from three places and takes the shortest.
         "result_backend_transport_options": {"visibility_timeout": _VISIBILITY_S},
         "visibility_timeout": _VISIBILITY_S,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # the default gives up after 100
         "broker_connection_timeout": 5,
         "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.2, "interval_max": 2},
-        # What runs across a lost connection is delivered again. The lease makes that harmless; to stop the first one
-        # would throw its work away, and count as the death of a worker: a broker that flaps must not fail a scan.
+        # Celery redelivers a job that runs while its connection is lost. The lease makes that harmless. Cancelling the
+        # job would discard its work and count as a crash: a flapping broker must not fail a scan.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # A worker that is to stop at once gives its jobs this long: a lease that is left behind counts as a crash.
+        # Grace period for running jobs on a cold shutdown: a lease that is left behind counts as a crash.
         "worker_soft_shutdown_timeout": 10.0,
-        "worker_max_tasks_per_child": 500,  # bounds what a leak can come to
-        "worker_max_memory_per_child": 6_000_000,  # KiB; the same, and more than two windows and CUDA take
+        "worker_max_tasks_per_child": 500,  # bounds a leak
+        "worker_max_memory_per_child": 6_000_000,  # KiB; bounds a leak, above the need of two windows and CUDA
         # CUDA and its threads do not survive a fork.
         "worker_pool_start_method": "spawn" if settings.device is Device.CUDA else "fork",
         "worker_proc_alive_timeout": 60,  # a spawned child imports ONNX Runtime first

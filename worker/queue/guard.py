@@ -1,8 +1,9 @@
-"""What may come out of the queue: two tasks, told by a job's id alone. Anything else is dropped, logged and counted.
+"""A filter before Celery: it passes messages that ask to score one job, and drops, logs and counts all others.
 
-Celery trusts its broker: a message may name any registered task, set time limits, delay itself or call other tasks when
-it has ended, and one that is no JSON object ends the worker's main process. Whoever can write to the queue can do that.
-So each message is read for the little that ours say, and a new one made of it is what Celery gets to see.
+Celery trusts its broker. A message may name any registered task, set time limits, delay itself or call other tasks at
+its end, and a message that is no JSON object ends the worker's main process. Everyone who can write to the queue can
+send such messages. So the filter reads the job's id from each message, and hands Celery a new message that it made of
+that id.
 """
 
 import base64
@@ -26,19 +27,19 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Refused(Exception):
-    """A message that is none of ours; says what is wrong with it, and nothing of what it holds."""
+    """A message that Nightread did not send; the text names the fault, never the content."""
 
 
 class GuardedQoS(QoS):
-    """The account of what was delivered, right also after an acknowledgement that Redis did not get.
+    """A record of unacknowledged messages that stays right after a failed acknowledgement.
 
-    Whoever acknowledges logs such an error and goes on. The account would count the message as being worked on for
-    ever: a worker that takes one message at a time would take none any more, and never notice, since it is by asking
-    for the next one that it notices a lost connection. What was not acknowledged is delivered again, and found done.
+    Celery logs a failed acknowledgement and continues. Kombu's record would keep the message as being worked on for
+    ever, and a worker that takes one message at a time would take no other. It would not notice the lost connection,
+    since only asking for the next message shows it. Redis redelivers the message, and its job is found done.
     """
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message, and let go of it in any case."""
+        """Acknowledge a message, and forget it even if that fails."""
         try:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
         except (RedisError, OSError):
@@ -46,7 +47,7 @@ class GuardedQoS(QoS):
             raise
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's signature
-        """Reject a message, and let go of it in any case."""
+        """Reject a message, and forget it even if that fails."""
         try:
             super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
         except (RedisError, OSError):
@@ -55,12 +56,12 @@ class GuardedQoS(QoS):
 
 
 class GuardedChannel(Channel):
-    """A channel that survives whatever lies in the queue."""
+    """A channel that survives any content of the queue."""
 
     QoS = GuardedQoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002  # kombu's signature
-        # With version 3 of the protocol redis-py asks for notices that only Redis' own cloud has, and users.acl denies.
+        # With protocol version 3 redis-py requests notifications that only Redis' cloud has, and that users.acl denies.
         return {**super()._connparams(asynchronous), "protocol": 2}  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
@@ -70,7 +71,7 @@ class GuardedChannel(Channel):
         except Refused as refused:
             fault = str(refused)
         except (ValueError, RecursionError):
-            if self.connection.is_decoded:  # raised by whoever got the message
+            if self.connection.is_decoded:  # raised by the receiver of the message
                 raise
             fault = "no JSON"
         self._count_refused(fault)
@@ -79,7 +80,7 @@ class GuardedChannel(Channel):
     def _count_refused(self, fault: str) -> None:
         GuardedTransport.refused += 1
         count = GuardedTransport.refused
-        if count & (count - 1) == 0:  # at 1, 2, 4, 8: a flood of them must not become a flood of lines
+        if count & (count - 1) == 0:  # at 1, 2, 4, 8: many refused messages must not write as many lines
             _log.warning("a message in the queue was refused: %s; %d so far by this worker", fault, count)
         try:
             with self.conn_or_acquire() as client:
@@ -89,7 +90,7 @@ class GuardedChannel(Channel):
 
 
 class GuardedTransport(Transport):
-    """Redis, with every message checked before it is delivered."""
+    """The Redis transport, with every message filtered before its delivery."""
 
     Channel = GuardedChannel
 
@@ -103,16 +104,16 @@ class GuardedTransport(Transport):
 
 
 def guard_redis() -> None:
-    """Let every connection to Redis that this process makes from now on be guarded."""
+    """Filter every connection to Redis that this process opens from now on."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:{GuardedTransport.__name__}"
 
 
 def clean_message(message: Any) -> dict[str, Any]:
-    """Return a message that says what `message` says, as far as one of ours says anything.
+    """Return a new message for the job of `message`; everything else in it is left out.
 
     Raises:
-        Refused: it is none of ours.
+        Refused: Nightread did not send it.
     """
     if not isinstance(message, dict):
         raise Refused("no object")
@@ -150,7 +151,7 @@ def _take_object(message: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _read_arguments(body: Any) -> list[str]:
     if not isinstance(body, str) or len(body) > _LONGEST_BODY:
-        raise Refused("no body of ours")
+        raise Refused("no body of the right kind")
     try:
         decoded = json.loads(base64.b64decode(body, validate=True))
     except (binascii.Error, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Telling workers that there are jobs: one small message a job, never more than the queue should hold."""
+"""Publisher of due jobs: one small message per job, up to the queue's high-water mark."""
 
 import contextlib
 import logging
@@ -22,13 +22,13 @@ _log = logging.getLogger(__name__)
 
 QUEUE = "nightread"
 SCORE_TASK = "nightread.score_job"
-#: What was refused in the queue since Redis was started empty; kombu does not put its prefix before it.
+#: Redis key: refused messages since Redis started empty. Kombu does not add its prefix to it.
 REFUSED_KEY = "nightread:refused"
 
 _LEADER_LOCK = 7_201_121
-#: A message that lies in no queue and was not claimed in this time is taken for lost.
+#: With an empty queue, a message that was not claimed in this time counts as lost.
 _EMPTY_QUEUE_S = 10.0
-#: Longer than it takes to send what was marked.
+#: Jobs that were marked less than this ago count as in-flight messages; sending takes less.
 _SENDING_S = 1.0
 
 
@@ -38,14 +38,14 @@ class Publisher:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._settings = settings
-        connection = app.connection_for_read()  # connects to nothing: it is asked for its transport's errors
+        connection = app.connection_for_read()  # does not connect; it names its transport's errors
         self._errors = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
 
     def publish(self, job_ids: Sequence[str]) -> None:
-        """Send one message a job.
+        """Send one message per job.
 
         Raises:
-            BrokerUnavailable: some were perhaps not sent; sending one twice is harmless.
+            BrokerUnavailable: some may not have been sent; a second message for a job is harmless.
         """
         try:
             with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
@@ -56,21 +56,21 @@ class Publisher:
             raise explain_broker(error, self._settings) from None
 
     def count_waiting(self) -> int:
-        """Return how many messages lie in the queue.
+        """Return the number of waiting messages.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
         with contextlib.suppress(*self._errors), self._app.pool.acquire(block=True, timeout=10) as connection:
-            return _count_waiting(connection)  # at each end of a job: a connection of its own would take 3 ms of a core
-        try:  # that one may have been lost since it was used last
+            return _count_waiting(connection)  # called after each job: a new connection would take 3 ms of a core
+        try:  # the pooled connection may have been lost since its last use
             with self._app.connection_for_read() as connection:
                 return _count_waiting(connection)
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
     def count_refused(self) -> int:
-        """Return how many messages workers have refused, since they were none of ours.
+        """Return the number of messages that workers have refused.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
@@ -82,7 +82,7 @@ class Publisher:
             raise explain_broker(error, self._settings) from None
 
     def note_refused(self) -> None:
-        """Count a message that is none of ours.
+        """Count one more refused message.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
@@ -94,21 +94,21 @@ class Publisher:
             raise explain_broker(error, self._settings) from None
 
     def publish_due(self, engine: Engine, *, only_leader: bool = False, below: float | None = None) -> int:
-        """Publish what is due, oldest first, until the queue is at its high-water mark; returns how many.
+        """Publish due jobs, oldest first, up to the high-water mark of the queue; returns how many.
 
-        The mark in the database comes first, so that two publishers do not send the same jobs; where sending fails the
-        mark is taken back, and where this process dies in between, the jobs are due again after the lease time.
+        Jobs are marked in the database before they are sent, so that two publishers do not send the same ones. If
+        sending fails, the mark is removed; if this process dies before, the jobs are due again after the lease time.
 
-        One process marks at a time, and takes what was marked a moment ago for messages on their way: else two that
-        count at once would fill the queue up twice. Nobody waits for another to do it but who has made a run.
+        One process marks at a time, and counts jobs that were marked a moment ago as in-flight messages: two processes
+        that count at once would fill the queue twice. Only a command that has just created a run waits for its turn.
 
         Args:
             engine: the database.
-            only_leader: do nothing where another process is publishing.
-            below: do nothing unless fewer messages than this wait.
+            only_leader: do nothing if another process is publishing.
+            below: do nothing unless fewer messages than this are waiting.
 
         Raises:
-            BrokerUnavailable: nothing is lost; they stay due.
+            BrokerUnavailable: nothing is lost; the jobs stay due.
         """
         waiting = self.count_waiting()
         room = self._settings.queue_high_water - waiting
@@ -119,11 +119,11 @@ class Publisher:
         def take(connection: Connection) -> list[str]:
             if only_leader or below is not None:
                 if not try_advisory_lock(connection, _LEADER_LOCK):
-                    return []  # the other one fills the queue
+                    return []  # the other process fills the queue
             else:
                 wait_for_advisory_lock(connection, _LEADER_LOCK)
-            on_their_way = count_just_published(connection, _SENDING_S)
-            return take_due_jobs(connection, room - on_their_way, republish_s)
+            in_flight = count_just_published(connection, _SENDING_S)
+            return take_due_jobs(connection, room - in_flight, republish_s)
 
         job_ids = write(engine, take)
         if not job_ids:
@@ -139,13 +139,13 @@ class Publisher:
         return len(job_ids)
 
     def sweep(self, engine: Engine) -> int:
-        """Close runs that have ended and publish what was lost; one process at a time does the work.
+        """Close ended runs and republish lost jobs; one process at a time does the work.
 
         Returns:
-            How many jobs were published.
+            The number of published jobs.
 
         Raises:
-            BrokerUnavailable: nothing is lost; they stay due.
+            BrokerUnavailable: nothing is lost; the jobs stay due.
         """
         failpoint(Point.SWEEP_BEFORE, DatabaseUnavailable)
         write(engine, close_finished_runs)
@@ -164,10 +164,10 @@ def _count_waiting(connection: Any) -> int:
 
 
 def explain_broker(error: BaseException, settings: Settings) -> BrokerUnavailable:
-    """Tell a broker's error in one line, without its password."""
+    """Return a broker's error in one line, without its password."""
     host = settings.broker_url.get_secret_value().rpartition("@")[2].partition("?")[0].removeprefix("redis://")
     said = "its certificate is not accepted" if "CERTIFICATE_VERIFY_FAILED" in str(error) else type(error).__name__
     return BrokerUnavailable(
         f"the broker {host} does not answer: {said}; start it or set NIGHTREAD_BROKER_URL. "
-        "What is in the database stays there, and is published when the broker is back"
+        "Jobs stay in the database, and are published when the broker answers again"
     )

@@ -1,4 +1,4 @@
-"""Which model a new run takes: the one that is asked for, else the production model, else the bundle that ships."""
+"""Choice of a new run's model: the requested one, else the production model, else the shipped bundle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from nightread.settings import Settings
 
 
 class Why(StrEnum):
-    """Why a model was chosen, as it is told to people."""
+    """Reason for the choice of a model, for messages."""
 
     ASKED = "asked for by --model or NIGHTREAD_MODEL"
     PRODUCTION = "the production model"
@@ -27,12 +27,12 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A model bundle that was chosen, read and whole.
+    """A chosen model bundle, read and checked.
 
     Attributes:
         bundle: the bundle.
         why: the rule that chose it.
-        stored: what the database knows of it; None where it does not know it yet.
+        stored: its row in the database; None if it has none yet.
     """
 
     bundle: Bundle
@@ -41,7 +41,7 @@ class Choice:
 
     @property
     def is_retired(self) -> bool:
-        """Whether new runs with it are refused."""
+        """Whether the model is retired, so that new runs with it are refused."""
         return self.stored is not None and self.stored.stage is ModelStage.RETIRED
 
 
@@ -57,11 +57,11 @@ def choose_bundle(
     Args:
         engine: the database, its schema checked.
         settings: `model` and `models_dir`.
-        allow_retired: for those who make no new run.
+        allow_retired: for callers that create no run.
         load: reads the bundle in a folder.
 
     Raises:
-        ModelError: the bundle is missing, damaged, or another one than the database knows by its name and version.
+        ModelError: the bundle is missing or damaged, or the database has another digest for its name and version.
         WrongStage: the model is retired.
     """
     production = None
@@ -98,10 +98,10 @@ def choose_without_run(settings: Settings) -> Bundle:
 
 
 def load_stored(stored: StoredModel, settings: Settings, load: Callable[[Path], Bundle] = load_bundle) -> Bundle:
-    """Read the bundle of a model that the database knows.
+    """Read the bundle of a model in the database.
 
     Raises:
-        ModelError: it is not on this machine, damaged, or another one.
+        ModelError: the bundle is not on this machine, damaged, or has another digest.
     """
     try:
         folder = find_bundle(stored.reference, settings.models_dir)
@@ -116,20 +116,20 @@ def load_stored(stored: StoredModel, settings: Settings, load: Callable[[Path], 
 
 
 def check_digest(bundle: Bundle, stored: StoredModel | None) -> None:
-    """Make sure that a bundle is the one that the database knows by its name and version.
+    """Check that a bundle has the digest that the database has for its name and version.
 
     Raises:
-        CardMismatch: it is another one.
+        CardMismatch: the digests differ.
     """
     if stored is not None and stored.digest != bundle.digest:
         raise CardMismatch(
-            f"{bundle.card.reference} on this machine has the digest {bundle.digest[:12]}, the database knows "
+            f"{bundle.card.reference} on this machine has the digest {bundle.digest[:12]}, in the database "
             f"{stored.digest[:12]}; bundles never change: copy the right one to NIGHTREAD_MODELS_DIR, or give this one "
             "another version"
         )
 
 
 def describe_model(bundle: Bundle) -> NewModel:
-    """Return a bundle as the table `models` keeps it."""
+    """Return the row of a bundle for the table `models`."""
     card = bundle.card
     return NewModel(bundle.digest, card.name, card.version, card.preprocessing_version, card.model_dump(mode="json"))

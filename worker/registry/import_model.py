@@ -1,8 +1,8 @@
-"""Taking a model into the registry: a bundle from elsewhere, or an ONNX file with a card that somebody wrote.
+"""Import into the registry: a bundle from elsewhere, or an ONNX file with a hand-written card.
 
-An ONNX file comes without the network that it was made from. What can be checked then is that the graph is whole, that
-it fits its card, and that ONNX Runtime gives the same scores for the same scans whatever the batch around them. Those
-scores become the bundle's parity file, and its card says so.
+An ONNX file comes without its Keras network. So three checks are possible: the graph is valid, it fits its card, and
+ONNX Runtime returns equal scores for a scan in any batch. These scores become the bundle's parity file, and the card
+says so.
 """
 
 import importlib.util
@@ -31,20 +31,20 @@ from nightread.scan.preprocessing import InputSpec, Tensor
 from nightread.settings import Device, Settings
 from worker.registry.choose import describe_model
 
-#: What stands in a hand-written card where its author left it out; float32 sums in another order differ by about 1e-7.
+#: Default of a hand-written card; float32 sums in another order differ by about 1e-7.
 _PARITY_TOLERANCE: Final = 1e-5
-#: Stand in a card that is taken from another bundle, and are computed anew.
+#: Fields of a card that are always computed, even if the card was copied from another bundle.
 _COMPUTED: Final = ("digest", "files")
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import came to.
+    """Result of an import.
 
     Attributes:
-        bundle: as it now lies in the folder of bundles.
-        folder: where.
-        is_new: whether the database did not know it before.
+        bundle: the bundle in the folder of bundles.
+        folder: its folder.
+        is_new: whether the database had no row for it before.
     """
 
     bundle: Bundle
@@ -53,16 +53,16 @@ class Imported:
 
 
 def import_bundle(engine: Engine, settings: Settings, source: Path) -> Imported:
-    """Copy a bundle to the folder of bundles and write it down as a candidate; a second time changes nothing.
+    """Copy a bundle to the folder of bundles and register it as a candidate; repeating it changes nothing.
 
     Args:
         engine: the database, its schema checked.
-        settings: `models_dir`, and the device to try it on.
-        source: the bundle's folder.
+        settings: `models_dir`, and the device that tries the bundle.
+        source: folder of the bundle.
 
     Raises:
-        ModelError: it is not whole, not reproduced on this machine, or another one has its name and version.
-        DatabaseError: the database knows its name and version with another digest.
+        ModelError: the bundle is incomplete, its scores are not reproduced here, or its name and version are taken.
+        DatabaseError: the database has another digest for its name and version.
         NightreadError: the folder of bundles cannot be written.
     """
     bundle = load_bundle(source)
@@ -77,19 +77,19 @@ def import_bundle(engine: Engine, settings: Settings, source: Path) -> Imported:
 def import_onnx(
     engine: Engine, settings: Settings, model_file: Path, card_file: Path, make_inputs: Callable[[InputSpec], Tensor]
 ) -> Imported:
-    """Make a bundle of an ONNX file and a card, and write it down as a candidate.
+    """Make a bundle from an ONNX file and a card, and register it as a candidate.
 
     Args:
         engine: the database, its schema checked.
         settings: `models_dir`.
-        model_file: the network.
+        model_file: ONNX file.
         card_file: JSON with the fields of `nightread.model.card.Card`; `digest` and `files` are computed, `created_at`
             and `parity_tolerance` have defaults.
         make_inputs: returns (N, H, W, C) float32, the prepared inputs of the parity file.
 
     Raises:
-        CardMismatch: naming every fault of card and graph at once.
-        DatabaseError: the database knows the name and version already.
+        CardMismatch: names every fault of card and graph.
+        DatabaseError: the database has the name and version already.
         NightreadError: a file cannot be read or written.
     """
     model, fields = _read(model_file), _read_card(card_file)
@@ -126,20 +126,20 @@ def _register(engine: Engine, bundle: Bundle, folder: Path, *, is_written: bool)
     try:
         return Imported(bundle, folder, write(engine, work))
     except DatabaseUnavailable:
-        raise  # whether it was written down is not known; repeating the import finds out
+        raise  # the row may have been written; repeating the import finds out
     except DatabaseError:
-        if is_written:  # somebody has taken the name and version meanwhile
+        if is_written:  # another import has taken the name and version meanwhile
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def _refuse_known(engine: Engine, card: Card) -> None:
-    """Make sure that the name and version are free: every new bundle has a digest of its own."""
+    """Check that the name and version are free: every new bundle has a digest of its own."""
     with reading(engine) as connection:
         stored = find_model(connection, card.name, card.version)
     if stored is not None:
         raise CardMismatch(
-            f"the database knows {card.reference} already, with the digest {stored.digest[:12]}; bundles never change: "
+            f"the database has {card.reference} already, with the digest {stored.digest[:12]}; bundles never change: "
             "give this one another version in its card, or import the bundle's folder from where it was first imported"
         )
 
@@ -168,12 +168,12 @@ def _read_card(file: Path) -> dict[str, Any]:
 
 
 def _placeholders() -> dict[str, Any]:
-    """Return what a card needs to be valid before its bundle has been written."""
+    """Return stand-ins for the computed fields, so that the card can be validated before its bundle is written."""
     return {"digest": "0" * 64, "files": {"model.onnx": "0" * 64, "parity.npz": "0" * 64}}
 
 
 def _list_file_faults(model: bytes) -> list[str]:
-    """Return what is wrong with an ONNX file before it is opened."""
+    """Return the faults of an ONNX file that show without opening it."""
     try:
         found = read_onnx(model)
     except CardMismatch as error:
@@ -190,7 +190,7 @@ def _list_file_faults(model: bytes) -> list[str]:
 
 
 def _run_checker(model: bytes) -> list[str]:
-    """Ask the package onnx, where it is installed, whether the graph is valid."""
+    """Return the fault that the package onnx finds in the graph, if onnx is installed."""
     if importlib.util.find_spec("onnx") is None:
         return []
     import onnx
@@ -203,7 +203,19 @@ def _run_checker(model: bytes) -> list[str]:
 
 
 def _score(session: OpenSession, card: Card, inputs: Tensor) -> Scores:
-    """Return the scores of the parity file, after making sure that they do not depend on the batch."""
+    """Return the scores of the parity file, after a check that they do not depend on the batch.
+
+    Args:
+        session: of the model.
+        card: its labels and parity tolerance.
+        inputs: (N, H, W, C) float32.
+
+    Returns:
+        (N, labels) float32.
+
+    Raises:
+        CardMismatch: a score lies outside [0, 1], or depends on the batch.
+    """
     scores: Scores = np.concatenate([session.score(scan[np.newaxis]) for scan in inputs])
     if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise CardMismatch(

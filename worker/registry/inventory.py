@@ -1,4 +1,4 @@
-"""The registry as a whole: the bundles on this machine beside those that the database knows, and where they differ."""
+"""Inventory of the registry: the bundles on this machine and in the database, and their differences."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,14 @@ class Entry:
     """One model bundle.
 
     Attributes:
-        reference: NAME@VERSION, by its folder or by the database.
-        digest: of the bundle on this machine, else of the database; None where neither can be told.
+        reference: NAME@VERSION, from its folder or the database.
+        digest: of the bundle on this machine, else in the database; None if unknown.
         labels: from the card.
         description: from the card.
-        stage: in the database; None where it is not known there.
-        is_here: whether a bundle lies on this machine, whole or not.
-        difference: what is wrong or missing, and what to do; "" where all is well.
-        error: why the bundle on this machine cannot be served; "" where it can.
+        stage: in the database; None if it has no row there.
+        is_here: whether this machine has the bundle, valid or not.
+        difference: between machine and database, with the remedy; "" if there is none.
+        error: why the bundle on this machine cannot be served; "" if it can.
     """
 
     reference: str
@@ -46,7 +46,7 @@ def list_registry(engine: Engine, settings: Settings) -> list[Entry]:
     for folder in list_bundles(settings.models_dir):
         reference = f"{folder.parent.name}@{folder.name}"
         if reference in entries:
-            continue  # the operator's hides the one that ships
+            continue  # the operator's bundle hides the shipped one
         known = stored.get(reference)
         try:
             card = load_bundle(folder).card
@@ -67,7 +67,7 @@ def _compare(reference: str, card: Card, known: StoredModel | None) -> Entry:
         difference = f"its card says {card.reference}: import it again, into the right folder"
     elif known is not None and known.digest != card.digest:
         difference = (
-            f"the database knows another bundle by this name, {known.digest[:12]}: copy that one here, or give this "
+            f"the database has another bundle of this name, {known.digest[:12]}: copy that one here, or give this "
             "one another version"
         )
     stage = None if known is None else known.stage.value

@@ -1,4 +1,4 @@
-"""When a worker counts as standing still, and that noting progress stops nobody."""
+"""Worker liveness, and that errors of writing progress stop no worker."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def test_each_worker_is_judged_and_none_is_a_fault():
     workers = [WorkerHealth(7, 1.0, "renewed"), WorkerHealth(8, 500.0, "claimed")]
     found = judge(workers, Waiting(1, 500.0), LIMIT_S)
     assert len(found.faults) == 1
-    assert "worker 8 stands still: claimed 500 s ago" in found.faults[0]
+    assert "worker 8 makes no progress: claimed 500 s ago" in found.faults[0]
     assert judge([], Waiting(0, 0.0), LIMIT_S).faults
 
 
@@ -75,6 +75,6 @@ def test_a_full_or_foreign_folder_stops_nobody(tmp_path, caplog):
     (tmp_path / f"nightread-{os.getuid()}").symlink_to("/etc")
     register_worker()
     find_progress().note("claimed")
-    assert "belongs to somebody else" in caplog.text
+    assert "belongs to another user" in caplog.text
     with pytest.raises(health.SettingsError):
         find_workers()
