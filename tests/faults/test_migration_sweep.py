@@ -10,7 +10,8 @@ from alembic.config import Config
 from sqlalchemy import inspect, text
 
 from db.engine import make_engine, reading, write
-from tests.program import ROOT, make_environment
+from tests.factories import ROOT
+from tests.program import make_environment
 
 _MIGRATIONS = ROOT / "db/migrations"
 _IN_A_FILE = ["SELECT type, name, sql FROM sqlite_master"]

@@ -16,8 +16,8 @@ from nightread.inference.content import decode_content
 from nightread.reasons import Reason
 from nightread.scan.preprocessing import InputSpec
 from tests.db_factories import claim, count, expire_lease, fetch_job, fetch_scans
-from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
-from tests.program import ROOT, hook_decoding, wait_until
+from tests.factories import CANARY, ROOT, encode_dicom, encode_jpeg, encode_png16, small_chest
+from tests.program import hook_decoding, wait_until
 from tests.worker_factories import add_job_of, run_process, write_scans
 from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
 from worker.jobs.job import score_job

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.program import ROOT
+from tests.factories import ROOT
 
 NOTEBOOK = ROOT / "docs/notebooks/library.ipynb"
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.program import ROOT
+from tests.factories import ROOT
 
 PAGE = (ROOT / "docs/design.md").read_text(encoding="utf-8").partition("## The way of a scan")[2].partition("\n## ")[0]
 STEPS = [

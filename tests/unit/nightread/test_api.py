@@ -11,9 +11,8 @@ import pytest
 import nightread
 from nightread.errors import CardMismatch, NightreadError, SettingsError
 from nightread.reasons import Reason
-from tests.factories import UNGATED_MODEL, encode_image, encode_png16, small_chest
+from tests.factories import ROOT, UNGATED_MODEL, encode_image, encode_png16, small_chest
 from tests.onnx_factories import USUAL_GRAY, make_gate, write_tiny_bundle
-from tests.program import ROOT
 
 
 @pytest.fixture(scope="module")
