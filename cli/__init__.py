@@ -3,6 +3,10 @@
 main: the command table, and the boundary where an error becomes one line and an exit code.
 exits: exit codes.
 options: options that several commands share.
+train_extra: checks the extra `train` and silences TensorFlow, for `train`, `export` and `evaluate`.
+database: opens the database that the settings name.
+embedded: scores paths in this process, for `score` and `demo`.
+cluster: what `worker`, `beat` and `sweep` share.
 commands: one file for each command.
 output: tables, summaries and progress.
 """

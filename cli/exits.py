@@ -2,6 +2,9 @@
 
 from enum import IntEnum
 
+from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
+from worker.errors import BrokerUnavailable, WrongPaths
+
 
 class Exit(IntEnum):
     """What a command's exit code says."""
@@ -15,13 +18,7 @@ class Exit(IntEnum):
 
 
 def explain(error: BaseException) -> tuple[str, Exit] | None:
-    """Return (one line, exit code) for an error that is understood, else None.
-
-    Imports the error classes only now, when there is an error: they bring SQLAlchemy along.
-    """
-    from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
-    from worker.errors import BrokerUnavailable, WrongPaths
-
+    """Return (one line, exit code) for an error that is understood, else None."""
     if not isinstance(error, NightreadError):
         return None
     message = " ".join(str(error).split())

@@ -1,81 +1,115 @@
-"""The program's commands, and the boundary at which every error becomes one line and an exit code."""
+"""The command table, and the boundary at which every error becomes one line and an exit code."""
 
 import gc
 import sys
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from cli.commands import (
-    bench as bench_module,
-)
-from cli.commands import (
-    data,
-    models,
-    models_change,
-    runs,
-)
-from cli.commands import (
-    doctor as doctor_module,
-)
-from cli.commands import (
-    drift as drift_module,
-)
-from cli.commands import (
-    evaluate as evaluate_module,
-)
-from cli.commands import (
-    predict as predict_module,
-)
-from cli.commands import (
-    score as score_module,
-)
-from cli.commands import (
-    shadow as shadow_module,
-)
-from cli.commands import (
-    train as train_module,
-)
-from cli.commands import (
-    worker as worker_module,
-)
 from cli.exits import Exit, explain
+from nightread import __version__
 
-app = typer.Typer(
-    name="nightread",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+class Command(NamedTuple):
+    """A row of the command table.
+
+    Attributes:
+        name: as it is typed, after the name of its group where it is in one.
+        place: FILE:FUNCTION in `cli.commands`, imported when the command is used.
+        help: first line of the function's docstring.
+        panel: heading of the help page.
+    """
+
+    name: str
+    place: str
+    help: str
+    panel: str | None = None
+
+
+COMMANDS: Final = (
+    Command("score", "score:score", "Score scans now, in this process, with no server.", "Score"),
+    Command("predict", "predict:predict", "Score single scans and print the decisions; nothing is stored.", "Score"),
+    Command("enqueue", "enqueue:enqueue", "Create a run for workers, publish its jobs and print its id.", "Score"),
+    Command("retry", "retry:retry", "Requeue a run's failed scans; a run of `score` resumes in this process.", "Score"),
+    Command("cancel", "cancel:cancel", "End a run: its open scans fail with the reason `cancelled`.", "Score"),
+    Command("demo", "demo:demo", "Draw a small night of synthetic scans and score it.", "Score"),
+    Command("runs", "runs:runs", "List runs, newest first.", "Results"),
+    Command("status", "status:status", "Show a run's counts, rate and workers.", "Results"),
+    Command("results", "results:results", "Print a run's results: one row per label of a scan.", "Results"),
+    Command("drift", "drift:drift", "Check whether a run's scans resemble the training data.", "Results"),
+    Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM finishes running jobs first.", "Workers"),
+    Command("beat", "beat:beat", "Sweep every NIGHTREAD_SWEEP_S seconds; workers do so too.", "Workers"),
+    Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),
+    Command("train", "train:train", "Train a network on labelled scans.", "Models"),
+    Command("evaluate", "evaluate:evaluate", "Compute a network's metrics on a folder of labelled scans.", "Models"),
+    Command("export", "export:export", "Convert a trained network into a model bundle that workers serve.", "Models"),
+    Command("shadow", "shadow:shadow", "Score a past run with another model and show what changes.", "Models"),
+    Command("data fetch", "data:fetch", "Download a data set from its publisher."),
+    Command("models list", "models:list_models", "List model bundles and stages, here and in the database."),
+    Command("models show", "models:show", "Show a bundle's card: purpose, training data, accuracy and limits."),
+    Command("models check", "models_check:check", "Check a bundle here: bytes, card, graph, device and scores."),
+    Command("models import", "models_import:import_model", "Import a bundle or an ONNX file as a candidate."),
+    Command("models promote", "models_stage:promote", "Make a bundle the production model of new runs."),
+    Command("models rollback", "models_stage:rollback", "Restore the previous production model."),
+    Command("models retire", "models_stage:retire", "Take a model out of use: new runs with it are refused."),
+    Command("doctor", "doctor:doctor", "Check settings, database, broker, model, device and roots.", "Operations"),
+    Command("bench", "bench:bench", "Measure scoring speed by stage, against this machine's limit.", "Operations"),
+    Command("db upgrade", "db:upgrade", "Create the tables or upgrade them to this release's schema."),
 )
-
-_COMMANDS = {
-    "Score": (
-        score_module.score,
-        predict_module.predict,
-        score_module.enqueue,
-        score_module.retry,
-        score_module.cancel,
-        score_module.demo,
-    ),
-    "Look": (runs.runs, runs.status, runs.results, drift_module.drift),
-    "Work": (worker_module.worker, worker_module.beat, worker_module.sweep),
-    "Models": (train_module.train, evaluate_module.evaluate, train_module.export, shadow_module.shadow),
-    "Operate": (doctor_module.doctor, bench_module.bench),
+#: Groups of commands with their help and panel.
+GROUPS: Final = {
+    "data": ("Training data sets.", "Models"),
+    "models": ("Model bundles: import, check, compare and promote.", "Models"),
+    "db": ("Results database.", "Operations"),
 }
-for _panel, _functions in _COMMANDS.items():
-    for _function in _functions:
-        app.command(rich_help_panel=_panel)(_function)
-models_change.add_commands(models.app)
-app.add_typer(data.app, name="data", rich_help_panel="Models")
-app.add_typer(models.app, name="models", rich_help_panel="Models")
-app.add_typer(doctor_module.db_app, name="db", rich_help_panel="Operate")
+_ROWS: Final = {command.name: command for command in COMMANDS}
+_PROGRAM: Final = "nightread"
+
+
+class CommandTable(TyperGroup):
+    """A group whose help comes from the table; it imports the module of the one command that is used."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Return name, command and remaining arguments, the command imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        row = _ROWS.get(f"{name}" if self.name == _PROGRAM else f"{self.name} {name}")
+        return name, command if row is None else load_command(row), rest
+
+
+def load_command(row: Command) -> Any:
+    """Import a command's function and return the command that Typer makes of it."""
+    file, _, function = row.place.partition(":")
+    single = typer.Typer(add_completion=False)
+    single.command(row.name.rpartition(" ")[2])(getattr(import_module(f"cli.commands.{file}"), function))
+    return typer.main.get_command(single)
+
+
+def _make_app() -> typer.Typer:
+    app = typer.Typer(
+        name=_PROGRAM,
+        cls=CommandTable,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    groups = {"": app}
+    for name, (text, panel) in GROUPS.items():
+        groups[name] = typer.Typer(cls=CommandTable, no_args_is_help=True)
+        app.add_typer(groups[name], name=name, help=text, rich_help_panel=panel)
+    for row in COMMANDS:
+        group, _, name = row.name.rpartition(" ")
+        groups[group].command(name, help=row.help, rich_help_panel=row.panel)(lambda: None)  # for the help page alone
+    return app
+
+
+app: Final = _make_app()
 
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from nightread import __version__
-
         typer.echo(f"nightread {__version__}")
         raise typer.Exit
 

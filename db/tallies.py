@@ -54,6 +54,21 @@ class RunCounts:
         return self.scored + self.rejected + self.failed
 
 
+def reconcile(found: int, counts: RunCounts) -> str:
+    """Return the sum that closes a run, as one line; it says so where the sum is wrong.
+
+    Args:
+        found: files found, as stored with the run.
+        counts: its scans by status.
+    """
+    parts = f"{counts.scored:,} scored + {counts.rejected:,} rejected + {counts.failed:,} failed"
+    if counts.queued or found != counts.terminal:
+        parts += f" + {counts.queued:,} still to be scored"
+    if found == counts.found:
+        return f"{found:,} found = {parts}"
+    return f"{found:,} found IS NOT {parts}: this is an error in Nightread, please report it"
+
+
 @dataclass(frozen=True, slots=True)
 class RunTally:
     """The counts of a run.

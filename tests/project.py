@@ -3,10 +3,8 @@
 import re
 import tomllib
 
-import typer
-from typer.core import TyperGroup
-
-from cli.main import app
+from cli.main import COMMANDS as TABLE
+from cli.main import load_command
 from tests.factories import ROOT
 
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")})
@@ -32,15 +30,9 @@ def find_table_cells(text, column=0):
     return cells
 
 
-def find_commands(command, name=""):
-    """Return every command of the program with its options, by name."""
-    if isinstance(command, TyperGroup):
-        found = {}
-        for child, deeper in command.commands.items():
-            found |= find_commands(deeper, f"{name} {child}".strip())
-        return found
-    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    return {name: options}
+def list_options(command):
+    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
-COMMANDS = find_commands(typer.main.get_command(app))
+#: Every command of the program with its options, by name.
+COMMANDS = {row.name: list_options(load_command(row)) for row in TABLE}

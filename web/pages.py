@@ -20,12 +20,12 @@ from db.results import ResultFilter
 from db.results_csv import stream_csv
 from db.runs import RunInfo, find_run, list_runs
 from db.schema import check_schema
-from db.tallies import read_tallies
+from db.tallies import read_tallies, reconcile
 from db.types import RunStatus, ScanStatus
 from db.worklist import read_page, read_progress
 from nightread.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
 from web.filters import WorklistFilter, read_filter, read_position, read_run_id
-from web.showing import reconcile, render
+from web.showing import render
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def show_run(request: Request) -> Response:
         "run.html",
         run=run,
         is_open=run.status in _OPEN,
-        sentence=reconcile(run, tally.counts),
+        sentence=reconcile(run.found, tally.counts),
         rows=page.rows,
         asked=asked,
         statuses=list(ScanStatus),

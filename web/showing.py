@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from db.runs import RunInfo
-from db.tallies import RunCounts
 
 _FOLDER: Final = Path(__file__).parent
 STATIC_FOLDER: Final = _FOLDER / "static"
@@ -75,16 +74,6 @@ def show_duration(run: RunInfo) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def reconcile(run: RunInfo, counts: RunCounts) -> str:
-    """Return the reconciliation of a run as a sentence, as `nightread status` does."""
-    parts = f"{counts.scored:,} scored + {counts.rejected:,} rejected + {counts.failed:,} failed"
-    if run.found == counts.terminal:
-        return f"{run.found:,} found = {parts}"
-    if run.found == counts.found:
-        return f"{run.found:,} found = {parts} + {counts.queued:,} still to be scored"
-    return f"{run.found:,} found IS NOT {parts} + {counts.queued:,} still to be scored: this is an error in Nightread"
 
 
 def _make_templates() -> Environment:

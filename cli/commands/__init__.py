@@ -1,15 +1,15 @@
-"""One file for each command, or for each group of commands.
+"""One file for each command, named as it is typed; `cli.main` has the table.
 
-score: score, enqueue, retry, cancel, demo
-runs: runs, status, results
-worker: worker, beat, sweep
-models: models list, show, check
-models_change: models import, promote, rollback, retire
-shadow: shadow
-drift: drift
-train: train, export
-evaluate: evaluate, predict
+In the order of the help page:
+score, predict, enqueue, retry, cancel, demo
+runs, status, results, drift
+worker, beat, sweep
+train, evaluate, export, shadow
 data: data fetch
-doctor: doctor, db upgrade
-bench: bench
+models: models list, show
+models_check: models check
+models_import: models import
+models_stage: models promote, rollback, retire
+doctor, bench
+db: db upgrade
 """

@@ -1,53 +1,51 @@
-"""`nightread evaluate`: a network's figures on labelled scans."""
+"""`evaluate`: computes a network's metrics on labelled scans."""
 
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 
-from cli.commands.train import prepare_tensorflow
 from cli.options import Device, Json
+from cli.output.console import print_json, progress_bar
+from cli.train_extra import prepare_tensorflow
 from nightread.errors import NightreadError
-
-if TYPE_CHECKING:
-    from nightread.settings import Settings
-    from trainer.evaluation.external import Assessment
+from nightread.inference.scorer import Scorer
+from nightread.machine import count_cores
+from nightread.model.bundle import CARD_FILE, find_bundle, load_bundle
+from nightread.scan.preprocessing import InputSpec
+from nightread.settings import Settings, read_settings
+from trainer.data.catalog import find_dataset
+from trainer.data.dataset import Choices
+from trainer.evaluation.external import Assessment, assess, read_network
 
 
 def evaluate(
     network: Annotated[
         str,
-        typer.Argument(
-            metavar="BUNDLE_OR_CHECKPOINT", help="NAME[@VERSION] or folder of a bundle, or a training folder."
-        ),
+        typer.Argument(metavar="BUNDLE_OR_CHECKPOINT", help="NAME[@VERSION], a bundle's folder or a training folder."),
     ],
     data: Annotated[Path, typer.Option(help="Folder of labelled scans; all of them are scored.")],
-    dataset: Annotated[Literal["pediatric", "covid"], typer.Option(help="How the folder is read.")] = "pediatric",
+    dataset: Annotated[Literal["pediatric", "covid"], typer.Option(help="Layout of the folder.")] = "pediatric",
     healthy: Annotated[
-        Path | None,
-        typer.Option(help="covid: the CSV file that lists healthy scans; else it is looked for near --data."),
+        Path | None, typer.Option(help="covid: CSV file of healthy scans; default: searched near --data.")
     ] = None,
-    normals: Annotated[int, typer.Option(min=0, max=1300, help="covid: how many healthy scans to take.")] = 150,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report; it needs the extra `train`.")] = None,
+    normals: Annotated[int, typer.Option(min=0, max=1300, help="covid: number of healthy scans.")] = 150,
+    out: Annotated[Path | None, typer.Option(help="Folder for a report; needs the extra `train`.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compute a network's figures on a folder of labelled scans.
+    """Compute a network's metrics on a folder of labelled scans.
 
-    A bundle runs in ONNX Runtime, a training folder in Keras (extra `train`). The figures say nothing about new
-    patients where the folder holds scans that the network was trained on.
+    A bundle runs in ONNX Runtime, a training folder in Keras (extra `train`). The metrics say nothing about new
+    patients if the network was trained on scans of the folder.
 
     Example: nightread evaluate pneumonia-cnn75 --data chest_xray/test
     """
-    from cli.output.console import progress_bar
-    from nightread.settings import read_settings
-    from trainer.data.catalog import find_dataset
-    from trainer.data.dataset import Choices
-    from trainer.evaluation.external import assess, read_network
-
     card, score = _open_network(network, read_settings(device=device))
     choices = Choices(healthy=healthy, normals=normals)
     with progress_bar("prepare", None) as bar:
@@ -55,17 +53,13 @@ def evaluate(
     if out is not None:
         _write_report(out, network, card, assessment, data)
     if as_json:
-        typer.echo(json.dumps(_describe(network, assessment)))
+        print_json(_describe(network, assessment))
     else:
         _print(assessment)
 
 
-def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Callable[[Any], Any]]:
-    """Return the card and the function that scores: of a training folder, a bundle's folder, or a bundle's name."""
-    from nightread.inference.scorer import Scorer
-    from nightread.machine import count_cores
-    from nightread.model.bundle import CARD_FILE, find_bundle, load_bundle
-
+def _open_network(named: str, settings: Settings) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    """Return card and scoring function of a training folder, a bundle's folder, or a bundle's name."""
     folder = Path(named)
     if (folder / "checkpoint.keras").is_file():
         return _open_checkpoint(folder)
@@ -76,8 +70,6 @@ def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Cal
     scorer = Scorer(bundle, settings.device, settings.threads or count_cores())
 
     def score(inputs: Any) -> Any:
-        import numpy as np
-
         # A copy of each batch: three channels may be the same memory, which ONNX Runtime does not take.
         at_once = settings.batch_size
         batches = (np.ascontiguousarray(inputs[start : start + at_once]) for start in range(0, len(inputs), at_once))
@@ -88,30 +80,27 @@ def _open_network(named: str, settings: "Settings") -> tuple[dict[str, Any], Cal
 
 def _open_checkpoint(folder: Path) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     prepare_tensorflow()
-    from functools import partial
-
-    from nightread.scan.preprocessing import InputSpec
-    from trainer.evaluation.part_scores import load_checkpoint, score
+    from trainer.evaluation.part_scores import load_checkpoint, score  # after the extra was checked
 
     try:
         card = json.loads((folder / "card.json").read_text())
     except (OSError, ValueError):
         raise NightreadError(
-            f"{folder} holds no card.json: its training has not ended; repeat `nightread train --resume`"
+            f"{folder} has no card.json, so its training has not ended: continue it with `nightread train --resume`"
         ) from None
     at_once = InputSpec.model_validate(card["input"]).scored_at_once
     return card, partial(score, load_checkpoint(folder), at_once=at_once)
 
 
-def _write_report(folder: Path, network: str, card: dict[str, Any], assessment: "Assessment", data: Path) -> None:
-    from trainer.evaluation.report import ReportFacts, ReportPart, write_report
+def _write_report(folder: Path, network: str, card: dict[str, Any], assessment: Assessment, data: Path) -> None:
+    from trainer.evaluation.report import ReportFacts, ReportPart, write_report  # the extra `train`
 
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(network).name
     notes = [
         f"The network {name} was scored on all labelled scans of the folder {data.name}.",
         "Where it was trained on some of them, the figures say nothing about new patients.",
-        *[f"Left alone: {count} {reason}." for reason, count in assessment.left_alone.items()],
+        *[f"Not used: {count} {reason}." for reason, count in assessment.left_alone.items()],
         *([f"Unreadable: {len(assessment.unreadable)} scans."] if assessment.unreadable else []),
         *([f"Missing: {len(assessment.missing)} scans that the tables name."] if assessment.missing else []),
     ]
@@ -120,8 +109,8 @@ def _write_report(folder: Path, network: str, card: dict[str, Any], assessment: 
     typer.echo(f"report: {write_report(folder, facts)}", err=True)
 
 
-def _print(assessment: "Assessment") -> None:
-    from cli.output.tables import make_table, out
+def _print(assessment: Assessment) -> None:
+    from cli.output.tables import make_table, out  # Rich, which --json does not need
 
     evaluation = assessment.evaluation
     table = make_table("figure", "value", "95 % interval")
@@ -138,7 +127,7 @@ def _print(assessment: "Assessment") -> None:
     out.print(table)
     typer.echo(f"{evaluation.scans} scans of {evaluation.patients} patients")
     for reason, count in assessment.left_alone.items():
-        typer.echo(f"left alone: {count} {reason}")
+        typer.echo(f"not used: {count} {reason}")
     if assessment.unreadable:
         typer.echo(
             f"unreadable: {len(assessment.unreadable)} scans, the first is {assessment.unreadable[0].reason.value}"
@@ -147,7 +136,7 @@ def _print(assessment: "Assessment") -> None:
         typer.echo(f"missing: {len(assessment.missing)} scans that the tables name")
 
 
-def _describe(network: str, assessment: "Assessment") -> dict[str, Any]:
+def _describe(network: str, assessment: Assessment) -> dict[str, Any]:
     evaluation = assessment.evaluation
 
     def show(metric: Any) -> Any:

@@ -1,39 +1,37 @@
-"""`models`: the registry of model bundles, on this machine and in the database."""
+"""`models list` and `models show`: the registry of model bundles."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from cli.database import open_database
 from cli.options import Json
-
-if TYPE_CHECKING:
-    from db.registry import StageEntry
-    from nightread.inference.bundle_check import Checked
-    from worker.registry.inventory import Entry
-
-app = typer.Typer(help="The model bundles: import, check, compare and promote them.", no_args_is_help=True)
+from cli.output.card_page import print_card
+from cli.output.console import print_json, say, show_time
+from cli.output.tables import make_table, out
+from db.engine import reading
+from db.registry import StageEntry, find_model, list_stage_changes
+from nightread.errors import ModelError, WrongStage
+from nightread.model.card import Card
+from nightread.settings import read_settings
+from nightread.text import show_text
+from worker.registry.choose import choose_bundle
+from worker.registry.inventory import Entry, list_registry
 
 Reference = Annotated[
-    str, typer.Argument(metavar="[NAME[@VERSION]]", help="A model bundle; the one that a new run takes if left out.")
+    str, typer.Argument(metavar="[NAME[@VERSION]]", help="Model bundle; default: the one that a new run uses.")
 ]
 
 
-@app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the bundles of this machine and of the database, with their stages and where the two differ.
+    """List model bundles and stages, here and in the database.
+
+    A star marks the bundle that a new run uses.
 
     Example: nightread models list
     """
-    from cli.commands.runs import open_database
-    from cli.output.console import print_json, say
-    from cli.output.tables import make_table, out
-    from nightread.errors import ModelError, WrongStage
-    from nightread.settings import read_settings
-    from worker.registry.choose import choose_bundle
-    from worker.registry.inventory import list_registry
-
     settings = read_settings()
-    engine = open_database()
+    engine = open_database(settings)
     entries = list_registry(engine, settings)
     in_use = why_none = ""
     try:
@@ -52,28 +50,16 @@ def list_models(as_json: Json = False) -> None:
         )  # fmt: skip
     out.print(table)
     if why_none:
-        say(f"a new run finds no model: {why_none}")
+        say(f"no model for a new run: {why_none}")
 
 
-@app.command()
 def show(model: Reference = "", as_json: Json = False) -> None:
-    """Show a bundle's card: what it is for, what it was trained on, how good it is and where it fails.
+    """Show a bundle's card: purpose, training data, accuracy and limits.
 
-    Its stage follows, and who changed it when.
+    Below the card: the bundle's stage, and who changed it when.
 
     Example: nightread models show pneumonia-cnn75@1
     """
-    from cli.commands.runs import open_database
-    from cli.output.card_page import print_card
-    from cli.output.console import print_json, say
-    from cli.output.tables import out
-    from db.engine import reading
-    from db.registry import find_model, list_stage_changes
-    from nightread.errors import ModelError
-    from nightread.model.card import Card
-    from nightread.settings import read_settings
-    from worker.registry.choose import choose_bundle
-
     engine = open_database()
     name, _, version = model.partition("@")
     with reading(engine) as connection:
@@ -83,7 +69,7 @@ def show(model: Reference = "", as_json: Json = False) -> None:
     except ModelError as error:
         if stored is None:
             raise
-        say(f"from the database, since the bundle cannot be used here: {error}")
+        say(f"card from the database; the bundle on this machine cannot be used: {error}")
         card = Card.model_validate(stored.card)
     else:
         card = choice.bundle.card
@@ -100,47 +86,7 @@ def show(model: Reference = "", as_json: Json = False) -> None:
     _print_stages(stage, changes)
 
 
-@app.command()
-def check(model: Reference = "", as_json: Json = False) -> None:
-    """Check a bundle on this machine: every byte, the card, the graph, the device, and the scores.
-
-    The scores are compared with those of the export in batches of 1, 2, 7 and 32 scans, and at every place of a batch.
-
-    Example: nightread models check pneumonia-cnn75@1
-    """
-    from cli.commands.runs import open_database
-    from cli.output.console import print_json
-    from cli.output.tables import make_table, out
-    from nightread.errors import CardMismatch
-    from nightread.inference.bundle_check import check_bundle
-    from nightread.model.bundle import find_bundle
-    from nightread.settings import read_settings
-    from worker.registry.choose import choose_bundle
-
-    settings = read_settings()
-    reference = model or settings.model
-    if not reference:
-        reference = choose_bundle(open_database(), settings).bundle.card.reference
-    checked = check_bundle(find_bundle(reference, settings.models_dir), settings)
-    if as_json:
-        print_json(_describe_check(checked))
-    else:
-        table = make_table("", "check", "found", "allowed")
-        for finding in checked.findings:
-            table.add_row("ok" if finding.ok else "WRONG", finding.check, finding.found, finding.allowed)
-        out.print(table)
-    wrong = [finding for finding in checked.findings if not finding.ok]
-    if wrong:
-        raise CardMismatch(
-            f"{reference} must not be served here: "
-            + "; ".join(f"{finding.check}: {finding.found}" for finding in wrong)
-            + ("; set NIGHTREAD_DEVICE=cpu, or export the bundle again" if checked.session else "")
-        )
-    if not as_json:
-        out.print("the bundle is whole and reproduces its scores here", markup=False)
-
-
-def _describe_entry(entry: "Entry", in_use: str) -> dict[str, Any]:
+def _describe_entry(entry: Entry, in_use: str) -> dict[str, Any]:
     described: dict[str, Any] = {
         "model": entry.reference, "in_use": entry.reference == in_use, "digest": entry.digest, "stage": entry.stage,
         "on_this_machine": entry.is_here, "in_database": entry.stage is not None,
@@ -151,37 +97,15 @@ def _describe_entry(entry: "Entry", in_use: str) -> dict[str, Any]:
     return described | {"labels": list(entry.labels), "description": entry.description}
 
 
-def _describe_change(change: "StageEntry") -> dict[str, Any]:
+def _describe_change(change: StageEntry) -> dict[str, Any]:
     return {
         "stage": change.stage.value, "cause": change.cause.value, "changed_by": change.changed_by,
         "changed_at": change.changed_at,
     }  # fmt: skip
 
 
-def _describe_check(checked: "Checked") -> dict[str, Any]:
-    bundle, session = checked.bundle, checked.session
-    return {
-        "model": bundle.card.reference if bundle else None,
-        "digest": bundle.digest if bundle else None,
-        "provider": session.provider if session else None,
-        "runtime": session.runtime if session else None,
-        "parity_scans": len(bundle.parity_inputs) if bundle else None,
-        "parity": checked.parity,
-        "allowed": checked.allowed,
-        "ok": checked.ok,
-        "checks": [
-            {"check": finding.check, "ok": finding.ok, "found": finding.found, "allowed": finding.allowed}
-            for finding in checked.findings
-        ],
-    }
-
-
-def _print_stages(stage: str | None, changes: "list[StageEntry]") -> None:
-    from cli.output.console import show_time
-    from cli.output.tables import make_table, out
-    from nightread.text import show_text
-
-    out.print(f"\nstage: {stage or 'none; the database does not know this bundle yet'}", markup=False)
+def _print_stages(stage: str | None, changes: list[StageEntry]) -> None:
+    out.print(f"\nstage: {stage or 'none (not in the database yet)'}", markup=False)
     if changes:
         table = make_table("time", "what", "stage", "by")
         for change in changes:

@@ -1,16 +1,17 @@
-"""`nightread predict`: what a model says of single scans."""
+"""`predict`: scores single scans."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cli.exits import Exit
 from cli.options import Device, Json, Model, NoGate
-
-if TYPE_CHECKING:
-    from nightread.api import ScanResult
+from cli.output.console import print_json
+from cli.output.tables import make_table, out
+from nightread import api
+from nightread.settings import read_settings
+from worker.registry.choose import choose_without_run
 
 
 def predict(
@@ -20,23 +21,18 @@ def predict(
     no_gate: NoGate = False,
     as_json: Json = False,
 ) -> None:
-    """Print labels, scores and decisions of single scans; nothing is stored.
+    """Score single scans and print the decisions; nothing is stored.
 
     Example: nightread predict chest_xray/test/NORMAL/IM-0001-0001.jpeg
     """
-    from cli.output.tables import make_table, out
-    from nightread.api import Model as OpenedModel
-    from nightread.settings import read_settings
-    from worker.registry.choose import choose_without_run
-
     settings = read_settings(model=model, device=device, gate=False if no_gate else None)
     if folders := [path for path in scans if path.is_dir()]:
-        raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores all that is in it")
+        raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores its files")
     if absent := [path for path in scans if not path.exists()]:
         raise typer.BadParameter(f"there is no file {absent[0]}")
-    rows = list(OpenedModel(choose_without_run(settings), settings, gate=settings.gate).predict(scans))
+    rows = list(api.Model(choose_without_run(settings), settings, gate=settings.gate).predict(scans))
     if as_json:
-        typer.echo(json.dumps([_describe(row) for row in rows]))
+        print_json([_describe(row) for row in rows])
     else:
         table = make_table("scan", "label", "score", "decision")
         for row in rows:
@@ -49,7 +45,7 @@ def predict(
         raise typer.Exit(Exit.SOME_FAILED)
 
 
-def _describe(row: "ScanResult") -> dict[str, Any]:
+def _describe(row: api.ScanResult) -> dict[str, Any]:
     origin = row.provenance
     told: dict[str, Any] = {"path": str(row.path), "model": f"{origin.model}@{origin.version}"}
     if row.gate_verdict is not None:

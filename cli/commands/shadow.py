@@ -1,42 +1,39 @@
-"""`shadow`: what another model makes of a past run, before it is promoted."""
+"""`shadow`: scores a past run with another model."""
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cli.options import Device, Json, NamedRun
-
-if TYPE_CHECKING:
-    from worker.runs.shadow import Shadow
+from cli.output.console import print_json, progress_bar
+from db.engine import reading
+from db.runs import find_run
+from db.schema import ensure_schema
+from nightread.logs import configure_logging
+from nightread.settings import read_settings
+from nightread.text import show_duration, show_text
+from worker.process import WorkerProcess
+from worker.registry.choose import choose_bundle
+from worker.runs.shadow import Shadow, shadow_run
 
 
 def shadow(
     run: NamedRun,
-    model: Annotated[str, typer.Option("--model", metavar="NAME[@VERSION]", help="The other model bundle.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME[@VERSION]", help="Other model bundle.")],
     most_moved: Annotated[
-        int, typer.Option("--most-moved", min=0, help="List so many of the scans whose score moved most.")
+        int, typer.Option("--most-moved", min=0, help="Number of scans to list, by change of score.")
     ] = 10,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Score the scans of a past run with another model, here and now, and show what would have been different.
+    """Score a past run with another model and show what changes.
 
-    The past run and its results stay as they are, and no run is made. The scores are kept for the first run with that
-    model; interrupted, the same command goes on from there.
+    The past run and its results stay unchanged, and no run is created. The scores are stored for the first run with
+    that model; after an interruption the same command continues.
 
     Example: nightread shadow ward-a --model pneumonia-cnn75@2
     """
-    from cli.output.console import print_json, progress_bar
-    from db.engine import reading
-    from db.runs import find_run
-    from db.schema import ensure_schema
-    from nightread.logs import configure_logging
-    from nightread.settings import read_settings
-    from worker.process import WorkerProcess
-    from worker.registry.choose import choose_bundle
-    from worker.runs.shadow import shadow_run
-
     settings = read_settings(model=model, device=device)
     configure_logging(settings, level="WARNING")
     process = WorkerProcess(settings)
@@ -57,7 +54,7 @@ def shadow(
         _print(shadowed, seconds)
 
 
-def _describe(shadowed: "Shadow", seconds: float) -> dict[str, Any]:
+def _describe(shadowed: Shadow, seconds: float) -> dict[str, Any]:
     return {
         "run": shadowed.run.id,
         "name": shadowed.run.name,
@@ -72,9 +69,8 @@ def _describe(shadowed: "Shadow", seconds: float) -> dict[str, Any]:
     }
 
 
-def _print(shadowed: "Shadow", seconds: float) -> None:
-    from cli.output.tables import make_table, out
-    from nightread.text import show_duration, show_text
+def _print(shadowed: Shadow, seconds: float) -> None:
+    from cli.output.tables import make_table, out  # Rich, which --json does not need
 
     run = shadowed.run
     out.print(f"run {run.id[:8]} ({show_text(run.name)}): {run.model} -> {shadowed.model}", markup=False)
@@ -85,19 +81,19 @@ def _print(shadowed: "Shadow", seconds: float) -> None:
         figures = shift.describe()
         out.print(f"\n{shift.label}", markup=False, style="bold")
         table = make_table("scans", "share", "decision", right=("scans", "share"))
-        table.add_row(f"{shift.agreed:,}", f"{figures['agreement']:.2%}", "the same")
+        table.add_row(f"{shift.agreed:,}", f"{figures['agreement']:.2%}", "unchanged")
         for flip in figures["flips"]:
             table.add_row(f"{flip['scans']:,}", f"{flip['share']:.2%}", f"{flip['before']} -> {flip['after']}")
         out.print(table)
         moved = figures["shift"]
         quantiles = ", ".join(f"{float(share):.0%} {value:+.4f}" for share, value in moved["quantiles"].items())
         out.print(
-            f"score moved by {moved['mean']:+.4f} on average, {moved['mean_absolute']:.4f} without sign, at most "
+            f"score change: mean {moved['mean']:+.4f}, mean absolute {moved['mean_absolute']:.4f}, largest "
             f"{moved['largest_absolute']:.4f}; quantiles {quantiles}",
             markup=False,
         )
         if figures["moved"]:
-            most = make_table("score", "", "moved", "decision", "scan", right=("score", "moved"))
+            most = make_table("score", "", "change", "decision", "scan", right=("score", "change"))
             for one in figures["moved"]:
                 flipped = one["decision_before"] != one["decision_after"]
                 decision = f"{one['decision_before']} -> {one['decision_after']}" if flipped else one["decision_after"]
@@ -106,4 +102,4 @@ def _print(shadowed: "Shadow", seconds: float) -> None:
                     show_text(one["path"]),
                 )  # fmt: skip
             out.print(most)
-    out.print(f"\n{show_duration(seconds)}; the run and its results are as they were", markup=False, style="dim")
+    out.print(f"\n{show_duration(seconds)}; the run and its results are unchanged", markup=False, style="dim")

@@ -1,6 +1,6 @@
-"""How the program talks: data on stdout, talk on stderr, plain where no person looks on.
+"""Data on stdout, messages on stderr, progress on a terminal alone.
 
-What is drawn (bars, tables) is in `cli.output.tables`, which is imported only where something is: Rich takes its time.
+`cli.output.tables` draws bars and tables; it is imported when something is drawn, since Rich takes its time.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Bar:
-    """A bar that is set to absolute numbers; this one shows nothing."""
+    """A progress bar that shows nothing."""
 
     def set(self, completed: int, total: int, description: str | None = None) -> None:
         """Show `completed` of `total`."""
@@ -22,35 +22,38 @@ class Bar:
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
     """Show a bar with count, rate and remaining time on stderr; without a terminal, show nothing."""
-    if not sys.stderr.isatty():
+    if (tables := _import_tables()) is None:
         yield Bar()
         return
-    from cli.output.tables import draw_bar
-
-    with draw_bar(description, total) as bar:
+    with tables.draw_bar(description, total) as bar:
         yield bar
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show a spinner on stderr while something of unknown length goes on."""
-    if not sys.stderr.isatty():
+    if (tables := _import_tables()) is None:
         yield
         return
-    from cli.output.tables import err
-
-    with err.status(what):
+    with tables.err.status(what):
         yield
 
 
 def say(message: str, *, style: str | None = None) -> None:
-    """Talk to the person at the terminal."""
-    if not sys.stderr.isatty():
+    """Write a message to stderr."""
+    if (tables := _import_tables()) is None:
         sys.stderr.write(f"{message}\n")
-        return
-    from cli.output.tables import err
+    else:
+        tables.err.print(message, markup=False, style=style)
 
-    err.print(message, markup=False, style=style)
+
+def _import_tables() -> Any:
+    """Return the module `cli.output.tables` where stderr is a terminal, else None: importing Rich takes its time."""
+    if not sys.stderr.isatty():
+        return None
+    from cli.output import tables
+
+    return tables
 
 
 def print_json(value: Any) -> None:
@@ -62,7 +65,7 @@ def print_json(value: Any) -> None:
 def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def show_time(time: datetime | None) -> str:

@@ -1,23 +1,21 @@
-"""Following a run that workers score, until it has ended."""
+"""Follows a run that workers score until it has ended."""
 
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
+from sqlalchemy import Engine
+
+from cli.output.console import progress_bar
+from cli.output.run_summary import report_run
+from db.due_jobs import count_leases
+from db.engine import reading
+from db.runs import find_run
+from db.tallies import read_tallies
 
 _POLL_S = 0.5
 
 
-def follow_run(engine: "Engine", run_id: str, *, as_json: bool) -> int:
+def follow_run(engine: Engine, run_id: str, *, as_json: bool) -> int:
     """Show a run's progress until it has ended, then its summary; returns the exit code."""
-    from cli.output.console import progress_bar
-    from cli.output.run_summary import report_run
-    from db.due_jobs import count_leases
-    from db.engine import reading
-    from db.runs import find_run
-    from db.tallies import read_tallies
-
     with progress_bar("waiting for a worker", None) as bar:
         while True:
             with reading(engine) as connection:

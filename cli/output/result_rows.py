@@ -1,4 +1,4 @@
-"""Writing result rows as table, CSV, JSON or Parquet, streamed: a million rows take no more memory than a thousand."""
+"""Result rows as table, CSV, JSON or Parquet, streamed: a million rows take no more memory than a thousand."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
     if not rows:
         say("no rows")
         return
-    from cli.output.tables import make_table, out
+    from cli.output.tables import make_table, out  # Rich, which the other formats do not need
 
     table = make_table("scan", "label", "score", "decision", "status", "reason", "time", right=("score",))
     for row in rows[:limit]:
@@ -83,10 +83,12 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
         )  # fmt: skip
     out.print(table)
     if wanted.decided_at is not None:
-        thresholds = ", ".join(f"{label} from {score:.4g}" for label, score in wanted.decided_at.thresholds.items())
-        say(f"decisions at {wanted.decided_at.name}: {thresholds}; the stored ones are as they were", style="dim")
+        thresholds = ", ".join(f"{label} >= {score:.4g}" for label, score in wanted.decided_at.thresholds.items())
+        say(
+            f"Decisions recomputed at {wanted.decided_at.name} ({thresholds}); stored decisions unchanged.", style="dim"
+        )
     if len(rows) > limit:
-        say(f"only the first {limit} rows are shown: --limit shows more, --format csv all of them", style="dim")
+        say(f"Showing the first {limit} rows. More: --limit N; all: --format csv", style="dim")
 
 
 def _write_json(rows: Iterator[dict[str, Any]], file: IO[str], columns: Sequence[str]) -> None:

@@ -1,35 +1,33 @@
-"""What a run came to: the reconciliation, for people and for programs, and the exit code that it stands for."""
+"""Summary of a run, for people and for programs, and its exit code."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from sqlalchemy import Engine
 
 from cli.exits import Exit
+from cli.output.console import print_json
+from db.engine import reading
+from db.runs import RunInfo
+from db.tallies import RunTally, count_scans, read_tallies, reconcile
+from nightread.text import show_duration, show_text
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
-    from db.runs import RunInfo
-    from db.tallies import RunTally
-
-
-def count_run(engine: "Engine", run_id: str) -> "RunTally":
-    """Return what a run came to, its scans counted one by one: that is what a reconciliation goes by."""
-    from db.engine import reading
-    from db.tallies import count_scans, read_tallies
-
+def count_run(engine: Engine, run_id: str) -> RunTally:
+    """Return a run's tally with its scans counted one by one, as a reconciliation needs them."""
     with reading(engine) as connection:
         tally = read_tallies(connection, [run_id])[run_id]
         return replace(tally, counts=count_scans(connection, [run_id])[run_id])
 
 
-def summarise(run: "RunInfo", tally: "RunTally", *, seconds: float, provider: str = "") -> dict[str, Any]:
+def summarise(run: RunInfo, tally: RunTally, *, seconds: float, provider: str = "") -> dict[str, Any]:
     """Return the object that `score --json` ends with; fields are only ever added.
 
     Args:
-        run: as it stands.
-        tally: what it has come to.
-        seconds: that it took so far.
-        provider: the execution provider, where it is known better than from the run's predictions.
+        run: the run.
+        tally: its counts, reasons and decisions.
+        seconds: its duration so far.
+        provider: the execution provider; default: that of the run's predictions.
     """
     counts = tally.counts
     return {
@@ -51,22 +49,15 @@ def summarise(run: "RunInfo", tally: "RunTally", *, seconds: float, provider: st
     }
 
 
-def is_reconciled(summary: dict[str, Any]) -> bool:
-    """Whether every file found is accounted for: found = scored + rejected + failed."""
-    return bool(summary["found"] == summary["scored"] + summary["rejected"] + summary["failed"])
-
-
 def exit_code(summary: dict[str, Any]) -> int:
-    """Return the exit code that a finished run stands for."""
-    if not is_reconciled(summary):
+    """Return the exit code of a finished run."""
+    if summary["found"] != summary["scored"] + summary["rejected"] + summary["failed"]:
         return Exit.ERROR
     return Exit.SOME_FAILED if summary["failed"] else Exit.OK
 
 
-def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: str = "", as_json: bool) -> int:
-    """Print what a run that has ended came to; returns the exit code."""
-    from cli.output.console import print_json
-
+def report_run(engine: Engine, run: RunInfo, *, seconds: float, provider: str = "", as_json: bool) -> int:
+    """Print the summary of a finished run; returns the exit code."""
     tally = count_run(engine, run.id)
     summary = summarise(run, tally, seconds=seconds, provider=provider)
     if as_json:
@@ -76,10 +67,9 @@ def report_run(engine: "Engine", run: "RunInfo", *, seconds: float, provider: st
     return exit_code(summary)
 
 
-def print_summary(run: "RunInfo", tally: "RunTally", summary: dict[str, Any]) -> None:
+def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> None:
     """Print a run's reconciliation, decisions and reasons for people."""
-    from cli.output.tables import make_table, out
-    from nightread.text import show_duration, show_text
+    from cli.output.tables import make_table, out  # Rich, which --json does not need
 
     provider = f" on {summary['provider']}" if summary["provider"] else ""
     out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}", markup=False)
@@ -89,20 +79,10 @@ def print_summary(run: "RunInfo", tally: "RunTally", summary: dict[str, Any]) ->
         table.add_row(f"{summary[status]:,}", status, _detail(tally.reasons[status]))
     out.print(table)
     skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
-    out.print(_reconcile(summary) + skipped, markup=False)
+    out.print(reconcile(run.found, tally.counts) + skipped, markup=False)
     if summary["seconds"]:
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s", markup=False)
-    out.print(f"query them: nightread results {run.id[:8]}", markup=False, style="dim")
-
-
-def _reconcile(summary: dict[str, Any]) -> str:
-    """Say how the files found and the statuses add up."""
-    parts = f"{summary['scored']:,} scored + {summary['rejected']:,} rejected + {summary['failed']:,} failed"
-    if is_reconciled(summary):
-        return f"{summary['found']:,} found = {parts}"
-    if summary["queued"]:
-        return f"{summary['found']:,} found = {parts} + {summary['queued']:,} still to be scored"
-    return f"{summary['found']:,} found IS NOT {parts}: this is an error in Nightread, please report it"
+    out.print(f"See the results: nightread results {run.id[:8]}", markup=False, style="dim")
 
 
 def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:

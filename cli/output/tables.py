@@ -1,4 +1,4 @@
-"""What is drawn for people, with Rich: bars and tables."""
+"""Tables and progress bars, drawn with Rich."""
 
 import sys
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from cli.output.console import Bar
 
 #: Data. Without a terminal it is as wide as it needs to be: nothing is cut or wrapped.
 out = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 10_000)
-#: Talk, at a terminal.
+#: Messages and progress, on a terminal.
 err = Console(stderr=True, highlight=False)
 
 

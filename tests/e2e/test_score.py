@@ -122,13 +122,13 @@ def test_results_are_decided_at_an_operating_point_of_the_card(env, tmp_path):
     ]
     assert {row["operating_point"] for row in balanced} == {"balanced"}
     assert "operating_point" not in stored[0]
-    assert "decisions at high-sensitivity: pneumonia from 0.2" in shown.stderr
+    assert "Decisions recomputed at high-sensitivity (pneumonia >= 0.2" in shown.stderr
 
 
 def test_an_operating_point_that_the_card_does_not_have_is_an_error_with_those_it_has(env, tmp_path):
     run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
     done = run("results", "--operating-point", "balanced", env=env, cwd=tmp_path, expect=1)
-    assert "has no operating point balanced; it has none: without --operating-point" in done.stderr
+    assert "has no operating point balanced; it has none: leave out --operating-point" in done.stderr
 
 
 def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, ward):
@@ -141,7 +141,7 @@ def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, war
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     assert b"Traceback" not in log.read_bytes()
-    assert b"repeat the command" in log.read_bytes()
+    assert b"Run the command again" in log.read_bytes()
 
     stopped = last_json(run("status", "--json", env=env, cwd=tmp_path))
     assert stopped["status"] == "cancelled"

@@ -115,7 +115,7 @@ def test_rejections_of_the_gate_alone_are_an_answer(engine, call):
     assert told["measurements"]["score"]["scans"] == 48
     assert told["measurements"]["brightness"]["scans"] == 60
     assert told["verdict"] == "this run does not look like the training data: the input gate rejects 20.0%"
-    assert "the input gate rejects 12 of 60 scans (20.0%), 0.0% there: more than chance" in call().stdout
+    assert "input gate: rejects 12 of 60 scans (20.0%), reference 0.0%: more than chance" in call().stdout
 
 
 def test_a_run_whose_scans_were_all_scored_before_is_compared_like_the_first(engine, call):
@@ -159,7 +159,7 @@ def test_runs_of_two_models_are_not_compared(engine, call):
 def test_too_few_scans_to_tell_are_no_alarm(engine, call):
     add_night(engine, scans=5)
     assert json.loads(call("--json").stdout)["looks_alike"] is None
-    assert call().stdout.splitlines()[-1].startswith("5 scans are too few to tell")
+    assert call().stdout.splitlines()[-1].startswith("5 scans are too few to compare")
 
 
 def test_scans_without_measurements_are_counted(engine, call):

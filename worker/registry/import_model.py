@@ -8,7 +8,7 @@ says so.
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from db.engine import reading, write
 from db.registry import check_identity, find_model, register_model
-from nightread.errors import CardMismatch, DatabaseError, DatabaseUnavailable, NightreadError
+from nightread.errors import CardMismatch, DatabaseError, DatabaseUnavailable, NightreadError, ScanError
 from nightread.inference.bundle_check import BATCH_SIZES, measure_batches
 from nightread.inference.scorer import Scorer, Scores, find_graph_faults
 from nightread.inference.session import OpenSession, open_session
@@ -27,12 +27,21 @@ from nightread.machine import count_cores
 from nightread.model.bundle import Bundle, copy_bundle, list_bundles, list_card_faults, load_bundle, write_bundle
 from nightread.model.card import Card
 from nightread.model.onnx_file import explain_external_data, read_onnx
-from nightread.scan.preprocessing import InputSpec, Tensor
+from nightread.scan.drawn_chest import draw_chest
+from nightread.scan.formats import Format
+from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
+from nightread.scan.scan import Scan
 from nightread.settings import Device, Settings
+from worker.errors import WrongPaths
 from worker.registry.choose import describe_model
 
 #: Default of a hand-written card; float32 sums in another order differ by about 1e-7.
 _PARITY_TOLERANCE: Final = 1e-5
+#: Inputs of a parity file: drawn ones where none are given, and the most of those that are.
+_DRAWN_INPUTS: Final = 8
+_MOST_INPUTS: Final = 32
+#: Height and width of a drawn chest, larger than any network's input in use.
+_DRAWN_PX: Final = (600, 720)
 #: Fields of a card that are always computed, even if the card was copied from another bundle.
 _COMPUTED: Final = ("digest", "files")
 
@@ -50,6 +59,68 @@ class Imported:
     bundle: Bundle
     folder: Path
     is_new: bool
+
+
+def import_model(
+    engine: Engine, settings: Settings, source: Path, *, card: Path | None = None, inputs: Sequence[Path] = ()
+) -> Imported:
+    """Import a bundle's folder, or an ONNX file with its card, as a candidate.
+
+    Args:
+        engine: the database, its schema checked.
+        settings: `models_dir`, and the device to try a bundle on.
+        source: a bundle's folder, or an ONNX file.
+        card: of an ONNX file, JSON; see `import_onnx`.
+        inputs: scans, or folders of them, whose prepared pixels an ONNX file's bundle carries as its parity inputs;
+            empty: drawn chests.
+
+    Raises:
+        WrongPaths: there is no such source, or an input cannot be read.
+        NightreadError: see `import_bundle` and `import_onnx`.
+    """
+    if not source.exists():
+        raise WrongPaths(f"there is no {source}: name a bundle's folder or an ONNX file")
+    if source.is_dir() and (card or inputs):
+        raise NightreadError(f"{source} is a folder; a bundle has its own card and inputs: leave out --card, --inputs")
+    if source.is_dir():
+        return import_bundle(engine, settings, source)
+    if card is None:
+        raise NightreadError(
+            f"{source} is not a bundle's folder; an ONNX file needs --card card.json with what "
+            "`nightread models show --json` prints, without digest and files"
+        )
+    return import_onnx(
+        engine, settings, source, card, lambda spec: make_parity_inputs(spec, inputs, settings.max_pixels)
+    )
+
+
+def make_parity_inputs(spec: InputSpec, paths: Sequence[Path], max_pixels: int) -> Tensor:
+    """Return the prepared inputs of a parity file, (N, H, W, C) float32: of given scans, else of drawn chests.
+
+    Args:
+        spec: shape and value range of the network's input.
+        paths: scans, or folders of them; of more than 32 scans the first 32 are used.
+        max_pixels: largest width times height that is decoded.
+
+    Raises:
+        WrongPaths: there is no scan, or a file is none.
+    """
+    files = sorted(file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    if paths and not files:
+        raise WrongPaths(f"there is no file in {', '.join(map(str, paths))}: name scans with --inputs")
+    prepared = []
+    for file in files[:_MOST_INPUTS]:
+        try:
+            prepared.append(read_and_prepare(file.read_bytes(), spec, max_pixels=max_pixels)[0])
+        except ScanError as error:
+            raise WrongPaths(f"{file} is not a scan: {error}; leave it out of --inputs") from None
+        except OSError as error:
+            raise WrongPaths(f"{file} cannot be read: {error.strerror}") from None
+    for seed in range(0 if files else _DRAWN_INPUTS):
+        drawn = draw_chest(seed, *_DRAWN_PX, has_opacity=seed % 2 == 1)
+        height_px, width_px = drawn.shape
+        prepared.append(prepare(Scan(drawn, 0.0, 255.0, Format.PNG, width_px, height_px), spec))
+    return np.stack(prepared)
 
 
 def import_bundle(engine: Engine, settings: Settings, source: Path) -> Imported:

@@ -1,9 +1,9 @@
 """A run from its folder to its end.
 
-enqueue: lists the files and writes run, scans and jobs.
+enqueue: enqueues, retries and cancels runs.
 embedded: scores a run in this process.
 job_pool: the threads that run the jobs of an embedded run.
 forks: the processes that run the jobs of a large embedded run.
 shadow: scores the scans of a past run with another model.
-drift: gathers what the scans of a run measure.
+drift: compares the scans of a run with a reference.
 """

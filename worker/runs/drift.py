@@ -1,18 +1,22 @@
-"""What the scans of a run measure, for the comparison with a reference."""
+"""Drift: what the scans of a run measure, compared with a reference."""
 
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from pydantic import ValidationError
+from sqlalchemy import Connection, Engine
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from db.measurements import MeasuredScan
-    from db.runs import RunInfo
-    from nightread.model.card import Reference
+from db.engine import reading
+from db.measurements import MeasuredScan, stream_measured
+from db.registry import read_card
+from db.runs import RunInfo, find_run
+from nightread.errors import NightreadError
+from nightread.model.card import Reference
+from nightread.model.drift import Drift, compare, name_component, summarise
+from nightread.model.gate import PASSED
 
 #: Fields of a measured scan that are numbers of their own; the components are a list.
 _MEASUREMENTS: Final = (
@@ -36,18 +40,15 @@ class Night:
     measured: int = 0
     judged: int = 0
     rejected: int = 0
-    values: "dict[str, array[float]]" = field(default_factory=dict)
+    values: dict[str, "array[float]"] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, Any]:
         """Return the values as numpy arrays."""
         return {name: np.array(values) for name, values in self.values.items()}
 
 
-def gather(scans: "Iterable[MeasuredScan]") -> Night:
+def gather(scans: Iterable[MeasuredScan]) -> Night:
     """Gather what the scans of a run measure, eight bytes a value."""
-    from nightread.model.drift import name_component
-    from nightread.model.gate import PASSED
-
     night = Night()
     for scan in scans:
         night.scans += 1
@@ -62,54 +63,81 @@ def gather(scans: "Iterable[MeasuredScan]") -> Night:
     return night
 
 
-def measure_run(connection: "Connection", other: "RunInfo", run: "RunInfo") -> "tuple[dict[str, Any], Reference]":
-    """Return the model's card, and what another run measures under it."""
-    from db.measurements import stream_measured
-    from db.registry import read_card
-    from nightread.errors import NightreadError
-    from nightread.model.drift import summarise
+@dataclass(frozen=True, slots=True)
+class MeasuredDrift:
+    """How far a run's scans are from a reference.
 
+    Attributes:
+        run: the run.
+        against: the run that is the reference; None: the reference of the model's card.
+        night: measurements of the run's scans.
+        reference: measurements to compare with.
+        drift: the comparison.
+    """
+
+    run: RunInfo
+    against: RunInfo | None
+    night: Night
+    reference: Reference
+    drift: Drift
+
+
+def measure_drift(engine: Engine, run: str | None = None, *, against: str | None = None) -> MeasuredDrift:
+    """Compare a run's scans with the reference in the model's card, or with another run of the same model.
+
+    Args:
+        engine: the database, its schema checked.
+        run: id, unique prefix of it, or name; None: the newest run.
+        against: the same, of the other run; None: the card.
+
+    Raises:
+        UnknownRun: there is no such run.
+        NightreadError: there is nothing to compare, or the card holds no reference.
+    """
+    with reading(engine) as connection:
+        found = find_run(connection, run)
+        other = None if against is None else find_run(connection, against)
+        card = read_card(connection, found.model_digest)
+        label = card["labels"][0]
+        reference = _read_reference(card, found) if other is None else _measure_run(connection, other, found, label)
+        night = gather(stream_measured(connection, found.id, label))
+    _check_run(night, found)
+    drifted = compare(reference, night.to_arrays(), rejected=night.rejected, judged=night.judged)
+    return MeasuredDrift(found, other, night, reference, drifted)
+
+
+def _measure_run(connection: Connection, other: RunInfo, run: RunInfo, label: str) -> Reference:
+    """Return the measurements of another run, as a reference for `run`."""
     if other.model_digest != run.model_digest:
         raise NightreadError(
             f"run {run.id[:8]} was scored by {run.model} and run {other.id[:8]} by {other.model}: runs of two models "
             "cannot be compared; score one again with --model"
         )
-    card = read_card(connection, run.model_digest)
-    night = gather(stream_measured(connection, other.id, card["labels"][0]))
-    check_run(night, other)
-    return card, summarise(night.to_arrays(), rejected_share=night.rejected / night.judged if night.judged else 0.0)
+    night = gather(stream_measured(connection, other.id, label))
+    _check_run(night, other)
+    return summarise(night.to_arrays(), rejected_share=night.rejected / night.judged if night.judged else 0.0)
 
 
-def read_reference(connection: "Connection", run: "RunInfo") -> "tuple[dict[str, Any], Reference]":
-    """Return the model's card, and the reference in it."""
-    from pydantic import ValidationError
-
-    from db.registry import read_card
-    from nightread.errors import NightreadError
-    from nightread.model.card import Reference
-
-    card = read_card(connection, run.model_digest)
+def _read_reference(card: dict[str, Any], run: RunInfo) -> Reference:
     if not card.get("drift_reference"):
         raise NightreadError(
-            f"the card of {run.model} holds no reference to compare a run with: export its training again, or score "
-            "the scans with a model that has one (`nightread models show` tells it), or name a run with --against"
+            f"the card of {run.model} holds no reference to compare a run with: export its training again, score the "
+            "scans with a model that has one (see `nightread models show`), or name a run with --against"
         )
     try:
-        return card, Reference.model_validate(card["drift_reference"])
+        return Reference.model_validate(card["drift_reference"])
     except ValidationError:
         raise NightreadError(
             f"the reference in the card of {run.model} is of another release: upgrade Nightread"
         ) from None
 
 
-def check_run(night: Night, run: "RunInfo") -> None:
-    """Raise NightreadError where a run has nothing to compare."""
-    from nightread.errors import NightreadError
-
+def _check_run(night: Night, run: RunInfo) -> None:
+    """Raise NightreadError if a run has nothing to compare."""
     if not night.scans:
         raise NightreadError(f"no scan of run {run.id[:8]} has ended yet: see `nightread status {run.id[:8]}`")
     if not night.measured:
         raise NightreadError(
-            f"none of the {night.scans:,} scans of run {run.id[:8]} was measured: they could not be read, or their "
-            "predictions are from a release that did not measure"
+            f"none of the {night.scans:,} scans of run {run.id[:8]} was measured: they are unreadable, or their "
+            "predictions are from a release without measurements"
         )

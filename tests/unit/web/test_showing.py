@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db.runs import RunInfo
-from db.tallies import RunCounts
 from db.types import RunStatus
-from web.showing import reconcile, show_duration, show_path, show_text
+from web.showing import show_duration, show_path, show_text
 
 START = datetime(2026, 11, 20, 1, 2, 3, tzinfo=UTC)
 
@@ -60,15 +59,3 @@ def test_a_duration_is_written_for_people(seconds, shown):
 
 def test_a_run_that_goes_on_has_no_duration():
     assert not show_duration(new_info())
-
-
-@pytest.mark.parametrize(
-    ("counts", "sentence"),
-    [
-        (RunCounts(scored=1, rejected=1, failed=1), "3 found = 1 scored + 1 rejected + 1 failed"),
-        (RunCounts(queued=2, scored=1), "3 found = 1 scored + 0 rejected + 0 failed + 2 still to be scored"),
-        (RunCounts(scored=2), "3 found IS NOT 2 scored + 0 rejected + 0 failed"),
-    ],
-)
-def test_the_sum_of_a_run_is_told_or_its_fault(counts, sentence):
-    assert reconcile(new_info(), counts).startswith(sentence)
