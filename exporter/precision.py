@@ -1,7 +1,7 @@
 """Precisions of a graph: how each is made from the float32 graph, and the limits of what each may cost."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -101,7 +101,7 @@ def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
             calibrate_method=quantization.CalibrationMethod.MinMax,
             per_channel=True,
             reduce_range=True,
-            nodes_to_exclude=_find_float32(onnx.load(str(prepared)).graph),
+            nodes_to_exclude=list(_find_float32(onnx.load(str(prepared)).graph)),
         )
         proto = onnx.load(str(quantized))
     used = [opset for opset in proto.opset_import if opset.domain in {node.domain for node in proto.graph.node}]
@@ -112,40 +112,24 @@ def _quantize(model: bytes, calibration: Tensor, input_name: str) -> bytes:
     return content
 
 
-def _find_float32(graph: Any) -> list[str]:
-    """Return the names of the nodes that stay float32 in int8."""
-    return [*_find_head(graph), *_find_gate_nodes(graph)]
+def _find_float32(graph: Any) -> set[str]:
+    """Return the names of the nodes that stay float32 in int8.
 
-
-def _find_gate_nodes(graph: Any) -> list[str]:
-    """Return the names of the nodes that the input gate adds to a graph, after the layers whose features it takes."""
-    producers = {name: node for node in graph.node for name in node.output}
-
-    def find_before(names: Iterable[str]) -> dict[str, Any]:
-        waiting, found = list(names), {}
-        while waiting:
-            node = producers.get(waiting.pop())
-            if node is not None and node.name not in found:
-                found[node.name] = node
-                waiting.extend(node.input)
-        return found
-
+    They are the last nodes with weights before scores and activation map, the nodes after them, and those of the gate.
+    """
     names = {output.name for output in graph.output}
-    served = find_before(names - _OF_THE_GATE)
-    return [name for name in find_before(names & _OF_THE_GATE) if name not in served]
-
-
-def _find_head(graph: Any) -> list[str]:
-    """Return the names of the last nodes with weights before scores and activation map, and of all nodes after them."""
-    producers = {name: node for node in graph.node for name in node.output}
-    head: list[str] = []
+    gate = _find_before(graph, names & _OF_THE_GATE) - _find_before(graph, names - _OF_THE_GATE)
     # The embedding comes before the last layer, as do the features of the gate.
-    waiting = [output.name for output in graph.output if output.name not in {EMBEDDING, *_OF_THE_GATE}]
+    return gate | _find_before(graph, names - {EMBEDDING, *_OF_THE_GATE}, stop_at=_WITH_WEIGHTS)
+
+
+def _find_before(graph: Any, outputs: Iterable[str], stop_at: Collection[str] = ()) -> set[str]:
+    """Return the names of the nodes that outputs are computed from, back to the operators `stop_at`."""
+    producers = {name: node for node in graph.node for name in node.output}
+    waiting, found = list(outputs), set()
     while waiting:
         node = producers.get(waiting.pop())
-        if node is None or node.name in head:
-            continue
-        head.append(node.name)
-        if node.op_type not in _WITH_WEIGHTS:
-            waiting.extend(node.input)
-    return head
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting.extend(() if node.op_type in stop_at else node.input)
+    return found

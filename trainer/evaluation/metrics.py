@@ -32,6 +32,7 @@ CALIBRATION_BINS: Final = 10
 _ALPHA: Final = 0.05
 
 _MEANS_OVER_LABELS: Final = ("auc", "balanced_accuracy")
+_LABEL_FIGURES: Final = ("precision", "recall", "specificity", "f1", "auc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,13 +266,11 @@ class _Counted:
             }
             if self.part.threshold is not None:
                 figures |= {"sensitivity": recall[:, 1], "specificity": recall[:, 0]}
+            by_label = (precision, recall, specificity, np.where(support > 0, f1, np.nan), aucs)
             for place, name in enumerate(classes):
                 figures |= {
-                    f"{name}/precision": precision[:, place],
-                    f"{name}/recall": recall[:, place],
-                    f"{name}/specificity": specificity[:, place],
-                    f"{name}/f1": np.where(support[:, place] > 0, f1[:, place], np.nan),
-                    f"{name}/auc": aucs[:, place],
+                    f"{name}/{figure}": values[:, place]
+                    for figure, values in zip(_LABEL_FIGURES, by_label, strict=True)
                 }
             shares = (drawn @ self.rights) / (drawn @ self.sizes)
         return figures | {f"subgroup/{name}": shares[:, place] for place, name in enumerate(self.names)}
@@ -349,19 +348,9 @@ def _describe(part: PartScores, groups: int, metrics: dict[str, Metric]) -> Eval
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (part.targets, part.decisions), 1)
 
-    def find(name: str, figure: str) -> Metric | None:
-        return metrics.get(f"{name}/{figure}")
-
     labels = {
-        name: LabelFigures(
-            support=int(confusion[place].sum()),
-            precision=find(name, "precision"),
-            recall=find(name, "recall"),
-            specificity=find(name, "specificity"),
-            f1=find(name, "f1"),
-            auc=find(name, "auc"),
-        )
-        for place, name in enumerate(classes)
+        name: LabelFigures(int(support), *(metrics.get(f"{name}/{figure}") for figure in _LABEL_FIGURES))
+        for name, support in zip(classes, confusion.sum(axis=1), strict=True)
     }
     names = sorted({name for name in part.subgroups if name})
     subgroups = {
