@@ -1,4 +1,4 @@
-"""Reads docker-compose.yml as Compose does: anchors merged, variables put in."""
+"""Loading of docker-compose.yml as Compose does: anchors merged, variables substituted."""
 
 import re
 from typing import Any
@@ -11,11 +11,11 @@ _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<kind>:-|:\?)(?P<text>[^}]*))?\}
 
 
 class MissingVariableError(Exception):
-    """Compose would refuse to start."""
+    """A required variable is missing, so that Compose would refuse to start."""
 
 
 def load_compose(environment: dict[str, str], file: str = "docker-compose.yml") -> dict[str, Any]:
-    """Return a compose file with `environment` put in.
+    """Return a compose file with the variables in `environment` substituted.
 
     Raises:
         MissingVariableError: a variable without a default is missing or empty.
@@ -31,7 +31,7 @@ def load_compose(environment: dict[str, str], file: str = "docker-compose.yml") 
 
 
 def list_variables(file: str = "docker-compose.yml") -> dict[str, str | None]:
-    """Return every variable of a compose file and its default, None where it must be given."""
+    """Return the variables of a compose file with their defaults; None for required ones."""
     variables = {}
     for match in _VARIABLE.finditer((ROOT / file).read_text()):
         variables[match["name"]] = match["text"] if match["kind"] == ":-" else None

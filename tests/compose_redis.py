@@ -1,4 +1,4 @@
-"""The Redis of docker-compose.yml, started by its very command and with its very files, as a process."""
+"""The Redis of docker-compose.yml as a local process, with the command and the files of that service."""
 
 import contextlib
 import os

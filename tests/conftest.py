@@ -1,4 +1,4 @@
-"""Services and databases for every test that wants real ones; a service that cannot start fails the tests."""
+"""Fixtures for real services and databases; a service that cannot start fails the tests."""
 
 import contextlib
 import os
@@ -35,9 +35,9 @@ def pytest_xdist_auto_num_workers(config):
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch, tmp_path):
-    """Tests state every setting that they are about; neither the environment nor a `.env` file adds one.
+    """Isolate tests from settings in the environment and in `.env` files.
 
-    Of models, the one without an input gate is the default: what tests draw is no chest X-ray to the other.
+    The default model has no input gate, since a gate would reject the pictures that tests draw.
     """
     for name in list(os.environ):
         if name.startswith("NIGHTREAD_") and name != "NIGHTREAD_TEST_DATA":
@@ -62,13 +62,13 @@ def redis_url(redis_server):
 
 @pytest.fixture(scope="session")
 def _postgres_server():
-    """Connections to a server that has nothing yet."""
+    """Engine for an empty PostgreSQL server."""
     with run_postgres() as url:
         server = sqlalchemy.create_engine(
             make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
         )
         with server.connect() as connection:
-            for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no test pulls the plug
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no test simulates a power failure
                 connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
             connection.exec_driver_sql("SELECT pg_reload_conf()")
         yield server
@@ -88,7 +88,7 @@ def _make_postgres_database(server):
 
 @pytest.fixture
 def postgres_url(_postgres_server):
-    """A PostgreSQL database of the test's own, without tables."""
+    """URL of a new PostgreSQL database without tables."""
     with _make_postgres_database(_postgres_server) as url:
         yield url
 
@@ -104,11 +104,11 @@ def _postgres_with_tables(_postgres_server):
 
 @pytest.fixture(scope="session")
 def _sqlite_template(tmp_path_factory):
-    """A file with the tables."""
+    """Path of an SQLite file with empty tables."""
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
     engine = make_engine(f"sqlite:///{file}")
     upgrade(engine)
-    engine.dispose()  # the last connection to close writes everything into the one file
+    engine.dispose()  # closing the last connection checkpoints everything into the one file
     return file
 
 
@@ -119,13 +119,13 @@ def sqlite_url(tmp_path):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request):
-    """Each kind of database in turn, without tables."""
+    """URL of a database without tables; SQLite and PostgreSQL in turn."""
     return request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
 
 
 @pytest.fixture
 def postgres_engine(_postgres_with_tables):
-    """PostgreSQL, with empty tables; a test that changes the tables themselves takes `postgres_url`."""
+    """PostgreSQL with empty tables; a test that changes the schema takes `postgres_url`."""
     engine = make_engine(_postgres_with_tables)
     yield engine
     with engine.begin() as connection:
@@ -135,7 +135,7 @@ def postgres_engine(_postgres_with_tables):
 
 @pytest.fixture
 def sqlite_engine(sqlite_url, _sqlite_template):
-    """SQLite, with tables."""
+    """SQLite with empty tables."""
     engine = make_engine(sqlite_url)
     shutil.copyfile(_sqlite_template, engine.url.database)
     yield engine
@@ -144,13 +144,13 @@ def sqlite_engine(sqlite_url, _sqlite_template):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def engine(request):
-    """Each kind of database in turn, with tables."""
+    """A database with empty tables; SQLite and PostgreSQL in turn."""
     return request.getfixturevalue("sqlite_engine" if request.param == "sqlite" else "postgres_engine")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real scans, where there is one."""
+    """Folder of real scans; skips the test if there is none."""
     folder = os.environ.get("NIGHTREAD_TEST_DATA")
     if not folder:
         pytest.skip("NIGHTREAD_TEST_DATA is not set: no real scans here")
@@ -159,7 +159,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ward(tmp_path_factory) -> Path:
-    """A folder of sixty different scans: real ones of full resolution where there are any, else drawn ones."""
+    """A folder of distinct scans: real ones in full resolution if available, else 60 drawn ones."""
     data = os.environ.get("NIGHTREAD_TEST_DATA")
     if data:
         return Path(data) / "nightly" / "ward-1"

@@ -1,4 +1,4 @@
-"""Runs, jobs and predictions in a database, with a default for everything that a test is not about."""
+"""Builders of runs, jobs and predictions in a database, with defaults for all fields."""
 
 import threading
 import time
@@ -45,14 +45,14 @@ def new_scans(count: int) -> list[NewScan]:
 
 
 def add_run(engine: Engine, found: int | Sequence[NewScan] = 1, **fields: Any) -> str:
-    """Write a run; returns its id."""
+    """Insert a run; returns its id."""
     listed = new_scans(found) if isinstance(found, int) else found
     run = new_run(**fields)
     return write(engine, lambda connection: create_run(connection, run, listed))
 
 
 def job_ids(engine: Engine, run_id: str) -> list[str]:
-    """Return a run's jobs in the order of their first scans, those without scans last."""
+    """Return the job ids of a run in the order of their first scans, jobs without scans last."""
     with reading(engine) as connection:
         held = connection.execute(
             select(scans.c.job_id).where(scans.c.run_id == run_id, scans.c.job_id.is_not(None)).order_by(scans.c.id)
@@ -62,7 +62,7 @@ def job_ids(engine: Engine, run_id: str) -> list[str]:
 
 
 def add_job(engine: Engine, found: int = 1, **fields: Any) -> str:
-    """Write a run of one job; returns the job's id."""
+    """Insert a run with one job; returns the job's id."""
     (job_id,) = job_ids(engine, add_run(engine, found, job_size=max(found, 1), **fields))
     return job_id
 
@@ -97,7 +97,7 @@ def new_measurement(number: int = 1, **fields: Any) -> NewMeasurement:
 
 
 def count(engine: Engine, run_id: str) -> RunCounts:
-    """Return a run's counts from its scans; whatever a test has done, the tally beside the run must say the same."""
+    """Count the scans of a run, and check that its tally agrees."""
     with reading(engine) as connection:
         counted = count_scans(connection, [run_id])[run_id]
         tally = read_tallies(connection, [run_id])[run_id]
@@ -124,7 +124,7 @@ def fetch_scans(engine: Engine, run_id: str) -> list[Any]:
 
 
 def shift_time(engine: Engine, job_id: str, column: str, offset_s: float) -> None:
-    """Set a time of a job to now plus `offset_s`, by the database's clock, so that no test waits for it."""
+    """Set a time of a job to the database's clock plus `offset_s`, so that tests need not wait."""
     write(engine, lambda connection: connection.execute(
         update(jobs).where(jobs.c.id == job_id).values({column: database_now(offset_s)})
     ))  # fmt: skip
@@ -135,7 +135,7 @@ def expire_lease(engine: Engine, job_id: str) -> None:
 
 
 def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
-    """Call all of them on threads of their own that start together; returns what they return, in order."""
+    """Run all calls at once on threads of their own; returns their results in order."""
     calls = list(calls)
     barrier = threading.Barrier(len(calls))
 
@@ -148,7 +148,7 @@ def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
 
 
 def in_background(call: Callable[[], Any]) -> Future[Any]:
-    """Call it on a thread of its own; the test goes on meanwhile."""
+    """Start a call on a thread of its own; returns its future."""
     threads = ThreadPoolExecutor(1)
     future = threads.submit(call)
     threads.shutdown(wait=False)
@@ -156,11 +156,11 @@ def in_background(call: Callable[[], Any]) -> Future[Any]:
 
 
 def wait_until_blocked(engine: Engine) -> None:
-    """Return as soon as some session of this PostgreSQL database waits for a lock."""
+    """Wait until a session of this PostgreSQL database waits for a lock."""
     query = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
     for _ in range(1000):
         with engine.connect() as connection:
             if connection.execute(query).first():
                 return
         time.sleep(0.01)
-    raise AssertionError("nobody waits for a lock")
+    raise AssertionError("no session waits for a lock")

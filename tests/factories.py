@@ -1,4 +1,4 @@
-"""Builders with a default for everything, so that a test states only what it is about."""
+"""Builders of scans, folders and cards, with defaults for all fields."""
 
 import hashlib
 import inspect
@@ -30,10 +30,10 @@ __all__ = ["draw_chest"]
 
 ROOT = Path(__file__).parents[1]
 
-#: Stands in every DICOM instance built here; must never show up in a log, a message or a table.
+#: Patient name and id in every DICOM instance built here; must never appear in a log, message or table.
 CANARY = "CANARY^PATIENT"
 
-#: The article's small network: it scores whatever it is shown.
+#: The article's small network, which has no input gate.
 UNGATED_MODEL = "pneumonia-cnn75@1"
 
 _DRAWN = ROOT / ".pytest_cache" / "drawn" / hashlib.sha256(Path(inspect.getfile(draw_chest)).read_bytes()).hexdigest()
@@ -68,7 +68,7 @@ def encode_jpeg(pixels=None, **options: Any) -> bytes:
 
 
 def encode_png16(pixels=None) -> bytes:
-    """Encode (H, W) as 16-bit gray PNG; 8-bit pixels are spread over all 16 bits."""
+    """Encode (H, W) as 16-bit gray PNG; 8-bit pixels are scaled to 16 bits."""
     pixels = small_chest() if pixels is None else np.asarray(pixels)
     return encode_image(pixels.astype(np.uint16) * 257 if pixels.dtype == np.uint8 else pixels)
 
@@ -86,9 +86,9 @@ def encode_dicom(
     Args:
         pixels: uint8, uint16 or int16.
         syntax: transfer syntax UID.
-        frame: the encoded frame, where `syntax` is encapsulated.
+        frame: encoded frame for an encapsulated `syntax`.
         preamble: the 128 bytes before DICM.
-        fields: data elements by keyword, before the defaults; None leaves an element out.
+        fields: data elements by keyword, which override the defaults; None omits an element.
     """
     pixels = small_chest() if pixels is None else np.asarray(pixels)
     bits = pixels.dtype.itemsize * 8
@@ -132,7 +132,7 @@ def encode_dicom(
     buffer = io.BytesIO()
     if syntax in _NATIVE or frame is not None:
         dataset.save_as(buffer, enforce_file_format=True)
-    else:  # a syntax that pydicom would not write native pixels in: written as if it were Explicit VR
+    else:  # pydicom writes no native pixels in this syntax: write Explicit VR and replace its UID
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.save_as(buffer, enforce_file_format=True)
         return _replace_syntax(buffer.getvalue(), syntax)
@@ -140,7 +140,7 @@ def encode_dicom(
 
 
 def _replace_syntax(data: bytes, syntax: str) -> bytes:
-    """Replace (0002,0010) in the file meta group, and mend the group's length."""
+    """Replace (0002,0010) in the file meta group, and correct the group's length."""
     old = struct.pack("<HH2sH", 2, 0x10, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
     value = syntax.encode() + b"\0" * (len(syntax) % 2)
     new = struct.pack("<HH2sH", 2, 0x10, b"UI", len(value)) + value
@@ -150,7 +150,7 @@ def _replace_syntax(data: bytes, syntax: str) -> bytes:
 
 
 def make_table(values, *, first: int = 0, bits: int = 16, keyword: str = "VOILUTSequence") -> dict[str, Any]:
-    """Return a modality or VOI table as a field for `encode_dicom`."""
+    """Return a modality or VOI lookup table as a field for `encode_dicom`."""
     item = Dataset()
     item.LUTDescriptor = [len(values), first, bits]
     item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
@@ -161,7 +161,7 @@ def make_table(values, *, first: int = 0, bits: int = 16, keyword: str = "VOILUT
 def encode_tiff(
     pixels, *, order: str = "<", photometric: int = 1, bits: int | None = None, pages: int = 1, **tags: Any
 ) -> bytes:
-    """Write an uncompressed gray TIFF by hand, since Pillow writes neither big-endian nor WhiteIsZero."""
+    """Encode an uncompressed gray TIFF by hand, since Pillow writes neither big-endian nor WhiteIsZero."""
     pixels = np.asarray(pixels)
     height, width = pixels.shape
     raw = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
@@ -187,7 +187,7 @@ def encode_png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def encode_huge_png(width_px: int, height_px: int, *, idat: bytes | None = None) -> bytes:
-    """Write the header of an 8-bit gray PNG of any size, with little or no pixel data behind it."""
+    """Encode an 8-bit gray PNG that declares any size, with little pixel data."""
     header = struct.pack(">IIBBBBB", width_px, height_px, 8, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -217,7 +217,7 @@ def _write(path: Path, data: bytes) -> Path:
 
 @dataclass(frozen=True)
 class Expected:
-    """What becomes of one entry of the nasty folder."""
+    """Expected outcome of one entry of the nasty folder."""
 
     status: str
     reason: Reason | None = None
@@ -227,15 +227,15 @@ _SCORED = Expected("scored")
 
 
 def make_nasty_folder(path: Path, *, can_read_locked: bool | None = None) -> dict[str, Expected]:
-    """Build a folder of everything that goes wrong with files, and say what must become of each.
+    """Build a folder with all common faults of files.
 
     Args:
-        path: the folder; is made.
-        can_read_locked: whether the folder without permission can be read all the same, as root can; None: try it.
+        path: the folder; created if missing.
+        can_read_locked: whether this user, such as root, can read the folder without permission; None tests it.
 
     Returns:
-        What to expect by path below `path`, as Python holds file names (`os.fsdecode`). One row each, none skipped.
-        The folder without permission is one row itself, or, where it can be read, its scan is.
+        Expected outcomes by path below `path`, as in `os.fsdecode`; one row each, none skipped. The folder without
+        permission is one row, or its scan is if the folder can be read.
     """
     jpeg = encode_jpeg(small_chest(1))
     rgba = np.dstack([small_chest(2)] * 3 + [np.full((120, 144), 200, np.uint8)])
@@ -268,7 +268,7 @@ def make_nasty_folder(path: Path, *, can_read_locked: bool | None = None) -> dic
 
 
 def make_card(**fields: Any) -> dict[str, Any]:
-    """Return the fields of a card but `digest` and `files`, for `write_bundle`."""
+    """Return the fields of a card without `digest` and `files`, for `write_bundle`."""
     return {
         "name": "tiny",
         "version": "1",
@@ -309,7 +309,7 @@ def make_rates(sensitivity: float = 0.9, specificity: float = 0.8) -> dict[str, 
 
 
 def make_operating_points(**thresholds: float) -> dict[str, Any]:
-    """Return the operating points of one label, by name with `_` for `-`."""
+    """Return the operating points of one label from thresholds by name, with `_` for `-`."""
     thresholds = thresholds or {"high_sensitivity": 0.2, "balanced": 0.5, "high_specificity": 0.9}
     return {
         name.replace("_", "-"): {"threshold": threshold, "chosen_on": make_rates(), "hold_out": make_rates()}

@@ -1,4 +1,4 @@
-"""What somebody may put into the queue, and must neither run nor end a worker."""
+"""Hostile messages, which a worker must refuse: they neither run nor end it."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ import uuid
 
 
 class Canary:
-    """Writes a file where somebody unpickles it."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, file):
         self.file = file
@@ -34,7 +34,7 @@ def make_message(task="nightread.score_job", arguments=("f" * 32,), *, embed=Non
 
 
 def make_garbage(file):
-    """Return what must neither run nor end a worker; `file` appears where any of it is executed."""
+    """Return hostile messages; `file` is created if any of them is executed."""
     pickled = pickle.dumps(Canary(file))
     call = {
         "task": "nightread.sweep",

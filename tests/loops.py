@@ -1,12 +1,12 @@
-"""Ending an event loop that serves a test."""
+"""Shutdown of an event loop that serves a test."""
 
 import asyncio
 
 
 async def end_other_tasks() -> None:
-    """Cancel all tasks of this loop but the one that asks, and wait until what they close is closed."""
+    """Cancel all tasks of this loop except the current one, and wait until they have closed their resources."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)  # what they have closed is gone before the loop is
+    await asyncio.sleep(0)  # let closed transports finish before the loop ends

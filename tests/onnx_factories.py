@@ -1,4 +1,4 @@
-"""Tiny ONNX files, written by hand as the protocol buffers that they are, since workers have no package onnx."""
+"""Tiny ONNX files, encoded by hand as protocol buffers, since workers do not install the package onnx."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from nightread.model.bundle import Bundle, write_bundle
 from tests.factories import make_card
 
-#: The mean gray of a scan that the gate of a tiny network takes for a usual one.
+#: Mean gray of a scan at distance 0 from the training scans of a tiny network.
 USUAL_GRAY = 0.4
 
 _FLOAT = 1
@@ -81,7 +81,7 @@ def make_onnx(
 ) -> bytes:
     """Return a network that scores the mean gray of a scan: sigmoid(gain * mean + bias).
 
-    With a gate, a scan is as far away as its mean is from `USUAL_GRAY`: ten times the difference.
+    With a gate, the distance of a scan is ten times the difference between its mean and `USUAL_GRAY`.
     """
     pixels = side_px * side_px
     weights = np.full((pixels, labels), gain / pixels, np.float32)
@@ -105,17 +105,17 @@ def make_onnx(
 
 
 def score_tiny(inputs: Any, *, gain: float = 4.0, bias: float = -2.0, labels: int = 1) -> Any:
-    """Return (N, labels) float32, what `make_onnx` computes."""
+    """Return (N, labels) float32, the scores that `make_onnx` computes."""
     logits = gain * inputs.mean(axis=(1, 2, 3), dtype=np.float64) + bias
     return np.repeat(1 / (1 + np.exp(-logits))[:, np.newaxis], labels, axis=1).astype(np.float32)
 
 
-#: ReduceL2 over axis 1 alone, as opset 17 writes it: an attribute `axes` of integers.
+#: Attribute `axes` of opset 17 for ReduceL2 over axis 1.
 _LAST_AXIS = message(5, message(1, "axes") + number(8, 1) + number(20, 7))
 
 
 def make_gate(**fields: float) -> dict[str, Any]:
-    """Return a gate as a card tells it: a mean gray from 0.2 to 0.6 passes, one from 0.3 to 0.5 unlooked at."""
+    """Return a gate for a card: mean grays from 0.2 to 0.6 pass, those outside 0.3 to 0.5 as doubtful."""
     metric = {"value": 0.0, "low": 0.0, "high": 0.01}
     gate = {"max_distance": 2.0, "doubtful_distance": 1.0, "max_aspect_ratio": 4.0, "false_rejection": metric}
     return {**gate, **fields}
@@ -124,7 +124,7 @@ def make_gate(**fields: float) -> dict[str, Any]:
 def write_tiny_bundle(
     models_dir: Path, version: str = "1", *, name: str = "tiny", gain: float = 4.0, bias: float = -2.0, **card: Any
 ) -> Bundle:
-    """Write a bundle of `make_onnx` to `<models_dir>/<name>/<version>`; with a gate where the card has one."""
+    """Write a bundle of `make_onnx` to `<models_dir>/<name>/<version>`; with a gate if the card has one."""
     inputs = np.linspace(0, 1, 3 * 64, dtype=np.float32).reshape(3, 8, 8, 1)
     return write_bundle(
         models_dir / name / version,

@@ -1,4 +1,4 @@
-"""The real program as a subprocess, the way a user or a container starts it."""
+"""The real program as a subprocess, started as by a user or a container."""
 
 import contextlib
 import json
@@ -18,9 +18,9 @@ PROGRAM = Path(sys.executable).with_name("nightread")
 
 
 def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
-    """Return an environment in which only `settings` say anything to Nightread; all files go below `folder`.
+    """Return an environment with only `settings` for Nightread; all its files are below `folder`.
 
-    The model is one that takes drawn scans; `model=""` is the bundle that ships.
+    The default model accepts drawn scans; `model=""` selects the shipped bundle.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
     given = {f"NIGHTREAD_{name.upper()}": str(value) for name, value in ({"model": UNGATED_MODEL} | settings).items()}
@@ -28,7 +28,7 @@ def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
 
 
 def run(*arguments: Any, env: dict[str, str], cwd: Path, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run `nightread` to its end, and check its exit code and that it shows no traceback."""
+    """Run `nightread`, and check its exit code and that it prints no traceback."""
     done = subprocess.run(
         [PROGRAM, *map(str, arguments)], env=env, cwd=cwd, capture_output=True, text=True, timeout=100, check=False
     )
@@ -44,7 +44,7 @@ def last_json(done: subprocess.CompletedProcess[str]) -> Any:
 
 @contextlib.contextmanager
 def started(arguments: list[Any], env: dict[str, str], cwd: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a long-running command in a process group of its own; whatever is left of it at the end is killed."""
+    """Start a long-running command in a process group of its own, which is killed at the end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             list(map(str, arguments)),
@@ -53,7 +53,7 @@ def started(arguments: list[Any], env: dict[str, str], cwd: Path, log: Path) -> 
             stdout=output,
             stderr=output,
             start_new_session=True,
-            # A test run in the background of a shell ignores SIGINT, and hands that down.
+            # A background job of a shell ignores SIGINT, and its children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # one system call
         )
     try:
@@ -68,8 +68,8 @@ def worker(env: dict[str, str], cwd: Path, log: Path, *options: str) -> Any:
     return started([PROGRAM, "worker", *options], env, cwd, log)
 
 
-#: A hook that does not fit ends its process: Python would only print the error and start without it, and the test would
-#: then test nothing.
+#: A hook that fails ends its process: Python would only print the error and start without the hook, and the test would
+#: test nothing.
 _HOOK = """\
 import ctypes, importlib, os, time, traceback
 try:
@@ -86,7 +86,7 @@ setattr(module, {name!r}, hooked)
 
 
 def hook(folder: Path, module: str, name: str, argument: str, code: str) -> dict[str, str]:
-    """Return the setting that lets every process run `code` before `module.name`, with its first argument at hand."""
+    """Return the environment that makes every process run `code` before `module.name`; `argument` is its first one."""
     folder.mkdir()
     source = _HOOK.format(module=module, name=name, argument=argument, code=textwrap.indent(code, "    "))
     (folder / "sitecustomize.py").write_text(source)
@@ -94,23 +94,23 @@ def hook(folder: Path, module: str, name: str, argument: str, code: str) -> dict
 
 
 def hook_reading(folder: Path, code: str) -> dict[str, str]:
-    """Return the setting that lets every process run `code` before it reads a scan, with the scan's `path` at hand."""
+    """Return the environment that makes every process run `code` before it reads a scan; `path` is the scan's."""
     return hook(folder / "hook", "nightread.scan.files", "read_file", "path", code)
 
 
 def hook_decoding(folder: Path, cases: dict[bytes, str]) -> dict[str, str]:
-    """Return the setting that lets every process run some code where it decodes a scan that holds certain bytes."""
+    """Return the environment that makes every process run code before it decodes a scan that contains certain bytes."""
     code = "".join(f"if {mark!r} in data:\n    {code}\n" for mark, code in cases.items())
     return hook(folder / "decoding-hook", "nightread.scan.preprocessing", "read_scan", "data", code)
 
 
 def slow_reading(folder: Path) -> dict[str, str]:
-    """Return the setting that makes storage slow, so that a run has a middle at which it can be hit."""
+    """Return the environment that makes storage slow, so that a run can be interrupted."""
     return hook_reading(folder, "time.sleep(0.1)")
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    """Return the first true value of `condition`, looked at a few times a second."""
+    """Poll `condition` ten times a second; returns its first true value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"

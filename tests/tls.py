@@ -1,4 +1,4 @@
-"""TLS in front of services whose test binaries have none: it ends in a proxy, and the client's part is real."""
+"""A TLS proxy in front of services whose test binaries lack TLS; clients use real TLS."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ _POSTGRES_TLS_REQUEST = struct.pack(">II", 8, 80877103)
 
 
 class Authority:
-    """A certificate authority of the test's own, and what it has signed."""
+    """A test certificate authority, which issues server certificates."""
 
     def __init__(self, folder: Path) -> None:
         self._authority = trustme.CA()
@@ -31,11 +31,11 @@ class Authority:
 
 
 class TlsProxy:
-    """Takes connections over TLS alone, and hands on what is inside.
+    """Accepts TLS connections only, and forwards the decrypted bytes.
 
     Attributes:
-        port: on 127.0.0.1.
-        connections: how many clients have shaken hands and gone on to talk.
+        port: port on 127.0.0.1.
+        connections: number of clients that sent data after the handshake.
     """
 
     def __init__(self, context: ssl.SSLContext, target: "int | Path", *, is_postgres: bool) -> None:
@@ -59,9 +59,9 @@ class TlsProxy:
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ssl.SSLError, asyncio.IncompleteReadError), contextlib.closing(writer):
-            if self._is_postgres:  # asks before it shakes hands (protocol 3, section 55.2.11)
+            if self._is_postgres:  # requests TLS before the handshake (protocol 3, section 55.2.11)
                 if await reader.readexactly(8) != _POSTGRES_TLS_REQUEST:
-                    return  # in plain words: not here
+                    return  # refuse a connection without TLS
                 writer.write(b"S")
                 await writer.start_tls(self._context)
             if not (first := await reader.read(65_536)):

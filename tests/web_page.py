@@ -1,4 +1,4 @@
-"""The worklist page over a test's database, and nights for it to show."""
+"""The worklist page over a test database, and runs for it to show."""
 
 from contextlib import contextmanager
 
@@ -20,9 +20,10 @@ def open_page(database_url):
 
 
 def add_night(engine, scores, *, found=None, decide=lambda score: "pneumonia" if score >= 0.5 else "normal", **fields):
-    """Write a run of one job and end its scans.
+    """Insert a run of one job and end its scans.
 
-    A number is a score, or one a label; a status ends a scan without a score, None leaves it queued.
+    `scores` has one entry per scan: a score, scores by label, a status for a scan without a score, or None to leave it
+    queued.
     """
     run_id = add_run(engine, found or new_scans(len(scores)), job_size=len(scores), **fields)
     (job_id,) = job_ids(engine, run_id)

@@ -1,4 +1,4 @@
-"""Worker processes and runs over real files, for tests that call a worker's functions without Celery."""
+"""Worker processes, and runs over real files, for tests that call worker functions without Celery."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from worker.runs.enqueue import write_run
 
 @contextlib.contextmanager
 def run_process(engine: Engine, *, embedded: bool = True, **settings: Any) -> Iterator[WorkerProcess]:
-    """Yield the state of a process that scores on the database of `engine`: a run of its own, or a cluster's jobs."""
+    """Yield the state of a process that scores its own run or a cluster's jobs on the database of `engine`."""
     url = engine.url.render_as_string(hide_password=False)
     process = WorkerProcess(read_settings(**{"database_url": url, "threads": 2, "device": "cpu", **settings}))
     process.embedded = embedded
@@ -38,13 +38,13 @@ def write_scans(folder: Path, count: int) -> Path:
 
 
 def add_run_of(process: WorkerProcess, folder: Path, *, embedded: bool = False) -> str:
-    """Write a run over a folder with the bundle that ships; returns its id."""
+    """Insert a run over a folder with the default model; returns its id."""
     bundle = process.open_default()
     return write_run(process.engine, process.settings, bundle, [folder], name=None, embedded=embedded).run_id
 
 
 def add_job_of(process: WorkerProcess, folder: Path) -> str:
-    """Write a run of one job over a folder; returns the job's id."""
+    """Insert a run of one job over a folder; returns the job's id."""
     (job_id,) = job_ids(process.engine, add_run_of(process, folder))
     return job_id
 

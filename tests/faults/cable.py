@@ -1,4 +1,4 @@
-"""A cable that can be pulled: packets vanish, as between two machines, and nobody is told."""
+"""A virtual network cable that can be pulled: packets vanish silently, as between two machines."""
 
 import contextlib
 import shutil

@@ -1,4 +1,4 @@
-"""One case: a night, workers, a fault out of a seeded schedule, the drain, and the check."""
+"""One case of the fault table: a run, workers, a fault from a seeded schedule, the drain, and the check."""
 
 import contextlib
 import random
@@ -31,19 +31,19 @@ from worker.runs.enqueue import write_run
 
 LEASE_S = 3.0
 SWEEP_S = 1.0
-#: Celery's own redelivery, which takes an hour and a half in production.
+#: Celery's visibility timeout; 1.5 hours in production.
 VISIBILITY_S = 6.0
-#: All the scoring that a case has to do, on a machine that does other things too, with a restart of every worker.
+#: Time limit for scoring a case on a busy machine, including a restart of every worker.
 WORK_S = 120.0
 _QUEUE, _UNACKED = "nightread:nightread", "nightread:unacked"
-#: Who delivers again holds this; where it dies meanwhile, the others wait for five minutes.
+#: Lock of the client that redelivers messages; if it dies, the others wait five minutes.
 _MUTEX = "nightread:unacked_mutex"
 _INSIDE = Path(__file__).parent / "inside"
 
 
 @dataclass
 class Counts:
-    """What a case has seen, to be summed over all cases."""
+    """Counts of one case, which are summed over all cases."""
 
     faults: Counter[str] = field(default_factory=Counter)
     scans: int = 0
@@ -55,15 +55,15 @@ class Counts:
 
 
 class Case:
-    """What a row of the fault table works with.
+    """The interface through which a row of the fault table runs its fault.
 
     Attributes:
         rig: the services.
-        without: the guard that a negative control takes off the workers; None: none.
-        choose: the schedule: whatever happens by chance is drawn from it, so that a seed repeats it.
-        folder: of this case alone; files in it are gates for the workers (`inside/sitecustomize.py`).
-        engine: the database, not through the proxy.
-        counts: for the record.
+        without: the guard that a negative control disables in the workers, or None.
+        choose: random generator of the schedule; a seed reproduces all its draws.
+        folder: folder of this case; files in it are gates for the workers (`inside/sitecustomize.py`).
+        engine: connection to the database that bypasses the proxy.
+        counts: counts for the record.
     """
 
     def __init__(self, rig: Rig, seed: int, folder: Path, without: str | None = None, *, is_long: bool = False) -> None:
@@ -90,13 +90,13 @@ class Case:
         self._restarts_before = 0
 
     def note(self, what: str) -> None:
-        """Write down when something happened, for whoever looks into a failure."""
+        """Add an event to the timeline, which helps to analyse a failure."""
         self.timeline.append(f"{time.monotonic() - self._began:6.2f} s {what}")
 
     # Before the fault
 
     def env(self, **told: Any) -> dict[str, str]:
-        """Return a worker's environment: settings in lower case, what `sitecustomize` is told in upper case."""
+        """Return a worker's environment from settings (lower case) and options of `sitecustomize` (upper case)."""
         settings = {name: value for name, value in told.items() if name.islower()}
         told = {"WITHOUT": self.without, **told}
         inside = {f"FAULTS_{name}": str(value) for name, value in told.items() if name.isupper() and value is not None}
@@ -112,7 +112,7 @@ class Case:
         } | inside  # fmt: skip
 
     def start_workers(self, count: int = 2, *envs: Mapping[str, str], options: tuple[str, ...] = ()) -> Fleet:
-        """Have that many workers that are ready; those of the case before are kept where they are the same."""
+        """Start workers and wait until they are ready; workers of the previous case are reused if they are equal."""
         wanted = (list(envs) or [self.env()] * count, options)
         rig = self.rig
         if rig.fleet is None or rig.fleet_env != wanted or not all(one.is_alive for one in rig.fleet.workers):
@@ -134,14 +134,14 @@ class Case:
 
     @property
     def gates(self) -> Path:
-        """The folder in which a file of a certain name holds workers up."""
+        """Folder in which files of certain names block workers."""
         return self.rig.folder / "gates"
 
     def make_night(self, count: int = 40, seed: int | None = None) -> Night:
         return make_night(self.rig.pool, self.folder, count, self.seed if seed is None else seed)
 
     def enqueue(self, night: Night, *options: str, expect: int | None = 0, **settings: Any) -> str:
-        """Enqueue with the real command; returns the id that it has printed."""
+        """Enqueue with the real command; returns the printed run id."""
         env = self.env(**settings)
         for name in [name for name in env if name.startswith("FAULTS_") or name == "PYTHONPATH"]:
             del env[name]
@@ -158,7 +158,7 @@ class Case:
         self.note(f"{len(night)} scans are enqueued")
 
     def enqueue_here(self, night: Night, **given: Any) -> str:
-        """Enqueue in this process, for cases in which the time that a command takes to start is too long."""
+        """Enqueue in this process, for cases that cannot wait for a command to start."""
         settings = self.settings(**given)
         bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
         run_id = write_run(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
@@ -173,7 +173,7 @@ class Case:
         })  # fmt: skip
 
     def send_anew(self, night: Night) -> Expected:
-        """Replace every file of a night, as a modality does that sends again; returns what comes of it."""
+        """Replace every file of a night, like a modality that sends again; returns the new expectation."""
         again = Night(night.folder, scores=dict(night.scores))
         for number, path in enumerate(sorted(night.folder.iterdir())):
             base = self.choose.choice(self.rig.pool.plain)
@@ -205,11 +205,11 @@ class Case:
         return done / found if found else 0.0
 
     def wait_share(self, share: float, timeout_s: float = 60) -> None:
-        """Wait until that share of all scans is terminal."""
+        """Wait until this share of all scans is terminal."""
         self.wait(lambda: self.share_done() >= share, f"{share:.0%} of the scans", timeout_s)
 
     def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-        """Return the first true value of `condition`; looked at often, since a fault must hit a moment."""
+        """Poll `condition` frequently, since faults must hit a moment; returns its first true value."""
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what} (seed {self.seed})"
@@ -217,7 +217,7 @@ class Case:
         return value
 
     def wait_working(self) -> Worker:
-        """Wait until some worker holds a job; returns one that does."""
+        """Wait until a worker holds a job; returns that worker."""
         return self.wait(self.find_working, "a worker to hold a job")
 
     def find_working(self) -> Worker | None:
@@ -232,12 +232,12 @@ class Case:
         return None
 
     def nap(self, low_s: float, high_s: float) -> None:
-        """Wait for a time that the schedule draws."""
+        """Sleep for a time that the schedule draws."""
         time.sleep(self.choose.uniform(low_s, high_s))
 
     @contextlib.contextmanager
     def closed(self, gate: str) -> Iterator[Path]:
-        """Hold up every worker that comes to a place; see `inside/sitecustomize.py`."""
+        """Block every worker that reaches a gate; see `inside/sitecustomize.py`."""
         file = self.gates / f"{gate}.gate"
         for left in self.gates.glob(f"{file.name}.*"):
             left.unlink()
@@ -248,18 +248,17 @@ class Case:
             file.unlink(missing_ok=True)
 
     def wait_at(self, gate: str) -> Worker:
-        """Wait until a worker stands at a closed gate; returns it."""
-
+        """Wait until a worker is blocked at a closed gate; returns that worker."""
         return self.wait(lambda: next(filter(lambda one: self.is_at(one, gate), self.fleet.workers), None), gate)
 
     def is_at(self, worker: Worker, gate: str) -> bool:
-        """Whether a worker stands at a closed gate, or has stood there since it was closed."""
+        """Return whether a worker has been blocked at a gate since it was closed."""
         return any(worker.has(int(file.suffix[1:])) for file in self.gates.glob(f"{gate}.gate.*"))
 
     # After it
 
     def drain(self) -> None:
-        """Wait until no run is open, as long as that may take, and no longer."""
+        """Wait until no run is open, within the time limit of the case."""
         self.note("the fault is over")
         self._fault_over = now()
         limit_s = LEASE_S + SWEEP_S + self.work_s
@@ -272,22 +271,22 @@ class Case:
             time.sleep(0.05)
 
     def wait_empty(self) -> None:
-        """Wait until Redis holds no message for a job, or would have delivered it again long ago."""
+        """Wait until Redis holds no message for a job, at most until redelivery is certain."""
         with self.rig.redis.connect() as client:
             client.delete(_MUTEX)
         deadline, empty = now() + VISIBILITY_S + 6, 0
-        while empty < 5 and now() < deadline:  # for a moment a message is neither waiting nor unacknowledged
+        while empty < 5 and now() < deadline:  # a message in transit is briefly neither queued nor unacknowledged
             empty = 0 if self.count_messages() else empty + 1
             time.sleep(0.1)
         self.note(f"{self.count_messages()} messages are left")
 
     def count_messages(self) -> int:
-        """Return how many messages Redis holds, waiting or not acknowledged."""
+        """Count the messages in Redis, queued or unacknowledged."""
         with self.rig.redis.connect() as client:
             return client.llen(_QUEUE) + client.hlen(_UNACKED)
 
     def repeat(self, run_id: str) -> None:
-        """Enqueue the same folder again until every worker has done something since the fault."""
+        """Enqueue a run's folder again until every worker has made progress since the fault."""
         deadline = now() + self.awake_s
         while True:
             again = self.enqueue_here(self._nights[run_id])
@@ -298,7 +297,7 @@ class Case:
                 return
 
     def finish(self, repeat: str | None = None) -> list[Violation]:
-        """Drain, do a run again (the first one where it is not named), and return what is wrong."""
+        """Drain, repeat a run (by default the first), and return all violations."""
         if self._drained_s is None:
             self.drain()
         if self._drained_s < LEASE_S + SWEEP_S + self.work_s:
@@ -334,7 +333,7 @@ class Case:
         self.counts.seconds = time.monotonic() - self._began
 
     def clear(self) -> None:
-        """Leave the rig as a case finds it."""
+        """Reset the rig for the next case."""
         self.rig.redis_proxy.heal()
         self.rig.postgres_proxy.heal()
         if self.rig.fleet is not None:

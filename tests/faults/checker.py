@@ -1,8 +1,8 @@
-"""One check of everything that must hold once a fault is over and the queue has drained: the invariants I1 to I9.
+"""Check of the invariants I1 to I9, which must hold when a fault is over and the queue has drained.
 
-It believes the tables, Redis, logs and processes alone, and none of the code that wrote them; what a run should have
-come to is told by an undisturbed one. Whoever asks leaves out what a case does not have: a crash of `enqueue` has no
-workers, and a migration no queue.
+It relies on tables, Redis, logs and processes only, not on the code that wrote them; the expected results come from an
+undisturbed run. Evidence that a case does not have is omitted: a crash of `enqueue` has no workers, a migration no
+queue.
 """
 
 from collections import Counter
@@ -27,16 +27,16 @@ from worker.queue.publisher import QUEUE
 
 _PREFIX = "nightread:"
 _UNACKED = "unacked"
-#: Where a path may stand: the operator's own names for folders and files.
+#: Columns that may contain paths, which are the operator's own names of folders and files.
 _PATH_COLUMNS = {("scans", "path"), ("runs", "sources"), ("runs", "name"), ("runs", "settings")}
-#: Two batches of other sizes add up in another order.
+#: Batches of different sizes add numbers in different orders.
 SCORE_TOLERANCE = 1e-6
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Violation:
-    """Something that must never be, with the invariant that it breaks."""
+    """A violation of an invariant."""
 
     invariant: str
     text: str
@@ -47,12 +47,12 @@ class Violation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an undisturbed run makes of one file.
+    """Result of one file in an undisturbed run.
 
     Attributes:
-        status: its terminal status.
-        reason: of a scan without a score.
-        sha256: of a scan with one, the content that must have been scored; None: any.
+        status: terminal status.
+        reason: reason code of a scan without a score.
+        sha256: digest of the content that must have been scored; None for any.
     """
 
     status: ScanStatus
@@ -62,11 +62,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Expected:
-    """What an undisturbed run over a folder comes to.
+    """Result of an undisturbed run over a folder.
 
     Attributes:
-        outcomes: by path, as the table holds it; several where either is right (an absent share's files, say).
-        scores: of every content that there was at any time, by SHA-256 and label.
+        outcomes: outcomes by path as in the table; several if each is right, such as for an absent share.
+        scores: scores of all contents that ever existed, by SHA-256 and label.
     """
 
     outcomes: Mapping[str, Outcome | Sequence[Outcome]]
@@ -75,13 +75,13 @@ class Expected:
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """A worker that the supervisor is to keep alive.
+    """State of a worker that the supervisor keeps alive.
 
     Attributes:
-        name: for people.
+        name: display name.
         is_alive: whether its main process runs.
-        has_progressed: whether it committed anything since the fault was over.
-        rss_bytes: the memory of all its processes.
+        has_progressed: whether it committed work after the fault.
+        rss_bytes: resident memory of all its processes.
     """
 
     name: str
@@ -92,21 +92,21 @@ class WorkerSeen:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What there is to judge; whatever is left out is not judged.
+    """The evidence of a case; omitted parts are not checked.
 
     Attributes:
         engine: the database.
-        accepted: what is expected of each run that `enqueue` has confirmed, by its id.
-        uncertain: what is expected of a run that may have been written although nobody was told (`enqueue` was killed);
-            at most one such run.
-        redis_url: of the broker.
-        logs: what was written anywhere, by name: logs, tracebacks, health files, Redis' own file.
-        canaries: what must never show up outside the columns for paths.
-        workers: those that should live.
-        most_rss_bytes: the most memory that one of them may have.
-        drained_s: how long it took from the end of the fault until no job was open.
-        most_drained_s: how long it may take: lease + sweep + work.
-        repeated: the id of a later run over the very same files as the run that it is the value of.
+        accepted: expected results of each run that `enqueue` confirmed, by run id.
+        uncertain: expected result of a run that may exist without confirmation, since `enqueue` was killed; at most one
+            such run.
+        redis_url: URL of the broker.
+        logs: all written text by name: logs, tracebacks, health files, Redis' append-only file.
+        canaries: texts that must not appear outside the columns for paths.
+        workers: workers that must be alive.
+        most_rss_bytes: memory limit of each worker.
+        drained_s: time from the end of the fault until no job was open.
+        most_drained_s: limit of `drained_s`: lease + sweep + work.
+        repeated: runs over unchanged files: id of the later run, and of the run that it repeats.
     """
 
     engine: Engine
@@ -123,7 +123,7 @@ class Evidence:
 
 
 def check(evidence: Evidence) -> list[Violation]:
-    """Return everything that is wrong; an empty list is what there should be."""
+    """Return all violations."""
     with reading(evidence.engine) as connection:
         found = [
             *_check_scans(connection, evidence),  # I1, I4
@@ -148,7 +148,7 @@ def _check_scans(connection: Connection, evidence: Evidence) -> Iterator[Violati
     if lost:
         yield Violation("I1", f"accepted runs have no row: {_show(lost)}")
     if len(unexpected) > (evidence.uncertain is not None):
-        yield Violation("I1", f"runs that nobody was told of: {_show(unexpected)}")
+        yield Violation("I1", f"runs without confirmation: {_show(unexpected)}")
     expectations = dict(evidence.accepted)
     if evidence.uncertain is not None:
         expectations |= dict.fromkeys(unexpected, evidence.uncertain)
@@ -182,7 +182,7 @@ def _check_run_scans(connection: Connection, run_id: str, expected: Expected) ->
         if not any(_is(row, one) for one in allowed):
             wanted = " or ".join(_tell(one.status, one.reason, one.sha256) for one in allowed)
             got = _tell(row.status, row.reason_code, row.sha256)
-            yield Violation("I4", f"{where}: {path} came to {got}, an undisturbed run to {wanted}")
+            yield Violation("I4", f"{where}: {path} ended {got}, in an undisturbed run {wanted}")
 
 
 def _is(row: Any, outcome: Outcome) -> bool:
@@ -224,7 +224,7 @@ def _check_agreement(connection: Connection) -> Iterator[Violation]:
         if set(rows) == set(card.labels):
             decisions = card.decide(tuple(rows[label].score for label in card.labels))
             if decisions != tuple(rows[label].decision for label in card.labels):
-                yield Violation("I3", f"the decisions of {sha256[:8]} are not what the thresholds make of its scores")
+                yield Violation("I3", f"the decisions of {sha256[:8]} do not follow from its scores and the thresholds")
     codes = {reason.value: reason for reason in Reason}
     query = select(scans, runs.c.model_digest).join(runs, runs.c.id == scans.c.run_id)
     for row in connection.execute(query):
@@ -238,11 +238,11 @@ def _check_agreement(connection: Connection) -> Iterator[Violation]:
         elif row.status is not ScanStatus.QUEUED:
             reason = codes.get(row.reason_code)
             if reason is None:
-                yield Violation("I3", f"{told} with a reason that is not on the list: {row.reason_code}")
+                yield Violation("I3", f"{told} with an unknown reason: {row.reason_code}")
             elif reason.is_rejection != (row.status is ScanStatus.REJECTED):
-                yield Violation("I3", f"{told} with {row.reason_code}, which stands for the other status")
+                yield Violation("I3", f"{told} with {row.reason_code}, a reason of the other status")
             if row.status is ScanStatus.REJECTED and labels:
-                yield Violation("I3", f"{told} and its content has predictions all the same")
+                yield Violation("I3", f"{told} although its content has predictions")
 
 
 def _check_open(connection: Connection) -> Iterator[Violation]:
@@ -288,12 +288,12 @@ def _check_workers(evidence: Evidence) -> Iterator[Violation]:
         if not worker.is_alive:
             yield Violation("I6", f"worker {worker.name} is not alive")
         elif not worker.has_progressed:
-            yield Violation("I6", f"worker {worker.name} lives and has committed nothing since the fault")
+            yield Violation("I6", f"worker {worker.name} is alive and has committed nothing since the fault")
         if worker.rss_bytes > evidence.most_rss_bytes:
             have, may = worker.rss_bytes >> 20, evidence.most_rss_bytes >> 20
-            yield Violation("I6", f"worker {worker.name} has {have} MiB of memory; it may have {may}")
+            yield Violation("I6", f"worker {worker.name} uses {have} MiB of memory; allowed are {may}")
     if evidence.drained_s is not None and evidence.drained_s > evidence.most_drained_s:
-        yield Violation("I7", f"draining took {evidence.drained_s:.1f} s; it may take {evidence.most_drained_s:.1f}")
+        yield Violation("I7", f"draining took {evidence.drained_s:.1f} s; allowed are {evidence.most_drained_s:.1f}")
 
 
 def _check_columns(connection: Connection, canaries: Sequence[str]) -> Iterator[Violation]:
@@ -317,7 +317,7 @@ def _check_logs(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _check_runs(connection: Connection, evidence: Evidence) -> Iterator[Violation]:
-    """What a folder came to the second time: each content found again, and nothing computed."""
+    """Check that a repeated run reuses every prediction and computes none."""
     for again, first in evidence.repeated.items():
         pairs = scans.alias("first"), scans.alias("again")
         one, two = pairs
@@ -332,15 +332,15 @@ def _check_runs(connection: Connection, evidence: Evidence) -> Iterator[Violatio
             .where(one.c.run_id == first, two.c.run_id == again, differs)
         )
         if count := connection.execute(query).scalar_one():
-            yield Violation("I9", f"the same folder again: {count} scans came to something else, or were computed anew")
+            yield Violation("I9", f"repeated run: {count} scans have another result, or were scored again")
         began = select(runs.c.created_at).where(runs.c.id == again).scalar_subquery()
         new = select(func.count()).select_from(predictions).where(predictions.c.created_at >= began)
         if count := connection.execute(new).scalar_one():
-            yield Violation("I9", f"the same folder again has added {count} predictions")
+            yield Violation("I9", f"repeated run: {count} new predictions")
 
 
 def _check_reports(evidence: Evidence) -> Iterator[Violation]:
-    """What is told of a run, from the tally and the worklist that are kept beside it, and what its tables say."""
+    """Check that the tally, the report and the worklist of each run agree with its scans and predictions."""
     with reading(evidence.engine) as connection:
         run_ids = list(connection.execute(select(runs.c.id)).scalars())
         for run_id, tally in read_tallies(connection, run_ids).items():

@@ -1,4 +1,4 @@
-"""The rig on which faults are injected, and the seeds that they are drawn from."""
+"""Fixtures of the fault table: services, workers, and the seeds of the fault schedules."""
 
 import json
 from collections import Counter
@@ -23,10 +23,10 @@ _OUTCOME = pytest.StashKey[str]()
 
 def pytest_addoption(parser):
     group = parser.getgroup("faults")
-    group.addoption("--seeds", type=int, default=1, help="play every row of the fault table with so many seeds")
-    group.addoption("--seed", type=int, default=None, help="play it with this seed alone, as a failure has named it")
-    group.addoption("--long", action="store_true", help="a night's time: every crash, in each kind of database")
-    group.addoption("--record", type=Path, default=None, help="write what was counted to this file, as JSON")
+    group.addoption("--seeds", type=int, default=1, help="number of seeds for each row of the fault table")
+    group.addoption("--seed", type=int, default=None, help="only this seed, as printed by a failure")
+    group.addoption("--long", action="store_true", help="every crash on each kind of database; takes a night")
+    group.addoption("--record", type=Path, default=None, help="JSON file for the counts")
 
 
 def pytest_configure(config):
@@ -59,7 +59,7 @@ def is_long(request):
 
 @pytest.fixture(scope="session")
 def forkers(tmp_path_factory):
-    """What forks commands."""
+    """Processes that run commands as forks."""
     forkers = [Forker(tmp_path_factory.mktemp("forker")) for _ in range(_FORKERS)]
     yield forkers
     for forker in forkers:
@@ -79,13 +79,13 @@ def rig(pool, tmp_path_factory):
 
 @pytest.fixture
 def case(rig, seed, is_long, tmp_path, request):
-    """A case of the fault table; what it has counted goes into the record."""
+    """A case of the fault table; its counts are added to the record."""
     case = Case(rig, seed, tmp_path, is_long=is_long)
     yield case
     case.clear()
     outcome = request.node.stash.get(_OUTCOME, "skipped")
     if outcome == "failed":
-        rig.stop_fleet()  # what it has left of its workers is not the next case's
+        rig.stop_fleet()  # its workers must not affect the next case
     if "row" in request.fixturenames:
         row = request.getfixturevalue("row").number
         entry = {"row": row, "seed": seed, "outcome": outcome, **vars(case.counts), "faults": dict(case.counts.faults)}

@@ -1,4 +1,4 @@
-"""Worker processes and the supervisor that keeps them alive, as systemd or Docker would."""
+"""Worker processes, and a supervisor that restarts them like systemd or Docker."""
 
 import contextlib
 import json
@@ -20,13 +20,13 @@ _READY_S = 240.0
 
 
 class Worker:
-    """One place of the fleet: a real `nightread worker`, and whichever process fills it now.
+    """One place in the fleet, filled by a real `nightread worker` process.
 
     Attributes:
-        name: for people.
-        log: of every process that has filled this place.
-        env: of the next process.
-        restarts: how often the supervisor had to start another.
+        name: display name.
+        log: log file of all processes in this place.
+        env: environment of the next process.
+        restarts: number of restarts.
     """
 
     def __init__(self, name: str, log: Path, env: Mapping[str, str], options: tuple[str, ...]) -> None:
@@ -41,7 +41,7 @@ class Worker:
     def start(self) -> None:
         self.restarts += 1
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
-        # Goes over into the very process of the program.
+        # `ip netns exec` replaces itself with the program, so the process id stays.
         inside = ["ip", "netns", "exec", self.env["FAULTS_NETWORK"]] if "FAULTS_NETWORK" in self.env else []
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -51,7 +51,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the main process."""
+        """Process id of the main process."""
         return self._process.pid
 
     @property
@@ -63,7 +63,7 @@ class Worker:
         return self.is_alive and b" ready." in self.log.read_bytes()[self._read_from :]
 
     def has(self, pid: int) -> bool:
-        """Whether a process is one of its own."""
+        """Return whether a process belongs to this worker."""
         with contextlib.suppress(ProcessLookupError):
             return os.getpgid(pid) == self.pid
         return False
@@ -75,7 +75,7 @@ class Worker:
         return []
 
     def kill_children(self) -> int:
-        """Kill the pool's processes, and return how many; one that has ended by itself meanwhile is none."""
+        """Kill the pool's processes; returns the number of those that were still running."""
         killed = 0
         for child in self.children():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -84,12 +84,12 @@ class Worker:
         return killed
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the main process alone."""
+        """Send a signal to the main process only."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     def send_all(self, number: signal.Signals) -> None:
-        """Send a signal to every process of it."""
+        """Send a signal to all processes of this worker."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
@@ -101,7 +101,7 @@ class Worker:
         return self._process.wait(timeout_s)
 
     def find_progress(self) -> float:
-        """Return when it last claimed or committed anything, by the monotonic clock of this machine; 0: never."""
+        """Return the monotonic time of its last claim or commit; 0 if there was none."""
         folder = Path(self.env["TMPDIR"]) / f"nightread-{os.getuid()}"
         steps = [0.0]
         for file in folder.glob(f"{self.pid}.*.progress"):
@@ -111,7 +111,7 @@ class Worker:
         return max(steps)
 
     def see(self, since: float) -> WorkerSeen:
-        """Return what there is to judge of it, its progress counted from a time of the monotonic clock."""
+        """Return its state for the checker; progress counts from the monotonic time `since`."""
         rss = 0
         if self.is_alive:
             for one in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
@@ -121,10 +121,10 @@ class Worker:
 
 
 class Fleet:
-    """Workers that are started again when they end, until told otherwise.
+    """Workers that are restarted when they end.
 
     Attributes:
-        workers: in the order of their places.
+        workers: workers in the order of their places.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def unsupervised(self):
-        """Start nothing again meanwhile."""
+        """Suspend restarts."""
         self._paused = True
         try:
             yield
@@ -172,5 +172,5 @@ class Fleet:
 
 
 def now() -> float:
-    """Return the clock that workers note their progress by."""
+    """Return the time of the clock by which workers record progress."""
     return time.monotonic()

@@ -1,10 +1,10 @@
-"""The real program without the start of Python: one process imports everything, and each command is a fork of it.
+"""Fast runs of the real program: one process imports everything, and each command is a fork of it.
 
-A crash of a command then costs a fork. What runs in the fork is the program from its entry down, `cli.main.run()`, with
-an environment of its own and real services; a worker alone is started a little differently, see `_drain`.
+A crash of a command costs only a fork, not a start of Python. The fork runs the program's entry point `cli.main.run()`
+with an environment of its own and real services; only a worker is started differently, see `_drain`.
 
-`python -m tests.faults.forking` is the process that forks; `Forker` is what a test talks to it with. It has one thread
-and no connection, so that nothing is inherited that does not survive a fork.
+`python -m tests.faults.forking` is the forking process, and `Forker` is its client. The process has one thread and no
+connections, since neither survives a fork.
 """
 
 import importlib
@@ -21,22 +21,22 @@ from typing import Any
 
 from tests.factories import ROOT
 
-#: What stands in place of a command for a worker that ends when there is nothing left to do.
+#: Pseudo-command: a worker that ends when no work is left.
 DRAIN = "drain"
-#: A failpoint killed it.
+#: Exit code of a command that a failpoint killed.
 KILLED = -signal.SIGKILL
 #: Between taking a message and noting it as unacknowledged, Redis looks empty for a moment.
 _IDLE_LOOKS, _LOOK_S = 4, 0.03
 
 
 class Forker:
-    """A process that forks, and the environment of what it forks."""
+    """Client of a forking process."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            folder: where what the commands say is kept, in `forked.log`.
+            folder: folder for the commands' output, `forked.log`.
         """
         self.log = folder / "forked.log"
         self._process = subprocess.Popen(
@@ -47,7 +47,7 @@ class Forker:
         )  # fmt: skip
 
     def run(self, *arguments: Any, env: dict[str, str]) -> int:
-        """Run `nightread` with these arguments, or `DRAIN`; returns its exit code, negative where a signal ended it."""
+        """Run `nightread` or `DRAIN`; returns the exit code, negative after a signal."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps([list(map(str, arguments)), env]), file=self._process.stdin, flush=True)
@@ -89,7 +89,7 @@ def _import_everything() -> None:
 
 
 def _become(arguments: list[str], environment: dict[str, str]) -> None:
-    """End as the command does."""
+    """Run the command and exit with its code."""
     from nightread import failpoints as failpoints_module
 
     os.environ.clear()
@@ -107,7 +107,7 @@ def _become(arguments: list[str], environment: dict[str, str]) -> None:
             run()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-    except Exception:  # noqa: BLE001  # the end of this process, as of any other
+    except Exception:  # noqa: BLE001  # top level of the process
         traceback.print_exc()
     else:
         code = 0
@@ -117,11 +117,10 @@ def _become(arguments: list[str], environment: dict[str, str]) -> None:
 
 
 def _drain() -> None:
-    """Work like `nightread worker`, in one process, until no message is left and none is being worked on.
+    """Work like `nightread worker` in one process until no message is left or in progress.
 
-    Celery's consumer, the transport and its guard, the task and everything below are the real ones. What is left out is
-    what a crash is not about and what costs a start of Python each time: the pool's own process, and trying the model
-    in yet another before the first job.
+    Celery's consumer, the transport and its guard, the task and everything below are real. Omitted are the pool's
+    process and the preflight check of the model, which are irrelevant to crashes and cost a start of Python each.
     """
     from celery.worker import WorkController
 
@@ -133,7 +132,7 @@ def _drain() -> None:
     from worker.queue.celery_app import make_app
     from worker.queue.publisher import QUEUE
 
-    assert hasattr(worker.preflight, "refuse_or_start")  # a renamed one would start a process each time
+    assert hasattr(worker.preflight, "refuse_or_start")  # without it, each drain would start a process
     worker.preflight.refuse_or_start = lambda *_, **__: None
     settings = read_settings()
     configure_logging(settings)
@@ -149,7 +148,7 @@ def _drain() -> None:
                 waits = client.llen(QUEUE) or client.hlen("unacked")
                 with reading(engine) as reader:
                     idle = 0 if waits or count_leases(reader) else idle + 1
-        os._exit(0)  # everything is committed and acknowledged; Celery's own way out takes a second
+        os._exit(0)  # everything is committed and acknowledged; Celery's shutdown takes a second
 
     with app.connection_for_read() as connection:
         connection.default_channel.qos.restore_visible(num=None, interval=1)
@@ -158,7 +157,7 @@ def _drain() -> None:
         app=app, pool="solo", hostname=f"nightread-{os.getpid()}@%h", loglevel="WARNING",
         without_gossip=True, without_mingle=True, without_heartbeat=True,
     ).start()  # fmt: skip
-    raise SystemExit(1)  # nobody but the thread above ends it, except for a failpoint
+    raise SystemExit(1)  # only the thread above or a failpoint ends the process
 
 
 if __name__ == "__main__":

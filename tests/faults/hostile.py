@@ -1,4 +1,4 @@
-"""Files that mean harm, and what may become of each: never a score from what is not a whole scan."""
+"""Hostile files, and whether each may be scored: a file that is not an intact scan never is."""
 
 import functools
 import os
@@ -22,12 +22,12 @@ from tests.factories import (
     small_chest,
 )
 
-#: Says that a file must be scored, must never be, or that either may be right.
+#: Whether a file must be scored, must not be, or may be.
 SCORED, NEVER, EITHER = "scored", "never", "either"
 
 
 def make_images(folder: Path, choose: random.Random) -> dict[str, str]:
-    """Write bad images; returns by name whether they may be scored."""
+    """Write bad images; returns whether they may be scored, by name."""
     chest = small_chest(choose.randrange(1000))
     whole = {"jpg": encode_jpeg(chest), "png": encode_image(chest), "deep.png": encode_png16(chest)}
     files: dict[str, tuple[bytes, str]] = {
@@ -57,7 +57,7 @@ def make_images(folder: Path, choose: random.Random) -> dict[str, str]:
     return _write(folder, files)
 
 
-@functools.cache  # of many seeds, none waits for it again
+@functools.cache  # once for all seeds
 def _make_bomb(side_px: int) -> bytes:
     pack = zlib.compressobj(9)
     row = bytes(side_px + 1)
@@ -73,7 +73,7 @@ def _flip(data: bytes, choose: random.Random, count: int = 5) -> bytes:
 
 
 def make_dicoms(folder: Path, choose: random.Random) -> dict[str, str]:
-    """Write bad DICOM instances; returns by name whether they may be scored."""
+    """Write bad DICOM instances; returns whether they may be scored, by name."""
     chest = small_chest(choose.randrange(1000))
     whole = encode_dicom(chest)
     files: dict[str, tuple[bytes, str]] = {
@@ -109,7 +109,7 @@ def _make_deflated_bomb() -> bytes:
 
 
 def _make_nested(whole: bytes) -> bytes:
-    """Return an instance that begins with 3,000 sequences in each other."""
+    """Return an instance that begins with 3,000 nested sequences."""
     sequence = struct.pack("<HH2sHI", 8, 0x1115, b"SQ", 0, 0xFFFFFFFF)
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
     start = whole.index(struct.pack("<HH2s", 8, 0x16, b"UI"))
@@ -117,10 +117,10 @@ def _make_nested(whole: bytes) -> bytes:
 
 
 def make_paths(folder: Path, outside: Path) -> tuple[dict[str, str], Callable[[], None]]:
-    """Write what leads out of a folder, or is no file.
+    """Write paths that lead out of a folder or are not regular files.
 
     Returns:
-        What may be scored, and what is done to some of it once it was enqueued.
+        Whether each may be scored, by name, and a function that swaps some of them after they were enqueued.
     """
     outside.mkdir(parents=True)
     (outside / "secret.jpg").write_bytes(encode_jpeg(small_chest(990)))
@@ -128,7 +128,7 @@ def make_paths(folder: Path, outside: Path) -> tuple[dict[str, str], Callable[[]
     names = ["sound.jpg", "new\nline.jpg", os.fsdecode(b"\xff" * 60 + b".jpg"), "n" * 251 + ".jpg", "linked.jpg"]
     for number, name in enumerate(names):
         (folder / name).write_bytes(encode_jpeg(small_chest(900 + number)))
-    for name in ("dotted.jpg", "rooted.jpg"):  # whose rows are made to lead elsewhere
+    for name in ("dotted.jpg", "rooted.jpg"):  # their rows are changed to lead elsewhere
         shutil.copy(folder / "sound.jpg", folder / name)
         names.append(name)
     may = dict.fromkeys(names, SCORED)

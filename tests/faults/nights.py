@@ -1,4 +1,4 @@
-"""Folders of scans, each with what an undisturbed run makes of it, known beforehand."""
+"""Folders of scans with known results of an undisturbed run."""
 
 import hashlib
 import random
@@ -15,7 +15,7 @@ from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, sma
 from tests.faults.checker import Expected, Outcome
 from tests.program import last_json, make_environment, run
 
-#: Stands in the path of every night's folder, and must show up nowhere else.
+#: Part of the path of every night's folder; must not appear outside the columns for paths.
 PATH_CANARY = "CANARY-WARD"
 CANARIES = (CANARY, PATH_CANARY)
 
@@ -24,12 +24,12 @@ _SOUND, _CUT = 48, 8
 
 @dataclass
 class Pool:
-    """Contents and what an undisturbed run, the embedded one over SQLite, made of each.
+    """Contents with their results in an undisturbed embedded run over SQLite.
 
     Attributes:
-        outcomes: by content.
-        scores: by SHA-256 and label.
-        plain: contents that may be told apart by bytes at their end, which no decoder looks at.
+        outcomes: outcomes by content.
+        scores: scores by SHA-256 and label.
+        plain: contents to which bytes can be appended without changing the decoded pixels.
     """
 
     outcomes: dict[bytes, Outcome]
@@ -39,12 +39,12 @@ class Pool:
 
 @dataclass
 class Night:
-    """A folder and what it comes to.
+    """A folder with its expected results.
 
     Attributes:
-        folder: what is enqueued.
-        outcomes: by path, as the table holds it.
-        scores: of its contents.
+        folder: the folder to enqueue.
+        outcomes: outcomes by path as in the table.
+        scores: scores of its contents.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Night:
         return len(self.outcomes)
 
     def add(self, pool: Pool, name: str, content: bytes, base: bytes | None = None) -> Path:
-        """Write one more file; `base` is the content of the pool that it is decoded as, itself where None."""
+        """Write a file; `base` is the content in the pool with equal pixels, by default `content`."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -73,7 +73,7 @@ class Night:
 
 
 def make_pool(folder: Path) -> Pool:
-    """Draw contents and have the real program score them where nothing disturbs it."""
+    """Draw contents, and score them with the real program without faults."""
     encoders = (encode_jpeg, encode_jpeg, encode_png16, encode_dicom)
     contents = [encoders[seed % len(encoders)](small_chest(seed)) for seed in range(_SOUND)]
     contents += [content[: len(content) * (index + 1) // 10] for index, content in enumerate(contents[:_CUT])]
@@ -92,7 +92,7 @@ def make_pool(folder: Path) -> Pool:
 
 
 def score_undisturbed(night: Path, folder: Path) -> tuple[dict[str, Outcome], dict[str, dict[str, float]]]:
-    """Have the real program score a folder where nothing disturbs it.
+    """Score a folder with the real program without faults.
 
     Returns:
         Outcomes by path, scores by SHA-256 and label.
@@ -116,7 +116,7 @@ def score_undisturbed(night: Path, folder: Path) -> tuple[dict[str, Outcome], di
 
 
 def make_night(pool: Pool, folder: Path, count: int, seed: int) -> Night:
-    """Write `count` files: sound ones of every kind, most of them seen for the first time, copies, and damaged ones."""
+    """Write `count` files, most of them new contents, some known or damaged, and copies of some."""
     choose = random.Random(seed)
     night = Night(folder / f"{PATH_CANARY}-{seed}")
     known = list(pool.outcomes)
@@ -133,5 +133,5 @@ def make_night(pool: Pool, folder: Path, count: int, seed: int) -> Night:
 
 
 def mark(content: bytes, text: str) -> bytes:
-    """Return a JPEG of the same pixels and another digest."""
+    """Return a JPEG with equal pixels and another digest."""
     return content + f"<{text}>".encode()

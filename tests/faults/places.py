@@ -1,4 +1,4 @@
-"""Where a command is crashed and what it leaves is judged: a database, a Redis and a folder of scans."""
+"""Environments for crash tests of commands: a database, a Redis and a folder of scans."""
 
 import itertools
 import shutil
@@ -20,11 +20,11 @@ from tests.faults.checker import Evidence, Expected, Outcome, Violation, check
 from tests.faults.forking import DRAIN, KILLED, Forker
 from worker.queue.publisher import QUEUE
 
-#: Stands in the path of every scan; must show up nowhere but in the columns for paths.
+#: Part of the path of every scan; must not appear outside the columns for paths.
 CANARY = "CANARY-WARD"
 _PREFIX = "nightread:"
 _MOST_ROUNDS = 12
-#: Not part of the transactions whose atomicity is looked at: a mark beside the work, and who did it.
+#: Columns that signatures ignore, since they differ between equal runs: marks, and names of processes.
 _UNSIGNED = {("jobs", "published_at"), ("runs", "settings"), ("stage_changes", "request"), ("predictions", "worker")}
 
 
@@ -37,17 +37,17 @@ class State:
 
 
 class Place:
-    """One place; commands run one at a time."""
+    """One environment; its commands run one at a time."""
 
     def __init__(self, engine: Engine, redis_url: str, forker: Forker, env: dict[str, str], folder: Path) -> None:
-        """Take what a test has made.
+        """Set up the environment.
 
         Args:
             engine: a database with tables.
-            redis_url: a Redis of its own, or a database of one.
+            redis_url: URL of a Redis, or of a database in one, for this place only.
             forker: runs the commands.
-            env: the commands' environment.
-            folder: for files of the failpoints.
+            env: environment of the commands.
+            folder: folder for files of the failpoints.
         """
         self.engine = engine
         self.redis = redis.Redis.from_url(redis_url)
@@ -58,13 +58,13 @@ class Place:
             "NIGHTREAD_BROKER_URL": redis_url,
         }
         self._struck = folder / "struck"
-        self.redis.flushdb()  # a worker that was killed at the end of a test has left what it had not acknowledged
+        self.redis.flushdb()  # a killed worker of the previous test leaves unacknowledged messages
         self.empty = self.save()
         self.crashes = 0
         self.recoveries = 0
 
     def run(self, *command: Any, expect: int | None = 0, **settings: Any) -> int:
-        """Run a command to its end."""
+        """Run a command, and check its exit code."""
         given = {f"NIGHTREAD_{name.upper()}": str(value) for name, value in settings.items()}
         code = self._forker.run(*command, env=self.env | given)
         assert expect is None or code == expect, f"{command} exit {code}\n{self.read_log()[-4000:]}"
@@ -74,7 +74,7 @@ class Place:
         """Run a command with failpoints.
 
         Returns:
-            The point at which the last one struck, None where it did not; and the exit code.
+            The point at which the last failpoint struck, None if it did not; and the exit code.
         """
         shutil.rmtree(self._struck, ignore_errors=True)
         self._struck.mkdir()
@@ -134,7 +134,7 @@ class Place:
             self.redis.zadd(_PREFIX + "unacked_index", dict.fromkeys(tags, 0.0))
 
     def recover(self, **settings: Any) -> None:
-        """Sweep and work, as a night does, until nothing is left to do."""
+        """Sweep and work until no work is left."""
         for _ in range(_MOST_ROUNDS):
             if not self.count_open():
                 self.recoveries += 1
@@ -157,7 +157,7 @@ class Place:
             return list(connection.execute(select(runs.c.id).order_by(runs.c.created_at)).scalars())
 
     def expect(self) -> Expected:
-        """Return what the one run that there is has come to, as what an undisturbed one comes to."""
+        """Return the result of the only run as the expected result of further ones."""
         with reading(self.engine) as connection:
             rows = connection.execute(select(scans)).all()
             scores: dict[str, dict[str, float]] = {}
@@ -180,7 +180,7 @@ class Place:
         return found
 
     def sign(self) -> str:
-        """Return a signature of all rows: equal where the same was stored, whatever its ids and times are."""
+        """Return a signature of all rows that does not depend on ids and times."""
         rows = self.save().rows
         rows |= {tallies.name: _add_slots(rows[tallies.name])}
         names: dict[Any, str] = {}
@@ -197,7 +197,7 @@ class Place:
 
 
 def _add_slots(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a tally as it is read: a count is the sum over the slots, of which each change takes any."""
+    """Return the rows of a tally with each count summed over its slots."""
     sums: dict[tuple[str, str, str], int] = {}
     for row in rows:
         key = (row["run_id"], row["kind"], row["name"])
@@ -225,16 +225,16 @@ def sweep(
     judge: Callable[[Place, int], str | None],
     numbers: Iterable[int] | None = None,
 ) -> list[str]:
-    """Call `judge` with N = 1, 2, 3, ... on places that stand at `start`, until it returns None.
+    """Call `judge` with N = 1, 2, 3, ... on places in the state `start`, until it returns None.
 
     Args:
-        places: worked on side by side.
-        start: what each N begins with.
-        judge: crashes at the N-th point, judges what comes of it, and returns the name of that point.
-        numbers: these N alone.
+        places: environments, used concurrently.
+        start: state before each N.
+        judge: crashes at the N-th point, checks the result, and returns the name of that point.
+        numbers: only these N.
 
     Returns:
-        The points in order.
+        The names of the points in order.
     """
     left, points = iter(itertools.count(1) if numbers is None else numbers), {}
 

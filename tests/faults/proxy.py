@@ -1,4 +1,4 @@
-"""A TCP proxy that is the network between a worker and a service, and can be as bad as networks are."""
+"""A TCP proxy between a worker and a service that injects network faults."""
 
 import asyncio
 import contextlib
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from tests.loops import end_other_tasks
 
 _CHUNK = 65_536
-#: Closing with this sends RST, and drops what was not sent.
+#: SO_LINGER value with which closing sends RST and drops unsent data.
 _RESET = struct.pack("ii", 1, 0)
 
 
 class _Link:
-    """One connection through the proxy, both halves of it."""
+    """One connection through the proxy."""
 
     def __init__(self, client: asyncio.StreamWriter, is_open: bool) -> None:
         self.client = client
@@ -34,11 +34,11 @@ class _Link:
 
 
 class Proxy:
-    """Passes bytes on between `host`:`port` and a service, until told to do worse.
+    """Forwards bytes between `host`:`port` and a service, and injects faults on request.
 
     Attributes:
-        port: clients connect here.
-        connections: how many clients have connected so far.
+        port: port for clients.
+        connections: number of client connections so far.
     """
 
     def __init__(self, target_port: int, host: str) -> None:
@@ -54,11 +54,11 @@ class Proxy:
         self._is_ready = threading.Event()
 
     def black_hole(self) -> None:
-        """Let nothing more through on the connections that there are, without a word; new ones are fine."""
+        """Silently stop forwarding on existing connections; new ones work."""
         self._call(lambda: [link.flows.clear() for link in self._links])
 
     def partition(self) -> None:
-        """Let nothing through at all; who connects meanwhile waits for an answer."""
+        """Silently stop forwarding on existing and new connections."""
 
         def part() -> None:
             self._takes_new = False
@@ -68,11 +68,11 @@ class Proxy:
         self._call(part)
 
     def reset(self) -> None:
-        """Break every connection off (RST); new ones are fine."""
+        """Reset every connection (RST); new ones work."""
         self._call(lambda: [link.reset() for link in list(self._links)])
 
     def refuse(self) -> None:
-        """Break every connection off, and each new one at once."""
+        """Reset every connection, including new ones."""
 
         def refuse() -> None:
             self._refuses = True
@@ -82,11 +82,11 @@ class Proxy:
         self._call(refuse)
 
     def slow(self, *, latency_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
-        """Delay each piece, or let only so many bytes a second through on each connection; 0 is no limit."""
+        """Add latency, or limit the rate of each connection; 0 means no limit."""
         self._latency_s, self._bytes_per_s = latency_s, bytes_per_s
 
     def heal(self) -> None:
-        """Be a good network again; what was held back arrives now, late."""
+        """End all faults; withheld bytes are delivered."""
 
         def heal() -> None:
             self._takes_new, self._refuses = True, False
@@ -129,7 +129,7 @@ class Proxy:
             await link.flows.wait()
             from_server, link.server = await asyncio.open_connection("127.0.0.1", self._target_port)
             await asyncio.gather(self._pass_on(link, reader, link.server), self._pass_on(link, from_server, writer))
-        except (OSError, asyncio.CancelledError):  # the service is down, or the proxy ends: the client is told so
+        except (OSError, asyncio.CancelledError):  # the service is down, or the proxy ends: reset the client
             link.reset()
         finally:
             self._links.discard(link)
@@ -148,7 +148,7 @@ class Proxy:
                     await writer.drain()
                     if self._bytes_per_s:
                         await asyncio.sleep(0.1)
-        await link.flows.wait()  # nor does the end of a connection pass through a hole
+        await link.flows.wait()  # withhold the end of a connection, too
         writer.close()
 
 

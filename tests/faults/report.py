@@ -1,4 +1,4 @@
-"""The fault table and what was counted, as docs/reliability.md shows them.
+"""Report of the fault table with its counts, for docs/reliability.md.
 
 uv run --group test pytest tests/faults/test_fault_table.py --long --seeds 50 --record build/faults.json
 uv run --group test python -m tests.faults.soak --record build/soak.json
@@ -21,7 +21,7 @@ SOAK = "30"
 
 
 def render(record: list[dict[str, Any]]) -> str:
-    """Return the table, its sums and what came of row 30, as Markdown; a case that was played again counts once."""
+    """Return the table, its sums and the soak test (row 30) as Markdown; a repeated case counts once."""
     cases = list({(entry["row"], entry["seed"]): entry for entry in record}.values())
     soaks = [entry for entry in cases if entry["row"] == SOAK]
     cases = [entry for entry in cases if entry["row"] != SOAK]
@@ -62,7 +62,7 @@ def _tell_soak(entry: dict[str, Any]) -> str:
 
 
 def _tell_ranges(numbers: set[int]) -> str:
-    """Return numbers as people do: `1 to 4, 7`."""
+    """Format numbers as ranges: `1 to 4, 7`."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][-1] + 1:
@@ -73,7 +73,7 @@ def _tell_ranges(numbers: set[int]) -> str:
 
 
 def main() -> None:
-    """Read records, and print the table or put it where the last one stands."""
+    """Read records, and print the table or replace the one in a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="+", type=Path)
     parser.add_argument("--into", type=Path)

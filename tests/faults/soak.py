@@ -1,4 +1,4 @@
-"""Row 30: many scans, and everything that may happen to them, for a long time; then the same check as for any case.
+"""Row 30, the soak test: many scans and random faults over a long time, then the check of all invariants.
 
 python -m tests.faults.soak --scans 100000 --minutes 30 --seed 1 --record soak.json
 """
@@ -25,9 +25,9 @@ from tests.garbage import make_garbage
 _NIGHT = 2_000
 _QUEUE = "nightread:nightread"
 _JOB = 64
-#: Work that lies ready when a fault begins: whatever it takes from the workers, they never run dry.
+#: Number of open jobs that is kept up, so that workers always have work when a fault begins.
 _OPEN_JOBS = 3 * _NIGHT // _JOB
-#: From the end of the faults until no run is open.
+#: Time limit from the end of the faults until no run is open.
 _WORK_S = 300.0
 
 
@@ -108,34 +108,34 @@ FAULTS: list[Callable[[Case], None]] = [
     _copy_messages, _disturb_redis, _disturb_postgres, _kill_postgres, _terminate_connections, _fail_storage,
 ]  # fmt: skip
 
-#: Those that consist of several faults, and count each.
-_TELLING = (_disturb_redis, _disturb_postgres)
+#: Faults that count their parts themselves.
+_COUNT_THEMSELVES = (_disturb_redis, _disturb_postgres)
 
 
 def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
-    """Play it.
+    """Run the soak test.
 
     Args:
-        case: with nothing started.
-        count: scans.
-        minutes: for how long scans are enqueued and faults injected.
+        case: a case without workers.
+        count: number of scans.
+        minutes: time in which scans are enqueued and faults injected.
 
     Returns:
-        What was wrong, and the memory of the larger worker, in bytes, every ten seconds.
+        The violations, and the memory of the larger worker in bytes, sampled every ten seconds.
     """
     nights = [
         case.make_night(min(_NIGHT, count - start), seed=case.seed * 1000 + start) for start in range(0, count, _NIGHT)
     ]
     waiting = list(nights)
     duration_s = 60 * minutes
-    # Each of the two could do it alone in that time: they are at work most of it, and have time to make up for faults.
+    # Each worker alone could score everything in that time, so that there is time to recover from faults.
     case.start_workers(2, *[case.env(job_size=_JOB, batch_size=32, READ_S=duration_s / count)] * 2)
     began = time.monotonic()
     memory: list[int] = []
     sampled = 0.0
 
     def is_due() -> bool:
-        """Whether it is time for the next night: they are spread over the whole time, but for the end of it."""
+        """Return whether to enqueue the next night; they are spread over the first 95 % of the time."""
         share = (time.monotonic() - began) / (0.95 * duration_s)
         return len(nights) - len(waiting) <= share * len(nights)
 
@@ -149,7 +149,7 @@ def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
             sampled = time.monotonic()
         case.nap(0.5, 6)
         fault = case.choose.choice(FAULTS)
-        if fault not in _TELLING:
+        if fault not in _COUNT_THEMSELVES:
             case.inject(fault.__name__.removeprefix("_").replace("_", " "))
         fault(case)
     for night in waiting:
@@ -160,7 +160,7 @@ def soak(case: Case, count: int, minutes: float) -> tuple[list[str], list[int]]:
 
 
 def main() -> int:
-    """Read the options, play it and write down what was seen."""
+    """Read the options, run the soak test and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=30.0)

@@ -1,4 +1,4 @@
-"""What several integration tests start from."""
+"""Fixtures of several integration tests."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from tests.web_page import open_page
 
 @pytest.fixture
 def client(engine):
-    """The worklist page over each kind of database in turn."""
+    """The worklist page; SQLite and PostgreSQL in turn."""
     with open_page(engine.url.render_as_string(hide_password=False)) as client:
         yield client

@@ -1,8 +1,7 @@
-"""What a case changes inside the processes of a worker: slower storage, shorter times, failures, and guards taken off.
+"""Faults inside worker processes: slow storage, short timeouts, failures, and disabled guards.
 
-Python imports this before anything else where its folder is on PYTHONPATH. It is told what to do by the environment
-(`FAULTS_*`), changes a module right after that was imported, and touches nothing that it was not told to. Production
-knows none of it.
+Python imports this module first if its folder is on PYTHONPATH. Environment variables `FAULTS_*` select the changes,
+each of which is applied to a module right after its import. Production code is not aware of it.
 """
 
 import contextlib
@@ -26,13 +25,13 @@ _real_sleep = time.sleep
 
 
 def _replace(owner: Any, name: str, new: Any) -> None:
-    """Put `new` in the place of a name that must be there; a renamed one would stay as it is."""
+    """Replace an attribute, which must exist: after a rename the patch would change nothing."""
     assert hasattr(owner, name), f"{owner} has no {name}: the case would change nothing"
     setattr(owner, name, new)
 
 
 def _wait_at(gate: Path) -> None:
-    """Stop here as long as the file `gate` is there, having said so in a file beside it."""
+    """Block while the file `gate` exists, and announce that by a file beside it."""
     if gate.exists():
         Path(f"{gate}.{os.getpid()}").touch()
         while gate.exists():
@@ -71,7 +70,7 @@ def _preparing(module: ModuleType) -> None:
         if b"POISON-HOG" in data:
             held = []
             while True:
-                held.append(bytes(64 * 2**20))  # until the limit of its process
+                held.append(bytes(64 * 2**20))  # until the memory limit of its process
         if b"POISON-KILL" in data:
             os.kill(os.getpid(), 9)
         if b"POISON-FULL" in data:
@@ -112,7 +111,7 @@ def _publisher(module: ModuleType) -> None:
         take = module.take_due_jobs
 
         def take_due_jobs(connection: Any, limit: int, republish_s: float, **more: Any) -> list[str]:
-            return take(connection, limit, 1e9, **more)  # what was sent once is never sent again
+            return take(connection, limit, 1e9, **more)  # never republish
 
         _replace(module, "take_due_jobs", take_due_jobs)
         close_runs, write = module.close_finished_runs, module.write
@@ -162,7 +161,7 @@ def _scoring(module: ModuleType) -> None:
 
 
 def _scorer(module: ModuleType) -> None:
-    """Lose the device for as long as the file `no-device` is there."""
+    """Fail inference as if the device were lost while the file `no-device` exists."""
     real, folder = module.Scorer.infer_batch, Path(_told.get("FOLDER", "/nowhere"))
 
     def infer_batch(self: Any, batch: Any) -> Any:
@@ -174,7 +173,7 @@ def _scorer(module: ModuleType) -> None:
 
 
 def _preflight(module: ModuleType) -> None:
-    """Leave out the process in which a worker tries its model at start: half of what a start costs."""
+    """Skip the preflight process that tests the model, which takes half of a worker's start."""
     found = {"model": "not tried", "why": "", "provider": "", "parity": 0.0, "runtime": "", "retired": False}
     tried = types.SimpleNamespace(returncode=0, stdout=json.dumps(found), stderr="")
     expired = module.subprocess.TimeoutExpired
@@ -183,7 +182,7 @@ def _preflight(module: ModuleType) -> None:
 
 
 def _shift_clock(offset_s: float) -> None:
-    """Let this process's Python code live at another time of day; the monotonic clock stays."""
+    """Shift `time.time` for this process; the monotonic clock is unchanged."""
     real = time.time
     time.time = lambda: real() + offset_s
 
@@ -214,9 +213,9 @@ class _Finder(importlib.abc.MetaPathFinder):
             run(module)
             try:
                 _CHANGES[name](module)
-            except BaseException:  # noqa: BLE001  # whatever it was, the change was not made
+            except BaseException:  # noqa: BLE001  # on any error the change is missing
                 traceback.print_exc()
-                os._exit(70)  # without its change the process would run on, and the case would show nothing
+                os._exit(70)  # without the change the case would test nothing
 
         with contextlib.suppress(AttributeError):
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The rows of the fault table: those first that share their workers, since workers are what takes time to start."""
+"""The rows of the fault table; those that share workers come first, since workers are slow to start."""
 
 from tests.faults.rows import database, files, machines, queue, redis, workers
 from tests.faults.rows.table import ROWS as _ROWS
@@ -6,6 +6,6 @@ from tests.faults.rows.table import Row
 
 __all__ = ["ROWS", "Row"]
 
-assert [database, files, machines, queue, redis, workers]  # each has added its own
+assert [database, files, machines, queue, redis, workers]  # importing each module adds its rows
 
 ROWS = sorted(_ROWS, key=lambda row: row.own_workers)

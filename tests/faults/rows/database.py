@@ -1,4 +1,4 @@
-"""Rows 13b, 14b and 16 to 19: what happens to the database, and between it and the workers."""
+"""Rows 13b, 14b and 16 to 19: faults of the database, and of the network to it."""
 
 import contextlib
 import json
@@ -105,7 +105,7 @@ def postgres_killed(case: Case) -> list[Violation]:
 
 
 def _find_ended(case: Case) -> dict[int, str]:
-    """Return the terminal scans, with their statuses, and one more that is none, so that it is never empty."""
+    """Return the statuses of terminal scans by id, and a dummy entry, so that the result is empty only on failure."""
     with contextlib.suppress(DatabaseUnavailable, sa.exc.DBAPIError), reading(case.engine) as connection:
         rows = connection.execute(sa.text("SELECT id, status FROM scans WHERE status <> 'queued'"))
         return {0: ""} | {row.id: row.status for row in rows}
@@ -153,9 +153,7 @@ def _make_deadlock(case: Case) -> None:
             other.execute("SELECT 1 FROM scans WHERE id = %s FOR UPDATE", [last])
             (case.gates / "before-store.gate").unlink()
             blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            with contextlib.suppress(
-                AssertionError
-            ):  # the job has one scan, or its lease has run out: no deadlock then
+            with contextlib.suppress(AssertionError):  # no deadlock if the job has one scan or its lease has expired
                 case.wait(lambda: case.query(blocked), "the worker to wait", 5)
                 case.inject("deadlock")
                 with contextlib.suppress(psycopg.errors.DeadlockDetected):
@@ -188,7 +186,7 @@ def postgres_disk_full(case: Case) -> list[Violation]:
 def _tables_on(case: Case, folder):
     with psycopg.connect(case.rig.postgres.url(DATABASE), autocommit=True) as admin:
         data = admin.execute("SHOW data_directory").fetchone()[0]
-        shutil.chown(folder, os.stat(data).st_uid)  # noqa: PTH116  # its owner, whatever that is called
+        shutil.chown(folder, os.stat(data).st_uid)  # noqa: PTH116  # by id: its owner may have any name
         admin.execute(f"CREATE TABLESPACE small LOCATION '{folder}'")
         _move(admin, "small")
         try:
@@ -239,7 +237,7 @@ def sqlite_writers(case: Case) -> list[Violation]:
     accepted = {}
     for run_id, found in runs.items():
         expected = by_folder[found.sources[0]].expected
-        if run_id not in {one["run"] for one in ended}:  # it was killed: what it had not come to is told as cancelled
+        if run_id not in {one["run"] for one in ended}:  # killed: its remaining scans are cancelled
             cancelled = {path: [_cancelled(), outcome] for path, outcome in expected.outcomes.items()}
             expected = type(expected)(cancelled, expected.scores)
         accepted[run_id] = expected
@@ -263,7 +261,7 @@ def killed_forks(case: Case) -> list[Violation]:
     case.start_workers()  # idle; so that the rest of the check is the same
     file = case.folder / "nightread.db"
     env = make_environment(case.folder, database_url=f"sqlite:///{file}", batch_size=4, job_size=4, threads=2)
-    env |= hook_reading(case.folder, "time.sleep(0.02)")  # so that there is a middle
+    env |= hook_reading(case.folder, "time.sleep(0.02)")  # so that forks can be killed in the middle
     night = make_night(case.rig.pool, case.folder / "night", 2 * WORTH_A_FORK, case.seed)
     log = case.folder / "score.log"
     with started([PROGRAM, "score", night.folder, "--json"], env, case.folder, log) as program:
@@ -290,7 +288,9 @@ def _cancelled() -> Outcome:
 
 def _without_paths(text: str, nights) -> str:
     for night in nights:
-        text = text.replace(str(night.folder), "").replace(night.folder.name, "")  # a person is told what it is about
+        text = text.replace(str(night.folder), "").replace(
+            night.folder.name, ""
+        )  # messages to people may contain paths
     return text
 
 

@@ -1,4 +1,4 @@
-"""Rows 22 to 25: files that mean harm, and storage that fails."""
+"""Rows 22 to 25: hostile files, and failing storage."""
 
 import contextlib
 import signal
@@ -16,17 +16,17 @@ from tests.faults.hostile import NEVER, SCORED, make_dicoms, make_images, make_p
 from tests.faults.nights import PATH_CANARY, Night, score_undisturbed
 from tests.faults.rows.table import row
 
-#: What a worker may use over hostile files: Python, the model, and two decodes of the largest scan that is read.
+#: Memory limit of a worker with hostile files: Python, the model, and two decodes of the largest allowed scan.
 _MOST_RSS_BYTES = 1200 * 2**20
 
 
 def _play_hostile(
     case: Case, night: Night, may: dict[str, str], change: Callable[[], dict[str, str]] | None = None
 ) -> list[Violation]:
-    """Let workers score a hostile folder, and compare with what an undisturbed run makes of it.
+    """Score a hostile folder, and compare the results with an undisturbed run.
 
-    `change` is called once the folder was listed, before a worker has looked at it, and returns what it has put in the
-    place of paths of the table.
+    `change` is called after the folder was listed and before a worker reads it; it returns the paths that it replaced
+    in the table, by the old path.
     """
     fleet = case.start_workers()
     mains = [worker.pid for worker in fleet.workers]
@@ -49,7 +49,7 @@ def _play_hostile(
             with _stopped(case):
                 run_id = case.enqueue(night)
                 forged = change()
-            # What an undisturbed run makes of the folder as it is now; those that were listed before are expected.
+            # An undisturbed run over the changed folder, plus the entries that were listed before.
             night.outcomes, night.scores = score_undisturbed(night.folder, case.folder / "undisturbed")
             _expect_listed(case, run_id, night, may, forged)
         violations = case.finish()
@@ -68,7 +68,7 @@ def _play_hostile(
 
 @contextlib.contextmanager
 def _stopped(case: Case) -> Iterator[None]:
-    """Let no worker do anything meanwhile."""
+    """Stop all workers (SIGSTOP)."""
     for worker in case.fleet.workers:
         worker.send_all(signal.SIGSTOP)
     try:
@@ -79,7 +79,7 @@ def _stopped(case: Case) -> Iterator[None]:
 
 
 def _expect_listed(case: Case, run_id: str, night: Night, may: dict[str, str], forged: dict[str, str]) -> None:
-    """Expect a refusal of what has become something else than a file since it was listed, or never was listed."""
+    """Expect rejections of paths that were swapped after listing, or changed in the table."""
     swapped = [Outcome(ScanStatus.REJECTED, "outside-roots"), Outcome(ScanStatus.REJECTED, "not-a-file")]
     listed = {encode_path(night.folder / name): swapped for name in may if name.startswith("becomes-")}
     listed |= dict.fromkeys(forged.values(), Outcome(ScanStatus.REJECTED, "outside-roots"))

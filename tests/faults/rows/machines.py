@@ -1,4 +1,4 @@
-"""Rows 26 to 29: clocks, devices, models and releases that differ from worker to worker."""
+"""Rows 26 to 29: clocks, devices, models and releases that differ between workers."""
 
 import datetime as dt
 import importlib.util
@@ -45,7 +45,7 @@ def clock_skew(case: Case) -> list[Violation]:
 
 
 def _find_libfaketime() -> str | None:
-    """Return the library of the package `libfaketime` where that is installed, or what FAULTS_LIBFAKETIME names."""
+    """Return the library that FAULTS_LIBFAKETIME names, or that of the package `libfaketime`; None without either."""
     if named := os.environ.get("FAULTS_LIBFAKETIME"):
         return named
     found = importlib.util.find_spec("libfaketime")
@@ -54,7 +54,7 @@ def _find_libfaketime() -> str | None:
 
 
 def _find_offset_h(worker: Worker) -> int | None:
-    """Return by how many hours the time that a worker tells in its log differs from that of the machine."""
+    """Return the difference between a worker's clock, as in its log, and the machine's, in hours."""
     told = re.findall(r"^(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)", worker.log.read_text(), re.MULTILINE)
     if not told:
         return None

@@ -1,4 +1,4 @@
-"""Rows 20 and 21: what lies in the queue, twice or without being asked for."""
+"""Rows 20 and 21: duplicate and hostile messages in the queue."""
 
 from concurrent.futures import ThreadPoolExecutor
 

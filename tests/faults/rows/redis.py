@@ -1,4 +1,4 @@
-"""Rows 8 to 15: what happens to Redis, and between it and the workers."""
+"""Rows 8 to 15: faults of Redis, and of the network to it."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ from tests.faults.rows.table import row
 from tests.services import run_small_disk
 
 _RESTARTS = 10
-#: From the last restart until a worker claims a job.
+#: Time limit from the last restart until a worker claims a job.
 _RESUME_S = 10.0
 
 
@@ -156,7 +156,7 @@ def redis_black_hole(case: Case) -> list[Violation]:
 
 
 def disturb(case: Case, proxy: Proxy, name: str) -> None:
-    """Partition a network, break its connections off, refuse them, and make it slow, in an order of chance."""
+    """Partition a network, reset its connections, refuse new ones, and slow it down, in random order."""
 
     def partition() -> None:
         proxy.partition()

@@ -1,4 +1,4 @@
-"""The fault table: what is done to a running night, and what must come of it."""
+"""The fault table: faults of a running night, and their expected outcomes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ class Row:
     """One row.
 
     Attributes:
-        number: in the table of the design; letters tell variants apart.
-        fault: in a few words.
-        injection: how it is made here.
-        outcome: what must come of it, beside the invariants.
-        play: makes it, and returns what was wrong in the end.
-        own_workers: whether its workers differ from those of other rows, and have to be started for it.
+        number: number in the table; letters distinguish variants.
+        fault: short description.
+        injection: how the test injects it.
+        outcome: expected outcome, besides the invariants.
+        play: injects the fault, and returns the violations.
+        own_workers: whether it needs other workers than other rows.
     """
 
     number: str
@@ -37,7 +37,7 @@ ROWS: list[Row] = []
 
 
 def row(number: str, fault: str, *, injection: str, outcome: str, own_workers: bool = False) -> Callable[[Play], Play]:
-    """Put a function into the table."""
+    """Add a function to the table."""
 
     def add(play: Play) -> Play:
         ROWS.append(Row(number, fault, injection, outcome, play, own_workers))

@@ -1,4 +1,4 @@
-"""Rows 1 to 7: what happens to workers."""
+"""Rows 1 to 7: faults of workers."""
 
 import signal
 
@@ -39,7 +39,7 @@ def pool_process_killed(case: Case) -> list[Violation]:
 
 
 def _poison(case: Case, night: Night, name: str, text: bytes, *reasons: Reason) -> None:
-    """Add a scan that is the death of whoever decodes it, and ends with one of the reasons."""
+    """Add a poison scan, which crashes its decoder and ends with one of the reasons."""
     base = case.choose.choice(case.rig.pool.plain)
     path = night.add(case.rig.pool, name, mark(base, f"{case.seed}") + text, base)
     night.outcomes[encode_path(path)] = [Outcome(ScanStatus.FAILED, reason.value) for reason in reasons]
@@ -85,7 +85,7 @@ def reading_kills(case: Case) -> list[Violation]:
     case.inject("poisonous file")
     case.enqueue_here(night, job_size=len(night))
     case.drain()
-    # Two deaths, then one for each halving of nine scans or a few more, and the attempt that gives the last one up.
+    # Two crashes, one for each halving of nine or a few more scans, and the attempt that fails the last one.
     assert case.query("SELECT sum(attempts) FROM jobs WHERE crashes > 0") <= 3 * 5
     violations = case.finish(repeat=sound)
     assert case.counts.splits >= 3
@@ -153,7 +153,7 @@ def late_writer(case: Case) -> list[Violation]:
     with case.closed("read" if case.without else "none"):
         case.wait(lambda: case.query("SELECT max(lease_token) FROM jobs") >= 2, "the other worker to take the job")
         if not case.without:
-            case.nap(VISIBILITY_S - LEASE_S, VISIBILITY_S)  # or else the first one is to come first
+            case.nap(VISIBILITY_S - LEASE_S, VISIBILITY_S)  # a negative control needs the first worker to be faster
         worker.send_all(signal.SIGCONT)
         if case.without:
             case.nap(1, 1.5)
