@@ -14,8 +14,8 @@ output: tables, summaries and progress.
 import gc
 import os
 
-# Importing makes 160,000 objects that stay. To look among them for garbage after each 700, as is the default, takes a
-# sixth of the time to start; `worker.process` sets the default again.
+# Imports create 160,000 lasting objects. Searching them for garbage after each 700, the default, takes a sixth of the
+# start-up time; `worker.process` restores the default.
 gc.set_threshold(200_000)
-# pydantic would look through every installed package for a plug-in of its own, at each start, and there is none.
+# At each start pydantic would search every installed package for plug-ins, and there are none.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -1,4 +1,4 @@
-"""Exit codes, which are frozen, and which error ends in which."""
+"""Exit codes, which are frozen, and the exit code of each error."""
 
 from enum import IntEnum
 
@@ -7,18 +7,18 @@ from worker.errors import BrokerUnavailable, WrongPaths
 
 
 class Exit(IntEnum):
-    """What a command's exit code says."""
+    """Exit codes of the program."""
 
     OK = 0  # every file has a terminal status and none is `failed`
-    ERROR = 1  # an error that is understood, told in one line
+    ERROR = 1  # a known error, reported in one line
     USAGE = 2  # the command line is wrong
     SOME_FAILED = 3  # some scans are `failed`
-    UNAVAILABLE = 5  # a service is away: try again later
+    UNAVAILABLE = 5  # a service does not answer: try again later
     INTERRUPTED = 130
 
 
 def explain(error: BaseException) -> tuple[str, Exit] | None:
-    """Return (one line, exit code) for an error that is understood, else None."""
+    """Return (message, exit code) of a known error, else None."""
     if not isinstance(error, NightreadError):
         return None
     message = " ".join(str(error).split())

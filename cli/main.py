@@ -1,6 +1,8 @@
-"""The command table, and the boundary at which every error becomes one line and an exit code."""
+"""The command table, and the boundary where an error becomes one line and an exit code."""
 
 import gc
+import inspect
+import re
 import sys
 from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
@@ -16,10 +18,10 @@ class Command(NamedTuple):
     """A row of the command table.
 
     Attributes:
-        name: as it is typed, after the name of its group where it is in one.
+        name: the command as typed, including its group.
         place: FILE:FUNCTION in `cli.commands`, imported when the command is used.
         help: first line of the function's docstring.
-        panel: heading of the help page.
+        panel: heading on the help page; None in a group.
     """
 
     name: str
@@ -66,10 +68,12 @@ GROUPS: Final = {
 }
 _ROWS: Final = {command.name: command for command in COMMANDS}
 _PROGRAM: Final = "nightread"
+#: Inside a paragraph.
+_LINE_BREAK: Final = re.compile(r"(?<!\n)\n(?!\n)")
 
 
 class CommandTable(TyperGroup):
-    """A group whose help comes from the table; it imports the module of the one command that is used."""
+    """A group of commands: its help comes from the table, and the command that is used is imported."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """Return name, command and remaining arguments, the command imported."""
@@ -79,10 +83,11 @@ class CommandTable(TyperGroup):
 
 
 def load_command(row: Command) -> Any:
-    """Import a command's function and return the command that Typer makes of it."""
-    file, _, function = row.place.partition(":")
+    """Import a command's function and return it as a command; a paragraph of its docstring is wrapped to the screen."""
+    file, _, name = row.place.partition(":")
+    function = getattr(import_module(f"cli.commands.{file}"), name)
     single = typer.Typer(add_completion=False)
-    single.command(row.name.rpartition(" ")[2])(getattr(import_module(f"cli.commands.{file}"), function))
+    single.command(row.name.rpartition(" ")[2], help=_LINE_BREAK.sub(" ", inspect.getdoc(function) or ""))(function)
     return typer.main.get_command(single)
 
 
@@ -120,18 +125,18 @@ def main(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Scores a night's chest X-rays for pneumonia: enqueue folders, score them, query the results.
+    """Score a night's chest X-rays for pneumonia and query the results.
 
     Example: nightread score FOLDER
     """
 
 
 def run() -> NoReturn:
-    """Run the program; the console script's entry."""
+    """Run the program: entry point of the console script."""
     try:
         _call()
     finally:
-        gc.freeze()  # what is left goes with the process: the interpreter would look through all of it for garbage
+        gc.freeze()  # the interpreter would otherwise search all remaining objects for garbage
 
 
 def _call() -> NoReturn:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, said once."""
+"""Arguments and options shared by commands."""
 
 from pathlib import Path
 from typing import Annotated

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from db.engine import reading, write
+from db.engine import make_engine, reading, write
 from nightread.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
@@ -60,6 +60,21 @@ def ensure_schema(engine: Engine) -> None:
         upgrade(engine)
         return
     check_schema(engine)
+
+
+def open_database(url: str) -> Engine:
+    """Return the database of an URL, its schema checked as `ensure_schema` does.
+
+    Args:
+        url: SQLAlchemy URL of an SQLite file or a PostgreSQL database.
+
+    Raises:
+        SchemaOutdated: the database needs `nightread db upgrade`, or a newer release.
+        DatabaseUnavailable: the database does not answer.
+    """
+    engine = make_engine(url)
+    ensure_schema(engine)
+    return engine
 
 
 def check_schema(engine: Engine) -> None:

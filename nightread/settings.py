@@ -246,5 +246,5 @@ def check_shared_broker(settings: Settings, command: str) -> None:
     if not settings.has_shared_broker:
         raise SettingsError(
             f"`{command}` needs a broker that workers share: set NIGHTREAD_BROKER_URL=redis://HOST:6379/0, "
-            "or score in this process with `nightread score`"
+            "or use `nightread score`, which needs none"
         )

@@ -1,7 +1,7 @@
-"""A bundle's card as a person reads it: what it is for and whom it is for first, the technical rest last."""
+"""A bundle's card for people: purpose and limits first, technical facts last."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -9,55 +9,53 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output.tables import make_table
+from nightread.model.card import Card, Gate, Metric, SamePixels
 from nightread.text import show_text
 
-if TYPE_CHECKING:
-    from nightread.model.card import Card, Gate, Metric, SamePixels
-
-#: Prose is wrapped, on a wide terminal and in a file too.
+#: Widest line of prose, in characters; a wider terminal or a file does not change it.
 _WIDTH: Final = 110
 
-#: Figures by their names in a card; others are shown by their own.
+#: Titles of figures; a figure that is not listed keeps its name.
 _FIGURES: Final = {
     "auc": "AUC",
     "ece": "calibration error (ECE)",
     "majority_baseline_accuracy": "accuracy of the majority label",
 }
-#: The operating point at which the trainer computes the figures.
+#: Operating point of the figures.
 _BALANCED: Final = "balanced"
-#: Parts of the split stand side by side as long as there are no more than these.
+#: With more parts of the split, each has rows instead of a column.
 _MOST_PARTS: Final = 2
 
 
-def print_card(card: "Card", console: Console) -> None:
-    """Print a card, wrapped to the console's width and to no more than a page's."""
+def print_card(card: Card, console: Console) -> None:
+    """Print a card, wrapped to the width of the console and to 110 characters at most."""
     width = min(console.width, _WIDTH)
     for part in _describe(card):
-        console.print(part, width=width, soft_wrap=False)  # where there is no terminal, the console would not wrap
+        console.print(part, width=width, soft_wrap=False)  # without a terminal the console would not wrap
 
 
-def _describe(card: "Card") -> Iterator[RenderableType]:
+def _describe(card: Card) -> Iterator[RenderableType]:
     yield Text(card.reference, style="bold")
     yield _text(card.description)
     yield from _section("Intended use", _text(card.intended_use))
     if card.population:
-        yield from _section("Trained on the scans of", _text(card.population))
+        yield from _section("Training population", _text(card.population))
     yield from _section("Limits", _bullets(card.limitations))
     if card.not_tested:
         yield from _section("Not tested", _bullets(card.not_tested))
-    yield from _section("What a score means", _text(_tell_score(card)))
-    yield from _section("What is decided", _bullets(_tell_decisions(card)))
+    yield from _section("Meaning of a score", _text(_tell_score(card)))
+    yield from _section("Decisions", _bullets(_tell_decisions(card)))
     for label, points in card.operating_points.items():
         yield from _section(
             f"Operating points of {show_text(label)}", _tabulate_points(card, label),
-            "" if not points else "The rates with their 95 % intervals: on the calibration part, on which the "
-            "threshold was chosen, and on the hold-out, which had no say in it.",
+            "" if not points else "Rates with 95 % intervals: on the calibration part, which chose the "
+            "threshold, and on the hold-out, which did not.",
         )  # fmt: skip
     whole, subgroups = _split_metrics(card.metrics)
     is_balanced = any(_BALANCED in points for points in card.operating_points.values())
     yield from _section(
         "Figures, with 95 % intervals", _tabulate_metrics(whole),
-        f"Of decisions at one threshold, that of `{_BALANCED}`: nothing is left uncertain." if is_balanced else "",
+        f"Decisions at the threshold `{_BALANCED}` alone: no scan is uncertain." if is_balanced else "",
     )  # fmt: skip
     if subgroups:
         yield from _section("By subgroup", _tabulate_metrics(subgroups))
@@ -65,10 +63,10 @@ def _describe(card: "Card") -> Iterator[RenderableType]:
         yield from _section("Input gate", _text(_tell_gate(card.gate)))
     if card.same_pixels:
         yield from _section(
-            "The same scan, read in another way", _tabulate_same_pixels(card.same_pixels),
-            "How far the scores of two ways to the same scan differ, and how many decisions with them.",
+            "Same scan, other file format", _tabulate_same_pixels(card.same_pixels),
+            "Differences of score and changed decisions between two files of one scan.",
         )  # fmt: skip
-    yield from _section("Where it comes from", _tabulate_origin(card))
+    yield from _section("Origin", _tabulate_origin(card))
 
 
 def _section(title: str, content: RenderableType, note: str = "") -> Iterator[RenderableType]:
@@ -80,7 +78,7 @@ def _section(title: str, content: RenderableType, note: str = "") -> Iterator[Re
 
 
 def _text(content: str, style: str = "") -> Text:
-    """Return text that is shown as it is: a card from elsewhere must not color the screen or move the cursor."""
+    """Return text without markup and control characters: no card may color the screen or move the cursor."""
     return Text(show_text(content), style=style)
 
 
@@ -91,7 +89,7 @@ def _bullets(lines: Iterable[str]) -> Table:
     return table
 
 
-def _tell_score(card: "Card") -> str:
+def _tell_score(card: Card) -> str:
     if card.scaling is None:
         return card.calibration
     scaling = card.scaling
@@ -102,17 +100,17 @@ def _tell_score(card: "Card") -> str:
     )
 
 
-def _tell_decisions(card: "Card") -> Iterator[str]:
+def _tell_decisions(card: Card) -> Iterator[str]:
     if not card.thresholds:
-        yield f"the label with the highest score, of {', '.join(card.labels)}"
+        yield f"highest score of {', '.join(card.labels)}"
     for label, threshold in card.thresholds.items():
         yield f"{label}: score {threshold.high:.4g} and above"
         if threshold.low < threshold.high:
-            yield f"uncertain: score {threshold.low:.4g} to {threshold.high:.4g}, the abstain band, for a person"
+            yield f"uncertain: score {threshold.low:.4g} to {threshold.high:.4g}, the abstain band; needs a reader"
         yield f"{card.negative_decision}: score below {threshold.low:.4g}"
 
 
-def _tabulate_points(card: "Card", label: str) -> Table:
+def _tabulate_points(card: Card, label: str) -> Table:
     table = make_table("", "from", "part", "sensitivity", "specificity", right=("from",))
     for name, point in card.operating_points[label].items():
         for part, rates in (("chosen on", point.chosen_on), ("hold-out", point.hold_out)):
@@ -125,11 +123,11 @@ def _tabulate_points(card: "Card", label: str) -> Table:
 
 
 def _split_metrics(
-    metrics: "Mapping[str, Mapping[str, Metric]]",
-) -> "tuple[dict[str, dict[str, Metric]], dict[str, dict[str, Metric]]]":
-    """Return the figures of whole parts, and those whose names end in a subgroup: `sensitivity (viral)`."""
+    metrics: Mapping[str, Mapping[str, Metric]],
+) -> tuple[dict[str, dict[str, Metric]], dict[str, dict[str, Metric]]]:
+    """Return the figures of whole parts, and those of subgroups, named like `sensitivity (viral)`."""
 
-    def choose(*, subgroups: bool) -> "dict[str, dict[str, Metric]]":
+    def choose(*, subgroups: bool) -> dict[str, dict[str, Metric]]:
         chosen = {
             part: {name: metric for name, metric in told.items() if name.endswith(")") is subgroups}
             for part, told in metrics.items()
@@ -139,8 +137,8 @@ def _split_metrics(
     return choose(subgroups=False), choose(subgroups=True)
 
 
-def _tabulate_metrics(metrics: "Mapping[str, Mapping[str, Metric]]") -> Table:
-    """Return a column a part; a row a part and figure where there are many parts."""
+def _tabulate_metrics(metrics: Mapping[str, Mapping[str, Metric]]) -> Table:
+    """Return a table with a column for each part; of many parts, with a row for each part and figure."""
     if len(metrics) > _MOST_PARTS:
         table = make_table("part", "figure", "value")
         for part, told in metrics.items():
@@ -158,18 +156,18 @@ def _name_figure(name: str) -> str:
     return _FIGURES.get(name, name.replace("_", " "))
 
 
-def _tell_gate(gate: "Gate") -> str:
+def _tell_gate(gate: Gate) -> str:
     share = gate.false_rejection
     return (
-        "A scan that does not look like a frontal chest X-ray is rejected with a reason and gets no score (--no-gate "
-        f"turns this off). Of the hold-out's chest X-rays {share.value:.2%} are rejected ({share.low:.2%} to "
-        f"{share.high:.2%}). Allowed: sides of at most {gate.max_aspect_ratio:.3g} to 1, and features no further than "
-        f"{gate.max_distance:.3g} from those of the training scans (Mahalanobis; theirs lie at about 1). From "
-        f"{gate.doubtful_distance:.3g} on a scan is looked at again, inverted and turned."
+        "Rejects scans that do not look like frontal chest X-rays; they get a reason and no score (--no-gate turns it "
+        f"off). False rejections on the hold-out: {share.value:.2%} ({share.low:.2%} to {share.high:.2%}). Limits: "
+        f"sides of {gate.max_aspect_ratio:.3g} to 1, feature distance {gate.max_distance:.3g} from the training scans "
+        f"(Mahalanobis; theirs is about 1). From {gate.doubtful_distance:.3g} on, a scan is compared again, inverted "
+        "and rotated."
     )
 
 
-def _tabulate_same_pixels(compared: "Mapping[str, SamePixels]") -> Table:
+def _tabulate_same_pixels(compared: Mapping[str, SamePixels]) -> Table:
     numbers = ("scans", "median", "largest", "decisions")
     table = make_table("", *numbers, right=numbers)
     for name, found in compared.items():
@@ -180,7 +178,7 @@ def _tabulate_same_pixels(compared: "Mapping[str, SamePixels]") -> Table:
     return table
 
 
-def _tabulate_origin(card: "Card") -> Table:
+def _tabulate_origin(card: Card) -> Table:
     training, (height, width, channels) = card.training, card.input.shape
     parts = ", ".join(
         f"{part} {count:,}" + (f" ({training.patients[part]:,})" if part in training.patients else "")
@@ -198,8 +196,7 @@ def _tabulate_origin(card: "Card") -> Table:
         "precision": card.precision.value,
         "outputs": ", ".join(output.name for output in card.outputs),
         "parity": _tell_parity(card),
-        "drift": "" if card.drift_reference is None else f"compared with {card.drift_reference.scans:,} scans of the "
-        "hold-out by `nightread drift`",
+        "drift": "" if card.drift_reference is None else f"reference: {card.drift_reference.scans:,} hold-out scans",
         "seed": str(training.seed),
         "created": card.created_at.isoformat(timespec="seconds"),
         "digest": card.digest,
@@ -213,15 +210,15 @@ def _tabulate_origin(card: "Card") -> Table:
     return table
 
 
-def _tell_parity(card: "Card") -> str:
+def _tell_parity(card: Card) -> str:
     if card.conversion is None:
-        return f"at most {card.parity_tolerance:g} from the network as trained"
+        return f"at most {card.parity_tolerance:g} from the trained network"
     found = card.conversion
     return (
-        f"{found.parity:.2g} at most on {found.scans:,} scans, {found.decisions_changed} decisions changed "
-        f"(allowed: {card.parity_tolerance:g})"
+        f"{found.parity:.2g} at most (allowed: {card.parity_tolerance:g}) on {found.scans:,} scans, "
+        f"{found.decisions_changed} decisions changed"
     )
 
 
-def _show(metric: "Metric") -> str:
+def _show(metric: Metric) -> str:
     return f"{metric.value:.3f} ({metric.low:.3f}-{metric.high:.3f})"

@@ -74,12 +74,12 @@ def test_a_card_without_a_terminal_is_wrapped_and_whole():
         "normal: score below 0.4",
         "high-sensitivity 0.2000 chosen on 0.900 (0.890-0.910) 0.800 (0.790-0.810) hold-out 0.900",
         "AUC 0.980 (0.970-0.990) 0.970 (0.960-0.980)",
-        "at one threshold, that of `balanced`",
+        "Decisions at the threshold `balanced` alone",
         "Newborns and adults.",
-        "0.40% are rejected (0.30% to 0.50%)",
-        "no further than 34.5 from those of the training scans (Mahalanobis",
+        "False rejections on the hold-out: 0.40% (0.30% to 0.50%)",
+        "feature distance 34.5 from the training scans (Mahalanobis",
         "224-pixel files 240 0.0043 0.21 3 (1.2%)",
-        "compared with 783 scans",
+        "reference: 783 hold-out scans",
     ],
 )
 def test_a_card_tells(said):
@@ -99,7 +99,7 @@ def test_one_threshold_leaves_no_abstain_band():
 
 def test_of_many_labels_the_highest_score_decides():
     shown = show(labels=["bacterial", "normal", "viral"], activation="softmax", thresholds={})
-    assert "the label with the highest score, of bacterial, normal, viral" in shown
+    assert "highest score of bacterial, normal, viral" in shown
 
 
 def test_what_a_card_does_not_have_is_not_shown():
