@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from functools import partial
 
 import pytest
@@ -18,10 +19,10 @@ from nightread.settings import read_settings
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
 from tests.worker_factories import add_run_of, fetch_info, run_process, write_scans
 from worker.jobs import job as job_module
-from worker.process import WorkerProcess
 from worker.runs import enqueue, forks
 from worker.runs.embedded import close_orphans, retry_here, run_embedded, score_paths
 from worker.runs.enqueue import describe_owner, describe_settings
+from worker.runs.forks import WORTH_A_FORK
 
 
 @pytest.fixture
@@ -145,39 +146,44 @@ def test_an_error_that_nobody_foresaw_does_not_stop_the_run(process, tmp_path, m
     assert "out of the blue" in caplog.text
 
 
-class TestForks:
-    """That they work is told by tests/e2e/test_forks.py; here is when there are none."""
+@pytest.mark.parametrize(
+    ("device", "cores", "scans", "count"),
+    [
+        ("cpu", 2, 2 * WORTH_A_FORK, 2),
+        ("cpu", 2, 2 * WORTH_A_FORK - 1, 0),
+        ("cpu", 1, 100 * WORTH_A_FORK, 0),
+        ("cuda", 2, 100 * WORTH_A_FORK, 0),
+    ],
+)
+def test_a_large_run_on_a_cpu_is_worth_a_fork_per_core(device, cores, scans, count):
+    assert forks.count_forks(device, cores, scans) == count
+
+
+class TestWithoutForks:
+    """Runs that threads score; tests/e2e/test_forks.py has those of forks."""
 
     @pytest.fixture
     def alone(self, monkeypatch):
-        """Whatever threads the tests have, and however small the run is."""
+        """A process that may fork, whatever threads the tests have, and a run that is large enough for it."""
         monkeypatch.setattr(forks, "_is_alone", lambda: True)
         monkeypatch.setattr(forks, "WORTH_A_FORK", 1)
 
-    @pytest.fixture
-    def made(self, monkeypatch):
-        made = []
-        monkeypatch.setattr(forks, "Fork", lambda process, others: made.append(process) or Unborn())
-        return made
-
-    def test_there_is_one_for_each_core(self, process, alone, made):
+    def test_a_process_with_other_threads_does_not_fork(self, process):
         process.open_default()
-        assert len(forks.fork_workers(process, 2)) == len(made) == process.threads
+        stop = threading.Event()
+        other = threading.Thread(target=stop.wait)
+        other.start()
+        try:
+            assert forks.fork_workers(process, 100 * WORTH_A_FORK) == []
+        finally:
+            stop.set()
+            other.join()
 
-    @pytest.mark.parametrize("why", ["few scans", "one core", "other threads", "a GPU", "no Linux"])
-    def test_there_is_none_where_threads_do_as_well_or_must_do(self, process, alone, made, monkeypatch, why):
+    def test_a_system_other_than_linux_does_not_fork(self, process, alone, monkeypatch):
         process.open_default()
-        match why:
-            case "one core":
-                process.threads = 1
-            case "other threads":
-                monkeypatch.setattr(forks, "_is_alone", lambda: False)
-            case "a GPU":
-                monkeypatch.setattr(WorkerProcess, "device", "cuda")
-            case "no Linux":
-                monkeypatch.setattr(sys, "platform", "darwin")
-        assert forks.fork_workers(process, 1 if why == "few scans" else 100) == []
-        assert made == []
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(os, "fork", fail_with(AssertionError("forked")))
+        assert forks.fork_workers(process, 100) == []
 
     def test_threads_score_where_there_can_be_no_more_processes(self, process, alone, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(os, "fork", fail_with(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")))
@@ -185,11 +191,6 @@ class TestForks:
         run_embedded(process, run_id, nothing)
         assert count(process.engine, run_id) == RunCounts(scored=4)
         assert "Resource temporarily unavailable" in caplog.text
-
-
-class Unborn:
-    def wait(self):
-        pass
 
 
 def fail_with(error):

@@ -131,12 +131,13 @@ def fork_workers(process: WorkerProcess, scans: int) -> list[Fork]:
         process: with the run's model opened, and with nothing under way. Its connections are closed.
         scans: how many there are to score.
     """
-    if sys.platform != "linux" or not _is_worth_it(process, scans) or not _is_alone():
+    count = count_forks(process.device, process.threads, scans)
+    if not count or sys.platform != "linux" or not _is_alone():
         return []
     process.engine.dispose()
     forks: list[Fork] = []
     try:
-        for _ in range(process.threads):
+        for _ in range(count):
             forks.append(Fork(process, forks))
     except OSError as error:
         _log.warning("no process to score in could be started (%s): scoring on threads", error.strerror)
@@ -155,8 +156,9 @@ def end_forks(forks: Sequence[Fork]) -> None:
         fork.end()
 
 
-def _is_worth_it(process: WorkerProcess, scans: int) -> bool:
-    return process.device == "cpu" and process.threads > 1 and scans >= WORTH_A_FORK * process.threads
+def count_forks(device: str, cores: int, scans: int) -> int:
+    """Return how many forks a run is worth: one per core on a CPU, none for a small run, one core or a GPU."""
+    return cores if device == "cpu" and cores > 1 and scans >= WORTH_A_FORK * cores else 0
 
 
 def _is_alone() -> bool:
