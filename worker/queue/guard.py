@@ -125,7 +125,7 @@ def clean_message(message: Any) -> dict[str, Any]:
     task_id, tag = headers.get("id"), properties.get("delivery_tag")
     if not all(isinstance(value, str) and _ID.fullmatch(value) for value in (task_id, tag)):
         raise Refused("no id")
-    arguments = _read_arguments(message.get("body"))
+    arguments = [_read_job_id(message.get("body"))]
     return {
         "body": _encode([arguments, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
         "content-encoding": "utf-8",
@@ -149,7 +149,7 @@ def _take_object(message: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _read_arguments(body: Any) -> list[str]:
+def _read_job_id(body: Any) -> str:
     if not isinstance(body, str) or len(body) > _LONGEST_BODY:
         raise Refused("no body of the right kind")
     try:
@@ -158,7 +158,7 @@ def _read_arguments(body: Any) -> list[str]:
         raise Refused("a body that cannot be read") from None
     match decoded:
         case [[str(job_id)], *_] if _JOB_ID.fullmatch(job_id):
-            return [job_id]
+            return job_id
     raise Refused("wrong arguments")
 
 

@@ -1,6 +1,6 @@
-"""Scoring a run here and now: the same jobs, leases and tables as in a cluster, with a queue in memory.
+"""Embedded runs: scored by the process that creates them, with the jobs, leases and tables of a cluster.
 
-So what is tried on a laptop is what runs at night; nothing but the broker is missing, since nobody has to be told.
+So a laptop tries the very code that runs at night. Only the broker is missing, since no other process needs a message.
 """
 
 import logging
@@ -37,12 +37,12 @@ from worker.runs.job_pool import Crew
 
 _log = logging.getLogger(__name__)
 
-#: On threads: while the results of one job are committed, they have the scans of the next. Three gained nothing.
+#: Jobs at once on threads: one is decoded and scored while the other is committed. Three are not faster.
 _JOBS_AT_ONCE: Final = 2
 _POLL_S = 0.25
-#: Counting a large run takes its time, of which the scoring must not lose much.
+#: The pause between two looks at the counts is at least this many times the duration of a look.
 _POLL_SHARE = 20
-#: A job that was taken from the table and not claimed in this time is taken again, should its thread have failed.
+#: A job that no thread has claimed in this time is taken from the table again: its thread may have failed.
 _RETAKE_S = 10.0
 
 
@@ -53,21 +53,21 @@ def score_paths(
     name: str | None = None,
     on_progress: Callable[[RunCounts], None] = lambda _: None,
 ) -> RunInfo:
-    """Score everything below `paths` in this process, as `nightread score` does; returns the run as it ended.
+    """Score everything below `paths` in this process, as `nightread score` does; returns the ended run.
 
     Args:
         settings: database, model, device, roots and the rest; the broker is not used.
         paths: files and folders.
-        name: for people; the first path's own name where None.
+        name: for people; None: name of the first path.
         on_progress: called several times a second with the run's counts.
 
     Raises:
         WrongPaths: a path is missing, or outside the roots.
         NothingToScore: there is no scan below the paths.
-        ModelError: the model's bundle is missing, damaged or not reproduced here.
-        DeviceError: the device that was asked for is not active.
-        DatabaseError: the database went away; the run can be retried.
-        KeyboardInterrupt: after the jobs under way were committed and the rest of the run cancelled.
+        ModelError: the model's bundle is missing or damaged, or its scores are not reproduced here.
+        DeviceError: the requested device is not active.
+        DatabaseError: the database failed; the run can be retried.
+        KeyboardInterrupt: after running jobs were committed and the rest of the run was cancelled.
     """
     process = WorkerProcess(settings)
     try:
@@ -79,13 +79,13 @@ def score_paths(
 def begin_run(process: WorkerProcess, paths: Sequence[Path], *, name: str | None = None) -> str:
     """Write a run over everything below `paths` for this process to score; returns its id.
 
-    Runs of processes of this host that were killed are closed first: what they have scored is reused, and scans that
-    they were at are decoded in isolation.
+    Orphaned runs of this host are closed first: their predictions are reused, and scans of the jobs that were running
+    when their process died are decoded in a sandbox.
 
     Args:
         process: settings and database; the run's model is opened.
         paths: files and folders.
-        name: for people; the first path's own name where None.
+        name: for people; None: name of the first path.
 
     Raises:
         NightreadError: see `score_paths`.
@@ -103,19 +103,18 @@ def retry_here(process: WorkerProcess, run: RunInfo) -> int:
 
     Raises:
         ModelError: this machine cannot serve the run's model; nothing is queued then.
-        DeviceError: the device that was asked for is not active.
+        DeviceError: the requested device is not active.
     """
     process.find_scorer(run)
     return requeue_failed(process.engine, process.settings, run, embedded=True)
 
 
 def gather_crew(process: WorkerProcess, run_id: str) -> Crew:
-    """Return who is to work on a run: forks of this process where it is large enough for them, else its threads.
+    """Start the threads or forks that score an embedded run: forks for a large run, else threads.
 
     Args:
-        process: settings, database, threads and the run's model, opened already. It works on nothing but such runs
-            from now on.
-        run_id: a run that was made with `embedded`.
+        process: of this run, with its model opened; from now on it takes jobs of embedded runs.
+        run_id: of an embedded run.
     """
     process.embedded = True
     counts, _ = _look(process.engine, run_id)
@@ -127,23 +126,23 @@ def gather_crew(process: WorkerProcess, run_id: str) -> Crew:
 def run_embedded(
     process: WorkerProcess, run_id: str, on_progress: Callable[[RunCounts], None], crew: Crew | None = None
 ) -> RunInfo:
-    """Work on one run until it has ended; returns it as it is then.
+    """Score one run to its end; returns the ended run.
 
     Args:
-        process: see `gather_crew`.
-        run_id: the same.
-        on_progress: is called several times a second with the run's counts.
-        crew: of `gather_crew`, which must be called before there are other threads; gathered here where None.
+        process: of this run, with its model opened.
+        run_id: of an embedded run.
+        on_progress: called several times a second with the run's counts.
+        crew: from `gather_crew`, which must run before this process starts other threads; None: gathered here.
 
     Raises:
-        KeyboardInterrupt: after the jobs under way were committed and the rest of the run cancelled.
-        DatabaseError: the database went away; the run can be retried.
+        KeyboardInterrupt: after running jobs were committed and the rest of the run was cancelled.
+        DatabaseError: the database failed; the run can be retried.
     """
     crew = crew or gather_crew(process, run_id)
     try:
         _follow(process, crew, run_id, on_progress)
     except KeyboardInterrupt:
-        _log.info("interrupted: the jobs under way are finished first")
+        _log.info("interrupted: running jobs are finished first")
         raise
     finally:
         crew.stop()
@@ -157,14 +156,14 @@ def _follow(process: WorkerProcess, crew: Crew, run_id: str, on_progress: Callab
     retake_s = min(_RETAKE_S, settings.lease_s)
     room = settings.queue_high_water
     while True:
-        crew.runs_low.clear()  # before the look: what is set from now on brings the next one
+        crew.runs_low.clear()  # before the look, so that a later end of a job causes another look
         if crew.is_short:
             crew.put(write(engine, lambda connection: take_due_jobs(connection, room, retake_s, run_id=run_id)))
         started = time.monotonic()
         counts, status = _look(engine, run_id)
         looked_s = time.monotonic() - started
         if not counts.queued and status in {RunStatus.QUEUED, RunStatus.RUNNING}:
-            write(engine, close_finished_runs)  # nobody sweeps here, should a job have failed to close its run
+            write(engine, close_finished_runs)  # no sweeper does it here if the last job has failed to
         on_progress(counts)
         if status in {RunStatus.FINISHED, RunStatus.CANCELLED}:
             return
@@ -178,16 +177,16 @@ def _look(engine: Engine, run_id: str) -> tuple[RunCounts, RunStatus]:
 
 
 def _cancel_rest(engine: Engine, run_id: str, *, crashed: bool = False) -> int:
-    """Account for the scans of a run that was interrupted; changes nothing where the run has ended."""
+    """Cancel the open scans of an interrupted run and return how many; an ended run does not change."""
     code, text = Reason.CANCELLED.value, "the run was interrupted before this scan"
     return write(engine, lambda connection: cancel_run(connection, run_id, code, text, crashed=crashed))
 
 
 def close_orphans(engine: Engine) -> int:
-    """Account for runs of `nightread score` whose process was killed on this host; returns how many.
+    """Cancel the open embedded runs whose process was killed on this host; returns how many.
 
-    Their predictions stay, so that the same folder again goes on where they stopped; what they were at when they died
-    is decoded with care from then on.
+    Their predictions stay, so a new run over the same folder continues there. Scans of the jobs that were running are
+    decoded in a sandbox from then on.
     """
     with reading(engine) as connection:
         orphans = [run for run in find_open_embedded_runs(connection) if _is_orphan(run)]

@@ -1,12 +1,10 @@
-"""Working on the jobs of an embedded run in forks of this process, one for each core.
+"""Forks of this process that run the jobs of an embedded run, one per core.
 
-Threads wait for each other: for Python's lock, each time one of them comes back from a decoder. Forks do not, and a
-fork that dies of a scan takes nothing along: its job is tried again, with care. They share the memory of the model with
-this process, as long as nobody writes to it.
+Threads wait for the GIL each time a decoder returns; forks do not. If a scan kills a fork, only its job is retried, in
+a sandbox. Forks share the model's memory with this process.
 
-A fork inherits what the process has in memory, but of its threads only the one that forks. So it is made before there
-are others, and inherits nothing that is tied to them: no connection to the database, and of models only those whose
-session has no threads of its own, that is, on a CPU.
+A fork inherits the memory of the process, but only the thread that forks. So forks are made before other threads exist,
+without open database connections, and only for models on a CPU, whose sessions have no threads of their own.
 """
 
 import contextlib
@@ -33,32 +31,32 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Scans of a run for each core, from which on starting a fork takes less time than it saves.
+#: Smallest number of scans per core for which a fork saves more time than its start takes.
 WORTH_A_FORK: Final = 64
 _END_S: Final = 10.0
-#: How long threads that have ended are waited for until the kernel knows it, too.
+#: Seconds to wait until the kernel has removed ended threads.
 _THREADS_GONE_S: Final = 0.2
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class Fork:
-    """A fork of this process that sees one job after the other through.
+    """A fork of this process that runs one job after another.
 
     Attributes:
-        pipe: this process's end of the pipe to it.
+        pipe: this process's end of the pipe to the fork.
     """
 
     def __init__(self, process: WorkerProcess, others: Sequence["Fork"]) -> None:
-        """Fork.
+        """Fork this process.
 
         Args:
-            process: of which it is a fork; with no connection open.
-            others: forks made before, whose pipes this one is not to hold open.
+            process: state of this process, without an open connection.
+            others: earlier forks, whose pipes this one must close.
 
         Raises:
-            OSError: there can be no more processes.
+            OSError: the system allows no more processes.
         """
-        from multiprocessing import get_context  # where no fork is made, nobody waits for it
+        from multiprocessing import get_context  # imported only if a run is forked
 
         context = get_context("fork")
         self._process = process
@@ -67,7 +65,7 @@ class Fork:
         self._child: ForkProcess = context.Process(
             target=_attend_jobs, args=(process, theirs, closed, os.getpid()), name="nightread-fork", daemon=True
         )
-        # Ctrl-C reaches every process of a terminal: a fork ends the job it is at, as this process tells it to.
+        # Ctrl-C reaches every process of a terminal: a fork ignores it and finishes its job.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._child.start()
@@ -84,7 +82,7 @@ class Fork:
             self._bury()
 
     def attend(self, job_id: str) -> None:
-        """Have the fork see one job through; once it has died, this process does so in its place."""
+        """Run one job in the fork; if the fork has died, in this process."""
         if self._is_dead:
             attend_job(self._process, job_id)
             return
@@ -99,12 +97,12 @@ class Fork:
         self._is_dead = True
         self._child.join(_END_S)
         _log.error(
-            "a process that scores has died (%s); what it was at is tried again, with care",
+            "a scoring process has died (%s); its job is retried in a sandbox",
             "no exit yet" if self._child.exitcode is None else name_end(self._child.exitcode),
         )
 
     def _take_back(self, job_id: str) -> None:
-        """Queue the job again at which the fork has died; nobody else would before its lease has run out."""
+        """Queue the job of a dead fork again, without waiting for its lease to expire."""
         holder = self._process.name_of(self._child.pid or 0)
         retry_in_s = backoff_s(1)
         try:
@@ -113,11 +111,11 @@ class Fork:
             _log.error("job %s: %s", job_id, error)
 
     def tell_to_end(self) -> None:
-        """Have the fork end after the job it is at."""
+        """Let the fork end after its running job."""
         self.pipe.close()
 
     def end(self) -> None:
-        """Wait for the fork's end, or bring it about."""
+        """Wait for the fork to end, and kill it after a while."""
         self._child.join(_END_S)
         if self._child.is_alive():
             self._child.kill()
@@ -125,11 +123,11 @@ class Fork:
 
 
 def fork_workers(process: WorkerProcess, scans: int) -> list[Fork]:
-    """Return a fork for each core that `process` is to use; none where its own threads do as well, or must do.
+    """Return one fork per core for a large run; none if threads are as good or forking is not possible.
 
     Args:
-        process: with the run's model opened, and with nothing under way. Its connections are closed.
-        scans: how many there are to score.
+        process: state of this process, with the run's model opened and no running job. Its connections are closed.
+        scans: number of scans to score.
     """
     count = count_forks(process.device, process.threads, scans)
     if not count or sys.platform != "linux" or not _is_alone():
@@ -140,7 +138,7 @@ def fork_workers(process: WorkerProcess, scans: int) -> list[Fork]:
         for _ in range(count):
             forks.append(Fork(process, forks))
     except OSError as error:
-        _log.warning("no process to score in could be started (%s): scoring on threads", error.strerror)
+        _log.warning("no scoring process could be started (%s): scoring on threads", error.strerror)
         end_forks(forks)
         return []
     for fork in forks:
@@ -149,7 +147,7 @@ def fork_workers(process: WorkerProcess, scans: int) -> list[Fork]:
 
 
 def end_forks(forks: Sequence[Fork]) -> None:
-    """End forks whose jobs have ended."""
+    """End forks after their running jobs."""
     for fork in forks:
         fork.tell_to_end()
     for fork in forks:
@@ -162,7 +160,7 @@ def count_forks(device: str, cores: int, scans: int) -> int:
 
 
 def _is_alone() -> bool:
-    """Whether this process has one thread only: of others, a fork inherits the locks they hold and never frees them."""
+    """Return whether this process has one thread: a fork would inherit locks that other threads hold."""
     deadline = time.monotonic() + _THREADS_GONE_S
     while len(list(Path("/proc/self/task").iterdir())) > 1:
         if time.monotonic() > deadline:
@@ -172,14 +170,14 @@ def _is_alone() -> bool:
 
 
 def _attend_jobs(process: WorkerProcess, pipe: "Connection", closed: Sequence["Connection"], parent: int) -> None:
-    """See jobs through that are named over the pipe, until it is closed: a fork's whole life."""
+    """Run the jobs that arrive on the pipe until it is closed; the main function of a fork."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with(parent)
     for end in closed:
         end.close()
     process.begin_as_fork()
-    with reading(process.engine):  # connected before the first job is there
+    with reading(process.engine):  # connects before the first job arrives
         pass
     pipe.send_bytes(b"")
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -190,7 +188,7 @@ def _attend_jobs(process: WorkerProcess, pipe: "Connection", closed: Sequence["C
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies: nobody would wait for its results."""
+    """Let the kernel kill this process when its parent dies, since no one waits for its results."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has died already
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Who works on the jobs of an embedded run, side by side, and the queue from which they are taken."""
+"""Thread pool that runs the jobs of an embedded run."""
 
 import threading
 import time
@@ -6,27 +6,27 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Final
 
-#: Sees one job through, whatever comes of it.
+#: Runs one job; never raises.
 Attend = Callable[[str], object]
 
-#: How long jobs under way are waited for; they are leased, so that nothing is lost where one does not come back.
+#: Seconds to wait for running jobs at the end; a job that does not return is leased, so it is not lost.
 STOP_S: Final = 60.0
 
 
 class Crew:
-    """Threads of this process, each of which sees one job after the other through.
+    """Threads of this process that run jobs from one queue.
 
     Attributes:
-        runs_low: is set at each end of a job while fewer jobs wait than there are threads.
-        size: how many jobs are worked on side by side.
+        runs_low: set after a job while fewer jobs wait than there are threads.
+        size: number of threads.
     """
 
     def __init__(self, members: Sequence[Attend], close: Callable[[], None] = lambda: None) -> None:
-        """Start working.
+        """Start the threads.
 
         Args:
-            members: what each of the threads does with its jobs.
-            close: is called once, when the last job has ended.
+            members: one function for each thread, called with a job's id.
+            close: called once, after the last job.
         """
         self.runs_low = threading.Event()
         self.size = len(members)
@@ -42,25 +42,25 @@ class Crew:
 
     @property
     def is_short(self) -> bool:
-        """Whether fewer jobs wait than are worked on side by side."""
+        """Whether fewer jobs wait than there are threads."""
         return self._queue.qsize() < self.size
 
     def put(self, job_ids: Sequence[str]) -> None:
-        """Have jobs done, in this order."""
+        """Add jobs to the queue, in this order."""
         for job_id in job_ids:
             self._queue.put(job_id)
 
     def check(self) -> None:
-        """Make sure that somebody works.
+        """Check that a thread is alive.
 
         Raises:
-            RuntimeError: nobody does any more.
+            RuntimeError: all threads have ended.
         """
         if not any(thread.is_alive() for thread in self._threads):
             raise RuntimeError("the threads of an embedded run have ended before it")
 
     def stop(self) -> None:
-        """Let the jobs under way end, and take no other."""
+        """Wait for running jobs, and start no other."""
         self._is_stopping = True
         for _ in self._threads:
             self._queue.put(None)
