@@ -21,9 +21,10 @@ from sqlalchemy import Engine
 
 from db.due_jobs import take_due_jobs
 from db.engine import reading, write
-from db.job_results import NewPrediction, ScanOutcome, store_results
+from db.job_results import NewPrediction, store_results
 from db.jobs import claim_job, load_open_scans
 from db.runs import close_finished_runs
+from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.errors import ScanError
 from nightread.inference.batch_tuner import SIZES

@@ -12,24 +12,9 @@ from db.dialects import built_once
 from db.jobs import Claim, bind_claim, end_job, is_claim_current, queue_again
 from db.measurements import NewMeasurement, store_measurements
 from db.tables import jobs, predictions, scans
-from db.tallies import tally_scans
-from db.types import ScanStatus, database_now
+from db.tallies import ScanOutcome, tally_scans
+from db.types import database_now
 from nightread.failpoints import Point, failpoint
-
-
-@dataclass(frozen=True, slots=True)
-class ScanOutcome:
-    """The terminal status of one scan."""
-
-    scan_id: int
-    status: ScanStatus
-    sha256: str | None = None
-    reason_code: str | None = None
-    reason_text: str | None = None
-    reused: bool = False
-    study_uid: str | None = None
-    series_uid: str | None = None
-    instance_uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    Boolean,
-    ColumnElement,
-    Connection,
-    Select,
-    Update,
-    and_,
-    bindparam,
-    case,
-    exists,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Boolean, ColumnElement, Connection, Select, Update, bindparam, case, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.dialects import built_once
@@ -78,11 +64,11 @@ def claim_job(connection: Connection, job_id: str, holder: str, lease_s: float, 
 
 @built_once
 def _claim_one(_: str) -> ReturningUpdate[str, int, int, int]:
-    is_embedded = exists().where(runs.c.id == jobs.c.run_id, runs.c.embedded)
+    is_embedded = select(runs.c.id).where(runs.c.id == jobs.c.run_id, runs.c.embedded).exists()
     return (
         update(jobs)
-        .where(jobs.c.id == bindparam("of_job"), or_(is_due(), has_expired_lease()))
-        .where(or_(bindparam("may_be_embedded", type_=Boolean()), ~is_embedded))
+        .where(jobs.c.id == bindparam("of_job"), is_due() | has_expired_lease())
+        .where(bindparam("may_be_embedded", type_=Boolean()) | ~is_embedded)
         .values(
             status=JobStatus.LEASED,
             attempts=jobs.c.attempts + 1,
@@ -223,10 +209,8 @@ def suspect_jobs(connection: Connection, run_id: str) -> int:
 
 def is_claim_current() -> ColumnElement[bool]:
     """Match the job that the claim among the parameters of `bind_claim` still holds."""
-    return and_(
-        jobs.c.id == bindparam("of_job"), jobs.c.lease_token == bindparam("of_token"),
-        jobs.c.status == JobStatus.LEASED,
-    )  # fmt: skip
+    is_claimed = (jobs.c.id == bindparam("of_job")) & (jobs.c.lease_token == bindparam("of_token"))
+    return is_claimed & (jobs.c.status == JobStatus.LEASED)
 
 
 def bind_claim(claim: Claim) -> dict[str, Any]:

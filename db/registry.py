@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from db.dialects import insert_ignoring, wait_for_advisory_lock
 from db.tables import models, stage_changes
@@ -123,7 +123,7 @@ def refuse_retired(connection: Connection, digest: str) -> None:
         WrongStage: it is retired.
     """
     # FOR SHARE: creating a run and retiring its model exclude each other.
-    row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update(read=True)).first()
+    row = connection.execute(select(models).where(models.c.digest == digest).with_for_update(read=True)).first()
     if row is not None and row.stage is ModelStage.RETIRED:
         raise WrongStage(explain_retired(f"{row.name}@{row.version}"))
 
@@ -138,20 +138,22 @@ def explain_retired(reference: str) -> str:
 
 def find_model(connection: Connection, name: str, version: str) -> StoredModel | None:
     """Return the model of a name and version; None if this database does not have it."""
-    row = connection.execute(_select_models().where(models.c.name == name, models.c.version == version)).first()
-    return None if row is None else _to_model(row)
+    return _find(connection, models.c.name == name, models.c.version == version)
 
 
 def find_production(connection: Connection) -> StoredModel | None:
     """Return the production model; None if there is none."""
-    row = connection.execute(_select_models().where(models.c.stage == ModelStage.PRODUCTION)).first()
+    return _find(connection, models.c.stage == ModelStage.PRODUCTION)
+
+
+def _find(connection: Connection, *wanted: ColumnElement[bool]) -> StoredModel | None:
+    row = connection.execute(select(models).where(*wanted)).first()
     return None if row is None else _to_model(row)
 
 
 def list_models(connection: Connection) -> list[StoredModel]:
     """Return all models of this database, sorted by name and version."""
-    query = _select_models().order_by(models.c.name, models.c.version)
-    return [_to_model(row) for row in connection.execute(query)]
+    return [_to_model(row) for row in connection.execute(select(models).order_by(models.c.name, models.c.version))]
 
 
 def list_stage_changes(connection: Connection, digest: str | None = None) -> list[StageEntry]:
@@ -235,8 +237,7 @@ def retire_model(connection: Connection, digest: str, request: Request) -> bool:
     Raises:
         WrongStage: it is in production.
     """
-    _wait_for_others(connection)
-    row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update()).one()
+    row = _lock_model(connection, digest)
     if row.stage is ModelStage.PRODUCTION:
         raise WrongStage(
             f"{row.name}@{row.version} is in production: promote another first, then retire it "
@@ -250,25 +251,21 @@ def retire_model(connection: Connection, digest: str, request: Request) -> bool:
 
 def restore_model(connection: Connection, digest: str, request: Request) -> bool:
     """Make a retired model a candidate again; returns whether anything changed."""
-    _wait_for_others(connection)
-    row = connection.execute(_select_models().where(models.c.digest == digest).with_for_update()).one()
-    if row.stage is not ModelStage.RETIRED:
+    if _lock_model(connection, digest).stage is not ModelStage.RETIRED:
         return False
     _change(connection, digest, ModelStage.CANDIDATE, StageCause.RESTORED, request)
     return True
 
 
 def _put_in_production(connection: Connection, digest: str, cause: StageCause, request: Request) -> Turnover:
-    replaced = find_production(connection)
-    if replaced is not None and replaced.digest != digest:
-        _change(connection, replaced.digest, ModelStage.CANDIDATE, StageCause.REPLACED, request)
+    present = find_production(connection)
+    if present is not None and present.digest == digest:
+        return Turnover(present, None)
+    if present is not None:
+        _change(connection, present.digest, ModelStage.CANDIDATE, StageCause.REPLACED, request)
         failpoint(Point.PROMOTE_IN_TRANSACTION)
-    if replaced is None or replaced.digest != digest:
-        _change(connection, digest, ModelStage.PRODUCTION, cause, request)
-    production = find_production(connection)
-    if production is None:
-        raise AssertionError("unreachable: put in production above")
-    return Turnover(production, replaced if replaced is not None and replaced.digest != digest else None)
+    _change(connection, digest, ModelStage.PRODUCTION, cause, request)
+    return Turnover(_to_model(connection.execute(select(models).where(models.c.digest == digest)).one()), present)
 
 
 def _change(connection: Connection, digest: str, stage: ModelStage, cause: StageCause, request: Request) -> None:
@@ -292,8 +289,9 @@ def _wait_for_others(connection: Connection) -> None:
     wait_for_advisory_lock(connection, _STAGE_LOCK)
 
 
-def _select_models() -> Select[Any]:
-    return select(models)
+def _lock_model(connection: Connection, digest: str) -> Row[Any]:
+    _wait_for_others(connection)
+    return connection.execute(select(models).where(models.c.digest == digest).with_for_update()).one()
 
 
 def _to_model(row: Row[Any]) -> StoredModel:

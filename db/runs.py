@@ -8,22 +8,7 @@ from datetime import datetime
 from itertools import chain, repeat
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Exists,
-    Row,
-    Select,
-    and_,
-    bindparam,
-    case,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, func, insert, select, update
 
 from db.bulk import copy_in, write_time
 from db.dialects import built_once
@@ -217,9 +202,8 @@ def list_runs(connection: Connection, limit: int, *, after: str | None = None) -
     query = _select_runs().limit(limit)
     if after is not None:
         created_at = select(runs.c.created_at).where(runs.c.id == after).scalar_subquery()
-        query = query.where(
-            or_(runs.c.created_at < created_at, and_(runs.c.created_at == created_at, runs.c.id > after))
-        )
+        is_of_then = runs.c.created_at == created_at
+        query = query.where((runs.c.created_at < created_at) | (is_of_then & (runs.c.id > after)))
     return [_to_info(row) for row in connection.execute(query)]
 
 
@@ -252,11 +236,15 @@ def _select_open_job(_: str) -> Select[bool]:
 
 
 def _has_ended() -> ColumnElement[bool]:
-    return and_(runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]), ~_open_job_of(runs.c.id))
+    return _is_open() & ~_open_job_of(runs.c.id)
 
 
-def _open_job_of(run_id: ColumnElement[str]) -> Exists:
-    return exists().where(jobs.c.run_id == run_id, jobs.c.status != JobStatus.DONE)
+def _is_open() -> ColumnElement[bool]:
+    return runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING])
+
+
+def _open_job_of(run_id: ColumnElement[str]) -> ColumnElement[bool]:
+    return select(jobs.c.id).where(jobs.c.run_id == run_id, jobs.c.status != JobStatus.DONE).exists()
 
 
 @built_once
@@ -297,7 +285,7 @@ def cancel_run(
     ).rowcount
     connection.execute(
         update(runs)
-        .where(runs.c.id == run_id, runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))
+        .where(runs.c.id == run_id, _is_open())
         .values(status=RunStatus.CANCELLED, finished_at=database_now())
     )
     change_tally(connection, run_id, {(ScanStatus.FAILED.value, reason_code): ended})
@@ -359,8 +347,7 @@ def _lock_run(connection: Connection, run_id: str) -> None:
 
 def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
     """Return the embedded runs that have not ended, whether or not their process is alive."""
-    query = _select_runs().where(runs.c.embedded, runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))
-    return [_to_info(row) for row in connection.execute(query)]
+    return [_to_info(row) for row in connection.execute(_select_runs().where(runs.c.embedded, _is_open()))]
 
 
 def _deal(job_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sqlalchemy import Connection, Insert, Row, Select, bindparam, exists, func, insert, select
 
@@ -124,11 +124,8 @@ def read_tallies(connection: Connection, run_ids: Iterable[str]) -> dict[str, Ru
         sums[run_id][kind, name] = int(count)
         if kind in (*_WITH_SCORE, *_WITH_REASON):
             changed[run_id] = max(changed_at, changed.get(run_id, changed_at))
-    kept = {
-        run_id: tally
-        for run_id, of_run in sums.items()
-        if (tally := _to_tally(of_run, changed.get(run_id))) is not None
-    }
+    made = {run_id: _to_tally(of_run, changed.get(run_id)) for run_id, of_run in sums.items()}
+    kept = {run_id: tally for run_id, tally in made.items() if tally is not None}
     ended = select(runs.c.id).where(runs.c.id.in_(list(kept)), runs.c.finished_at.is_not(None))
     for run_id in connection.execute(ended).scalars():
         if kept[run_id].counts.queued:
@@ -139,17 +136,9 @@ def read_tallies(connection: Connection, run_ids: Iterable[str]) -> dict[str, Ru
 
 @built_once
 def _select_sums(_: str) -> Select[str, str, str, int, datetime]:
-    return (
-        select(
-            tallies.c.run_id,
-            tallies.c.kind,
-            tallies.c.name,
-            func.sum(tallies.c.count),
-            func.max(tallies.c.changed_at, type_=UtcDateTime()),
-        )
-        .where(tallies.c.run_id.in_(bindparam("of_runs", expanding=True)))
-        .group_by(tallies.c.run_id, tallies.c.kind, tallies.c.name)
-    )
+    key = (tallies.c.run_id, tallies.c.kind, tallies.c.name)
+    sums = select(*key, func.sum(tallies.c.count), func.max(tallies.c.changed_at, type_=UtcDateTime()))
+    return sums.where(tallies.c.run_id.in_(bindparam("of_runs", expanding=True))).group_by(*key)
 
 
 def begin_tally(connection: Connection, run_id: str, found: int, refused: Mapping[TallyKey, int]) -> None:
@@ -165,22 +154,22 @@ def begin_tally(connection: Connection, run_id: str, found: int, refused: Mappin
     connection.execute(begun, _make_rows(run_id, 0, {(FOUND, ""): found, **refused}))
 
 
-class Ended(Protocol):
-    """A scan that has just become terminal."""
+@dataclass(frozen=True, slots=True)
+class ScanOutcome:
+    """The terminal status of one scan."""
 
-    @property
-    def scan_id(self) -> int: ...  # noqa: D102
-    @property
-    def status(self) -> ScanStatus: ...  # noqa: D102
-    @property
-    def sha256(self) -> str | None: ...  # noqa: D102
-    @property
-    def reason_code(self) -> str | None: ...  # noqa: D102
-    @property
-    def reused(self) -> bool: ...  # noqa: D102
+    scan_id: int
+    status: ScanStatus
+    sha256: str | None = None
+    reason_code: str | None = None
+    reason_text: str | None = None
+    reused: bool = False
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
 
 
-def tally_scans(connection: Connection, run_id: str, ended: Sequence[Ended]) -> None:
+def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome]) -> None:
     """Add scans that have just become terminal to their run's tally and worklist, last in the caller's transaction.
 
     Predictions are looked up by content rather than through the view: a new database has no statistics, and its planner

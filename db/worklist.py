@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, or_, select, union_all
 
 from db.engine import read_clock
 from db.results import ResultFilter, select_results
@@ -123,9 +123,7 @@ def _find_scored(
     ]
     if not ranges:
         return []
-    merged = union_all(*(select(part) for part in ranges)).subquery()
-    query = select(merged.c.scan_id, merged.c.label).order_by(*merged.c).limit(limit)
-    return [(scan_id, label) for scan_id, label in connection.execute(query)]
+    return [(scan_id, label) for _, scan_id, label in _merge(connection, ranges, limit)]
 
 
 def _split_range(
@@ -162,9 +160,13 @@ def _find_unscored(
     ]
     if not ranges:
         return []
-    merged = union_all(*(select(part) for part in ranges)).subquery()
-    query = select(merged.c.id).order_by(merged.c.id).limit(limit)
-    return [(scan_id, None) for scan_id in connection.execute(query).scalars()]
+    return [(scan_id, None) for (scan_id,) in _merge(connection, ranges, limit)]
+
+
+def _merge(connection: Connection, ranges: list[Subquery], limit: int) -> list[Any]:
+    """Return the first rows of sorted ranges, in the order of their columns."""
+    merged = union_all(*map(select, ranges)).subquery()
+    return list(connection.execute(select(merged).order_by(*merged.c).limit(limit)))
 
 
 def read_progress(connection: Connection) -> Progress:
@@ -172,12 +174,9 @@ def read_progress(connection: Connection) -> Progress:
     open_jobs = connection.execute(select(func.count()).where(jobs.c.status != JobStatus.DONE)).scalar_one()
     newest = select(runs.c.id).limit(_RUNS_LOOKED_AT)
     # Ids are fetched first: with these as subqueries, PostgreSQL would scan the whole table.
-    looked_at = [
-        *connection.execute(newest.where(runs.c.finished_at.is_(None)).order_by(runs.c.created_at.desc())).scalars(),
-        *connection.execute(
-            newest.where(runs.c.finished_at.is_not(None)).order_by(runs.c.finished_at.desc())
-        ).scalars(),
-    ]
+    open_runs = newest.where(runs.c.finished_at.is_(None)).order_by(runs.c.created_at.desc())
+    ended_runs = newest.where(runs.c.finished_at.is_not(None)).order_by(runs.c.finished_at.desc())
+    looked_at = [*connection.execute(open_runs).scalars(), *connection.execute(ended_runs).scalars()]
     now = read_clock(connection)
     changed = [tally.changed_at for tally in read_tallies(connection, looked_at).values() if tally.changed_at]
     then = max(changed, default=None)
@@ -187,10 +186,6 @@ def read_progress(connection: Connection) -> Progress:
 def _follows(place: Position) -> ColumnElement[bool]:
     if place.score is None:
         return and_(results.c.score.is_(None), results.c.scan_id > place.scan_id)
-    same_score = or_(
-        results.c.scan_id > place.scan_id,
-        and_(results.c.scan_id == place.scan_id, results.c.label > place.label),
-    )
-    return or_(
-        results.c.score < place.score, and_(results.c.score == place.score, same_score), results.c.score.is_(None)
-    )
+    is_later_label = and_(results.c.scan_id == place.scan_id, results.c.label > place.label)
+    is_later = and_(results.c.score == place.score, or_(results.c.scan_id > place.scan_id, is_later_label))
+    return or_(results.c.score < place.score, is_later, results.c.score.is_(None))

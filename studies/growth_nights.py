@@ -7,8 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from db.job_results import ScanOutcome
-from db.tallies import tally_scans
+from db.tallies import ScanOutcome, tally_scans
 from db.types import ScanStatus
 
 _WARD = 1_000

@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import Engine, select, text, update
 
 from db.engine import reading, write
-from db.job_results import NewPrediction, ScanOutcome
+from db.job_results import NewPrediction
 from db.jobs import Claim, OpenScan, claim_job, load_open_scans
 from db.measurements import NewMeasurement
 from db.results import count_decisions, count_reasons, find_providers
 from db.runs import NewModel, NewRun, NewScan, create_run
 from db.tables import jobs, runs, scans
-from db.tallies import RunCounts, count_scans, read_tallies
+from db.tallies import RunCounts, ScanOutcome, count_scans, read_tallies
 from db.types import ScanStatus, database_now
 
 MODEL_DIGEST = "d" * 64

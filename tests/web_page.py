@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from starlette.testclient import TestClient
 
 from db.engine import write
-from db.job_results import ScanOutcome, store_results
+from db.job_results import store_results
 from db.runs import close_finished_runs
+from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.settings import Settings
 from tests.db_factories import add_run, claim, job_ids, new_prediction, new_scans, open_scans, scored

@@ -34,13 +34,9 @@ class WorklistFilter:
     def of_run(self, run_id: str) -> ResultFilter:
         """Return the database filter for a run, in the order of the page."""
         return ResultFilter(
-            run_id=run_id,
-            statuses=[self.status] if self.status else [],
-            label=self.label,
-            decision=self.decision,
-            min_score=self.min_score,
+            run_id, [self.status] if self.status else [], self.label, self.min_score, decision=self.decision,
             by_score=True,
-        )
+        )  # fmt: skip
 
     def to_query(self, after: Position | None = None) -> str:
         """Return the URL query for this filter, including "?"; "" without restrictions."""

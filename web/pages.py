@@ -43,14 +43,9 @@ def show_runs(request: Request) -> Response:
         listed = list_runs(connection, RUNS_PER_PAGE + 1, after=after)
         runs, has_more = listed[:RUNS_PER_PAGE], len(listed) > RUNS_PER_PAGE
         tallies = read_tallies(connection, [run.id for run in runs])
-    return render(
-        request,
-        "runs.html",
-        runs=runs,
-        counts={run_id: tally.counts for run_id, tally in tallies.items()},
-        is_first=after is None,
-        last=runs[-1].id if has_more else None,
-    )
+    counts = {run_id: tally.counts for run_id, tally in tallies.items()}
+    last = runs[-1].id if has_more else None
+    return render(request, "runs.html", runs=runs, counts=counts, is_first=after is None, last=last)
 
 
 def show_run(request: Request) -> Response:

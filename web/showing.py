@@ -77,12 +77,9 @@ def show_duration(run: RunInfo) -> str:
 
 
 def _make_templates() -> Environment:
+    loader = FileSystemLoader(_FOLDER / "templates")
     templates = Environment(
-        loader=FileSystemLoader(_FOLDER / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {
         "text": show_text, "path_parts": show_path, "score": show_score, "count": show_count, "time": show_time,

@@ -164,17 +164,11 @@ def read_training_folder(folder: Path) -> TrainingFolder:
             "labels; repeat `nightread train --resume` on the folder"
         )
     thresholds = tuple(card.thresholds[label] for label in card.labels if label in card.thresholds)
+    gate = read_gate(contents[GATE_FILE]) if GATE_FILE in contents else None
+    draft = card.model_dump(mode="json")
+    checkpoint = folder / CHECKPOINT_FILE
     return TrainingFolder(
-        folder / CHECKPOINT_FILE,
-        card.input,
-        card.labels,
-        thresholds,
-        scans,
-        targets,
-        sha256,
-        calibration,
-        card.model_dump(mode="json"),
-        read_gate(contents[GATE_FILE]) if GATE_FILE in contents else None,
+        checkpoint, card.input, card.labels, thresholds, scans, targets, sha256, calibration, draft, gate
     )
 
 

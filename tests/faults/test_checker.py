@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import text
 
 from db.engine import write
-from db.job_results import NewPrediction, ScanOutcome, store_results
+from db.job_results import NewPrediction, store_results
 from db.runs import NewScan, close_finished_runs
+from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.model.bundle import find_bundle, load_bundle
 from tests.db_factories import add_run, claim, job_ids, open_scans, sha256_of

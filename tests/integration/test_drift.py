@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from db.engine import reading, write
-from db.job_results import ScanOutcome, store_results
+from db.job_results import store_results
 from db.measurements import store_measurements
 from db.runs import create_run
+from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.errors import NightreadError
 from nightread.model.drift import summarise

@@ -8,9 +8,10 @@ from sqlalchemy.exc import IntegrityError
 
 from db.contents import find_verdicts
 from db.engine import reading, write
-from db.job_results import ScanOutcome, store_results
+from db.job_results import store_results
 from db.measurements import store_measurements, stream_measured
 from db.tables import measurements
+from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from tests.db_factories import (
     MODEL_DIGEST,

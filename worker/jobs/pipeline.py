@@ -16,10 +16,11 @@ from sqlalchemy import Engine
 
 from db.contents import find_predicted, find_verdicts
 from db.engine import reading
-from db.job_results import NewPrediction, ScanOutcome
+from db.job_results import NewPrediction
 from db.jobs import OpenScan
 from db.measurements import NewMeasurement
 from db.tables import REASON_TEXT_LENGTH
+from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.failpoints import Point, failpoint
 from nightread.inference.batch_scorer import BatchScorer
