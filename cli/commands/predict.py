@@ -1,5 +1,6 @@
 """`predict`: scores single scans."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,10 +8,10 @@ import typer
 
 from cli.exits import Exit
 from cli.options import Device, Json, Model, NoGate
-from cli.output.console import print_json
 from cli.output.tables import make_table, out
 from nightread import api
 from nightread.settings import read_settings
+from nightread.text import show_text
 from worker.registry.choose import choose_without_run
 
 
@@ -32,14 +33,14 @@ def predict(
         raise typer.BadParameter(f"there is no file {absent[0]}")
     rows = list(api.Model(choose_without_run(settings), settings, gate=settings.gate).predict(scans))
     if as_json:
-        print_json([_describe(row) for row in rows])
+        typer.echo(json.dumps([_describe(row) for row in rows]))  # in ASCII: a file's name may be no text
     else:
         table = make_table("scan", "label", "score", "decision")
         for row in rows:
             if row.reason is not None:
-                table.add_row(str(row.path), "", "", f"{row.status}: {row.reason}")
+                table.add_row(show_text(str(row.path)), "", "", f"{row.status}: {row.reason}")
             for label, score in row.scores.items():
-                table.add_row(str(row.path), label, f"{score:.4f}", row.decisions[label])
+                table.add_row(show_text(str(row.path)), label, f"{score:.4f}", row.decisions[label])
         out.print(table)
     if any(row.status == "failed" for row in rows):
         raise typer.Exit(Exit.SOME_FAILED)

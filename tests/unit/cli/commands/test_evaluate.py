@@ -1,4 +1,4 @@
-"""`evaluate` and `predict` with the bundle that ships, in the default installation."""
+"""`evaluate` with the bundle that ships, in the default installation."""
 
 import importlib.util
 import json
@@ -60,26 +60,6 @@ def test_the_figures_are_those_of_the_single_predictions(labelled):
     rows = json.loads(invoke("predict", *files, "--json").stdout)
     called = sum(row["labels"]["pneumonia"]["decision"] == "pneumonia" for row in rows)
     assert told["confusion"][1] == [6 - called, called]
-
-
-def test_scans_are_predicted_one_by_one_and_faults_are_told(labelled, tmp_path):
-    (tmp_path / "letter.txt").write_text("no scan")
-    good = labelled / "NORMAL/IM-0000-0001.png"
-    result = invoke("predict", good, tmp_path / "letter.txt", labelled / "NORMAL/IM-0099-0001.png", "--json")
-    assert result.exit_code == 0  # as `score`: what is rejected is accounted for
-    scored, letter, damaged = json.loads(result.stdout)
-    assert scored["model"] == "pneumonia-cnn75@1"
-    assert 0 <= scored["labels"]["pneumonia"]["score"] <= 1
-    assert (letter["status"], letter["reason"]) == ("rejected", "not-an-image")
-    assert damaged["status"] == "rejected"
-    assert "rejected: not-an-image" in invoke("predict", tmp_path / "letter.txt").stdout
-
-
-@pytest.mark.parametrize(("name", "told"), [("", "nightread score"), ("gone.png", "there is no file")])
-def test_a_folder_and_a_missing_file_are_wrong_usage(tmp_path, name, told):
-    result = invoke("predict", tmp_path / name)
-    assert result.exit_code == 2
-    assert told in " ".join(result.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
