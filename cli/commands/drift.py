@@ -78,7 +78,6 @@ def _print(measured: MeasuredDrift) -> None:
         + (f", {unmeasured:,} not (unreadable, or scored before measurements were stored)" if unmeasured else "")
         + f"; {run.model}, reference: {measured.reference.scans:,} scans of "
         + ("its hold-out" if other is None else f"run {other.id[:8]} ({show_text(other.name)})"),
-        markup=False,
     )
     numbers = ("scans", "median", "reference", "PSI", "critical", "KS", "critical ")
     table = make_table("measurement", *numbers, "", right=numbers)
@@ -93,9 +92,8 @@ def _print(measured: MeasuredDrift) -> None:
         out.print(
             f"input gate: rejects {found.rejected:,} of {found.judged:,} scans ({found.rejected / found.judged:.1%}), "
             f"reference {found.reference_share:.1%}" + (": more than chance explains" if found.is_alarm else ""),
-            markup=False,
         )
-    out.print(_tell(measured), markup=False, style="bold")
+    out.print(_tell(measured), style="bold")
 
 
 def _tell(measured: MeasuredDrift) -> str:

@@ -105,7 +105,7 @@ def _describe_change(change: StageEntry) -> dict[str, Any]:
 
 
 def _print_stages(stage: str | None, changes: list[StageEntry]) -> None:
-    out.print(f"\nstage: {stage or 'none (not in the database yet)'}", markup=False)
+    out.print(f"\nstage: {stage or 'none (not in the database yet)'}")
     if changes:
         table = make_table("time", "what", "stage", "by")
         for change in changes:

@@ -41,7 +41,7 @@ def check(model: Reference = "", as_json: Json = False) -> None:
             + ("; set NIGHTREAD_DEVICE=cpu, or export the bundle again" if checked.session else "")
         )
     if not as_json:
-        out.print("the bundle is complete and reproduces its scores on this machine", markup=False)
+        out.print("the bundle is complete and reproduces its scores on this machine")
 
 
 def _describe_check(checked: Checked) -> dict[str, Any]:

@@ -73,13 +73,13 @@ def _print(shadowed: Shadow, seconds: float) -> None:
     from cli.output.tables import make_table, out  # Rich, which --json does not need
 
     run = shadowed.run
-    out.print(f"run {run.id[:8]} ({show_text(run.name)}): {run.model} -> {shadowed.model}", markup=False)
+    out.print(f"run {run.id[:8]} ({show_text(run.name)}): {run.model} -> {shadowed.model}")
     gone = ", ".join(f"{count:,} {reason}" for reason, count in shadowed.without_score.most_common())
     parts = f"{shadowed.compared:,} compared" + (f" + {gone}" if gone else "")
-    out.print(f"{shadowed.scored:,} scored in the run = {parts}; {shadowed.reused:,} reused", markup=False)
+    out.print(f"{shadowed.scored:,} scored in the run = {parts}; {shadowed.reused:,} reused")
     for shift in shadowed.labels:
         figures = shift.describe()
-        out.print(f"\n{shift.label}", markup=False, style="bold")
+        out.print(f"\n{shift.label}", style="bold")
         table = make_table("scans", "share", "decision", right=("scans", "share"))
         table.add_row(f"{shift.agreed:,}", f"{figures['agreement']:.2%}", "unchanged")
         for flip in figures["flips"]:
@@ -90,7 +90,6 @@ def _print(shadowed: Shadow, seconds: float) -> None:
         out.print(
             f"score change: mean {moved['mean']:+.4f}, mean absolute {moved['mean_absolute']:.4f}, largest "
             f"{moved['largest_absolute']:.4f}; quantiles {quantiles}",
-            markup=False,
         )
         if figures["moved"]:
             most = make_table("score", "", "change", "decision", "scan", right=("score", "change"))
@@ -102,4 +101,4 @@ def _print(shadowed: Shadow, seconds: float) -> None:
                     show_text(one["path"]),
                 )  # fmt: skip
             out.print(most)
-    out.print(f"\n{show_duration(seconds)}; the run and its results are unchanged", markup=False, style="dim")
+    out.print(f"\n{show_duration(seconds)}; the run and its results are unchanged", style="dim")

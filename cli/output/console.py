@@ -44,7 +44,7 @@ def say(message: str, *, style: str | None = None) -> None:
     if (tables := _import_tables()) is None:
         sys.stderr.write(f"{message}\n")
     else:
-        tables.err.print(message, markup=False, style=style)
+        tables.err.print(message, style=style)
 
 
 def _import_tables() -> Any:

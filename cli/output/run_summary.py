@@ -72,17 +72,17 @@ def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> Non
     from cli.output.tables import make_table, out  # Rich, which --json does not need
 
     provider = f" on {summary['provider']}" if summary["provider"] else ""
-    out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}", markup=False)
+    out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}")
     table = make_table("scans", "status", "", right=("scans",))
     table.add_row(f"{summary['scored']:,}", "scored", _detail(tally.decisions, "reused", summary["reused"]))
     for status in ("rejected", "failed"):
         table.add_row(f"{summary[status]:,}", status, _detail(tally.reasons[status]))
     out.print(table)
     skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
-    out.print(reconcile(run.found, tally.counts) + skipped, markup=False)
+    out.print(reconcile(run.found, tally.counts) + skipped)
     if summary["seconds"]:
-        out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s", markup=False)
-    out.print(f"See the results: nightread results {run.id[:8]}", markup=False, style="dim")
+        out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s")
+    out.print(f"See the results: nightread results {run.id[:8]}", style="dim")
 
 
 def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:

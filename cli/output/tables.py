@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -23,10 +24,12 @@ from rich.text import Text
 
 from cli.output.console import Bar
 
+#: Names of files and runs are printed as they are: none of them colors, links or draws anything.
+_make_console = partial(Console, highlight=False, markup=False, emoji=False)
 #: Data. Without a terminal it is as wide as it needs to be: nothing is cut or wrapped.
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 10_000)
+out = _make_console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 10_000)
 #: Messages and progress, on a terminal.
-err = Console(stderr=True, highlight=False)
+err = _make_console(stderr=True)
 
 
 class _RateColumn(ProgressColumn):
