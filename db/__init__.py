@@ -7,6 +7,7 @@ schema: brings the tables up to date.
 dialects: what SQLite and PostgreSQL write differently.
 bulk: many rows in and out.
 runs: makes, finds, closes and cancels runs.
+owner: the process that scores an embedded run.
 jobs: claims, renews and ends jobs.
 due_jobs: jobs to publish, and in-flight messages.
 job_results: stores the results of a job.

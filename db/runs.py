@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, 
 from db.bulk import copy_in, write_time
 from db.dialects import built_once
 from db.engine import read_clock
+from db.owner import Owner, make_owner_columns, read_owner
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
@@ -48,21 +49,6 @@ class NewScan:
     status: ScanStatus = ScanStatus.QUEUED
     reason_code: str | None = None
     reason_text: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The process that scores an embedded run.
-
-    Attributes:
-        host: name of its machine.
-        pid: process id on that machine.
-        started: start time in the kernel's ticks since boot; None if the system does not report it.
-    """
-
-    host: str
-    pid: int
-    started: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +118,7 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
             id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
             embedded=run.embedded, skipped=run.skipped, found=found_count, created_at=database_now(),
             status=RunStatus.QUEUED if queued else RunStatus.FINISHED,
-            finished_at=None if queued else database_now(), **_owner_columns(run.owner),
+            finished_at=None if queued else database_now(), **make_owner_columns(run.owner),
         )
     )  # fmt: skip
     now = read_clock(connection)
@@ -332,7 +318,7 @@ def retry_run(
         update(runs)
         .where(runs.c.id == run_id)
         .values(
-            status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings, **_owner_columns(owner)
+            status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings, **make_owner_columns(owner)
         )
     )  # fmt: skip
     reasons = Counter((ScanStatus.FAILED.value, reason_code) for _, _, reason_code in failed)
@@ -385,21 +371,5 @@ def _to_info(row: Row[Any]) -> RunInfo:
         id=row.id, name=row.name, model=f"{row.model_name}@{row.version}", model_digest=row.model_digest,
         preprocessing=row.preprocessing, sources=row.sources, settings=row.settings, embedded=row.embedded,
         skipped=row.skipped, found=row.found, status=row.status, created_at=row.created_at,
-        finished_at=row.finished_at, owner=_read_owner(row),
+        finished_at=row.finished_at, owner=read_owner(row),
     )  # fmt: skip
-
-
-def _owner_columns(owner: Owner | None) -> dict[str, Any]:
-    if owner is None:
-        return {"host": None, "pid": None, "process_started": None}
-    return {"host": owner.host, "pid": owner.pid, "process_started": owner.started}
-
-
-def _read_owner(row: Row[Any]) -> Owner | None:
-    """Return the owner of an embedded run; releases before schema 0005 kept it among the run's settings."""
-    if not row.embedded:
-        return None
-    host, pid, started = row.host, row.pid, row.process_started
-    if host is None:
-        host, pid, started = (row.settings.get(name) for name in ("host", "pid", "process_started"))
-    return Owner(host, pid, started) if host is not None and isinstance(pid, int) else None

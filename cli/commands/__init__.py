@@ -1,15 +1,28 @@
 """One file for each command, named as it is typed; `cli.main` has the table.
 
-In the order of the help page:
-score, predict, enqueue, retry, cancel, demo
-runs, status, results, drift
-worker, beat, sweep
-train, evaluate, export, shadow
-data: data fetch
-models: models list, show
-models_check: models check
-models_import: models import
-models_stage: models promote, rollback, retire
-doctor, bench
-db: db upgrade
+score: scores scans in this process.
+predict: scores single scans.
+enqueue: creates a run for workers.
+retry: queues the failed scans of a run again.
+cancel: ends a run.
+demo: draws a night of synthetic scans and scores it.
+runs: lists the runs.
+status: shows the progress of a run.
+results: prints or exports the results of a run.
+drift: compares a run's scans with the training data or with another run.
+worker: scores jobs.
+beat: sweeps on time.
+sweep: publishes lost jobs now.
+train: trains a network on labelled scans.
+evaluate: computes a network's metrics on labelled scans.
+export: converts a trained network into a model bundle.
+shadow: scores a past run with another model.
+data: `data fetch` downloads a data set.
+models: `models list` and `models show`, the registry of model bundles.
+models_check: `models check` checks a bundle on this machine.
+models_import: `models import` imports a bundle or an ONNX file.
+models_stage: `models promote`, `rollback` and `retire`, the stages of models.
+doctor: checks what a host needs before its first night.
+bench: measures scoring speed against the limit of this machine.
+db: `db upgrade` brings the database to this release's schema.
 """

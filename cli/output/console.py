@@ -11,12 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-
-class Bar:
-    """A progress bar that shows nothing."""
-
-    def set(self, completed: int, total: int, description: str | None = None) -> None:
-        """Show `completed` of `total`."""
+from cli.output.bar import Bar
 
 
 @contextmanager

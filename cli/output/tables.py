@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from cli.output.console import Bar
+from cli.output.bar import Bar
 
 #: Names of files and runs are printed as they are: none of them colors, links or draws anything.
 _make_console = partial(Console, highlight=False, markup=False, emoji=False)

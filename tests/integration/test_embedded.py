@@ -10,8 +10,9 @@ from functools import partial
 import pytest
 
 from db.engine import reading, write
+from db.owner import Owner
 from db.results import ResultFilter, stream_results
-from db.runs import Owner, cancel_run, find_run, retry_run
+from db.runs import cancel_run, find_run, retry_run
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.machine import read_start

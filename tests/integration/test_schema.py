@@ -16,8 +16,9 @@ from sqlalchemy import inspect, select, text
 import db.migrations.partial_indexes  # completes the metadata
 import db.schema
 from db.engine import make_engine, reading, write
+from db.owner import Owner
 from db.registry import find_production, list_stage_changes
-from db.runs import Owner, find_run
+from db.runs import find_run
 from db.schema import REVISION, ensure_schema, read_revision, upgrade
 from db.tables import jobs, metadata, results
 from db.types import database_now

@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 import db.runs
 from db.engine import reading, write
-from db.runs import NewRun, NewScan, Owner, RunInfo, create_run, find_run
+from db.owner import Owner
+from db.runs import NewRun, NewScan, RunInfo, create_run, find_run
 from db.tables import RUN_NAME_LENGTH
 from db.types import ScanStatus
 from nightread.failpoints import Point, failpoint

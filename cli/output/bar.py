@@ -1,0 +1,8 @@
+"""What a progress bar can do, without Rich."""
+
+
+class Bar:
+    """A progress bar that shows nothing."""
+
+    def set(self, completed: int, total: int, description: str | None = None) -> None:
+        """Show `completed` of `total`."""
