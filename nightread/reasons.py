@@ -21,6 +21,7 @@ class Reason(StrEnum):
     MULTI_FRAME = "multi-frame"
     NOT_A_RADIOGRAPH = "not-a-radiograph"
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"
+    FOR_PROCESSING = "for-processing"
     COLOR_PHOTOGRAPH = "color-photograph"
     DOCUMENT = "document"
     ASPECT_RATIO = "aspect-ratio"

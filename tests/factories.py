@@ -152,7 +152,7 @@ def _replace_syntax(data: bytes, syntax: str) -> bytes:
 def make_table(values, *, first: int = 0, bits: int = 16, keyword: str = "VOILUTSequence") -> dict[str, Any]:
     """Return a modality or VOI lookup table as a field for `encode_dicom`."""
     item = Dataset()
-    item.LUTDescriptor = [len(values), first, bits]
+    item.LUTDescriptor = [len(values) % 2**16, first, bits]
     item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
     item.add_new("LUTData", "OW", np.asarray(values, "<u2").tobytes())
     return {keyword: [item]}

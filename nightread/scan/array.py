@@ -2,8 +2,8 @@
 
 from typing import Final
 
+from nightread.scan.brightness import find_white
 from nightread.scan.decode import check_content
-from nightread.scan.raster import guess_white
 from nightread.scan.scan import Pixels, Scan, check_size
 
 #: White by kind and bytes of a dtype, in either byte order; None where the pixels decide.
@@ -27,8 +27,7 @@ def read_array(pixels: Pixels, *, max_pixels: int) -> Scan:
     """Return an array as a scan, with black and white by its dtype.
 
     uint8 is shown from 0 (black) to 255 (white), floating point from 0.0 to 1.0, and values beyond are clipped. uint16
-    is shown from 0 to the largest value of as many bits as the brightest pixel needs, of 8, 10, 12, 14 or 16: as a
-    16-bit PNG of the same pixels.
+    is shown from 0 to the largest value of the bits in use, as a 16-bit PNG of the same pixels is.
 
     Args:
         pixels: (H, W), see `check_array`.
@@ -40,6 +39,6 @@ def read_array(pixels: Pixels, *, max_pixels: int) -> Scan:
     height_px, width_px = pixels.shape
     check_size(width_px, height_px, max_pixels)
     white = _WHITES[pixels.dtype.str[1:]]
-    scan = Scan(pixels, 0.0, guess_white(pixels) if white is None else white, None, width_px, height_px)
+    scan = Scan(pixels, 0.0, find_white(pixels) if white is None else white, None, width_px, height_px)
     check_content(scan)
     return scan

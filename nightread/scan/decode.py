@@ -4,7 +4,7 @@ import math
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
-from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
+from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, name_other, sniff
 from nightread.scan.raster import read_raster, silence_decoders
 from nightread.scan.scan import Scan
 
@@ -30,7 +30,7 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors
     """
     kind = sniff(data[:SNIFF_BYTES])
     if isinstance(kind, NoScan):
-        raise _explain_kind(kind)
+        raise _explain_kind(kind, name_other(data[:SNIFF_BYTES]))
     if kind is Format.DICOM:
         from nightread.scan.dicom import read_dicom  # 0.2 s to import, and most folders hold no DICOM
 
@@ -57,9 +57,15 @@ def check_content(scan: Scan) -> None:
         raise UnreadableScan(Reason.DAMAGED, "black and white are too close to each other")
 
 
-def _explain_kind(kind: NoScan) -> UnreadableScan | UnsupportedScan:
+def _explain_kind(kind: NoScan, name: str) -> UnreadableScan | UnsupportedScan:
+    if kind is NoScan.ARCHIVE:
+        return UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT, f"a {name}; JPEG, PNG, TIFF and DICOM files are read: unpack it into the folder"
+        )
     if kind is NoScan.OTHER_IMAGE:
         return UnsupportedScan(
-            Reason.UNSUPPORTED_FORMAT, "the image has another format; supported are JPEG, PNG, TIFF and DICOM"
+            Reason.UNSUPPORTED_FORMAT,
+            f"an image in the format {name}; JPEG, PNG, TIFF and DICOM are read: convert it, for instance with "
+            "`magick IN OUT.png`",
         )
     return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is not JPEG, PNG, TIFF or DICOM")

@@ -1,9 +1,10 @@
 """File formats, recognised by magic numbers and never by file name."""
 
+import struct
 from enum import StrEnum
 
-#: Number of bytes that `sniff` needs: the magic number of DICOM is at byte 128, that of tar at 257.
-SNIFF_BYTES = 264
+#: Bytes from the start of a file that `sniff` wants to see: a DICOM file says so at byte 128, a NIfTI file at 344.
+SNIFF_BYTES = 352
 
 
 class Format(StrEnum):
@@ -32,27 +33,64 @@ _SCANS: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"II+\x00", Format.TIFF),  # BigTIFF
     (0, b"MM\x00+", Format.TIFF),
 )
-# All magics of an entry must match: two letters alone would take a text that begins with "BM" for a bitmap.
-_OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan], ...] = (
-    (((0, b"GIF87a"),), NoScan.OTHER_IMAGE),
-    (((0, b"GIF89a"),), NoScan.OTHER_IMAGE),
-    (((0, b"BM"), (6, b"\0\0\0\0"), (15, b"\0\0\0")), NoScan.OTHER_IMAGE),
-    (((0, b"8BPS\0"),), NoScan.OTHER_IMAGE),  # Photoshop
-    (((0, b"RIFF"), (8, b"WEBP")), NoScan.OTHER_IMAGE),
-    *((((4, b"ftyp" + brand),), NoScan.OTHER_IMAGE) for brand in (b"heic", b"heix", b"mif1", b"msf1", b"avif")),
-    (((0, b"\0\0\0\x0cjP  \r\n\x87\n"),), NoScan.OTHER_IMAGE),  # JPEG 2000
-    (((0, b"\xff\x4f\xff\x51"),), NoScan.OTHER_IMAGE),  # JPEG 2000 code stream
-    (((0, b"\0\0\0\x0cJXL \r\n\x87\n"),), NoScan.OTHER_IMAGE),  # JPEG XL
-    (((0, b"PK\x03\x04"),), NoScan.ARCHIVE),
-    (((0, b"PK\x05\x06"),), NoScan.ARCHIVE),  # an empty one
-    (((0, b"\x1f\x8b"),), NoScan.ARCHIVE),
-    (((0, b"BZh"),), NoScan.ARCHIVE),
-    (((0, b"\xfd7zXZ\0"),), NoScan.ARCHIVE),
-    (((0, b"7z\xbc\xaf\x27\x1c"),), NoScan.ARCHIVE),
-    (((0, b"Rar!\x1a\x07"),), NoScan.ARCHIVE),
-    (((0, b"\x28\xb5\x2f\xfd"),), NoScan.ARCHIVE),  # Zstandard
-    (((257, b"ustar"),), NoScan.ARCHIVE),
-)
+_IMAGE, _ARCHIVE = NoScan.OTHER_IMAGE, NoScan.ARCHIVE
+#: All magics of a row must agree: two letters alone would make a bitmap of a text that begins with "BM".
+_OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan, str], ...] = (
+    (((0, b"GIF87a"),), _IMAGE, "GIF"),
+    (((0, b"GIF89a"),), _IMAGE, "GIF"),
+    (((0, b"BM"), (6, b"\0\0\0\0"), (15, b"\0\0\0")), _IMAGE, "BMP"),
+    (((0, b"8BPS\0"),), _IMAGE, "Photoshop"),
+    (((0, b"RIFF"), (8, b"WEBP")), _IMAGE, "WebP"),
+    *((((4, b"ftyp" + brand),), _IMAGE, "HEIF") for brand in (b"heic", b"heix", b"mif1", b"msf1")),
+    (((4, b"ftypavif"),), _IMAGE, "AVIF"),
+    (((0, b"\0\0\0\x0cjP  \r\n\x87\n"),), _IMAGE, "JPEG 2000"),
+    (((0, b"\xff\x4f\xff\x51"),), _IMAGE, "JPEG 2000"),
+    (((0, b"\0\0\0\x0cJXL \r\n\x87\n"),), _IMAGE, "JPEG XL"),
+    (((0, b"\xff\x0a"),), _IMAGE, "JPEG XL"),
+    (((0, b"II\xbc"),), _IMAGE, "JPEG XR"),
+    *((((0, b"P%d" % kind + blank),), _IMAGE, "PGM or PPM") for kind in (2, 3, 5, 6) for blank in (b"\n", b" ", b"\r")),
+    *((((0, size), (344, magic)), _IMAGE, "NIfTI") for size in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
+      for magic in (b"n+1\0", b"ni1\0")),
+    (((0, b"\x1c\x02\0\0"), (4, b"n+2\0")), _IMAGE, "NIfTI"),
+    (((0, b"ObjectType = Image"),), _IMAGE, "MetaImage"),
+    (((0, b"NRRD000"),), _IMAGE, "NRRD"),
+    (((0, b"\x76\x2f\x31\x01"),), _IMAGE, "OpenEXR"),
+    (((0, b"\x89HDF\r\n\x1a\n"),), _IMAGE, "HDF5"),
+    (((0, b"PK\x03\x04"),), _ARCHIVE, "zip archive"),
+    (((0, b"PK\x05\x06"),), _ARCHIVE, "zip archive"),  # an empty one
+    (((0, b"\x1f\x8b"),), _ARCHIVE, "gzip file"),
+    (((0, b"BZh"),), _ARCHIVE, "bzip2 file"),
+    (((0, b"\xfd7zXZ\0"),), _ARCHIVE, "xz file"),
+    (((0, b"7z\xbc\xaf\x27\x1c"),), _ARCHIVE, "7z archive"),
+    (((0, b"Rar!\x1a\x07"),), _ARCHIVE, "RAR archive"),
+    (((0, b"\x28\xb5\x2f\xfd"),), _ARCHIVE, "Zstandard file"),
+    (((257, b"ustar"),), _ARCHIVE, "tar archive"),
+)  # fmt: skip
+
+
+def _begins_data_set(head: bytes) -> bool:
+    """Whether a DICOM data set begins here, without preamble and perhaps without a meta group (PS3.5 7.1).
+
+    Its first two elements must be of group 2 or 8, in ascending order, with a VR or a length that leads from one to the
+    other.
+    """
+    for order in ("<", ">"):
+        place, before = 0, (0, -1)
+        for _ in range(2):
+            if len(head) < place + 8:
+                return False
+            group, number = struct.unpack_from(f"{order}HH", head, place)
+            vr = head[place + 4 : place + 6]
+            if vr.isalpha() and vr.isupper():
+                (length,) = struct.unpack_from(f"{order}H", head, place + 6)
+            else:
+                (length,) = struct.unpack_from(f"{order}L", head, place + 4)
+            if group not in {0x0002, 0x0008} or (group, number) <= before or length > SNIFF_BYTES:
+                break
+            place, before = place + 8 + length, (group, number)
+        else:
+            return True
+    return False
 
 
 def sniff(head: bytes) -> Format | NoScan:
@@ -60,7 +98,18 @@ def sniff(head: bytes) -> Format | NoScan:
     for offset, magic, scan_format in _SCANS:
         if head.startswith(magic, offset):
             return scan_format
-    for magics, kind in _OTHERS:
+    if _begins_data_set(head):
+        return Format.DICOM
+    return _find_other(head)[0]
+
+
+def name_other(head: bytes) -> str:
+    """Return the name of a format that is recognised and not read, "" for others; takes what `sniff` takes."""
+    return _find_other(head)[1]
+
+
+def _find_other(head: bytes) -> tuple[NoScan, str]:
+    for magics, kind, name in _OTHERS:
         if all(head.startswith(magic, offset) for offset, magic in magics):
-            return kind
-    return NoScan.UNKNOWN
+            return kind, name
+    return NoScan.UNKNOWN, ""

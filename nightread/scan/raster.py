@@ -11,17 +11,19 @@ from PIL.ExifTags import Base
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
+from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
+from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, to_luma
 from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors, Pixels, Scan, check_size
 
-_TIFF_BITS_PER_SAMPLE = 258
-_TIFF_PHOTOMETRIC = 262
-_TIFF_WHITE_IS_ZERO = 0
 _PNG_BIT_DEPTH_AT = 24
-
+_JPEG_END = b"\xff\xd9"
+#: The end marker stands within so many bytes of the end of a whole file; other writers' trailers are longer than none.
+_JPEG_TAIL = 2**16
+#: Stands for data that was never stored.
+_JPEG_OTHER_BITS = b"\xaa" * 64
 #: A JPEG decoder that runs out of data fills the rest with this gray.
 _JPEG_FILL = 128
-#: A scan that ends in this many rows of it was cut short.
 _JPEG_FILL_ROWS = 16
 
 #: Pillow keeps the upper 8 of 16 bits of colors; if their maximum is lower than this, the lower bits held the picture.
@@ -48,13 +50,26 @@ def silence_decoders() -> None:
 
 def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *, with_colors: bool) -> Scan:
     """Decode a JPEG, PNG or TIFF; arguments and errors as in `nightread.scan.decode.read_scan`."""
+    if kind is Format.JPEG:
+        header = read_header(data)
+        if header is not None and (header.codec is not Codec.JPEG or header.bits != 8):
+            return _read_deep_jpeg(data, header, max_pixels, with_colors=with_colors)
+        data = _close_jpeg(data, header, max_pixels)
+    if kind is Format.TIFF:
+        from nightread.scan.tiff import read_tiff  # 0.1 s to import, and most folders hold none
+
+        page = read_tiff(data, max_pixels, with_colors=with_colors)
+        if page is not None:
+            size_px = (page.width_px, page.height_px)
+            return Scan(page.pixels, page.black, page.white, kind, *size_px, colors=page.colors)
     try:
         # The allow-list excludes Pillow's forty other parsers, some of which run programs.
         with Image.open(BytesIO(data), formats=(kind.name,)) as image:
             width_px, height_px = image.size
             check_size(width_px, height_px, max_pixels)
-            if getattr(image, "is_animated", False):  # unlike n_frames, does not read every page
-                raise UnsupportedScan(Reason.MULTI_FRAME, "the file has several frames or pages; a scan has one")
+            is_checked = kind is Format.TIFF or (kind is Format.JPEG and _has_preview(image))
+            if not is_checked and getattr(image, "is_animated", False):
+                raise UnsupportedScan(Reason.MULTI_FRAME, "more than one frame; a scan has one")
             if kind is Format.JPEG and at_least_px and image.getexif().get(Base.Orientation, 1) == 1:
                 image.draft("L", _scaled_size(width_px, height_px, at_least_px))
             image.load()
@@ -62,7 +77,7 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             if kind is Format.JPEG:
                 check_jpeg_end(image, height_px)
             colors = _sample_colors(image, data, kind) if with_colors else None
-            pixels, black, white = _to_gray(image, bits=_sample_bits(image, data, kind))
+            pixels, black, white = _to_gray(image, bits=data[_PNG_BIT_DEPTH_AT] if kind is Format.PNG else 8)
     except Image.DecompressionBombError:
         raise UnreadableScan(
             Reason.TOO_LARGE, f"far more pixels than the allowed {max_pixels:,} (NIGHTREAD_MAX_PIXELS)"
@@ -70,6 +85,62 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
     except DECODER_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
     return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors)
+
+
+def _has_preview(image: Image.Image) -> bool:
+    """Whether the other pictures of a multi-picture JPEG are smaller, as a camera's previews are; ends at the first."""
+    size_px = image.size
+    others = []
+    for frame in range(1, getattr(image, "n_frames", 1)):
+        image.seek(frame)
+        others.append(image.size)
+    image.seek(0)
+    return all(width < size_px[0] and height < size_px[1] for width, height in others)
+
+
+def _read_deep_jpeg(data: bytes, header: FrameHeader, max_pixels: int, *, with_colors: bool) -> Scan:
+    """Decode JPEG Lossless, JPEG-LS, and JPEG of 12 bits."""
+    check_size(header.width_px, header.height_px, max_pixels)
+    pixels = decode(data, header)
+    if pixels.ndim == 2:
+        return Scan(pixels, 0.0, find_white(pixels), Format.JPEG, header.width_px, header.height_px)
+    colors = None
+    if with_colors:
+        colors = _to_colors(Image.fromarray((pixels[..., :3] >> max(0, header.bits - 8)).astype(np.uint8)))
+    white = float(2**header.bits - 1)
+    return Scan(to_luma(pixels), 0.0, white, Format.JPEG, header.width_px, header.height_px, colors=colors)
+
+
+def _close_jpeg(data: bytes, header: FrameHeader | None, max_pixels: int) -> bytes:
+    """Return a JPEG with its end marker, which some writers leave out; refuse one whose data ended early.
+
+    A decoder fills what is missing and reports nothing. Whether something is missing shows in what it makes of other
+    bytes in its place: nothing else, where the picture was complete. A baseline JPEG with its marker is spared that:
+    its missing rows are gray (`check_jpeg_end`), while those of a progressive one are only blurred.
+
+    Raises:
+        UnreadableScan: part of the picture was never stored.
+    """
+    if header is None:
+        return data
+    check_progressive(data, header)
+    end = data.rfind(_JPEG_END, -_JPEG_TAIL) if len(data) > _JPEG_TAIL else data.rfind(_JPEG_END)
+    if end >= 0 and not header.is_progressive:
+        return data
+    check_size(header.width_px, header.height_px, max_pixels)
+    scans = data if end < 0 else data[:end]
+    closed = scans + _JPEG_END
+    if _decode_pixels(closed) != _decode_pixels(scans + _JPEG_OTHER_BITS + _JPEG_END):
+        raise UnreadableScan(Reason.DAMAGED, "the JPEG data is cut short")
+    return closed
+
+
+def _decode_pixels(data: bytes) -> bytes:
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+            return image.tobytes()
+    except DECODER_ERRORS:
+        raise UnreadableScan(Reason.DAMAGED, "the JPEG data is damaged or cut short") from None
 
 
 def _sample_colors(image: Image.Image, data: bytes, kind: Format) -> Colors | None:
@@ -127,18 +198,8 @@ def check_jpeg_end(image: Image.Image, height_px: int) -> None:
         raise UnreadableScan(Reason.DAMAGED, "the JPEG data is cut short: the lowest rows of the picture are missing")
 
 
-def _sample_bits(image: Image.Image, data: bytes, kind: Format) -> int:
-    """Return the bits per sample in the file; Pillow reduces those of colors to 8."""
-    if kind is Format.PNG:
-        return data[_PNG_BIT_DEPTH_AT]
-    if kind is Format.TIFF:
-        return int(max(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))))  # type: ignore[attr-defined]
-    return 8
-
-
 def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
     """Return (pixels, black, white) of a loaded image; 16-bit pixels are kept, since `convert("L")` would clip them."""
-    white_is_zero = _is_white_zero(image)
     ImageOps.exif_transpose(image, in_place=True)
     mode = image.mode
     if mode in {"L", "1", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}:
@@ -152,24 +213,7 @@ def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
         return gray, 0.0, 255.0
     if mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16, copy=False)
-        white = guess_white(pixels)
-        return (pixels, white, 0.0) if white_is_zero else (pixels, 0.0, white)
-    if mode in {"I", "F"}:  # 32 bits have no conventional white: use the scan's minimum and maximum
-        pixels = np.asarray(image)
-        black, white = float(pixels.min()), float(pixels.max())
-        return (pixels, white, black) if white_is_zero else (pixels, black, white)
+        return pixels, 0.0, find_white(pixels)
     raise UnsupportedScan(
         Reason.UNSUPPORTED_FORMAT, f"the color mode is {mode}; supported are gray, RGB, RGBA and palette"
     )
-
-
-def guess_white(pixels: Pixels) -> float:
-    """Estimate the white of 16-bit pixels: detectors deliver 10, 12 or 14 bits, and few writers scale them up."""
-    brightest = int(pixels.max())
-    return next(2.0**depth - 1 for depth in (8, 10, 12, 14, 16) if brightest < 2**depth)
-
-
-def _is_white_zero(image: Image.Image) -> bool:
-    """Return whether a TIFF stores white as 0; Pillow inverts such files at 8 bits, but not at 16."""
-    tags = getattr(image, "tag_v2", None)
-    return tags is not None and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO

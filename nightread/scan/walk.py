@@ -22,7 +22,6 @@ class Skip(StrEnum):
     """Why an entry is skipped and only counted."""
 
     HIDDEN = "hidden"
-    ARCHIVE = "archive"
     NOT_A_SCAN = "not-a-scan"
     SPECIAL = "special"  # FIFO, socket, device
     LINK_LOOP = "link-loop"  # a link to a folder that was listed before
@@ -168,6 +167,6 @@ def _find_skip_reason(path: str, head: bytes) -> Skip | None:
     if isinstance(kind, Format):
         # DICOMDIR is an index of other files; it is not followed.
         return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
-    if kind is NoScan.OTHER_IMAGE or os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES:
-        return None
-    return Skip.ARCHIVE if kind is NoScan.ARCHIVE else Skip.NOT_A_SCAN
+    if kind is not NoScan.UNKNOWN or os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES:
+        return None  # an image in another format, or an archive that may hold scans: its row says so
+    return Skip.NOT_A_SCAN

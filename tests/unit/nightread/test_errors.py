@@ -35,6 +35,7 @@ def test_the_file_is_at_fault_or_the_system():
 
     assert rejections == {
         "empty-file", "not-an-image", "unsupported-format", "damaged", "too-large", "too-small", "blank", "multi-frame",
-        "not-a-radiograph", "unsupported-transfer-syntax", "outside-roots", "permission-denied", "not-a-file",
+        "not-a-radiograph", "unsupported-transfer-syntax", "for-processing",
+        "outside-roots", "permission-denied", "not-a-file",
         "color-photograph", "document", "aspect-ratio", "inverted", "rotated", "not-a-chest-xray",
     }  # fmt: skip

@@ -50,15 +50,15 @@ def test_a_name_that_claims_a_scan_gets_a_row_whatever_it_holds(night):
     assert names(find(night)[0], night) == [("a.jpg", None), ("b.DCM", None), ("c.png", None)]
 
 
-def test_other_images_get_a_row_and_archives_are_skipped(night):
+def test_other_images_and_archives_get_a_row(night):
     (night / "a.gif").write_bytes(factories.encode_image(kind="GIF"))
     (night / "b.zip").write_bytes(b"PK\x03\x04")
     (night / "c.tar").write_bytes(b"\0" * 257 + b"ustar")
 
     found, skipped = find(night)
 
-    assert names(found, night) == [("a.gif", None)]
-    assert skipped == {Skip.ARCHIVE: 2}
+    assert names(found, night) == [("a.gif", None), ("b.zip", None), ("c.tar", None)]
+    assert skipped == {}
 
 
 def test_hidden_entries_are_skipped_and_counted_but_a_hidden_path_named_itself_is_searched(night):

@@ -1,0 +1,283 @@
+"""The parts of a DICOM file that a radiograph needs: its few attributes, each of a checked type, and its one frame.
+
+What writers leave out or get wrong is read as the data show it: no preamble, no meta group, another encoding than the
+transfer syntax says, a frame without its delimiter or with a wrong offset table. PS3.5 and PS3.10.
+"""
+
+import math
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+import pydicom
+from pydicom import uid
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import data_element_generator, read_dataset
+from pydicom.sequence import Sequence
+
+from nightread.errors import UnreadableScan, UnsupportedScan
+from nightread.reasons import Reason
+
+_PREAMBLE_BYTES: Final = 132
+_META_GROUP: Final = 0x0002
+_PIXEL_GROUP: Final = 0x7FE0
+_PIXEL_DATA: Final = (0x7FE0, 0x0010)
+_ITEM: Final = (0xFFFE, 0xE000)
+_DELIMITER: Final = (0xFFFE, 0xE0DD)
+_UNDEFINED: Final = 0xFFFFFFFF
+#: Deflated attributes before the pixels may take this much, and those after them as much again.
+_ATTRIBUTES_BYTES: Final = 2**20
+_UID = re.compile(r"[0-9.]{1,64}")
+
+#: Only these are read: no patient's name is ever in memory as a value.
+_KEYWORDS: Final = (
+    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "PresentationIntentType", "ViewPosition",
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "VOILUTSequence", "PresentationLUTShape",
+    *(f"{color}PaletteColorLookupTable{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
+)  # fmt: skip
+_TAGS: Final = [tag_for_keyword(keyword) or 0 for keyword in _KEYWORDS]
+
+ENCAPSULATED_NATIVE: Final = uid.UID("1.2.840.10008.1.2.1.98")  # newer than pydicom's list
+SYNTAXES: Final = frozenset({
+    uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
+    ENCAPSULATED_NATIVE, uid.RLELossless,
+    uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless, uid.JPEGLSNearLossless,
+    uid.JPEG2000Lossless, uid.JPEG2000, uid.JPEG2000MCLossless, uid.JPEG2000MC,
+    uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K,
+    *(uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (110, 111, 112)),  # JPEG XL
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """The attributes of an instance, by keyword; asked for by type, so that no other value is ever computed with."""
+
+    dataset: pydicom.Dataset
+    is_little_endian: bool
+
+    def text(self, keyword: str) -> str:
+        """Return the first value as text, without blanks around it; "" where there is none."""
+        value = _first(self._get(keyword))
+        return value.strip() if isinstance(value, str) else ""
+
+    def texts(self, keyword: str) -> list[str]:
+        """Return all values as text, without blanks around them."""
+        value = self._get(keyword)
+        values = value if isinstance(value, pydicom.multival.MultiValue) else [value]
+        return [one.strip() for one in values if isinstance(one, str)]
+
+    def number(self, keyword: str) -> float | None:
+        """Return the first value; None where it is missing or no finite number."""
+        value = _first(self._get(keyword))
+        try:
+            number = float(value) if isinstance(value, str | float | int) else math.nan
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
+
+    def whole(self, keyword: str, low: int, high: int, default: int | None = None) -> int:
+        """Return the first value as a whole number.
+
+        Raises:
+            UnreadableScan: it is not one from `low` to `high`, or is missing without a default; the tag is named.
+        """
+        value = _first(self._get(keyword))
+        if value is None and default is not None:
+            return default
+        number = self.number(keyword)
+        if number is None or number != int(number) or not low <= number <= high:
+            found = "is missing" if value is None else "is out of range or of another type"
+            raise UnreadableScan(
+                Reason.DAMAGED, f"{describe_tag(keyword)} {found}; allowed are whole numbers from {low} to {high}"
+            )
+        return int(number)
+
+    def item(self, keyword: str) -> "Attributes | None":
+        """Return the first item of a sequence; None where there is none."""
+        value = self._get(keyword)
+        return Attributes(value[0], self.is_little_endian) if isinstance(value, Sequence) and len(value) else None
+
+    def raw(self, keyword: str) -> Any:
+        """Return a value as pydicom gives it; None where it is missing."""
+        return self._get(keyword)
+
+    def _get(self, keyword: str) -> Any:
+        return self.dataset.get(keyword)
+
+
+@dataclass(frozen=True, slots=True)
+class DicomFile:
+    """A parsed file.
+
+    Attributes:
+        attributes: what it says.
+        syntax: its transfer syntax; "" where it names none.
+        data: all bytes, inflated.
+        pixels_at: where the Pixel Data element begins; None where there is none.
+        is_cut: whether the file ends within an attribute.
+        is_implicit: whether its elements have no VR.
+    """
+
+    attributes: Attributes
+    syntax: str
+    data: bytes
+    pixels_at: int | None
+    is_cut: bool
+    is_implicit: bool
+
+
+def describe_tag(keyword: str) -> str:
+    """Return "(gggg,eeee) Name" of an attribute."""
+    tag = tag_for_keyword(keyword) or 0
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", keyword)
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {name}"
+
+
+def parse(data: bytes) -> DicomFile:
+    """Read the attributes of a file up to its pixels.
+
+    Raises:
+        UnreadableScan: no data set begins where one should, or it inflates to more than it declares.
+    """
+    start = _PREAMBLE_BYTES if data[_PREAMBLE_BYTES - 4 : _PREAMBLE_BYTES] == b"DICM" else 0
+    syntax, start = _read_meta(data, start)
+    if syntax != uid.DeflatedExplicitVRLittleEndian:
+        return _parse_elements(data, start, syntax)
+    head = _parse_elements(_inflate(data[start:], _ATTRIBUTES_BYTES), 0, syntax)
+    if head.pixels_at is None:
+        return head
+    whole = _ATTRIBUTES_BYTES + head.pixels_at + count_stored_bytes(head.attributes)
+    inflated = _inflate(data[start:], whole)
+    if len(inflated) == whole:
+        raise UnreadableScan(Reason.DAMAGED, "the deflated data set is larger than the picture that it declares")
+    return _parse_elements(inflated, 0, syntax)
+
+
+def count_stored_bytes(attributes: Attributes) -> int:
+    """Return how many bytes an uncompressed frame takes."""
+    samples = attributes.whole("SamplesPerPixel", 1, 4, 1)
+    bits = attributes.whole("BitsAllocated", 1, 64)
+    return -(-attributes.whole("Rows", 1, 65535) * attributes.whole("Columns", 1, 65535) * samples * bits // 8)
+
+
+def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
+    if start + 8 > len(data):
+        raise UnreadableScan(Reason.DAMAGED, "the file ends before the data set")
+    group, vr = data[start : start + 2], data[start + 4 : start + 6]
+    is_little = int.from_bytes(group, "little") <= int.from_bytes(group, "big")
+    is_implicit = not (vr.isalpha() and vr.isupper())  # whatever the transfer syntax says
+    source = BytesIO(data)
+    source.seek(start)
+    elements, is_cut, pixels_at = {}, False, None
+
+    def is_at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+        return tag >> 16 >= _PIXEL_GROUP
+
+    try:
+        for element in data_element_generator(source, is_implicit, is_little, is_at_pixels, specific_tags=_TAGS):
+            elements[element.tag] = element
+            if isinstance(element, RawDataElement) and element.length != _UNDEFINED:
+                is_cut |= len(element.value or b"") < element.length
+    except EOFError:
+        is_cut = True
+    place = source.tell()
+    if place + 4 <= len(data):
+        group, number = struct.unpack_from("<HH" if is_little else ">HH", data, place)
+        pixels_at = place if (group, number) == _PIXEL_DATA else None
+    is_cut |= place > len(data) or (pixels_at is None and 0 < len(data) - place < 8)  # half an element's head
+    dataset = pydicom.Dataset(elements)
+    dataset.set_original_encoding(is_implicit, is_little, "iso8859")
+    return DicomFile(Attributes(dataset, is_little), syntax, data, pixels_at, is_cut, is_implicit)
+
+
+def _read_meta(data: bytes, start: int) -> tuple[str, int]:
+    """Return (0002,0010), "" where there is none, and where the data set begins."""
+
+    def is_beyond_meta(tag: int, _vr: str | None, _length: int) -> bool:
+        return tag >> 16 != _META_GROUP
+
+    if data[start : start + 2] != b"\x02\x00":
+        return "", start
+    source = BytesIO(data)
+    source.seek(start)
+    meta = read_dataset(source, is_implicit_VR=False, is_little_endian=True, stop_when=is_beyond_meta)
+    syntax = meta.get("TransferSyntaxUID")
+    return (syntax if isinstance(syntax, str) else ""), source.tell()
+
+
+def _inflate(data: bytes, max_bytes: int) -> bytes:
+    """Return the first `max_bytes` of an inflated data set, or all of it.
+
+    Raises:
+        UnreadableScan: it is cut short.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(data, max_bytes)
+    if len(inflated) < max_bytes and not inflater.eof:
+        raise UnreadableScan(Reason.DAMAGED, "the deflated data set is cut short")
+    return inflated
+
+
+def check_syntax(syntax: str) -> None:
+    """Refuse a transfer syntax that is not read.
+
+    Raises:
+        UnsupportedScan: it is named with what is read.
+    """
+    if syntax and syntax not in SYNTAXES:
+        name = uid.UID(syntax).name if _UID.fullmatch(syntax) else "unknown"
+        raise UnsupportedScan(
+            Reason.UNSUPPORTED_TRANSFER_SYNTAX,
+            f"(0002,0010) Transfer Syntax {name}; read are uncompressed, deflated, RLE, JPEG, JPEG Lossless, JPEG-LS, "
+            "JPEG 2000, HTJ2K and JPEG XL; convert it with gdcmconv or dcmdjpeg",
+        )
+
+
+def read_frame(file: DicomFile) -> tuple[memoryview, bool]:
+    """Return the bytes of the one frame, and whether they were encapsulated.
+
+    All fragments are of the one frame, so that neither the offset table nor the sequence delimiter is needed.
+
+    Raises:
+        UnreadableScan: the frame is cut short.
+    """
+    at, data = file.pixels_at or 0, memoryview(file.data)
+    order = "<" if file.attributes.is_little_endian else ">"
+    is_long = not file.is_implicit and file.data[at + 4 : at + 6] in {b"OB", b"OW", b"UN", b"OF", b"OD", b"OV"}
+    head, form = (12, f"{order}L") if is_long else (8, f"{order}L")
+    if head == 8 and not file.is_implicit:
+        form = f"{order}2xH"
+    (length,) = struct.unpack_from(form, data, at + (8 if is_long else 4))
+    place = at + head
+    if length != _UNDEFINED:
+        if place + length > len(data) + 1:  # the padding byte may be missing
+            raise UnreadableScan(Reason.DAMAGED, "(7FE0,0010) Pixel Data is cut short")
+        return data[place : place + length], False
+    fragments: list[memoryview] = []
+    is_table = True  # the first item is the offset table
+    while place + 8 <= len(data):
+        *tag, size = struct.unpack_from("<HHL", data, place)
+        if tuple(tag) == _DELIMITER:
+            break
+        if tuple(tag) != _ITEM or place + 8 + size > len(data) + 1:  # the padding byte of the last one may be missing
+            raise UnreadableScan(Reason.DAMAGED, "the compressed frame is cut short")
+        if not is_table:
+            fragments.append(data[place + 8 : place + 8 + size])
+        is_table, place = False, place + 8 + size
+    if len(fragments) == 1:
+        return fragments[0], True
+    return memoryview(b"".join(fragments)), True
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, pydicom.multival.MultiValue):
+        return value[0] if value else None
+    return value

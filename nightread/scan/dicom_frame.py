@@ -1,0 +1,232 @@
+"""From the one frame of a DICOM instance to its stored values, whatever compresses them (PS3.5 A.4 and 8.2)."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+from pydicom import uid
+
+from nightread.errors import UnreadableScan, UnsupportedScan
+from nightread.reasons import Reason
+from nightread.scan.dicom_file import (
+    ENCAPSULATED_NATIVE,
+    SYNTAXES,
+    Attributes,
+    DicomFile,
+    count_stored_bytes,
+    read_frame,
+)
+from nightread.scan.dicom_gray import read_table
+from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, to_luma
+from nightread.scan.raster import check_jpeg_end, sample_jpeg_colors
+from nightread.scan.scan import COLORS_SIDE_PX, Colors, Pixels
+
+_PALETTES: Final = tuple(f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue"))
+_COMPRESSED: Final = SYNTAXES - {
+    uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
+    ENCAPSULATED_NATIVE, uid.RLELossless,
+}  # fmt: skip
+_NATIVE_BITS: Final = frozenset({8, 16, 32})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPixels:
+    """The decoded frame.
+
+    Attributes:
+        gray: (H, W); of color the luma.
+        bits: of each value.
+        is_shown: whether the values are gray levels already, as color and palettes are: no transform applies.
+        colors: a sample of the colors, where it was asked for and the frame has some.
+    """
+
+    gray: Pixels
+    bits: int
+    is_shown: bool = False
+    colors: Colors | None = None
+
+
+def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
+    """Decode the one frame of an instance.
+
+    What the frame is decides how it is decoded and how deep it is; the transfer syntax and the attributes may say
+    something else.
+
+    Raises:
+        UnreadableScan: damaged, cut short, or not of the size that the attributes say.
+        UnsupportedScan: true color by palette, or a depth that no radiograph has.
+    """
+    frame, is_encapsulated = read_frame(file)
+    attributes = file.attributes
+    header = read_header(frame) if is_encapsulated or file.syntax in _COMPRESSED else None
+    if header is not None:
+        _check_frame_size(header, attributes)
+        if header.codec is Codec.JPEG and header.bits == 8:
+            return _decode_jpeg(bytes(frame), header, attributes, with_colors=with_colors)
+        pixels = decode(frame, header)
+        bits = _find_bits(pixels, header, attributes)
+    elif file.syntax == uid.RLELossless:
+        pixels, bits = _decode_rle(bytes(frame), attributes)
+    elif file.syntax in _COMPRESSED:
+        raise UnreadableScan(Reason.DAMAGED, "the compressed frame does not begin as any known compression does")
+    else:
+        pixels, bits = _read_native(frame, file), attributes.whole("BitsAllocated", 1, 64)
+    if header is None:
+        pixels, bits = _take_stored_bits(pixels, bits, attributes)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 3:
+        return _reduce_colors(pixels, bits, attributes, with_colors=with_colors)
+    if attributes.text("PhotometricInterpretation").upper() == "PALETTE COLOR":
+        return _apply_palette(pixels, attributes)
+    if attributes.whole("PixelRepresentation", 0, 1, 0) and pixels.dtype.kind == "u":
+        pixels = _extend_sign(pixels, bits)
+    return StoredPixels(pixels, bits)
+
+
+def _check_frame_size(header: FrameHeader, attributes: Attributes) -> None:
+    rows, columns = attributes.whole("Rows", 1, 65535), attributes.whole("Columns", 1, 65535)
+    if (header.height_px, header.width_px) != (rows, columns) or header.components not in {1, 3}:
+        raise UnreadableScan(
+            Reason.DAMAGED,
+            f"(0028,0010) Rows and (0028,0011) Columns are not those of the {header.codec} frame, or it has not one or "
+            "three components",
+        )
+
+
+def _find_bits(pixels: Pixels, header: FrameHeader, attributes: Attributes) -> int:
+    """Return how many bits a compressed frame uses: as many as are declared, unless it has fewer or needs more."""
+    declared = attributes.whole("BitsStored", 1, 64, header.bits)
+    return declared if declared <= header.bits and int(pixels.max()) < 2**declared else header.bits
+
+
+def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
+    """Return (H, W) or (H, W, 3) as stored."""
+    attributes = file.attributes
+    rows, columns = attributes.whole("Rows", 1, 65535), attributes.whole("Columns", 1, 65535)
+    samples, bits = attributes.whole("SamplesPerPixel", 1, 4, 1), attributes.whole("BitsAllocated", 1, 64)
+    if bits not in _NATIVE_BITS or samples not in {1, 3}:
+        raise UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT,
+            f"(0028,0100) Bits Allocated is {bits} and (0028,0002) Samples per Pixel {samples}; read are 8, 16 and 32 "
+            "bits of one or three samples",
+        )
+    is_halved = attributes.text("PhotometricInterpretation") == "YBR_FULL_422"
+    size = count_stored_bytes(attributes) * 2 // 3 if is_halved else count_stored_bytes(attributes)
+    # Of an odd number of bytes some writers store one less, where the standard wants one more.
+    if len(frame) < size - size % 2 or not frame:
+        raise UnreadableScan(Reason.DAMAGED, "(7FE0,0010) Pixel Data is shorter than the picture")
+    content = bytes(frame[:size]) if len(frame) >= size else bytes(frame) + bytes(frame[-1:])
+    if not attributes.is_little_endian and bits == 8 and file.data[(file.pixels_at or 0) + 4 :][:2] == b"OW":
+        content = np.frombuffer(content[: size // 2 * 2], "<u2").byteswap().tobytes() + content[size // 2 * 2 :]
+    pixels = np.frombuffer(content, f"{'<' if attributes.is_little_endian else '>'}u{bits // 8}")
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if is_halved:  # two luma for each pair of chroma values
+        quads = pixels.reshape(-1, 4)
+        chroma = np.repeat(quads[:, 2:], 2, axis=0)
+        return np.column_stack([quads[:, :2].ravel(), chroma]).reshape(rows, columns, 3)
+    if samples == 1:
+        return pixels.reshape(rows, columns)
+    if attributes.whole("PlanarConfiguration", 0, 1, 0):
+        return np.moveaxis(pixels.reshape(samples, rows, columns), 0, -1)
+    return pixels.reshape(rows, columns, samples)
+
+
+def _decode_rle(frame: bytes, attributes: Attributes) -> tuple[Pixels, int]:
+    """Decode RLE (PS3.5 annex G): a plane for each byte of each sample, the high byte first."""
+    import imagecodecs
+
+    bits, samples = attributes.whole("BitsAllocated", 8, 32), attributes.whole("SamplesPerPixel", 1, 3, 1)
+    rows, columns = attributes.whole("Rows", 1, 65535), attributes.whole("Columns", 1, 65535)
+    count = samples * bits // 8
+    offsets = np.frombuffer(frame[:64].ljust(64, b"\0"), "<u4")
+    if offsets[0] != count or len(frame) < 64:
+        raise UnreadableScan(Reason.DAMAGED, "the RLE frame has not one segment for each byte of a pixel")
+    ends = [*offsets[2 : count + 1].tolist(), len(frame)]
+    planes: list[Pixels] = []
+    for start, end in zip(offsets[1 : count + 1].tolist(), ends, strict=True):
+        plane = bytearray(rows * columns)
+        try:
+            decoded = imagecodecs.packbits_decode(frame[start:end], out=plane)
+        except (RuntimeError, ValueError):
+            raise UnreadableScan(Reason.DAMAGED, "the RLE frame is damaged or cut short") from None
+        if len(decoded) != rows * columns:
+            raise UnreadableScan(Reason.DAMAGED, "the RLE frame is cut short")
+        planes.append(np.frombuffer(decoded, np.uint8))
+    size = bits // 8
+    pixels = np.zeros((rows * columns, samples), f"u{size}")
+    for place, values in enumerate(planes):
+        pixels[:, place // size] |= values.astype(pixels.dtype) << (8 * (size - 1 - place % size))
+    return pixels.reshape(rows, columns, samples), bits
+
+
+def _take_stored_bits(pixels: Pixels, allocated: int, attributes: Attributes) -> tuple[Pixels, int]:
+    """Return the bits that hold the picture, shifted down; overlays may lie in the others (PS3.5 8.1.1)."""
+    bits = attributes.whole("BitsStored", 1, allocated, allocated)
+    high = attributes.whole("HighBit", 0, 63, bits - 1)
+    shift = high + 1 - bits if bits - 1 <= high < allocated else 0
+    if shift or bits < allocated:
+        pixels = (pixels >> shift) & pixels.dtype.type(2**bits - 1)
+    return pixels, bits
+
+
+def _extend_sign(pixels: Pixels, bits: int) -> Pixels:
+    """Return two's complement numbers of `bits` as signed integers."""
+    spare = 8 * pixels.dtype.itemsize - bits
+    signed: Pixels = (pixels << spare).view(f"i{pixels.dtype.itemsize}") >> spare
+    return signed
+
+
+def _reduce_colors(pixels: Pixels, bits: int, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
+    """Reduce (H, W, 3) to luma: Y where they are YBR_FULL; YBR_RCT and YBR_ICT are RGB once they are decoded."""
+    is_ybr = attributes.text("PhotometricInterpretation").upper().startswith("YBR_FULL")
+    gray = pixels[..., 0] if is_ybr else to_luma(pixels)
+    colors = _sample_colors(pixels, bits, is_ybr=is_ybr) if with_colors else None
+    return StoredPixels(gray, bits, is_shown=True, colors=colors)
+
+
+def _sample_colors(pixels: Pixels, bits: int, *, is_ybr: bool) -> Colors:
+    rows, columns = (np.linspace(0, size - 1, COLORS_SIDE_PX).astype(np.int64) for size in pixels.shape[:2])
+    sample = (pixels[np.ix_(rows, columns)] >> max(0, bits - 8)).astype(np.uint8)
+    return sample if is_ybr else np.asarray(Image.fromarray(sample).convert("YCbCr"))
+
+
+def _apply_palette(pixels: Pixels, attributes: Attributes) -> StoredPixels:
+    """Look values up in the palette of a scan whose colors are all gray.
+
+    Raises:
+        UnsupportedScan: they are not.
+    """
+    is_told = all(attributes.raw(f"{name}Data") is not None for name in _PALETTES)
+    tables = [read_table(attributes, f"{name}Descriptor", f"{name}Data") for name in _PALETTES if is_told]
+    if not is_told or not all(np.array_equal(tables[0][0], other) for other, _ in tables[1:]):
+        raise UnsupportedScan(
+            Reason.NOT_A_RADIOGRAPH, "(0028,0004) Photometric Interpretation is PALETTE COLOR; a radiograph is gray"
+        )
+    table, first = tables[0]
+    places = np.clip(pixels.astype(np.int64) - first, 0, len(table) - 1)
+    bits = max(8, int(table.max()).bit_length())
+    return StoredPixels(table[places].astype(np.uint16), bits, is_shown=True)
+
+
+def _decode_jpeg(frame: bytes, header: FrameHeader, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
+    """Decode an 8-bit JPEG frame, by the decoder of JPEG files."""
+    check_progressive(frame, header)
+    with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
+        is_rgb = _is_unmarked_rgb(image, attributes)
+        # The decoder would take unmarked RGB for YBR: it is made to leave it as it is.
+        image.draft("YCbCr" if is_rgb else "L", image.size)
+        check_jpeg_end(image, image.height)
+        gray: Any = to_luma(np.asarray(image)) if is_rgb else np.asarray(image.convert("L"))
+    colors = sample_jpeg_colors(frame, is_unmarked_rgb=is_rgb) if with_colors else None
+    return StoredPixels(gray, 8, is_shown=header.components != 1, colors=colors)
+
+
+def _is_unmarked_rgb(image: Image.Image, attributes: Attributes) -> bool:
+    """Whether the data set alone says that the frame holds RGB: neither its markers nor its component names do."""
+    is_marked = bool(image.info.keys() & {"adobe_transform", "jfif"})
+    names = bytes(component[0] for component in getattr(image, "layer", ()))
+    is_rgb = attributes.text("PhotometricInterpretation").upper() == "RGB"
+    return is_rgb and image.mode == "RGB" and not is_marked and names.upper() != b"RGB"

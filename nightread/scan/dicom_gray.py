@@ -1,0 +1,182 @@
+"""From stored DICOM values to gray levels with their black and white (PS3.3 C.11, C.7.6.3 and C.8.11.3)."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.multival import MultiValue
+
+from nightread.errors import UnreadableScan
+from nightread.reasons import Reason
+from nightread.scan.brightness import find_extremes
+from nightread.scan.dicom_file import Attributes, describe_tag
+from nightread.scan.scan import Pixels
+
+_SHAPE = "PresentationLUTShape"
+
+
+def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tuple[Pixels, float, float]:
+    """Return (pixels, black, white) after modality and VOI transforms.
+
+    A linear window needs no new pixels: its two ends are black and white (PS3.3 C.11.2.1.2.1). Where there is neither
+    table nor window, the range of the stored bits is shown, or the extremes (`_find_range`). Padding is black.
+
+    Args:
+        stored: (H, W) integers.
+        bits: how many of them are in use, as the frame says.
+        attributes: of the instance.
+
+    Raises:
+        UnreadableScan: a table is cut short, or every pixel is padding.
+    """
+    padding = _find_padding(stored, attributes)
+    values, scaling = _apply_modality(stored, attributes)
+    table, window = attributes.item("VOILUTSequence"), _read_window(attributes)
+    if table is not None:
+        values = _apply_table(values, table)
+        black, white = 0.0, _find_table_white(values, table)
+    elif window is not None:
+        values, black, white = _apply_window(values, *window)
+    elif scaling is None:
+        black, white = _find_range(values, None, padding)
+    else:
+        slope, intercept = scaling
+        black, white = sorted(slope * end + intercept for end in _find_range(stored, bits, padding))
+    if _is_inverted(attributes):
+        black, white = white, black
+    return (values if padding is None else np.where(padding, black, values)), black, white
+
+
+def _is_inverted(attributes: Attributes) -> bool:
+    """Whether low values are shown bright: MONOCHROME1, or INVERSE beside MONOCHROME2.
+
+    Writers contradict themselves with MONOCHROME1 and IDENTITY; then the photometric interpretation decides.
+    """
+    return attributes.text("PhotometricInterpretation").upper() == "MONOCHROME1" or (
+        attributes.text(_SHAPE).upper() == "INVERSE"
+    )
+
+
+def _find_range(values: Pixels, bits: int | None, padding: npt.NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Return the least and the largest value shown where neither table nor window says so.
+
+    That is the range of the stored bits. Of more than 8 bits it must be in use: where no gray level reaches its upper
+    half, the bits say nothing of the picture, and its own extremes are taken, markers and defective pixels left out.
+
+    Args:
+        values: (H, W).
+        bits: of a stored value; None where values are no longer the stored ones.
+        padding: (H, W), True where a pixel holds no gray level.
+    """
+    low, high = 0.0, 0.0
+    if bits is not None:
+        low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if values.dtype.kind == "i" else (0.0, 2.0**bits - 1)
+        if bits <= 8:
+            return low, high
+    extremes = find_extremes(values, padding)
+    if extremes is None:
+        raise UnreadableScan(Reason.BLANK, "every pixel is padding")
+    is_used = bits is not None and (extremes[1] > high / 2 or extremes[0] < low / 2)
+    return (low, high) if is_used else extremes
+
+
+def _apply_modality(stored: Pixels, attributes: Attributes) -> tuple[Pixels, tuple[float, float] | None]:
+    """Apply the modality table or the rescale slope and intercept (PS3.3 C.11.1).
+
+    Returns:
+        The values, and their slope and intercept; None after a table.
+    """
+    table = attributes.item("ModalityLUTSequence")
+    if table is not None:
+        return _apply_table(stored, table), None
+    slope, intercept = attributes.number("RescaleSlope"), attributes.number("RescaleIntercept")
+    for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if value is None and attributes.raw(keyword) is not None:
+            raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(keyword)} is no finite number")
+    if slope is None or intercept is None or (slope == 1 and intercept == 0):
+        return stored, (1.0, 0.0)
+    values: Pixels = stored.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)
+    values *= slope
+    values += intercept
+    return values, (slope, intercept)
+
+
+def read_table(item: Attributes, descriptor: str, data: str) -> tuple[npt.NDArray[np.int64], int]:
+    """Return (entries, first value mapped) of a look-up table, however its writer has packed it.
+
+    Raises:
+        UnreadableScan: it is missing or cut short.
+    """
+    told, content = item.raw(descriptor), item.raw(data)
+    if not isinstance(told, list | MultiValue) or len(told) != 3 or not all(isinstance(one, int) for one in told):
+        raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(descriptor)} does not hold three whole numbers")
+    count, first = int(told[0]) & 0xFFFF or 2**16, int(told[1])
+    if isinstance(content, bytes):  # words in the data set's byte order, or one byte an entry
+        order = "<" if item.is_little_endian else ">"
+        kind = f"{order}u2" if len(content) >= 2 * count else "u1"
+        table = np.frombuffer(content[: len(content) // np.dtype(kind).itemsize * np.dtype(kind).itemsize], kind)
+    elif isinstance(content, int | list | MultiValue):
+        table = np.atleast_1d(np.array(content, np.int64)) & 0xFFFF
+        if len(table) < count <= 2 * len(table):  # two entries of 8 bits in each word
+            table = table.astype("<u2").view(np.uint8)
+    else:
+        table = np.empty(0, np.int64)
+    if len(table) < count:
+        raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(data)} is shorter than {describe_tag(descriptor)} says")
+    return table[:count].astype(np.int64), first
+
+
+def _apply_table(values: Pixels, item: Attributes) -> Pixels:
+    """Look values up in a modality or VOI table (PS3.3 C.11.1.1.1, C.11.2.1.1); those beyond it take its ends."""
+    table, first = read_table(item, "LUTDescriptor", "LUTData")
+    if first >= 2**15 and values.min() < 0:  # a negative first value, written as unsigned
+        first -= 2**16
+    places = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
+    return table[places].astype(np.uint16)
+
+
+def _find_table_white(values: Pixels, item: Attributes) -> float:
+    """Return the white of a VOI table: the largest value of the bits that its entries take, whatever is declared."""
+    table, _ = read_table(item, "LUTDescriptor", "LUTData")
+    return float(2 ** int(table.max()).bit_length() - 1) if table.max() else float(values.max())
+
+
+def _read_window(attributes: Attributes) -> tuple[str, float, float] | None:
+    """Return (function, center, width) of the first window, the one that viewers show; None where there is none."""
+    center, width = attributes.number("WindowCenter"), attributes.number("WindowWidth")
+    if center is None or width is None or width <= 0:
+        return None
+    return attributes.text("VOILUTFunction").upper() or "LINEAR", center, width
+
+
+def _apply_window(values: Pixels, function: str, center: float, width: float) -> tuple[Pixels, float, float]:
+    low, high = float(values.min()), float(values.max())
+    if not (center - width / 2 < high and center + width / 2 > low):
+        raise UnreadableScan(
+            Reason.BLANK,
+            f"every pixel is shown in the same gray: {describe_tag('WindowCenter')} and Width lie beside all of them",
+        )
+    if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1
+        power = np.clip(-4.0 * (values.astype(np.float64) - center) / width, -700.0, 700.0)
+        return (1.0 / (1.0 + np.exp(power))).astype(np.float32), 0.0, 1.0
+    if function == "LINEAR" and width > 1:  # PS3.3 C.11.2.1.2.1
+        return values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    return values, center - width / 2, center + width / 2  # LINEAR_EXACT, PS3.3 C.11.2.1.3.2
+
+
+def _find_padding(pixels: Pixels, attributes: Attributes) -> npt.NDArray[np.bool_] | None:
+    """Return the mask of padding pixels (PS3.3 C.7.5.1.1.2), or None where the instance declares no padding."""
+    start, end = attributes.number("PixelPaddingValue"), attributes.number("PixelPaddingRangeLimit")
+    if start is None:
+        return None
+    low, high = sorted(_match_sign(value, pixels.dtype) for value in (start, start if end is None else end))
+    mask = (pixels >= low) & (pixels <= high)
+    return mask if mask.any() else None
+
+
+def _match_sign(value: float, dtype: np.dtype[Any]) -> float:
+    """Return a value as the pixels have it: writers put a negative one into an unsigned tag, and the reverse."""
+    limits = np.iinfo(dtype)
+    if value > limits.max:
+        return value - (limits.max - limits.min + 1.0)
+    return value + (limits.max - limits.min + 1.0) if value < limits.min else value

@@ -1,0 +1,184 @@
+"""TIFF: which page is the scan, whether it is of a proven kind, and its gray levels, by tifffile and imagecodecs.
+
+Pages of 1 or 8 bits that Pillow decodes are left to it (`nightread.scan.raster`).
+"""
+
+import logging
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from nightread.errors import UnreadableScan, UnsupportedScan
+from nightread.reasons import Reason
+from nightread.scan.brightness import find_extremes, find_white
+from nightread.scan.frames import read_header, to_luma
+from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors, Pixels, check_size
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags
+
+_PHOTOMETRIC: Final = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 6: "YCbCr"}
+_WHITE_IS_ZERO: Final = 0
+_COLORS: Final = frozenset({2, 3, 6})
+#: By number in the tag: what is decoded. The value says whether each strip or tile has a header with its size.
+_COMPRESSIONS: Final = {
+    1: False, 2: False, 3: False, 4: False, 5: False, 7: True, 8: False, 32773: False, 32946: False, 34925: False,
+    50000: False, 33003: True, 33004: True, 33005: True, 34712: True, 34933: True, 50002: True, 52546: True,
+}  # fmt: skip
+_PILLOW_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+_PNG: Final = 34933
+_PNG_SIZE_AT: Final = slice(16, 24)
+#: Pages that are looked at; a chain of pages may have no end.
+_MOST_PAGES: Final = 4
+#: A strip or tile may hold more pixels than the picture, but not many more.
+_LARGEST_CHUNK: Final = 2**20
+_TIFF_ERRORS: Final = (*DECODER_ERRORS, RuntimeError, tifffile.TiffFileError)
+
+
+@dataclass(frozen=True, slots=True)
+class TiffGray:
+    """One decoded page.
+
+    Attributes:
+        pixels: (H, W), upright.
+        black: the value that is shown black.
+        white: the value that is shown white.
+        width_px: as stored.
+        height_px: as stored.
+        colors: a sample of the colors, where it was asked for and the page has some.
+    """
+
+    pixels: Pixels
+    black: float
+    white: float
+    width_px: int
+    height_px: int
+    colors: Colors | None = None
+
+
+def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> TiffGray | None:
+    """Decode the page that is the scan; None where it is of a kind that Pillow decodes.
+
+    Raises:
+        UnreadableScan: damaged, too large, or a strip or tile far larger than the picture.
+        UnsupportedScan: several full pages, or a kind of page that is not decoded here; it is named.
+    """
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as file:
+            page = _find_page(file)
+            _check_page(page, data, max_pixels)
+            if page is file.pages.first and _is_for_pillow(page):
+                return None
+            return _decode(page, with_colors=with_colors)
+    except _TIFF_ERRORS:
+        raise UnreadableScan(Reason.DAMAGED, "the TIFF data is damaged or cut short") from None
+
+
+def _find_page(file: tifffile.TiffFile) -> Any:
+    """Return the one page of full resolution: a reduced one is a preview, and the scan may lie in its sub-directory."""
+    pages: list[Any] = []
+    for page in file.pages:
+        pages.append(page)
+        if len(pages) == _MOST_PAGES or len([one for one in pages if not one.is_reduced]) > 1:
+            break
+    subpages = list(pages[0].pages)[:_MOST_PAGES] if pages[0].is_reduced and pages[0].subifds else []
+    full = [page for page in (*pages, *subpages) if not (page.is_reduced or page.is_mask)]
+    if len(full) > 1:
+        raise UnsupportedScan(Reason.MULTI_FRAME, "more than one frame or page; a scan has one")
+    return full[0] if full else pages[0]
+
+
+def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
+    check_size(page.imagewidth, page.imagelength, max_pixels)
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+    samples = page.samplesperpixel
+    is_gray = page.photometric in {0, 1} and samples in {1, 2}
+    is_color = page.photometric in _COLORS and samples in {1, 3, 4}
+    if page.compression not in _COMPRESSIONS or not (is_gray or is_color) or page.dtype is None or page.imagedepth != 1:
+        kind = _PHOTOMETRIC.get(page.photometric, "another color space")
+        raise UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT,
+            f"a TIFF of {samples} samples of {bits} bits, {kind}, compression {int(page.compression)}; save it as gray "
+            "of 8 or 16 bits, for instance with `magick IN -colorspace Gray -compress None OUT.tif`",
+        )
+    chunk = page.chunks[0] * page.chunks[1] if len(page.chunks) > 1 else page.chunks[0]
+    if chunk > max(4 * page.imagewidth * page.imagelength, _LARGEST_CHUNK):
+        raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is far larger than the picture")
+    if _COMPRESSIONS[page.compression]:
+        for place, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+            _check_chunk(data[place : place + size], page, chunk)
+
+
+def _check_chunk(content: bytes, page: Any, pixels: int) -> None:
+    """Refuse a compressed strip or tile whose own header says that it is larger than the page says."""
+    if page.compression == _PNG:
+        width, height = (int.from_bytes(content[_PNG_SIZE_AT][at : at + 4], "big") for at in (0, 4))
+    else:
+        header = read_header(content)
+        if header is None:
+            raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is not compressed as it says")
+        width, height = header.width_px, header.height_px
+    if width * height > max(pixels, page.imagewidth * page.imagelength):
+        raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is larger than its header says")
+
+
+def _is_for_pillow(page: Any) -> bool:
+    bits = {page.bitspersample} if isinstance(page.bitspersample, int) else set(page.bitspersample)
+    return (
+        bits <= {1, 8} and page.sampleformat == 1 and page.planarconfig == 1
+        and page.compression in _PILLOW_COMPRESSIONS
+    )  # fmt: skip
+
+
+def _decode(page: Any, *, with_colors: bool) -> TiffGray:
+    pixels = page.asarray()
+    if page.axes == "SYX":
+        pixels = np.moveaxis(pixels, 0, -1)
+    colors = None
+    if page.photometric in {0, 1}:
+        gray = pixels if pixels.ndim == 2 else pixels[..., 0]
+    else:
+        if page.photometric == 3:
+            pixels = np.moveaxis(page.colormap, 0, -1)[pixels]
+        gray = to_luma(pixels)
+        bits = 8 * pixels.dtype.itemsize
+        colors = _sample_colors(pixels, bits) if with_colors and pixels.dtype.kind == "u" else None
+        if pixels.dtype.kind == "u":
+            gray = np.rint(gray).astype(pixels.dtype)
+    gray, black, white = _find_range(gray)
+    if page.photometric == _WHITE_IS_ZERO:
+        black, white = white, black
+    tag = page.tags.get("Orientation")
+    upright = _turn(gray, int(tag.value) if tag is not None else 1)
+    return TiffGray(upright, black, white, page.imagewidth, page.imagelength, colors)
+
+
+def _find_range(gray: Pixels) -> tuple[Pixels, float, float]:
+    """Return (pixels, black, white): of unsigned integers by the bits in use, else the extremes."""
+    if gray.dtype.kind == "u":
+        white = find_white(gray)
+        return (gray if gray.dtype.itemsize <= 2 else gray.astype(np.float64)), 0.0, white
+    extremes = find_extremes(gray)
+    if extremes is None:
+        raise UnreadableScan(Reason.BLANK, "no pixel holds a number")
+    if gray.dtype.kind == "f":  # what is no number is a border, and shown black
+        gray = np.where(np.isfinite(gray), gray, extremes[0])
+    return gray, *extremes
+
+
+def _sample_colors(pixels: Pixels, bits: int) -> Colors:
+    rows, columns = (np.linspace(0, size - 1, COLORS_SIDE_PX).astype(np.int64) for size in pixels.shape[:2])
+    sample = (pixels[np.ix_(rows, columns)][..., :3] >> (bits - 8)).astype(np.uint8)
+    return np.asarray(Image.fromarray(sample).convert("YCbCr"))
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn a picture upright (TIFF 6.0, tag 274)."""
+    if orientation >= 5:
+        pixels = pixels.T
+        orientation = {5: 1, 6: 2, 7: 3, 8: 4}.get(orientation, 1)
+    flips = {2: (slice(None), slice(None, None, -1)), 3: (slice(None, None, -1),) * 2, 4: (slice(None, None, -1),)}
+    return pixels[flips.get(orientation, (slice(None),))]

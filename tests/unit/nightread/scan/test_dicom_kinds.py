@@ -1,0 +1,285 @@
+"""What writers of DICOM leave out or get wrong, kind by kind: shown right, or refused with the tag named."""
+
+import struct
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLosslessSV1
+
+from nightread.errors import ScanError
+from nightread.reasons import Reason
+from nightread.scan.decode import read_scan
+from nightread.scan.formats import SNIFF_BYTES, Format, sniff
+from tests import factories
+
+CHEST = factories.small_chest()
+DEEP = CHEST.astype(np.uint16) * 16
+TWELVE = {"BitsStored": 12, "HighBit": 11}
+WINDOW = {"WindowCenter": "2048", "WindowWidth": "4096"}
+
+
+def read(data):
+    return read_scan(data, max_pixels=10**7)
+
+
+def shown(data):
+    scan = read(data)
+    return np.clip((scan.pixels.astype(np.float64) - scan.black) / (scan.white - scan.black), 0, 1)
+
+
+def refuse(data):
+    with pytest.raises(ScanError) as caught:
+        read(data)
+    assert factories.CANARY not in str(caught.value)
+    return caught.value.reason, str(caught.value)
+
+
+def assert_shown(data, gray, levels=255):
+    np.testing.assert_allclose(shown(data), gray, atol=1 / levels)
+
+
+EXPECTED = DEEP / 4095
+
+
+class TestStoredBits:
+    def test_high_bit_above_the_stored_bits_shifts_them_down(self):
+        noise = np.random.default_rng(1).integers(0, 16, DEEP.shape).astype(np.uint16)
+        assert_shown(factories.encode_dicom((DEEP << 4) | noise, BitsStored=12, HighBit=15, **WINDOW), EXPECTED)
+
+    def test_overlay_bits_above_the_stored_ones_are_masked(self):
+        overlay = (np.arange(DEEP.size).reshape(DEEP.shape) % 7 == 0).astype(np.uint16) << 12
+        assert_shown(factories.encode_dicom(DEEP | overlay, **TWELVE, **WINDOW), EXPECTED)
+
+    def test_an_8_bit_frame_that_is_tagged_12_bits_deep_is_shown_as_8_bits(self):
+        frame = factories.encode_jpeg(CHEST)
+        data = factories.encode_dicom(DEEP, syntax=JPEGBaseline8Bit, frame=frame, **TWELVE)
+        assert_shown(data, shown(frame))
+
+    @pytest.mark.parametrize("stored", [4294967295, 0, "12 bits"])
+    def test_bits_stored_of_another_type_or_range_is_damage_that_names_the_tag(self, stored):
+        data = factories.encode_dicom(
+            CHEST, syntax=JPEGBaseline8Bit, frame=factories.encode_jpeg(CHEST), BitsStored=None
+        )
+        vr, value = ("LO", stored) if isinstance(stored, str) else ("UL", stored)
+        dataset = dcmread(DicomBytesIO(data))
+        dataset.add_new("BitsStored", vr, value)
+        buffer = DicomBytesIO()
+        dataset.save_as(buffer)
+        reason, text = refuse(buffer.getvalue())
+        assert (reason, "(0028,0101) Bits Stored" in text) == (Reason.DAMAGED, True)
+
+
+class TestMissing:
+    @pytest.mark.parametrize("tag", ["BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation"])
+    def test_an_attribute_with_a_plain_default_may_be_missing(self, tag):
+        assert_shown(factories.encode_dicom(DEEP, **(TWELVE | WINDOW | {tag: None})), EXPECTED)
+
+    def test_samples_per_pixel_may_be_missing(self):
+        assert_shown(factories.encode_dicom(DEEP, SamplesPerPixel=None, **TWELVE, **WINDOW), EXPECTED)
+
+    def test_bits_allocated_has_no_default_and_is_named(self):
+        assert "(0028,0100) Bits Allocated is missing" in refuse(factories.encode_dicom(DEEP, BitsAllocated=None))[1]
+
+    @pytest.mark.parametrize("photometric", ["monochrome1", "Monochrome1 "])
+    def test_photometric_interpretation_in_lower_case_is_read(self, photometric):
+        data = factories.encode_dicom(DEEP, PhotometricInterpretation=photometric, **TWELVE, **WINDOW)
+        assert_shown(data, 1 - EXPECTED)
+
+
+class TestFileStructure:
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    @pytest.mark.parametrize("with_preamble", [False, True])
+    @pytest.mark.parametrize("with_meta", [False, True])
+    def test_a_data_set_is_found_without_preamble_or_meta_group(self, syntax, with_preamble, with_meta):
+        data = factories.encode_dicom(DEEP, syntax=syntax, **TWELVE, **WINDOW)
+        at = data.index(b"\x08\x00\x16\x00")
+        whole = data[:132] * with_preamble + data[132:at] * with_meta + data[at:]
+        if with_preamble and not with_meta:
+            whole = data[:132] + data[at:]
+        assert sniff(whole[:SNIFF_BYTES]) is Format.DICOM
+        assert_shown(whole, EXPECTED)
+
+    def test_text_and_random_bytes_are_no_data_set(self):
+        random = np.random.default_rng(0)
+        for head in (
+            b"\x08\x00abcdefgh" * 40,
+            b"\x02\x00\x00\x00" * 90,
+            *(random.bytes(SNIFF_BYTES) for _ in range(2000)),
+        ):
+            assert sniff(head) is not Format.DICOM
+
+    def test_a_frame_without_sequence_delimiter_is_read(self):
+        data = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=factories.encode_jpeg(CHEST))
+        assert data.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
+        assert np.array_equal(read(data[:-8]).pixels, read(data).pixels)
+
+    def test_a_wrong_offset_table_has_no_say(self):
+        frame = factories.encode_jpeg(CHEST)
+        table = struct.pack("<HHLL", 0xFFFE, 0xE000, 4, 123456)
+        content = table + encapsulate([frame], has_bot=False)[8:]
+        data = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame, PixelData=content)
+        assert np.array_equal(
+            read(data).pixels, read(factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame)).pixels
+        )
+
+    def test_one_frame_in_many_fragments_is_joined(self):
+        frame = factories.encode_jpeg(CHEST)
+        content = encapsulate([frame], fragments_per_frame=5)
+        data = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame, PixelData=content)
+        assert read(data).pixels.shape == CHEST.shape
+
+    def test_of_an_odd_number_of_bytes_the_last_may_never_have_been_stored(self):
+        odd = CHEST[:119, :143]
+        data = factories.encode_dicom(odd, PixelData=odd.tobytes()[:-1])
+        assert np.array_equal(read(data).pixels.ravel()[:-1], odd.ravel()[:-1])
+
+    def test_a_file_that_is_cut_before_its_rows_is_damaged(self):
+        data = factories.encode_dicom(DEEP)
+        assert refuse(data[: data.index(b"\x28\x00\x10\x00US")])[0] is Reason.DAMAGED
+
+    def test_a_cut_frame_is_damaged(self):
+        data = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=factories.encode_jpeg(CHEST))
+        assert refuse(data[:-200])[0] is Reason.DAMAGED
+
+    def test_a_baseline_frame_whose_syntax_says_lossless_is_decoded(self):
+        frame = factories.encode_jpeg(CHEST)
+        plain = read(factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame))
+        assert np.array_equal(
+            read(factories.encode_dicom(CHEST, syntax=JPEGLosslessSV1, frame=frame)).pixels, plain.pixels
+        )
+
+
+class TestWhatItIs:
+    @pytest.mark.parametrize("modality", ["CR", "DX", "DR", "XR", "RF", "RG", "OT", "SC", "dx", "Cr ", ["CR", "DX"]])
+    def test_modalities_of_radiographs_are_read(self, modality):
+        assert_shown(factories.encode_dicom(DEEP, Modality=modality, **TWELVE, **WINDOW), EXPECTED)
+
+    @pytest.mark.parametrize("modality", ["CT", "MR", "US", "NM", "MG", "SR", ["CT", "MR"]])
+    def test_others_are_no_radiographs(self, modality):
+        assert refuse(factories.encode_dicom(DEEP, Modality=modality))[0] is Reason.NOT_A_RADIOGRAPH
+
+    def test_raw_detector_values_are_refused_by_name(self):
+        reason, text = refuse(factories.encode_dicom(DEEP, PresentationIntentType="FOR PROCESSING", **TWELVE))
+        assert reason is Reason.FOR_PROCESSING
+        assert "(0008,0068)" in text
+        assert read(factories.encode_dicom(DEEP, PresentationIntentType="FOR PRESENTATION", **TWELVE))
+
+
+class TestPalette:
+    @staticmethod
+    def encode(red, green, blue, bits=8, first=0):
+        fields = {"PhotometricInterpretation": "PALETTE COLOR"}
+        for name, table in (("Red", red), ("Green", green), ("Blue", blue)):
+            kind = "<u2" if bits == 16 else "u1"
+            fields[f"{name}PaletteColorLookupTableDescriptor"] = [len(table) % 2**16, first, bits]
+            fields[f"{name}PaletteColorLookupTableData"] = np.asarray(table, kind).tobytes()
+        return factories.encode_dicom(CHEST, **fields)
+
+    @pytest.mark.parametrize("bits", [8, 16])
+    def test_a_palette_of_grays_is_gray(self, bits):
+        table = np.arange(256) if bits == 8 else np.arange(256) * 257
+        assert_shown(self.encode(table, table, table, bits), CHEST / 255)
+
+    def test_a_palette_of_colors_is_no_radiograph(self):
+        table = np.arange(256)
+        assert refuse(self.encode(table, table[::-1], table))[0] is Reason.NOT_A_RADIOGRAPH
+
+
+class TestWindowAndTables:
+    @pytest.mark.parametrize(
+        "window", [("NaN", "4096"), ("2048", "nan"), ("2048", "-1"), ("2048", "0"), ("inf", "4096")]
+    )
+    def test_a_window_that_is_none_is_passed_over(self, window):
+        data = factories.encode_dicom(DEEP, WindowCenter="7.5", WindowWidth="9.5", **TWELVE)
+        for before, after in zip(("7.5 ", "9.5 "), window, strict=True):
+            data = data.replace(
+                struct.pack("<H", 4) + before.encode(), struct.pack("<H", 4) + after.ljust(4).encode()[:4]
+            )
+        assert_shown(data, EXPECTED)
+
+    def test_a_window_beside_all_pixels_is_named(self):
+        reason, text = refuse(factories.encode_dicom(DEEP, WindowCenter="40000", WindowWidth="1000", **TWELVE))
+        assert reason is Reason.BLANK
+        assert "(0028,1050) Window Center" in text
+
+    @pytest.mark.parametrize("declared", [8, 12, 16])
+    def test_white_of_a_voi_table_is_that_of_the_bits_that_its_entries_take(self, declared):
+        data = factories.encode_dicom(DEEP, **TWELVE, **factories.make_table(np.arange(4096), bits=declared))
+        assert_shown(data, EXPECTED)
+
+    def test_two_8_bit_entries_in_each_word_are_unpacked(self):
+        item = Dataset()
+        item.LUTDescriptor = [256, 0, 8]
+        item.add_new("LUTData", "US", np.arange(256, dtype=np.uint8).view("<u2").tolist())
+        assert_shown(factories.encode_dicom(CHEST, VOILUTSequence=Sequence([item])), CHEST / 255)
+
+    def test_a_negative_first_value_that_is_written_as_unsigned_is_negative(self):
+        signed = DEEP.astype(np.int16) - 2000
+        item = Dataset()
+        item.add_new("LUTDescriptor", "US", [4096, 63536, 12])
+        item.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
+        assert_shown(factories.encode_dicom(signed, VOILUTSequence=Sequence([item])), EXPECTED)
+
+    @pytest.mark.parametrize(("photometric", "shape", "inverted"), [
+        ("MONOCHROME2", "IDENTITY", False), ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME1", "INVERSE", True), ("MONOCHROME1", "IDENTITY", True),
+    ])  # fmt: skip
+    def test_presentation_lut_shape_inverts_once(self, photometric, shape, inverted):
+        data = factories.encode_dicom(
+            DEEP, PhotometricInterpretation=photometric, PresentationLUTShape=shape, **TWELVE, **WINDOW
+        )
+        assert_shown(data, 1 - EXPECTED if inverted else EXPECTED)
+
+    def test_padding_that_is_written_as_unsigned_beside_signed_pixels_is_padding(self):
+        signed = DEEP.astype(np.int16) - 1000
+        signed[:, :15] = -2000
+        data = factories.encode_dicom(signed, PixelPaddingValue=None)
+        dataset = dcmread(DicomBytesIO(data))
+        dataset.add_new("PixelPaddingValue", "US", 63536)
+        buffer = DicomBytesIO()
+        dataset.save_as(buffer)
+        scan = read(buffer.getvalue())
+        assert (scan.black, scan.white) == (signed[:, 15:].min(), signed.max())
+
+
+class TestPresentation:
+    """One picture in every representation: all agree within one gray level (after IHE's mlut and vlut test set)."""
+
+    @pytest.mark.parametrize("bits", [8, 12, 16])
+    @pytest.mark.parametrize("is_signed", [False, True])
+    @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+    @pytest.mark.parametrize("way", ["window", "exact", "voi", "modality", "rescaled"])
+    def test_every_representation_shows_the_same_picture(self, bits, is_signed, photometric, way):
+        top = 2**bits
+        levels = CHEST.astype(np.int64) * (top - 1) // 255
+        levels = levels if photometric == "MONOCHROME2" else top - 1 - levels
+        offset = top // 2 if is_signed else 0
+        kind = {(8, False): np.uint8, (8, True): np.int8}.get((bits, is_signed), np.int16 if is_signed else np.uint16)
+        stored = (levels - offset).astype(kind)
+        fields = {"BitsStored": bits, "HighBit": bits - 1, "PhotometricInterpretation": photometric}
+        table = {"first": -offset, "bits": bits}
+        if way == "window":
+            fields |= {"WindowCenter": str(top / 2 - offset), "WindowWidth": str(top)}
+        elif way == "exact":
+            fields |= {
+                "WindowCenter": str((top - 1) / 2 - offset),
+                "WindowWidth": str(top - 1),
+                "VOILUTFunction": "LINEAR_EXACT",
+            }
+        elif way == "voi":
+            fields |= factories.make_table(np.arange(top), **table)
+        elif way == "modality":
+            fields |= factories.make_table(np.arange(top), keyword="ModalityLUTSequence", **table)
+            fields |= {"WindowCenter": str(top / 2), "WindowWidth": str(top)}
+        else:
+            fields |= {"RescaleSlope": "2", "RescaleIntercept": str(2 * offset + 10)}
+            fields |= {"WindowCenter": str(top + 10), "WindowWidth": str(2 * top)}
+        assert_shown(factories.encode_dicom(stored, **fields), CHEST / 255)
+
+    def test_a_sigmoid_window_is_that_of_the_standard(self):
+        data = factories.encode_dicom(DEEP, WindowCenter="2048", WindowWidth="2000", VOILUTFunction="SIGMOID", **TWELVE)
+        assert_shown(data, 1 / (1 + np.exp(-4 * (DEEP.astype(float) - 2048) / 2000)))

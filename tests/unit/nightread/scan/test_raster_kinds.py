@@ -1,0 +1,167 @@
+"""JPEG, PNG and TIFF of every kind that a hospital sends: shown right, or refused by the name of the kind."""
+
+import io
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from nightread.errors import ScanError
+from nightread.reasons import Reason
+from nightread.scan.decode import read_scan
+from tests import factories
+
+CHEST = factories.small_chest()
+DEEP = CHEST.astype(np.uint16) * 16  # 12 bits
+
+
+def read(data, **limits):
+    return read_scan(data, **{"max_pixels": 10**7, **limits})
+
+
+def shown(data):
+    scan = read(data)
+    return np.clip((scan.pixels.astype(np.float64) - scan.black) / (scan.white - scan.black), 0, 1)
+
+
+def refuse(data):
+    with pytest.raises(ScanError) as caught:
+        read(data)
+    return caught.value.reason, str(caught.value)
+
+
+def encode_tiff(pixels, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **{"photometric": "minisblack", "metadata": None, **options})
+    return buffer.getvalue()
+
+
+class TestDepth:
+    @pytest.mark.parametrize("bits", range(9, 17))
+    @pytest.mark.parametrize("encode", [factories.encode_png16, encode_tiff])
+    def test_every_depth_in_16_bits_is_as_bright_as_the_others(self, bits, encode):
+        pixels = (CHEST.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
+        np.testing.assert_allclose(shown(encode(pixels)), CHEST / 255, atol=1 / 255)
+
+    @pytest.mark.parametrize("marker", [4096, 20000, 65535])
+    @pytest.mark.parametrize("count", [1, 20])
+    @pytest.mark.parametrize("encode", [factories.encode_png16, encode_tiff])
+    def test_marker_pixels_do_not_darken_the_scan(self, marker, count, encode):
+        marked = DEEP.copy()
+        marked[5, 3 : 3 + count] = marker
+        assert read(encode(marked)).white == read(encode(DEEP)).white == 4095
+
+    def test_32_bit_integers_of_full_range(self):
+        pixels = (CHEST.astype(np.uint64) * (2**32 - 1) // 255).astype(np.uint32)
+        np.testing.assert_allclose(shown(encode_tiff(pixels)), CHEST / 255, atol=1 / 255)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_floats_between_their_extremes_with_a_border_of_nan(self, dtype):
+        pixels = CHEST.astype(dtype) / 100
+        pixels[:, :9] = np.nan
+        gray = shown(encode_tiff(pixels))
+        assert (gray[:, :9] == 0).all()
+        low, high = np.nanmin(pixels), np.nanmax(pixels)
+        np.testing.assert_allclose(gray[:, 9:], (pixels[:, 9:] - low) / (high - low), atol=1e-5)
+
+    def test_12_bits_packed_and_white_is_zero(self):
+        data = encode_tiff(4095 - DEEP, bitspersample=12, photometric="miniswhite")
+        np.testing.assert_allclose(shown(data), DEEP / 4095, atol=1 / 4000)
+
+
+class TestTiffPages:
+    @pytest.mark.parametrize("planarconfig", ["contig", "separate"])
+    def test_16_bit_colors_become_luma(self, planarconfig):
+        pixels = np.repeat(CHEST.astype(np.uint16)[..., None] * 257, 3, axis=2)
+        stored = pixels if planarconfig == "contig" else np.moveaxis(pixels, -1, 0)
+        data = encode_tiff(stored, photometric="rgb", planarconfig=planarconfig)
+        np.testing.assert_allclose(shown(data), CHEST / 255, atol=1 / 255)
+
+    def test_alpha_beside_16_bit_gray_is_dropped(self):
+        pixels = np.stack([DEEP, np.full_like(DEEP, 65535)], axis=2)
+        data = encode_tiff(pixels, planarconfig="contig", extrasamples=["unassalpha"])
+        np.testing.assert_allclose(shown(data), DEEP / 4095, atol=1 / 4000)
+
+    def test_the_scan_may_lie_in_the_sub_directory_of_its_preview(self):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer) as writer:
+            writer.write(CHEST[::3, ::3], subifds=1, subfiletype=1, photometric="minisblack", metadata=None)
+            writer.write(CHEST, subfiletype=0, photometric="minisblack", metadata=None)
+        assert np.array_equal(read(buffer.getvalue()).pixels, CHEST)
+
+    def test_a_reduced_second_page_is_no_second_frame(self):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer) as writer:
+            writer.write(CHEST, photometric="minisblack", metadata=None)
+            writer.write(CHEST[::3, ::3], subfiletype=1, photometric="minisblack", metadata=None)
+        assert np.array_equal(read(buffer.getvalue()).pixels, CHEST)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_deep_pages_are_turned_upright_as_8_bit_ones_are(self, orientation):
+        tags = [(274, 3, 1, orientation, True)]
+        deep, plain = (read(encode_tiff(pixels, extratags=tags)).pixels for pixels in (CHEST.astype(np.uint16), CHEST))
+        assert np.array_equal(deep, plain)
+
+    @pytest.mark.parametrize("compression", ["jpeg2000", "png", "jpegxl", "zstd", "lzw", "adobe_deflate", "packbits"])
+    def test_compressed_deep_pages(self, compression):
+        args = {"compressionargs": {"lossless": True}} if compression == "jpegxl" else {}
+        np.testing.assert_allclose(
+            shown(encode_tiff(DEEP, compression=compression, **args)), DEEP / 4095, atol=1 / 4000
+        )
+
+    @pytest.mark.parametrize("compression", ["webp", "jpegxr"])
+    def test_other_compressions_are_refused_by_name(self, compression):
+        pixels = np.repeat(CHEST[..., None], 3, axis=2)
+        reason, text = refuse(encode_tiff(pixels, photometric="rgb", compression=compression))
+        assert reason is Reason.UNSUPPORTED_FORMAT
+        assert "compression" in text
+
+    def test_a_tile_far_larger_than_the_picture_is_not_decoded(self, monkeypatch):
+        data = encode_tiff(CHEST[:64, :64], tile=(8192, 8192), compression="zlib")
+        monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda *_, **__: pytest.fail("decoded"))
+        assert refuse(data)[0] is Reason.DAMAGED
+
+
+class TestJpeg:
+    @pytest.mark.parametrize("encode", [
+        lambda pixels: imagecodecs.jpeg8_encode(pixels, level=98, bitspersample=12),
+        lambda pixels: imagecodecs.jpegls_encode(pixels, 0),
+        lambda pixels: imagecodecs.ljpeg_encode(pixels, bitspersample=12),
+    ])  # fmt: skip
+    def test_deep_jpeg_kinds_are_read(self, encode):
+        np.testing.assert_allclose(shown(bytes(encode(DEEP))), DEEP / 4095, atol=1 / 60)
+
+    @pytest.mark.parametrize("at_least_px", [0, 40])
+    def test_8_bit_lossless_jpeg_is_read_at_full_size_whatever_is_asked_for(self, at_least_px):
+        data = bytes(imagecodecs.ljpeg_encode(CHEST, bitspersample=8))
+        assert np.array_equal(read(data, at_least_px=at_least_px).pixels, CHEST)
+
+    def test_a_whole_jpeg_without_its_end_marker_is_read(self):
+        data = factories.encode_jpeg(CHEST)
+        assert np.array_equal(read(data[:-2]).pixels, read(data).pixels)
+
+    def test_a_preview_is_no_second_frame(self):
+        small = Image.fromarray(CHEST[::3, ::3])
+        data = factories.encode_image(Image.fromarray(CHEST), "MPO", save_all=True, append_images=[small])
+        assert read(data).pixels.shape == CHEST.shape
+
+    @pytest.mark.parametrize("percent", [10, 25, 50, 75, 90])
+    def test_a_progressive_jpeg_that_was_cut_and_closed_is_damaged(self, percent):
+        large = np.kron(CHEST, np.ones((4, 4), np.uint8))
+        data = factories.encode_jpeg(large, progressive=True)
+        assert read(data).pixels.shape == large.shape
+        assert refuse(data[: len(data) * percent // 100] + b"\xff\xd9")[0] is Reason.DAMAGED
+
+
+@pytest.mark.parametrize(("head", "name"), [
+    (b"\xff\x0a" + b"\0" * 400, "JPEG XL"), (b"II\xbc\x01" + b"\0" * 400, "JPEG XR"), (b"P5\n2 2\n255\n", "PGM or PPM"),
+    (b"\x5c\x01\0\0" + b"\0" * 340 + b"n+1\0", "NIfTI"),
+    (b"ObjectType = Image\n", "MetaImage"), (b"NRRD0004\n", "NRRD"),
+    (b"PK\x03\x04", "zip archive"), (b"\x1f\x8b\x08", "gzip file"), (b"\0" * 257 + b"ustar", "tar archive"),
+])  # fmt: skip
+def test_other_formats_and_archives_are_refused_by_name(head, name):
+    reason, text = refuse(head)
+    assert reason is Reason.UNSUPPORTED_FORMAT
+    assert name in text
