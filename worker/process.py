@@ -173,20 +173,9 @@ class WorkerProcess:
 _PROCESSES: dict[int, WorkerProcess] = {}
 
 
-def use_process(process: WorkerProcess) -> None:
-    """Make `process` the state that tasks of this process use."""
-    _PROCESSES[os.getpid()] = process
-
-
-def has_process() -> bool:
-    """Return whether this process has a state of its own, not only an inherited one."""
-    return os.getpid() in _PROCESSES
-
-
 def current_process(settings: Settings) -> WorkerProcess:
     """Return this process's state, created at the first call; never an inherited one."""
-    state = _PROCESSES.get(os.getpid())
-    if state is None:
-        state = WorkerProcess(settings)
-        use_process(state)
-    return state
+    pid = os.getpid()
+    if pid not in _PROCESSES:
+        _PROCESSES[pid] = WorkerProcess(settings)
+    return _PROCESSES[pid]

@@ -12,7 +12,7 @@ from nightread.logs import configure_logging
 from nightread.settings import Settings, read_settings
 from worker.errors import BrokerUnavailable
 from worker.jobs.job import attend_job
-from worker.process import WorkerProcess, current_process, has_process
+from worker.process import WorkerProcess, current_process
 from worker.queue.publisher import SCORE_TASK, Publisher
 from worker.queue.sweeper import Sweeper
 
@@ -38,8 +38,6 @@ def score_job_task(task: Any, job_id: str) -> None:
 @worker_process_init.connect
 def _start_child(**_: Any) -> None:
     """Configure the log, since a spawned process has inherited nothing, and start sweeping."""
-    if has_process():  # Celery sends this signal for its solo pool too, whose log is set up
-        return
     configure_logging(read_settings())
     app = current_app._get_current_object()  # noqa: SLF001  # the app itself: `current_app` differs by thread
     process = _find_process(app)

@@ -1,4 +1,4 @@
-"""A run in one process: the same jobs and tables as a cluster, with nothing left open at its end."""
+"""Embedded runs: every scan ends, interrupted and orphaned runs are closed, other runs are left alone."""
 
 import errno
 import os
@@ -77,7 +77,7 @@ def test_a_second_run_in_the_same_process_reuses_the_first(process, tmp_path):
     assert one == two
 
 
-def test_an_interrupted_run_accounts_for_every_scan_and_can_be_gone_on_with(process, tmp_path):
+def test_an_interrupted_run_accounts_for_every_scan_and_can_be_retried(process, tmp_path):
     run_id = add_run_of(process, write_scans(tmp_path / "night", 6), embedded=True)
 
     def interrupt(counts):
@@ -101,7 +101,7 @@ def test_an_interrupted_run_accounts_for_every_scan_and_can_be_gone_on_with(proc
     assert count(process.engine, run_id).scored == 6
 
 
-def test_a_run_that_is_interrupted_at_once_accounts_for_every_scan(process, tmp_path):
+def test_a_run_interrupted_at_its_start_accounts_for_every_scan(process, tmp_path):
     run_id = add_run_of(process, write_scans(tmp_path / "night", 3), embedded=True)
 
     def interrupt(counts):
@@ -130,7 +130,7 @@ def test_a_run_whose_worker_failed_to_close_it_ends_all_the_same(process, tmp_pa
     assert run_embedded(process, run_id, nothing).status is RunStatus.FINISHED
 
 
-def test_an_error_that_nobody_foresaw_does_not_stop_the_run(process, tmp_path, monkeypatch, caplog):
+def test_an_unexpected_error_does_not_stop_the_run(process, tmp_path, monkeypatch, caplog):
     score_scans, calls = job_module.score_scans, []
 
     def fail_once(*arguments, **options):
@@ -186,7 +186,7 @@ class TestWithoutForks:
         monkeypatch.setattr(os, "fork", fail_with(AssertionError("forked")))
         assert forks.fork_workers(process, 100) == []
 
-    def test_threads_score_where_there_can_be_no_more_processes(self, process, alone, tmp_path, monkeypatch, caplog):
+    def test_threads_score_if_no_process_can_be_started(self, process, alone, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(os, "fork", fail_with(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")))
         run_id = add_run_of(process, write_scans(tmp_path / "night", 4), embedded=True)
         run_embedded(process, run_id, nothing)
@@ -234,7 +234,7 @@ class TestOrphans:
         assert close_orphans(engine) == 0
         assert {fetch_run(engine, run_id).status for run_id in [*alive, unknown]} == {RunStatus.QUEUED}
 
-    def test_a_process_that_has_been_given_the_same_id_is_another(self, engine, add):
+    def test_a_reused_process_id_is_another_process(self, engine, add):
         add(os.getpid(), started=read_start(os.getpid()))
         assert close_orphans(engine) == 0
         add(os.getpid(), started="1")  # process 1 of the container before this one, say

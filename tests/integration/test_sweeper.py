@@ -31,7 +31,7 @@ def test_a_due_job_is_published(engine, sweeper):
     wait_until(lambda: fetch_job(engine, job_id).published_at, "the job's message")
 
 
-def test_a_broker_that_is_away_is_told_and_tried_again(engine, redis_server, sweeper, caplog):
+def test_an_unavailable_broker_is_logged_and_retried(engine, redis_server, sweeper, caplog):
     redis_server.kill()
     try:
         job_id = add_job(engine)
@@ -42,7 +42,7 @@ def test_a_broker_that_is_away_is_told_and_tried_again(engine, redis_server, swe
     wait_until(lambda: fetch_job(engine, job_id).published_at, "the job's message")
 
 
-def test_what_nobody_foresaw_does_not_end_it(engine, process, sweeper, monkeypatch, caplog):
+def test_an_unexpected_error_does_not_end_the_sweeper(engine, process, sweeper, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(sweeper._publisher, "sweep", None)
         wait_until(lambda: "sweep failed" in caplog.text, "an error")

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery
@@ -63,11 +63,7 @@ class Publisher:
         """
         with contextlib.suppress(*self._errors), self._app.pool.acquire(block=True, timeout=10) as connection:
             return _count_waiting(connection)  # called after each job: a new connection would take 3 ms of a core
-        try:  # the pooled connection may have been lost since its last use
-            with self._app.connection_for_read() as connection:
-                return _count_waiting(connection)
-        except self._errors as error:
-            raise explain_broker(error, self._settings) from None
+        return self._ask(_count_waiting)  # the pooled connection may have been lost since its last use
 
     def count_refused(self) -> int:
         """Return the number of messages that workers have refused.
@@ -75,11 +71,7 @@ class Publisher:
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
-        try:
-            with self._app.connection_for_read() as connection:
-                return int(connection.default_channel.client.get(REFUSED_KEY) or 0)
-        except self._errors as error:
-            raise explain_broker(error, self._settings) from None
+        return self._ask(lambda connection: int(connection.default_channel.client.get(REFUSED_KEY) or 0))
 
     def note_refused(self) -> None:
         """Count one more refused message.
@@ -87,9 +79,13 @@ class Publisher:
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
+        self._ask(lambda connection: int(connection.default_channel.client.incr(REFUSED_KEY)))
+
+    def _ask(self, question: Callable[[Any], int]) -> int:
+        """Return the answer of the broker over a new connection."""
         try:
-            with self._app.connection_for_write() as connection:
-                connection.default_channel.client.incr(REFUSED_KEY)
+            with self._app.connection_for_read() as connection:
+                return question(connection)
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 

@@ -52,7 +52,7 @@ def test_every_setting_can_be_given_by_its_variable(monkeypatch):
     assert settings.decode_limit_s == 9
 
 
-def test_the_command_line_goes_before_the_environment_before_the_env_file(monkeypatch):
+def test_overrides_win_over_the_environment_and_that_over_the_env_file(monkeypatch):
     Path(".env").write_text(
         "NIGHTREAD_BATCH_SIZE=1\nNIGHTREAD_JOB_SIZE=1\nNIGHTREAD_THREADS=1\nOTHER=x\n", encoding="utf-8"
     )
@@ -109,7 +109,7 @@ def test_a_wrong_scheme_is_named_with_those_allowed():
 
 
 @pytest.mark.parametrize("url", ["sqlite:////tmp/x.db", "postgresql://h/d", "postgresql+psycopg://h/d"])
-def test_databases_that_are_known(url):
+def test_allowed_database_urls(url):
     assert read_settings(database_url=url).database_url.get_secret_value() == url
 
 
@@ -117,11 +117,11 @@ def test_databases_that_are_known(url):
     ("url", "is_shared"),
     [("memory://", False), ("redis://h:1/0", True), ("rediss://h", True), ("redis+socket:///run/redis.sock", True)],
 )
-def test_brokers_that_are_known(url, is_shared):
+def test_allowed_broker_urls(url, is_shared):
     assert read_settings(broker_url=url).has_shared_broker is is_shared
 
 
-def test_times_that_do_not_fit_together_are_told():
+def test_a_sweep_much_longer_than_the_lease_is_refused():
     assert "ten times lease_s" in faults(SWEEP_S="3000", LEASE_S="10")
 
 
@@ -147,7 +147,7 @@ def test_the_home_folder_is_written_as_a_tilde(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"NIGHTREAD_MODEL=\xff\xfe", None], ids=["not-utf-8", "unreadable"])
-def test_an_env_file_that_cannot_be_read_is_told(monkeypatch, content):
+def test_an_unreadable_env_file_is_an_error(monkeypatch, content):
     Path(".env").write_bytes(content or b"NIGHTREAD_BATCH_SIZE=hunter2")
     if content is None:
         monkeypatch.setattr("dotenv.main.open", lambda *args, **kwargs: _deny(), raising=False)
@@ -161,7 +161,7 @@ def _deny():
     raise PermissionError(13, "Permission denied")
 
 
-def test_a_misspelt_override_is_a_programming_error():
+def test_an_unknown_override_is_a_type_error():
     with pytest.raises(TypeError, match="bach_size"):
         read_settings(bach_size=3)
 

@@ -28,7 +28,7 @@ def _own_folder(monkeypatch, tmp_path):
         (101.0, 3, 101.0, False),
     ],
 )
-def test_only_waiting_work_and_no_progress_together_are_a_stand(still_s, jobs, waiting_s, is_healthy):
+def test_waiting_jobs_without_progress_are_a_fault(still_s, jobs, waiting_s, is_healthy):
     found = judge([WorkerHealth(7, still_s, "committed")], Waiting(jobs, waiting_s), LIMIT_S)
     assert (found.faults == []) is is_healthy
 
@@ -55,7 +55,7 @@ def test_the_last_step_of_any_process_counts(tmp_path):
     assert find_workers()[0].last == "committed"
 
 
-def test_what_a_dead_process_of_the_same_id_has_left_is_removed(tmp_path):
+def test_files_of_a_dead_process_with_the_same_id_are_removed(tmp_path):
     register_worker()
     find_progress().note("claimed")
     (file,) = tmp_path.rglob("*.worker")
@@ -69,7 +69,7 @@ def test_a_process_outside_a_worker_notes_nothing(tmp_path):
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == []
 
 
-def test_a_full_or_foreign_folder_stops_nobody(tmp_path, caplog):
+def test_a_full_or_foreign_folder_stops_no_worker(tmp_path, caplog):
     Progress(tmp_path / "not-there" / "file").note("claimed")
     assert "progress was not noted: No such file" in caplog.text
     (tmp_path / f"nightread-{os.getuid()}").symlink_to("/etc")

@@ -37,16 +37,16 @@ def test_a_worker_holds_no_message_behind_a_slow_job_and_gives_up_no_connection(
     assert not conf.worker_cancel_long_running_tasks_on_connection_loss
 
 
-def test_no_job_is_delivered_again_while_it_may_still_run():
+def test_the_visibility_timeout_is_longer_than_any_job():
     conf = configure()
     assert conf.visibility_timeout == conf.broker_transport_options["visibility_timeout"] >= 3 * conf.task_time_limit
 
 
-def test_a_child_that_imports_the_runtime_is_given_time():
+def test_a_spawned_child_has_time_to_import_onnx_runtime():
     assert configure().worker_proc_alive_timeout >= 60
 
 
-def test_nothing_waits_for_ever_on_a_dead_connection():
+def test_a_half_open_connection_times_out():
     options = configure().broker_transport_options
     assert options["socket_timeout"] == options["health_check_interval"] == 10
     assert options["socket_connect_timeout"] == 5
@@ -54,16 +54,16 @@ def test_nothing_waits_for_ever_on_a_dead_connection():
     assert options["retry_on_timeout"] is False
 
 
-def test_what_a_dead_worker_held_is_looked_for_every_ten_seconds():
+def test_messages_of_a_dead_worker_are_restored_every_ten_seconds():
     options = configure().broker_transport_options
     assert (options["unacked_restore_interval"], options["unacked_restore_throttle"]) == (10, 1)
 
 
-def test_keys_have_a_prefix_of_their_own():
+def test_redis_keys_have_a_prefix():
     assert configure().broker_transport_options["global_keyprefix"] == "nightread:"
 
 
-def test_a_gpu_is_not_taken_over_a_fork():
+def test_a_worker_with_a_gpu_spawns_its_children():
     assert configure(device="cuda").worker_pool_start_method == "spawn"
 
 
@@ -84,12 +84,12 @@ def test_the_task_is_registered_by_the_name_that_messages_carry():
         ("redis://h/0", "redis://h/0"),
         ("rediss://h/0", "rediss://h/0?ssl_cert_reqs=required"),
         ("rediss://h/0?ssl_ca_certs=/ca", "rediss://h/0?ssl_ca_certs=/ca&ssl_cert_reqs=required"),
-        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),  # somebody has said so
+        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),
     ],
 )
 def test_tls_verifies_unless_the_url_says_no(url, used):
     assert configure(url).broker_url == used
 
 
-def test_no_remote_control_is_listened_to():
+def test_remote_control_is_off():
     assert configure()["worker_enable_remote_control"] is False

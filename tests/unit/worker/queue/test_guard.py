@@ -1,4 +1,4 @@
-"""What is none of ours is refused, and of what is ours only the little is kept that ours say."""
+"""The filter passes messages for one job, without their options, and refuses all others."""
 
 import base64
 import contextlib
@@ -34,7 +34,7 @@ def make_message(task=SCORE_TASK, arguments=(JOB_ID,)):
 
 
 @pytest.mark.parametrize("scheme", ["redis://h/0", "rediss://h/0", "redis+socket:///tmp/s"])
-def test_every_way_to_redis_is_guarded(scheme):
+def test_every_redis_scheme_is_filtered(scheme):
     app = make_app(read_settings(broker_url=scheme))
     assert isinstance(app.connection_for_read().transport, GuardedTransport)
     assert isinstance(Connection(scheme).transport, GuardedTransport)
@@ -48,7 +48,7 @@ def test_a_message_of_nightread_is_kept():
     assert clean_message(cleaned) == cleaned  # as when it is delivered again
 
 
-def test_what_is_asked_for_on_top_is_dropped():
+def test_options_of_a_message_are_dropped():
     message = make_message()
     message["headers"] |= {
         "eta": "2099-01-01T00:00:00",
