@@ -83,7 +83,7 @@ def test_an_endless_decode_costs_no_lease_and_its_process_is_replaced(env, datab
         assert (followed["scored"], followed["failed"]) == (24, 1)
         assert reasons_of(database) == {"POISON-SPIN": "decoder-timeout"}
         assert query(database, "SELECT max(attempts), max(crashes) FROM jobs") == [(1, 0)]
-        wait_until(lambda: "another takes its place" in log.read_text(), "the process with the stuck thread to end")
+        wait_until(lambda: "Celery starts another" in log.read_text(), "the process with the stuck thread to end")
         for path in night.iterdir():
             path.unlink()
         (night / "more.jpeg").write_bytes(encode_jpeg(small_chest(50)))
