@@ -38,14 +38,14 @@ def main(training_folder: Path, bundle_folder: Path, nights: int) -> None:
             order = rng.permutation(len(scans))
             count = int(rng.integers(least, most + 1))
             rest = order[len(scans) // 2 :] if halves else np.arange(len(scans))
-            told = compare(
+            drift = compare(
                 summarise(_choose(values, rest), rejected_share=0.0),
                 _choose(values, order[:count]),
                 rejected=0,
                 judged=0,
             )
-            alarms += told.looks_alike is False
-            for shift in told.shifts:
+            alarms += drift.looks_alike is False
+            for shift in drift.shifts:
                 moved[shift.name] += shift.is_alarm
         named = ", ".join(f"{name} {count}" for name, count in moved.items() if count)
         print(f"{title}: {alarms} of {nights} nights ({alarms / nights:.1%}) {named}")

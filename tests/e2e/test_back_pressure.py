@@ -1,4 +1,4 @@
-"""A database that takes nothing for a while holds the workers up, and fills neither their memory nor the queue."""
+"""While the database accepts nothing, workers wait, and neither their memory nor the queue grows."""
 
 import time
 

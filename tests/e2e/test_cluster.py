@@ -43,7 +43,7 @@ def database(env):
 
 @pytest.fixture
 def night(ward, tmp_path):
-    """Sixty scans, one of them twice, one cut short."""
+    """A folder of sixty scans, with a copy of one and a truncated one."""
     folder = tmp_path / "night"
     shutil.copytree(ward, folder)
     scans = sorted(folder.iterdir())
@@ -114,7 +114,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(env, database, night, tmp_pat
 
 @pytest.mark.parametrize("beat", ["--beat", "--no-beat"])
 def test_an_emptied_redis_loses_no_work(env, database, night, tmp_path, redis_server, beat):
-    """Nobody publishes but the worker itself: a message that is not taken within the lease is lost."""
+    """Only the worker publishes; a message that is not taken within the lease counts as lost."""
     run("enqueue", night, env=env, cwd=tmp_path)
     assert redis_server.connect().llen("nightread:nightread") > 0
     redis_server.connect().flushall()
@@ -126,7 +126,7 @@ def test_an_emptied_redis_loses_no_work(env, database, night, tmp_path, redis_se
 
 
 def test_a_scan_that_kills_its_worker_fails_alone(env, database, night, tmp_path):
-    """The decoder dies on one file; the job is split until that file stands alone."""
+    """The decoder crashes on one file; the job is split until that file is alone."""
     env |= {
         "NIGHTREAD_JOB_SIZE": "4",
         "NIGHTREAD_LEASE_S": "1",

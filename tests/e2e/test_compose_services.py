@@ -30,7 +30,7 @@ def scans(tmp_path, ward):
 
 
 def make_service_environment(service, tmp_path, postgres_url, redis_url):
-    """Return the service's own environment with the places of this test put in."""
+    """Return the service's environment with the paths of this test."""
     places = {
         "NIGHTREAD_DATABASE_URL": postgres_url,
         "NIGHTREAD_BROKER_URL": redis_url,

@@ -1,4 +1,4 @@
-"""From a folder to the answer: a night is scored, what it measures is stored, and `nightread drift` tells of it."""
+"""`nightread drift` from end to end: a folder is scored, measurements are stored, and drift is reported."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run that is large enough is scored in forks of the program: one for each core, and each death costs one scan."""
+"""A large run is scored in forks of the program, one for each core; a crash costs one scan."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def env(tmp_path):
 
 @pytest.fixture
 def slow(env, tmp_path):
-    """Storage so slow that a run has a middle."""
+    """Storage that is slow enough to interrupt a run."""
     return env | hook_reading(tmp_path, "time.sleep(0.03)")
 
 
@@ -57,7 +57,7 @@ def query(env, statement):
 
 
 def wait_for_forks(process, env):
-    """Return the forks of a run that has a first scored scan."""
+    """Wait for the first scored scan; returns the forks of the run."""
     wait_until(lambda: query(env, "SELECT 1 FROM scans WHERE status = 'scored'"), "the first scored scans")
     forks = [fork.pid for fork in psutil.Process(process.pid).children()]
     assert len(forks) == 2

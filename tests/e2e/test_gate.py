@@ -1,4 +1,4 @@
-"""A night in which not everything is a chest X-ray, as a user scores it with a model that has an input gate."""
+"""A folder with other pictures than chest X-rays, scored with a model that has an input gate."""
 
 import json
 
@@ -18,7 +18,7 @@ def env(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two chests, a page of text and a black-and-white one that is inverted; the gate of the model goes by the mean."""
+    """Two chests, a page of text and an inverted scan; the model's gate judges by the mean gray."""
     folder = tmp_path / "night"
     folder.mkdir()
     page = Image.new("L", (640, 800), 255)

@@ -1,4 +1,4 @@
-"""What `--health` says of workers that work, idle, stand still or are gone, and of a beat."""
+"""`--health` of workers that work, idle, hang or are gone."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.program import PROGRAM, hook_reading, last_json, make_environment, ru
 
 @pytest.fixture
 def env(tmp_path, postgres_url, redis_url):
-    """With times so short that work counts as waiting for long after four seconds."""
+    """Times are short: work counts as overdue after four seconds."""
     environment = make_environment(
         tmp_path, database_url=postgres_url, broker_url=redis_url, lease_s=1.5, sweep_s=0.5, job_size=2, threads=1
     )

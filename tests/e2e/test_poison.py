@@ -1,4 +1,4 @@
-"""Scans that are the death of their decoder, among sound ones: each costs itself, in a cluster and embedded."""
+"""Poison scans among sound ones fail alone, in a cluster and in an embedded run."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def night(tmp_path):
 
 
 def add_poison(night, *marks):
-    """Write poisonous scans that a job of 24 sound ones holds somewhere in its middle."""
+    """Write poison scans that lie in the middle of a job with 24 sound ones."""
     for mark in marks:
         (night / f"10-{mark.decode()}.jpeg").write_bytes(encode_jpeg(small_chest(99)) + mark)
 

@@ -1,4 +1,4 @@
-"""A night with the Redis users that are shipped, and whatever somebody may put into the queue."""
+"""A run with the shipped Redis users, and hostile messages in the queue."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def env(tmp_path, postgres_url, server):
-    """Of the command line; workers have another user."""
+    """Environment of the command line; workers use another Redis user."""
     environment = make_environment(
         tmp_path, database_url=postgres_url, broker_url=server.url("publisher"), lease_s=4, sweep_s=1, job_size=4,
         threads=1,

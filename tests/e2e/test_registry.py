@@ -23,7 +23,7 @@ def night(tmp_path):
 
 @pytest.fixture
 def env(tmp_path):
-    """A machine with two bundles of its own, of which none is in the database."""
+    """A machine with two bundles that are not in the database."""
     for version, bias in (("1", -2.0), ("2", -1.0)):
         write_tiny_bundle(tmp_path / "elsewhere", version, bias=bias)
     return make_environment(tmp_path, models_dir=tmp_path / "models", model="", threads=1)

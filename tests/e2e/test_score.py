@@ -1,4 +1,4 @@
-"""`nightread score` and the commands around it, as a user with no server runs them."""
+"""`nightread score` and related commands without a server."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The bundle that ships, as a newcomer meets it: `nightread score` with no setting at all."""
+"""The shipped bundle: `nightread score` without any setting."""
 
 import csv
 
@@ -18,7 +18,7 @@ def env(tmp_path):
 
 
 def write_parity_scans(folder):
-    """Write the real scans that travel in the bundle, as 16-bit files of the network's size."""
+    """Write the real scans of the bundle's parity file as 16-bit files of the network's input size."""
     low, high = BUNDLE.card.input.value_range
     for number, prepared in enumerate(BUNDLE.parity_inputs):
         gray = np.round((prepared[:, :, 0] - low) / (high - low) * 65535).astype(np.uint16)

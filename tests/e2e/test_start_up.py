@@ -1,4 +1,4 @@
-"""What the program imports before it does anything: that is nearly all of the time which it takes to start."""
+"""Imports at start-up, which take nearly all of its time."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A night over TLS to Redis and PostgreSQL, and that neither is talked to with another certificate, or without."""
+"""A run over TLS to Redis and PostgreSQL; connections with a wrong certificate or without TLS are refused."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def to_redis(proxy, **options):
 
 
 def to_postgres(url, proxy, **options):
-    """Return the URL of the same database through a proxy."""
+    """Return the database's URL through a proxy."""
     over_tls = make_url(url).difference_update_query(["host"]).set(host="localhost", port=proxy.port)
     return over_tls.update_query_dict(options).render_as_string(hide_password=False)
 

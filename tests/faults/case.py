@@ -95,11 +95,13 @@ class Case:
 
     # Before the fault
 
-    def env(self, **told: Any) -> dict[str, str]:
+    def env(self, **options: Any) -> dict[str, str]:
         """Return a worker's environment from settings (lower case) and options of `sitecustomize` (upper case)."""
-        settings = {name: value for name, value in told.items() if name.islower()}
-        told = {"WITHOUT": self.without, **told}
-        inside = {f"FAULTS_{name}": str(value) for name, value in told.items() if name.isupper() and value is not None}
+        settings = {name: value for name, value in options.items() if name.islower()}
+        options = {"WITHOUT": self.without, **options}
+        inside = {
+            f"FAULTS_{name}": str(value) for name, value in options.items() if name.isupper() and value is not None
+        }
         given = {
             "database_url": self.rig.database_url, "broker_url": self.rig.broker_url, "lease_s": LEASE_S,
             "sweep_s": SWEEP_S, "job_size": 4, "batch_size": 4, "threads": 1, "max_attempts": 20, "device": "cpu",

@@ -180,8 +180,8 @@ def _check_run_scans(connection: Connection, run_id: str, expected: Expected) ->
             continue
         allowed = [outcome] if isinstance(outcome, Outcome) else outcome
         if not any(_is(row, one) for one in allowed):
-            wanted = " or ".join(_tell(one.status, one.reason, one.sha256) for one in allowed)
-            got = _tell(row.status, row.reason_code, row.sha256)
+            wanted = " or ".join(_format_outcome(one.status, one.reason, one.sha256) for one in allowed)
+            got = _format_outcome(row.status, row.reason_code, row.sha256)
             yield Violation("I4", f"{where}: {path} ended {got}, in an undisturbed run {wanted}")
 
 
@@ -190,7 +190,7 @@ def _is(row: Any, outcome: Outcome) -> bool:
     return same and (outcome.sha256 is None or row.sha256 == outcome.sha256)
 
 
-def _tell(status: ScanStatus, reason: str | None, sha256: str | None) -> str:
+def _format_outcome(status: ScanStatus, reason: str | None, sha256: str | None) -> str:
     return " ".join(part for part in (status.value, reason, sha256 and f"of {sha256[:8]}") if part)
 
 
@@ -229,20 +229,20 @@ def _check_agreement(connection: Connection) -> Iterator[Violation]:
     query = select(scans, runs.c.model_digest).join(runs, runs.c.id == scans.c.run_id)
     for row in connection.execute(query):
         labels = set(by_content.get((row.sha256, row.model_digest), {}))
-        told = f"scan {row.id} is {row.status.value}"
+        scan = f"scan {row.id} is {row.status.value}"
         if row.status is ScanStatus.SCORED:
             if labels != set(cards[row.model_digest].labels):
-                yield Violation("I3", f"{told} and has predictions for {sorted(labels)}")
+                yield Violation("I3", f"{scan} and has predictions for {sorted(labels)}")
             if row.reason_code is not None:
-                yield Violation("I3", f"{told} and has the reason {row.reason_code}")
+                yield Violation("I3", f"{scan} and has the reason {row.reason_code}")
         elif row.status is not ScanStatus.QUEUED:
             reason = codes.get(row.reason_code)
             if reason is None:
-                yield Violation("I3", f"{told} with an unknown reason: {row.reason_code}")
+                yield Violation("I3", f"{scan} with an unknown reason: {row.reason_code}")
             elif reason.is_rejection != (row.status is ScanStatus.REJECTED):
-                yield Violation("I3", f"{told} with {row.reason_code}, a reason of the other status")
+                yield Violation("I3", f"{scan} with {row.reason_code}, a reason of the other status")
             if row.status is ScanStatus.REJECTED and labels:
-                yield Violation("I3", f"{told} although its content has predictions")
+                yield Violation("I3", f"{scan} although its content has predictions")
 
 
 def _check_open(connection: Connection) -> Iterator[Violation]:
@@ -350,9 +350,9 @@ def _check_reports(evidence: Evidence) -> Iterator[Violation]:
             report = summarise(find_run(connection, run_id), tally, seconds=1.0)
             query = select(scans.c.status, func.count()).where(scans.c.run_id == run_id).group_by(scans.c.status)
             counts = dict(sorted((status.value, count) for status, count in connection.execute(query)))
-            told = {status.value: report[status.value] for status in sorted(ScanStatus) if report[status.value]}
-            if told != counts:
-                yield Violation("I9", f"{where}: the report says {told}, the table {counts}")
+            reported = {status.value: report[status.value] for status in sorted(ScanStatus) if report[status.value]}
+            if reported != counts:
+                yield Violation("I9", f"{where}: the report says {reported}, the table {counts}")
             if report["found"] != (held := sum(counts.values())):
                 yield Violation("I9", f"{where} has found {report['found']} scans and holds {held}")
             if tally.decisions != (decisions := count_decisions(connection, run_id)):

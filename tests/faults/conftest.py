@@ -93,7 +93,7 @@ def case(rig, seed, is_long, tmp_path, request):
 
 
 class _Counting:
-    """Gathers in pytest's main process what tests have counted."""
+    """Collect the counts of all tests in pytest's main process."""
 
     def __init__(self, config):
         self.config = config
@@ -109,7 +109,7 @@ class _Counting:
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Say what was done: a sweep that has crashed nothing proves nothing."""
+    """Print the number of crashes and cases: a sweep without crashes proves nothing."""
     swept = config.stash[_SWEPT]
     for database in sorted({entry["database"] for entry in swept}):
         entries = [entry for entry in swept if entry["database"] == database]
@@ -124,5 +124,5 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     faults = sum((Counter(entry["faults"]) for entry in record), Counter())
     sums = {name: sum(entry[name] for entry in record) for name in ("scans", "redeliveries", "splits", "sweeps")}
-    told = ", ".join(f"{count:,} {name}" for name, count in sums.items())
-    terminalreporter.write_line(f"fault table: {len(record)} cases, {faults.total():,} faults, {told}")
+    summary = ", ".join(f"{count:,} {name}" for name, count in sums.items())
+    terminalreporter.write_line(f"fault table: {len(record)} cases, {faults.total():,} faults, {summary}")

@@ -80,13 +80,13 @@ class Place:
         self._struck.mkdir()
         code = self.run(*command, expect=None, failpoint=failpoint, failpoint_dir=self._struck, **settings)
         last = failpoint.rpartition(",")[2]
-        told = self._struck / last.replace(":", "-")
-        if not told.exists():
+        struck = self._struck / last.replace(":", "-")
+        if not struck.exists():
             assert code == 0, f"{command} exit {code}\n{self.read_log()[-4000:]}"
             return None, code
         assert ("kill" in last) == (code == KILLED), f"{command} exit {code}"
         self.crashes += 1
-        return told.read_text().split()[0], code
+        return struck.read_text().split()[0], code
 
     def read_log(self) -> str:
         return self._forker.log.read_text(errors="replace")
@@ -118,7 +118,7 @@ class Place:
             self.redis.restore(key, 0, value)
 
     def pass_time(self) -> None:
-        """Let every time that somebody might wait for be over: leases, back-off, lost messages."""
+        """Let all waiting times expire: leases, back-off, and the time until a message counts as lost."""
         past = database_now(-1)
         for column, among in (
             (jobs.c.lease_expires_at, jobs.c.status == JobStatus.LEASED),
@@ -269,7 +269,7 @@ class Undisturbed:
     seen: dict[int, str] = field(default_factory=dict)
 
     def judge(self, place, number):
-        """Say which of both there is; whatever was committed once is committed by all later points too."""
+        """Return whether the rows are those before or after the command."""
         found = place.sign()
         assert found in {self.before, self.after}, f"between before and after, at point {number}:\n{found}"
         self.seen[number] = "before" if found == self.before else "after"
@@ -282,7 +282,7 @@ class Undisturbed:
 
 
 def watch(place, *command):
-    """Run a command with nothing in its way, and take it back."""
+    """Run a command without faults, and restore the state before."""
     start, before = place.save(), place.sign()
     place.run(*command)
     after = place.sign()
@@ -292,7 +292,7 @@ def watch(place, *command):
 
 
 def expect_of(place, folder, **settings):
-    """Return what an undisturbed run over a folder comes to, and leave nothing of it."""
+    """Return the result of an undisturbed run over a folder; the environment is empty afterwards."""
     place.restore(place.empty)
     place.run("enqueue", folder, **settings)
     place.recover()

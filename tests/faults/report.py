@@ -34,13 +34,12 @@ def render(record: list[dict[str, Any]]) -> str:
         faults = sum(sum(entry["faults"].values()) for entry in of_row)
         lines.append(f"| {row.number} | {row.fault} | {row.injection} | {row.outcome} | {len(of_row)} | {faults:,} |")
     seeds = {entry["seed"] for entry in cases}
-    told = (
-        f"{len(cases):,} cases ({'seed' if len(seeds) == 1 else 'seeds'} {_tell_ranges(seeds)}), {_tell_sums(cases)}."
-    )
-    return "\n".join([*lines, "", told, *(_tell_soak(entry) for entry in soaks)])
+    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {_format_ranges(seeds)}"
+    summary = f"{len(cases):,} cases ({named}), {_format_sums(cases)}."
+    return "\n".join([*lines, "", summary, *(_format_soak(entry) for entry in soaks)])
 
 
-def _tell_sums(entries: list[dict[str, Any]]) -> str:
+def _format_sums(entries: list[dict[str, Any]]) -> str:
     faults = sum(sum(entry["faults"].values()) for entry in entries)
     names = ("scans", "redeliveries", "splits", "sweeps", "restarts")
     sums = {name: sum(entry[name] for entry in entries) for name in names}
@@ -51,17 +50,17 @@ def _tell_sums(entries: list[dict[str, Any]]) -> str:
     )
 
 
-def _tell_soak(entry: dict[str, Any]) -> str:
+def _format_soak(entry: dict[str, Any]) -> str:
     first, last = entry["rss_mib"][0], entry["rss_mib"][-1]
     return (
         f"\n**Row 30**, the soak: {entry['seconds'] / 60:.0f} minutes (seed {entry['seed']}), "
-        f"{len(entry['faults'])} kinds of faults in an order of chance, {_tell_sums([entry])}. "
+        f"{len(entry['faults'])} kinds of faults in an order of chance, {_format_sums([entry])}. "
         f"Memory of the larger worker, all its processes: {first:,} MiB in the first third of the time, "
         f"{last:,} MiB in the last."
     )
 
 
-def _tell_ranges(numbers: set[int]) -> str:
+def _format_ranges(numbers: set[int]) -> str:
     """Format numbers as ranges: `1 to 4, 7`."""
     parts: list[list[int]] = []
     for number in sorted(numbers):

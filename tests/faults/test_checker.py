@@ -1,4 +1,4 @@
-"""The checker finds nothing where all is well, and finds each invariant broken where it is."""
+"""The checker reports each broken invariant, and nothing if all hold."""
 
 import re
 from dataclasses import replace
@@ -32,7 +32,7 @@ def bundle(tmp_path_factory):
 
 
 def score_run(engine, bundle, *, reused=False):
-    """Write a run of three scans and end it as a worker does; returns its id."""
+    """Insert a run of three scans and end it like a worker; returns its id."""
     model = describe_model(bundle)
     run_id = add_run(engine, [NewScan(path, 10) for path in OUTCOMES], model=model, name="CANARY", sources=["/CANARY"])
     (job_id,) = job_ids(engine, run_id)
@@ -58,7 +58,7 @@ def score_run(engine, bundle, *, reused=False):
 
 @pytest.fixture
 def sound(engine, bundle, redis_url):
-    """Evidence of a night in which nothing is wrong, twice."""
+    """Evidence of a run and its repetition without violations."""
     first, again = score_run(engine, bundle), score_run(engine, bundle, reused=True)
     return Evidence(
         engine,

@@ -1,4 +1,4 @@
-"""The fault table: whatever happens to a night, nothing of it is lost, doubled or wrong."""
+"""The fault table: no fault loses, duplicates or falsifies a scan."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the cases change inside a worker is there to be changed: a renamed module or name would leave it as it is."""
+"""Every name that the harness replaces inside a worker exists; after a rename a case would test nothing."""
 
 import importlib.util
 import os
@@ -16,8 +16,8 @@ _ALL = {
 
 
 def run_inside(code, folder, path=_INSIDE):
-    told = {f"FAULTS_{name}": value.format(folder=folder) for name, value in _ALL.items()}
-    env = os.environ | told | {"PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
+    options = {f"FAULTS_{name}": value.format(folder=folder) for name, value in _ALL.items()}
+    env = os.environ | options | {"PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
     return subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,4 +1,4 @@
-"""A crash at every point of a migration: the schema and its rows are as before or as after, never between."""
+"""A crash at every failpoint of a migration leaves the schema and the rows of before or after, never between."""
 
 import itertools
 import shutil
@@ -30,21 +30,21 @@ _ON_A_SERVER = [
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def engine(request):
-    """Each kind of database in turn, without tables."""
+    """URL of a database without tables; SQLite and PostgreSQL in turn."""
     engine = make_engine(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
     yield engine
     engine.dispose()
 
 
 def sign(engine):
-    """Return every table, index and constraint, as the database itself tells them, and all rows."""
+    """Return all tables, indexes and constraints from the database's catalog, and all rows."""
     is_file = engine.dialect.name == "sqlite"
     statements = _IN_A_FILE if is_file else _ON_A_SERVER
     with reading(engine) as connection:
-        told = [sorted(map(repr, connection.exec_driver_sql(statement))) for statement in statements]
+        catalog = [sorted(map(repr, connection.exec_driver_sql(statement))) for statement in statements]
         tables = sorted(inspect(connection).get_table_names())
         rows = {table: sorted(map(repr, connection.exec_driver_sql(f"SELECT * FROM {table}"))) for table in tables}
-    return told, rows
+    return catalog, rows
 
 
 def empty(engine):
@@ -58,7 +58,7 @@ def empty(engine):
 
 
 def make_first_release(engine):
-    """Make the tables of the first release, and a row that a later migration looks at."""
+    """Create the tables of the first release, and a row that a later migration reads."""
 
     def migrate(connection):
         config = Config()

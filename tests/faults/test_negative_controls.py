@@ -1,4 +1,4 @@
-"""The harness can fail: where a guard is taken off the workers, it reports what that guard is there for."""
+"""Negative controls: with a guard disabled in the workers, the harness reports what the guard prevents."""
 
 import pytest
 
@@ -11,7 +11,7 @@ SEED = 1
 
 @pytest.fixture
 def play(rig, tmp_path):
-    """Play a row with workers whose guards are off; returns what was wrong."""
+    """Run a row with a guard disabled in the workers; returns the violations."""
     cases = []
 
     def play(row, without, work_s=15):

@@ -1,4 +1,4 @@
-"""The page shows the fault table that is played."""
+"""The page shows the current fault table."""
 
 from tests.factories import ROOT
 from tests.faults.report import render
@@ -31,9 +31,9 @@ def test_of_several_records_a_case_counts_once():
 
 def test_the_soak_is_told_beside_the_table():
     soak = make_entry(1, 300, row="30", seconds=1790.0, rss_mib=[401, 398])
-    *table, told = render([make_entry(1, 2), soak]).splitlines()
+    *table, soak_text = render([make_entry(1, 2), soak]).splitlines()
     assert table[-2].startswith("1 cases (seed 1), 2 faults")
-    assert told.startswith(
+    assert soak_text.startswith(
         "**Row 30**, the soak: 30 minutes (seed 1), 1 kinds of faults in an order of chance, 300 faults"
     )
-    assert "401 MiB in the first third of the time, 398 MiB in the last" in told
+    assert "401 MiB in the first third of the time, 398 MiB in the last" in soak_text

@@ -27,7 +27,7 @@ from worker.runs.enqueue import write_run
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
-    """Drawn scans in every format, and everything that goes wrong with files."""
+    """Drawn scans in every format, and files with all common faults."""
     folder = tmp_path_factory.mktemp("night")
     make_nasty_folder(folder / "nasty", can_read_locked=True)
     (folder / "nasty" / "locked").chmod(0o700)
@@ -48,7 +48,7 @@ def night(tmp_path_factory):
 
 
 def read_run(process, run_id):
-    """Return what a run has stored of each file, by path, in the shape of `describe`."""
+    """Return the stored results of a run by path, in the shape of `describe`."""
     with reading(process.engine) as connection:
         rows = connection.execute(select(scans).where(scans.c.run_id == run_id)).all()
         scored = connection.execute(select(predictions)).all()

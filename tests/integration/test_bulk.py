@@ -1,4 +1,4 @@
-"""Rows that go to the driver as they are must arrive as SQLAlchemy would have sent them."""
+"""Rows that are passed to the driver directly arrive as through SQLAlchemy."""
 
 import pytest
 from sqlalchemy import select

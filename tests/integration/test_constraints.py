@@ -1,4 +1,4 @@
-"""What the tables promise holds whatever the code does: wrong rows cannot be written."""
+"""The tables refuse wrong rows, whatever the code does."""
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -21,7 +21,7 @@ def end(**values):
 
 @pytest.fixture
 def scan(engine):
-    """The one queued scan of the database."""
+    """The only queued scan in the database."""
     add_job(engine, 1)
     with reading(engine) as connection:
         return connection.execute(select(scans)).one()

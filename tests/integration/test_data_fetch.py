@@ -1,4 +1,4 @@
-"""Downloads from a server of this machine that breaks off, changes its file, stumbles or lies."""
+"""Downloads from a local server that disconnects, changes its file, fails or sends wrong headers."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ def ignore(done, total):
 
 @dataclass
 class Behaviour:
-    """What the server does, and what it saw."""
+    """Behaviour of the server, and the requests that it received."""
 
     content: bytes = CONTENT
     etag: str | None = '"one"'

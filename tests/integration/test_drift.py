@@ -1,4 +1,4 @@
-"""`nightread drift` with the real program's code on both databases: what was measured against the card's reference."""
+"""`nightread drift` on both databases."""
 
 import json
 
@@ -32,7 +32,7 @@ PIXELS = ("brightness", "contrast", "darkest", "brightest", "detail", "symmetry"
 
 
 def draw(scans, seed=0, darker=0.0):
-    """Draw what scans measure; darker ones lie further from the training scans, too."""
+    """Draw measurements of scans; darker ones also have larger distances."""
     rng = np.random.default_rng(seed)
     values = {name: rng.uniform(0.2, 0.8, scans) - darker / 2 for name in PIXELS}
     values |= {"score": rng.beta(0.3, 0.2, scans), "distance": rng.gamma(9, 2, scans) * (1 + darker)}
@@ -53,7 +53,7 @@ def call(engine, monkeypatch):
 
 
 def add_night(engine, scans=60, rejected=0, card=None, measured=True, seed=3, **drawn):
-    """Write a run that has ended; its first scans are rejected by the gate."""
+    """Insert a finished run whose first scans were rejected by the gate."""
     card = {"labels": ["pneumonia"], "drift_reference": REFERENCE} if card is None else card
     run_id = add_run(engine, scans, model=new_model(card=card))
     values = draw(scans, seed=seed, **drawn)

@@ -1,4 +1,4 @@
-"""Transactions: readers that cannot write, writers that do not fail where waiting helps, errors told in one line."""
+"""Transactions: readers cannot write, writers wait for locks, and errors are one line."""
 
 import subprocess
 import sys
@@ -33,13 +33,13 @@ def _patient(monkeypatch):
 
 
 def count_up(connection):
-    """Read, then write: what a deferred SQLite transaction fails at."""
+    """Read, then write, at which a deferred SQLite transaction fails."""
     found = connection.execute(select(runs.c.found)).scalar()
     connection.execute(update(runs).values(found=found + 1))
 
 
 def unavailable(call):
-    """Return the one line that a failing call ends in."""
+    """Return the error line of a failing call."""
     with pytest.raises(DatabaseUnavailable) as raised:
         call()
     message = str(raised.value)

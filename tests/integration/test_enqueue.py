@@ -1,4 +1,4 @@
-"""Runs are enqueued, retried and cancelled from Python as from the command line: committed first, published then."""
+"""Runs are enqueued, retried and cancelled from Python as from the command line: first commit, then publish."""
 
 import kombu
 import pytest

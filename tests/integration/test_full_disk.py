@@ -1,4 +1,4 @@
-"""A disk that is really full stops a run where it is, says so, and the run goes on once there is room."""
+"""A full disk halts a run with a message; the run resumes when there is room."""
 
 import shutil
 import threading
@@ -35,7 +35,7 @@ def full_sqlite(disk, _sqlite_template):
 
 @pytest.fixture
 def full_postgres(disk, postgres_url):
-    """A database whose rows, though not its log, lie on the small disk."""
+    """A database with its rows, but not its log, on the small disk."""
     from db.schema import upgrade
 
     engine = make_engine(postgres_url)

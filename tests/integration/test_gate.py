@@ -1,4 +1,4 @@
-"""A run obeys its model's input gate or not, as it was asked to; what the gate says is stored in any case."""
+"""A run applies its model's input gate unless it is switched off; verdicts are stored in both cases."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ FILES = ("bright.png", "chest.jpeg", "colors.png", "dark.png", "page.png", "stri
 
 
 def with_mean(gray: float):
-    """A drawn chest whose mean gray is `gray` of 1."""
+    """Draw a chest with mean gray `gray`, 0 to 1."""
     chest = small_chest(1, 300, 360).astype(np.float32)
     return np.clip(chest - chest.mean() + 255 * gray, 0, 255).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Models into the registry, and checked there: what holds, and every kind of fault with its remedy."""
+"""Import and checks of models: valid bundles, and every kind of fault with its remedy."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """A folder of bundles that is not the operator's."""
+    """A folder of bundles outside the models folder."""
     return tmp_path / "elsewhere"
 
 
@@ -115,7 +115,7 @@ class TestImportOfABundle:
 class TestImportOfAnOnnxFile:
     @pytest.fixture(autouse=True)
     def _without_the_package_onnx(self, monkeypatch):
-        """A worker's install has none; what it adds is tested in tests/train, where it is installed."""
+        """Workers do not install the package onnx; tests/train covers its additional checks."""
         monkeypatch.setattr(import_model.importlib.util, "find_spec", lambda name: None)
 
     def test_it_becomes_a_bundle_whose_card_tells_what_its_parity_is_worth(self, engine, settings, tmp_path):

@@ -1,4 +1,4 @@
-"""Decoders in processes of their own, which really die, hang and run out of memory."""
+"""Decoders in processes of their own that crash, hang and run out of memory."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ POISONS = {
 
 
 def poisoned(mark, seed=0):
-    """Return a whole JPEG with the mark behind its end, where decoders do not look."""
+    """Return an intact JPEG with a mark after its end, which decoders ignore."""
     return encode_jpeg(small_chest(seed)) + mark + CANARY.encode()
 
 
@@ -174,7 +174,7 @@ class TestJobs:
     def test_a_thread_that_does_not_come_back_costs_one_scan_and_no_time_limit(
         self, process, tmp_path, monkeypatch, caplog
     ):
-        """In this process nothing is hooked but one thread's decoding: it blocks, as in C without Python's lock."""
+        """Only the decoding of one thread is hooked: it blocks like C code that releases the GIL."""
         from nightread.inference import content as content_module
 
         folder = write_scans(tmp_path / "night", 5)

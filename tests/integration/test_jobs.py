@@ -1,4 +1,4 @@
-"""A job is held by one worker at a time, and whatever happens to workers, each scan is ended once."""
+"""A job is held by one worker at a time, and each scan ends exactly once whatever happens to workers."""
 
 from dataclasses import replace
 

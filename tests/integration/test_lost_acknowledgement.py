@@ -1,4 +1,4 @@
-"""A worker whose acknowledgement Redis did not get goes on taking messages."""
+"""A worker keeps taking messages after Redis has lost its acknowledgement."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""What scans measure is stored with their predictions, once, and found again."""
+"""Measurements of scans are stored once, with their predictions, and reused."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""No query of a night reads more than it hands out: what the databases plan, not how long they take."""
+"""Query plans: no query reads more rows than it returns."""
 
 import re
 from contextlib import closing, contextmanager
@@ -24,7 +24,7 @@ SORTS = re.compile(r"USE TEMP B-TREE FOR ORDER BY|(?<!Incremental )Sort  \(")
 
 @contextmanager
 def watch(connection):
-    """Yield a list that fills with the plans of what is asked of the database meanwhile."""
+    """Yield a list that collects the plans of all queries."""
     plans = []
 
     def explain(_connection, _cursor, statement, parameters, _context, _many):
@@ -42,7 +42,7 @@ def watch(connection):
 
 @pytest.fixture
 def connection(engine):
-    """A connection to a database that reads a table or sorts it only where no index would do."""
+    """A connection to a database that scans or sorts tables only if no index applies."""
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             for way in ("seqscan", "sort", "hashjoin", "mergejoin", "bitmapscan"):
@@ -97,7 +97,7 @@ def test_rows_come_in_the_order_of_an_index(connection, run_id):
 
 
 def test_ending_a_job_reads_its_own_predictions_however_many_there_are(postgres_engine):
-    """On tables that were filled just now, of which PostgreSQL has no statistics yet."""
+    """Plans on newly filled tables, for which PostgreSQL has no statistics."""
     read = []
     query = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'predictions'")
 

@@ -1,4 +1,4 @@
-"""Messages are hints: few, small, without meaning to a reader, and sent again whenever they are lost."""
+"""Messages are hints: few, small, without patient data, and republished if lost."""
 
 import base64
 import json
@@ -54,7 +54,7 @@ def read_messages(client):
 
 
 def pass_moment(engine, *run_ids):
-    """Let what was published before be no longer on its way."""
+    """Let published messages no longer count as in flight."""
     for run_id in run_ids:
         for job_id in job_ids(engine, run_id):
             if fetch_job(engine, job_id).published_at is not None:
@@ -205,7 +205,7 @@ class TestSweeping:
 
 
 class _Bomb:
-    """Writes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, file):
         self._file = file
@@ -216,7 +216,7 @@ class _Bomb:
 
 class TestForgedMessages:
     def receive(self, publisher):
-        """Take one message as a worker's consumer does, and decode it."""
+        """Take and decode one message like a worker's consumer."""
         with publisher._app.connection_for_read() as connection, connection.channel() as channel:
             consumer = publisher._app.amqp.TaskConsumer(channel)
             received = []
@@ -230,7 +230,7 @@ class TestForgedMessages:
 
     @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-yaml", "text/weird"])
     def test_what_is_not_json_is_refused_and_not_run(self, publisher, client, tmp_path, monkeypatch, content_type):
-        """By Celery's own settings, the second line of defence: `worker.queue.guard` is the first."""
+        """Celery's settings are the second line of defence after `worker.queue.guard`."""
         monkeypatch.setattr(guard, "clean_message", lambda message: message)
         publisher.publish(["0" * 32])
         message = json.loads(client.lpop(KEY))

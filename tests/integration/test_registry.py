@@ -1,4 +1,4 @@
-"""Stages of models in the database: one in production, a way back, and nobody's change lost."""
+"""Stages of models: one in production, rollback, and no lost change."""
 
 import pytest
 from sqlalchemy import insert, select, update

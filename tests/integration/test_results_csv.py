@@ -1,4 +1,4 @@
-"""The CSV of results is the same from both databases, whatever a path or a label holds."""
+"""The CSV of results is equal from both databases, for any paths and labels."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ def parse(text):
 
 
 def read_rows(engine, wanted):
-    """Return the rows as Python's values, written by `to_text`: what the CSV must hold."""
+    """Return the rows formatted by `to_text`, the expected content of the CSV."""
     with reading(engine) as connection:
         return [{column: to_text(row[column]) for column in COLUMNS} for row in stream_results(connection, wanted)]
 

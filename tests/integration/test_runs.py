@@ -1,4 +1,4 @@
-"""Runs are written, found, counted, closed, cancelled and retried so that every scan stays accounted for."""
+"""Runs are created, found, counted, closed, cancelled and retried; every scan stays accounted for."""
 
 import csv
 import itertools
@@ -75,7 +75,7 @@ def close(engine):
 
 
 def score_all(engine, job_id):
-    """Score what is open of a job; returns whether it was ours from beginning to end."""
+    """Score the open scans of a job; returns whether the claim stayed current."""
     held = claim(engine, job_id)
     if held is None:
         return False

@@ -1,4 +1,4 @@
-"""The migrations make the schema that the code has in mind, once, whoever runs them and how often."""
+"""The migrations create the schema of the code, once, even if several processes run them."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ TABLES = {
 
 @pytest.fixture
 def empty_engine(database_url):
-    """Each kind of database in turn, without tables."""
+    """A database without tables; SQLite and PostgreSQL in turn."""
     engine = make_engine(database_url)
     yield engine
     engine.dispose()
@@ -41,7 +41,7 @@ def empty_engine(database_url):
 
 @pytest.fixture
 def engine(empty_engine):
-    """Each kind of database in turn, with tables that a test may change."""
+    """A database with tables that a test may change; SQLite and PostgreSQL in turn."""
     upgrade(empty_engine)
     return empty_engine
 
@@ -200,7 +200,7 @@ def test_times_are_stored_in_utc_to_the_microsecond_and_compare_with_the_databas
 
 
 class TestFrom0001:
-    """The schema of the first release, with its data, brought to that of the second."""
+    """Upgrade of the first release's schema, with data, to that of the second."""
 
     @pytest.fixture
     def first(self, empty_engine):
@@ -219,7 +219,7 @@ class TestFrom0001:
 
     @staticmethod
     def insert_scored_run(engine):
-        """Write what the first release writes, by its own statements."""
+        """Insert rows with the statements of the first release."""
         for statement in (
             (
                 "INSERT INTO runs "
@@ -275,7 +275,7 @@ class TestFrom0001:
 
 
 class TestFrom0004:
-    """The schema of the release before, whose embedded runs have their owner among their settings."""
+    """Upgrade of the previous release's schema, in which owners of embedded runs are part of the settings."""
 
     OWNER = Owner("ward-pc", 7, "123")
     SETTINGS = '{"gate": true, "host": "ward-pc", "pid": 7, "process_started": "123"}'
@@ -287,7 +287,7 @@ class TestFrom0004:
         return empty_engine
 
     def insert_run(self, engine, run_id):
-        """Write an embedded run as the release before does."""
+        """Insert an embedded run like the previous release."""
         write(engine, lambda connection: connection.execute(
             text(
                 "INSERT INTO runs "

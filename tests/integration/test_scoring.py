@@ -1,4 +1,4 @@
-"""A job from claim to commit, with real files, the model that ships and both databases; no Celery."""
+"""A job from claim to commit, with real files, the shipped model and both databases, without Celery."""
 
 import shutil
 
@@ -43,7 +43,7 @@ def process(engine):
 
 @pytest.fixture
 def session_runs(monkeypatch):
-    """How many scans each inference scored, the parity checks of an opening model left out."""
+    """Number of scans of each inference, without the parity checks when a model is opened."""
     runs = []
     infer_batch = Scorer.infer_batch
 
@@ -70,7 +70,7 @@ def bring_forward(process, job_id):
 
 
 def while_scoring(monkeypatch, action):
-    """Do something in the middle of each job: after its claim, before its results are stored."""
+    """Call a function in the middle of each job: after its claim, before its results are stored."""
     score_scans = job_module.score_scans
 
     def score(*arguments, **options):
@@ -204,13 +204,13 @@ class TestPassingFaults:
 
 class TestCrashes:
     def crash(self, process, job_id):
-        """Claim as a worker does that dies right after."""
+        """Claim a job like a worker that crashes right after."""
         held = claim(process.engine, job_id)
         expire_lease(process.engine, job_id)
         return held
 
     def test_one_poisonous_scan_is_isolated_and_fails_while_the_others_are_scored(self, process, tmp_path):
-        """Every attempt at a job that holds the poison dies, as if the process were killed."""
+        """Every attempt at a job with the poison scan ends as if the process were killed."""
         run_id = add_run_of(process, write_scans(tmp_path / "night", 5))
         poison = fetch_scans(process.engine, run_id)[3].id
         deaths = 0
@@ -332,7 +332,7 @@ class TestCrashes:
             assert fetch_job(engine, job_id).attempts == 0
 
     def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(self, process, tmp_path, session_runs):
-        """At the claim, at the results and at the end of the run."""
+        """Faults at the claim, at the results and at the end of the run."""
         run_id = add_run_of(process, write_scans(tmp_path / "night", 2))
         (job_id,) = job_ids(process.engine, run_id)
         arm("write-after-commit:raise:1,write-after-commit:raise:3,write-after-commit:raise:5")
@@ -357,7 +357,7 @@ class TestCrashes:
 class TestModels:
     @pytest.fixture
     def orphan(self, process, tmp_path):
-        """A job of a run whose model this worker does not have."""
+        """A job whose model this worker does not have."""
         from tests.db_factories import add_run, new_model
 
         run_id = add_run(process.engine, 2, model=new_model(name="elsewhere"), sources=[str(tmp_path)])

@@ -1,4 +1,4 @@
-"""A past run as another model sees it: nothing of the run changes, and every scan is accounted for."""
+"""The shadow of a past run: the run does not change, and every scan is accounted for."""
 
 import pytest
 from sqlalchemy import func, select
@@ -44,7 +44,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(process, folder):
-    """Seven scored scans, two of one content, and a rejected one; thresholds at 0.4 and 0.6."""
+    """Seven scored scans, two with equal content, and a rejected one; thresholds 0.4 and 0.6."""
     bundle = write_tiny_bundle(process.settings.models_dir, "1", bias=-2.0)
     process.open_bundle(bundle)
     enqueued = write_run(process.engine, process.settings, bundle, [folder], name=None, embedded=True)
@@ -55,7 +55,7 @@ def run(process, folder):
 
 @pytest.fixture
 def other(process):
-    """A model that scores everything higher: from the normal and the uncertain into pneumonia."""
+    """A model with higher scores: normal and uncertain scans become pneumonia."""
     return write_tiny_bundle(process.settings.models_dir, "2", bias=0.0)
 
 
@@ -67,7 +67,7 @@ def shadow(process, run, bundle, progress=None, most_moved=3):
 
 
 def snapshot(engine):
-    """Return all rows but predictions of other models, which are what a shadow may write."""
+    """Return all rows except predictions of other models, which a shadow may write."""
     with reading(engine) as connection:
         return [connection.execute(select(table)).all() for table in (runs, jobs, scans)] + [
             connection.execute(select(predictions).where(predictions.c.model_digest == list_runs(connection, 1)[0]

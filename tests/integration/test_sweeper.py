@@ -1,4 +1,4 @@
-"""The sweeper publishes due jobs at intervals, and survives a broker that is away."""
+"""The sweeper publishes due jobs at intervals, and survives an unavailable broker."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A run's tally and worklist, kept beside it, say what its scans say; where they cannot, its scans are asked."""
+"""A run's tally and worklist agree with its scans; without a tally the scans are counted."""
 
 import itertools
 import random
@@ -49,13 +49,13 @@ def read_all(engine, wanted, tally, size):
 
 
 def forget_tally(engine, run_id):
-    """Leave what the release before would have left."""
+    """Leave the rows that the previous release would leave."""
     write(engine, lambda connection: connection.execute(delete(tallies).where(tallies.c.run_id == run_id)))
     write(engine, lambda connection: connection.execute(delete(worklist_rows).where(worklist_rows.c.run_id == run_id)))
 
 
 def end_as_the_release_before(engine, run_id):
-    """End the scans of a run without a word to its tally."""
+    """End the scans of a run without updating its tally."""
     ended = {"status": ScanStatus.FAILED, "reason_code": "x", "reason_text": "x", "finished_at": database_now()}
     write(engine, lambda connection: connection.execute(update(scans).where(scans.c.run_id == run_id).values(ended)))
     write(engine, lambda connection: connection.execute(

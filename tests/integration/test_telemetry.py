@@ -1,4 +1,4 @@
-"""Nothing that Nightread loads tells anybody of it."""
+"""Nothing that Nightread loads sends telemetry."""
 
 import os
 import subprocess

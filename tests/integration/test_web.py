@@ -1,4 +1,4 @@
-"""The worklist page on both databases: what a reader sees of a night."""
+"""The worklist page on both databases."""
 
 import csv
 import html
@@ -54,7 +54,7 @@ def read_rows(text):
 
 
 def follow(client, address):
-    """Return the rows of all pages from an address on, and how many pages they were."""
+    """Return the rows of all pages from an address on, and the number of pages."""
     rows, count = [], 0
     while address:
         response = client.get(address)

@@ -1,4 +1,4 @@
-"""The worklist page when something is missing: a run, the tables, the database; and what its health check says."""
+"""The worklist page and its health check without the run, the tables or the database."""
 
 from pathlib import Path
 

@@ -44,7 +44,7 @@ def base_request(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(base_request, tmp_path_factory):
-    """Return a training of two epochs; tests must not write to its folder."""
+    """Return a training of two epochs; its folder is read-only for tests."""
     from trainer.train import train
 
     request = replace(base_request, out=tmp_path_factory.mktemp("training") / "two-epochs")

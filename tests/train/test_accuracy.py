@@ -20,7 +20,7 @@ def check(computed, *, precision=Precision.INT8, targets=TARGETS[:, np.newaxis],
 
 
 def turn(count):
-    """Move the scores that are nearest to the threshold to its other side."""
+    """Move the scores nearest to the threshold to its other side."""
     turned = SCORES.copy()
     nearest = np.argsort(np.abs(turned[:, 0] - 0.5))[:count]
     turned[nearest] = 1 - turned[nearest]

@@ -1,4 +1,4 @@
-"""Networks of the kinds that are exported, as small as they come: converted, compared, and what else they show."""
+"""Conversion of small networks of each exported kind."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def build_mobilenet():
 
 
 def build_inception_resnet():
-    """Build what InceptionResNetV2 is made of: branches, concatenation, scaled residuals, batch normalisation."""
+    """Build the elements of InceptionResNetV2: branches, concatenation, scaled residuals, batch normalisation."""
     from keras import Input, Model, layers
 
     def convolve(tensor, filters, size, strides=1):
@@ -52,7 +52,7 @@ def build_inception_resnet():
 
 
 def build_nested():
-    """Build a network around a whole other one, as transfer learning often does."""
+    """Build a network around another one, as in transfer learning."""
     from keras import Input, Sequential, layers
 
     inner = Sequential([Input(SPEC.shape), layers.Conv2D(4, 3, strides=4), layers.GlobalAveragePooling2D()])

@@ -1,4 +1,4 @@
-"""A gate that the trainer fits is the gate that a worker finds in the graph."""
+"""The gate that the trainer fits is the gate in the exported graph."""
 
 import json
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def make_divided(count):
 
 @pytest.fixture(scope="module")
 def fitted(model, divided, tmp_path_factory):
-    """The gate as the card tells it, and as `gate.npz` holds it."""
+    """The gate of the card, and the fitted gate of `gate.npz`."""
     folder = tmp_path_factory.mktemp("training")
     gate = fit_gate(folder, model, divided, SPEC)
     return gate, read_gate((folder / GATE_FILE).read_bytes())

@@ -1,4 +1,4 @@
-"""What the package onnx adds to the import of an ONNX file, and whether our own reader of ONNX files agrees with it."""
+"""Checks of the package onnx at import, and agreement with the built-in reader of ONNX files."""
 
 import json
 from pathlib import Path

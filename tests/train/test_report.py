@@ -1,4 +1,4 @@
-"""The report of a training, its pictures, and the same figures through Keras and through ONNX Runtime."""
+"""The report of a training, its charts, and equal figures from Keras and ONNX Runtime."""
 
 import io
 import json

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the trainer catches it, and nothing is tidied up after it."""
+    """Simulates SIGKILL: the trainer neither catches it nor cleans up."""
 
 
 def read_weights(folder, name="checkpoint.keras"):

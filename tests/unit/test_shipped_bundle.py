@@ -1,4 +1,4 @@
-"""The bundle that travels with the package. Its scores on a real runtime are checked where the worker is tested."""
+"""The shipped bundle; its scores with ONNX Runtime are checked in the tests of the worker."""
 
 from nightread.model.bundle import DEFAULT_MODEL, SHIPPED_DIR, find_bundle, load_bundle
 

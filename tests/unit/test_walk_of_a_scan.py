@@ -1,4 +1,4 @@
-"""The table in docs/design.md shows the way of a scan through the code as it is."""
+"""The table in docs/design.md matches the way of a scan through the code."""
 
 import ast
 import re

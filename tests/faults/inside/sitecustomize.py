@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_told = {name.removeprefix("FAULTS_"): value for name, value in os.environ.items() if name.startswith("FAULTS_")}
-_without = frozenset(_told.get("WITHOUT", "").split(","))
+_options = {name.removeprefix("FAULTS_"): value for name, value in os.environ.items() if name.startswith("FAULTS_")}
+_without = frozenset(_options.get("WITHOUT", "").split(","))
 _real_sleep = time.sleep
 
 
@@ -40,7 +40,7 @@ def _wait_at(gate: Path) -> None:
 
 def _files(module: ModuleType) -> None:
     real = module.read_file
-    slow_s, folder = float(_told.get("READ_S", 0)), _told.get("FOLDER")
+    slow_s, folder = float(_options.get("READ_S", 0)), _options.get("FOLDER")
 
     def read_file(path: str, **limits: Any) -> bytes:
         if slow_s:
@@ -85,11 +85,11 @@ def _preparing(module: ModuleType) -> None:
 def _queue(module: ModuleType) -> None:
     real = module._configure
     times = {}
-    if "VISIBILITY_S" in _told:
-        times["visibility_timeout"] = float(_told["VISIBILITY_S"])
-    if "SOCKET_S" in _told:
+    if "VISIBILITY_S" in _options:
+        times["visibility_timeout"] = float(_options["VISIBILITY_S"])
+    if "SOCKET_S" in _options:
         names = ("socket_timeout", "socket_connect_timeout", "health_check_interval")
-        times |= dict.fromkeys(names, float(_told["SOCKET_S"]))
+        times |= dict.fromkeys(names, float(_options["SOCKET_S"]))
 
     def configure(settings: Any) -> dict[str, Any]:
         conf = real(settings)
@@ -105,8 +105,8 @@ def _queue(module: ModuleType) -> None:
 
 
 def _publisher(module: ModuleType) -> None:
-    if "NEW_TASK" in _told:
-        _replace(module, "SCORE_TASK", _told["NEW_TASK"])
+    if "NEW_TASK" in _options:
+        _replace(module, "SCORE_TASK", _options["NEW_TASK"])
     if "sweeper" in _without:
         take = module.take_due_jobs
 
@@ -132,9 +132,9 @@ def _jobs(module: ModuleType) -> None:
 
 
 def _storing(module: ModuleType) -> None:
-    if "FOLDER" in _told:
+    if "FOLDER" in _options:
         real = module.store_results
-        folder = Path(_told["FOLDER"])
+        folder = Path(_options["FOLDER"])
 
         @functools.wraps(real)
         def store_results(*given: Any, **more: Any) -> bool:
@@ -148,9 +148,9 @@ def _storing(module: ModuleType) -> None:
 
 def _scoring(module: ModuleType) -> None:
     _replace(module, "_ROOM_POLL_S", 0.5)
-    if "FOLDER" in _told:
+    if "FOLDER" in _options:
         real = module.has_open_jobs
-        folder = Path(_told["FOLDER"])
+        folder = Path(_options["FOLDER"])
 
         @functools.wraps(real)
         def has_open_jobs(*given: Any) -> bool:
@@ -162,7 +162,7 @@ def _scoring(module: ModuleType) -> None:
 
 def _scorer(module: ModuleType) -> None:
     """Fail inference as if the device were lost while the file `no-device` exists."""
-    real, folder = module.Scorer.infer_batch, Path(_told.get("FOLDER", "/nowhere"))
+    real, folder = module.Scorer.infer_batch, Path(_options.get("FOLDER", "/nowhere"))
 
     def infer_batch(self: Any, batch: Any) -> Any:
         if (folder / "no-device").exists():
@@ -222,7 +222,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-if _told:
+if _options:
     sys.meta_path.insert(0, _Finder())
-    if "CLOCK_S" in _told:
-        _shift_clock(float(_told["CLOCK_S"]))
+    if "CLOCK_S" in _options:
+        _shift_clock(float(_options["CLOCK_S"]))

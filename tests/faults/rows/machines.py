@@ -55,11 +55,11 @@ def _find_libfaketime() -> str | None:
 
 def _find_offset_h(worker: Worker) -> int | None:
     """Return the difference between a worker's clock, as in its log, and the machine's, in hours."""
-    told = re.findall(r"^(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)", worker.log.read_text(), re.MULTILINE)
-    if not told:
+    times = re.findall(r"^(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)", worker.log.read_text(), re.MULTILINE)
+    if not times:
         return None
     written = dt.datetime.fromtimestamp(worker.log.stat().st_mtime)  # noqa: DTZ006  # as the log, in local time
-    return round((dt.datetime.fromisoformat(told[-1]) - written).total_seconds() / 3600)
+    return round((dt.datetime.fromisoformat(times[-1]) - written).total_seconds() / 3600)
 
 
 @row(

@@ -1,4 +1,4 @@
-"""Places to crash commands at, and which databases they have."""
+"""Fixtures of the failpoint sweep: environments, databases and folders."""
 
 import contextlib
 import shutil
@@ -14,7 +14,7 @@ from tests.program import make_environment
 
 
 def pytest_generate_tests(metafunc):
-    """Sweep in PostgreSQL, and in a long night in SQLite too; a test that names its databases itself takes those."""
+    """Sweep on PostgreSQL, with `--long` on SQLite too; a test may name its databases itself."""
     named = [marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")]
     if "places" in metafunc.fixturenames and not any("places" in names for names in named):
         databases = ["sqlite", "postgresql"] if metafunc.config.getoption("--long", default=False) else ["postgresql"]
@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def ward_of_four(tmp_path_factory):
-    """Two scans, one of them again, and a damaged one."""
+    """A folder with two scans, a copy of one, and a damaged scan."""
     folder = tmp_path_factory.mktemp("scans") / CANARY
     write_jpeg(folder / "a.jpg", small_chest(1))
     shutil.copy(folder / "a.jpg", folder / "b.jpg")
@@ -66,7 +66,7 @@ def _make_database(server, number):
 
 @pytest.fixture
 def place(places):
-    """One place with nothing in it."""
+    """An empty environment."""
     place = places[0]
     place.restore(place.empty)
     return place
@@ -74,7 +74,7 @@ def place(places):
 
 @pytest.fixture
 def struck(request, places):
-    """Takes the points that were struck, for the summary at the end of the session."""
+    """Record the struck points for the summary at the end of the session."""
 
     def count():
         return [sum(getattr(place, name) for place in places) for name in ("crashes", "recoveries")]

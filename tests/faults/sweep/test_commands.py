@@ -1,4 +1,4 @@
-"""A crash at every point of every command that writes: what is left is whole, and a night heals it.
+"""A crash at every failpoint of every command that writes leaves consistent data, which later work completes.
 
 As SQLite tests itself: a crash at the N-th point for N = 1, 2, ... until a command comes through. What was one
 transaction is there as before it or as after it.
@@ -52,7 +52,7 @@ def test_enqueue_that_can_neither_send_nor_take_its_marks_back(place, ward_of_fo
 
 
 def test_enqueue_that_meets_a_fault(places, place, ward_of_four, struck):
-    """A connection that breaks while it commits: the run is written once, whether the commit was done or not."""
+    """A connection breaks during the commit: the run is stored once, whether or not the commit succeeded."""
     expected = expect_of(place, ward_of_four)
     undisturbed = watch(place, "enqueue", ward_of_four)
 
@@ -71,7 +71,7 @@ def test_enqueue_that_meets_a_fault(places, place, ward_of_four, struck):
 
 
 def test_sweeper(places, place, ward_of_four, struck, tmp_path):
-    """A run to close, and one with everything that can be lost: a dead worker's job, lost and unsent messages."""
+    """A run to close, and one with a dead worker's job, lost messages and unsent messages."""
     ward = tmp_path / CANARY
     for seed in range(4):
         write_jpeg(ward / f"{seed}.jpg", small_chest(10 + seed))

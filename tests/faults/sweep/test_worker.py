@@ -1,4 +1,4 @@
-"""A crash at every point of a worker: what is left is whole, and a night heals it.
+"""A crash at every failpoint of a worker leaves consistent data, which later work completes.
 
 A worker's transactions are many, so that it is judged by what comes of them: after sweeper and worker the checker finds
 nothing wrong.
@@ -30,7 +30,7 @@ def sweep_worker(places, start, accepted, failpoint, numbers=None, **settings):
 
 @pytest.fixture
 def enqueued(place, ward_of_four, is_long):
-    """A run of one job; of two in a long night."""
+    """A run with one job; with two under `--long`."""
     job_size = 2 if is_long else 4
     expected = expect_of(place, ward_of_four)
     place.run("enqueue", ward_of_four, job_size=job_size)
@@ -52,7 +52,7 @@ def test_worker_that_is_killed_at_any_point(places, enqueued, struck):
 
 @pytest.mark.parametrize("action", ["raise", "exit"])
 def test_worker_that_meets_a_fault_at_any_point(places, enqueued, struck, action, is_long):
-    """A fault of the kind that lies there; `exit` is what Celery does to a task that is to stop at once."""
+    """A fault of the point's own kind; `exit` is how Celery stops a task at once."""
     if not is_long and action == "exit":
         pytest.skip("for a long night: --long")
     struck += sweep_worker(places, *enqueued, f"any:{action}:{{}}")
@@ -77,7 +77,7 @@ def test_worker_that_is_killed_while_it_splits_a_job(places, place, ward_of_four
 
 
 def test_worker_that_is_killed_while_it_puts_a_job_off(places, place, ward_of_four, struck, tmp_path, is_long):
-    """One file is away; there are two attempts, of which the first is cut short."""
+    """One file is missing; the first of two attempts is interrupted."""
     ward = shutil.copytree(ward_of_four, tmp_path / CANARY)
     place.run("enqueue", ward, job_size=4)
     (ward / "d.png").unlink()
@@ -114,7 +114,7 @@ def test_worker_whose_heartbeat_meets_a_fault(place, enqueued, struck, action):
     indirect=["places"],
 )
 def test_the_program_itself_heals(place, ward_of_four, failpoint, tmp_path):
-    """A worker as a user starts it, pool process, beat and all, sees a run through that is hit in the middle."""
+    """A complete worker with its pool process finishes a run that is interrupted in the middle."""
     expected = expect_of(place, ward_of_four)
     marks = tmp_path / "struck"
     marks.mkdir()

@@ -1,4 +1,4 @@
-"""What the stages leave of a machine: rates one after the other, and the limit that follows."""
+"""Rates of the stages in `bench`, and the limit that follows from them."""
 
 import pytest
 

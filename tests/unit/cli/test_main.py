@@ -1,4 +1,4 @@
-"""The command table says what the commands' modules say, and imports the one that is used."""
+"""The command table agrees with the commands' modules, and imports only the one that is used."""
 
 import subprocess
 import sys

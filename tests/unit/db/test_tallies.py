@@ -1,4 +1,4 @@
-"""The sum that closes a run."""
+"""Reconciliation: the sum that closes a run."""
 
 import pytest
 

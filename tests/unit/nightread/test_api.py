@@ -169,7 +169,7 @@ class TestImport:
             nightread.open_mode  # noqa: B018  # a typing error
 
     def test_works_beside_a_user_s_own_modules_of_any_name(self, tmp_path):
-        """A script's folder comes first on Python's path: no name of ours but `nightread` may be looked for there."""
+        """A script's folder comes first on Python's path, so only the name `nightread` may be imported there."""
         foreign = ("bench", "cli", "db", "exporter", "trainer", "web", "worker")
         for name in foreign:
             (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")

@@ -1,4 +1,4 @@
-"""The compose file and the Dockerfile: what a cluster is started from."""
+"""The compose file and the Dockerfile of a cluster."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The application by itself: who is answered, with which headers, and what a wrong setting says."""
+"""The application: allowed hosts, security headers, and errors of settings."""
 
 import re
 import tomllib

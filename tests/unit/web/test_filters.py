@@ -1,4 +1,4 @@
-"""What the address of a worklist asks for."""
+"""Filters and positions in the URL of a worklist."""
 
 from urllib.parse import parse_qs
 

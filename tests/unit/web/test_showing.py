@@ -1,4 +1,4 @@
-"""Values as a reader sees them."""
+"""Formatting of values for people."""
 
 from datetime import UTC, datetime, timedelta
 

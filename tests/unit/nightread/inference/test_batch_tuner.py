@@ -1,4 +1,4 @@
-"""Finding the size of a batch that is fastest, while scans are scored."""
+"""The batch tuner finds the fastest batch size while scans are scored."""
 
 import math
 
@@ -8,7 +8,7 @@ from nightread.inference.batch_tuner import BatchTuner
 
 
 def score(tuner, scans, seconds):
-    """Let `scans` be scored in parts of up to eight; returns the sizes of their batches."""
+    """Score `scans` in parts of up to eight; returns the batch sizes."""
     sizes = []
     while scans:
         left = min(scans, 8)

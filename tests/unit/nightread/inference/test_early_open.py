@@ -1,4 +1,4 @@
-"""A model that is opened ahead saves time, and changes nothing else."""
+"""Opening a model ahead saves time and changes nothing else."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A model serves only where graph, card, device and scores are those that it was exported with."""
+"""A model serves only if graph, card, device and scores match its export."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def scorer(shipped):
 
 
 def change(bundle: Bundle, **fields) -> Bundle:
-    """Return a bundle whose card says something else."""
+    """Return a bundle with changed card fields."""
     return dataclasses.replace(bundle, card=bundle.card.model_copy(update=fields))
 
 

@@ -111,7 +111,7 @@ def test_a_folder_that_is_none_is_told(tmp_path):
 
 
 def rewrite(folder, **fields):
-    """Change fields of the card and make its digest right again, as somebody would who means it."""
+    """Change fields of the card and update its digest."""
     card = json.loads((folder / CARD_FILE).read_bytes())
     blank = json.dumps({**card, **fields, "digest": "0" * 64}, indent=2).encode()
     model = (folder / MODEL_FILE).read_bytes()

@@ -139,7 +139,7 @@ def test_an_empty_bin_leaves_the_index_finite():
 
 
 def test_a_value_that_many_scans_share_is_one_bin():
-    """60 % of the reference are 0, so six deciles are one bin."""
+    """60 % of the reference is 0, so six deciles form one bin."""
     reference = np.concatenate([np.zeros(600), np.linspace(0.01, 1, 400)])
     quantiles = find_quantiles(reference)
     alike, different = np.concatenate([np.zeros(60), np.linspace(0.01, 1, 40)]), np.zeros(100)

@@ -1,4 +1,4 @@
-"""Each rule of the input gate finds what it is for, and lets radiographs pass, however they are stored."""
+"""Each rule of the input gate detects its target, and radiographs pass in every file format."""
 
 import numpy as np
 import pytest
@@ -142,7 +142,7 @@ class TestShape:
 class TestDistance:
     @staticmethod
     def judge(distance, measure=None):
-        """Judge a scan of that distance; nothing may be measured again where `measure` is None."""
+        """Judge a scan with this distance; without `measure`, no variant may be measured."""
         return judge_scan(np.zeros((32, 32, 1), np.float32), distance, SPEC, GATE, measure)
 
     def test_a_scan_that_is_not_doubtful_passes_unlooked_at(self):

@@ -7,7 +7,7 @@ from tests.onnx_factories import encode_model, encode_node, encode_tensor, make_
 
 
 def nest(graph_node, depth):
-    """Put a node into the body of an If, and that into another one."""
+    """Return a node inside two nested If nodes."""
     for _ in range(depth):
         body = message(1, graph_node)
         attribute = message(1, "then_branch") + message(6, body)

@@ -294,7 +294,7 @@ def test_pixels_that_decode_to_one_value_are_blank():
 
 
 def colored(chest):
-    """A picture whose red, green and blue differ: the luma is none of them."""
+    """A picture whose red, green, blue and luma differ."""
     return np.dstack([chest, chest // 2, 255 - chest])
 
 
@@ -477,7 +477,7 @@ def test_random_damage_raises_nothing_but_a_scan_error(deep, seed):
 
 
 def bundled_files():
-    """What comes with pydicom and pydicom-data."""
+    """Files of pydicom and pydicom-data."""
     folders = [Path(pydicom.data.__file__).parent]
     if spec := importlib.util.find_spec("data_store"):
         folders.append(Path(spec.submodule_search_locations[0]))

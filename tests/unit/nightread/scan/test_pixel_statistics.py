@@ -1,4 +1,4 @@
-"""Pixel statistics say how a scan was exposed, not how its file was made."""
+"""Pixel statistics depend on the exposure of a scan, not on its file format."""
 
 from dataclasses import astuple
 

@@ -1,4 +1,4 @@
-"""Files are put together here as `torch.save` did before PyTorch 1.6: pickles, then the arrays' bytes."""
+"""Reading of PyTorch weights; test files have the format of `torch.save` before PyTorch 1.6."""
 
 import collections
 import io
@@ -15,7 +15,7 @@ from trainer.errors import TrainingError
 
 @pytest.fixture
 def torch_names(monkeypatch):
-    """Names that a pickle of weights refers to, in modules of their own: PyTorch is not installed."""
+    """Stand-ins for the names in a pickle of weights, since PyTorch is not installed."""
     utils, torch = types.ModuleType("torch._utils"), types.ModuleType("torch")
 
     def _rebuild_tensor_v2(*arguments):

@@ -28,7 +28,7 @@ def write_table(path, columns, rows, encoding="utf-8"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a data set of four findings' scans; three healthy ones lie beside it."""
+    """Return a data set with scans of four findings, beside three healthy ones."""
     data = tmp_path / "covid-chestxray"
     (data / "images").mkdir(parents=True)
     for _, _, name in ROWS:

@@ -10,7 +10,7 @@ SHARES = Shares(0.6, 0.2, 0.2)
 
 
 def make(labels, patients=None):
-    """Return a task of all labels and one scan for each entry, each of a patient of its own where none are named."""
+    """Return a task of all labels with one scan per entry, by default each of its own patient."""
     patients = patients or [f"patient {place}" for place in range(len(labels))]
     scans = tuple(
         LabelledScan(f"{place}.png", label, who, who)

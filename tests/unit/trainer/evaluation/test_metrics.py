@@ -31,7 +31,7 @@ def make_three(targets, decisions, groups=None):
 
 
 def draw(patients, scans_each, seed=0):
-    """Draw scans whose scores depend on the patient alone."""
+    """Draw scans whose scores depend only on the patient."""
     rng = np.random.default_rng(seed)
     targets = (rng.random(patients) < 0.7).astype(np.int64)
     scores = np.clip(rng.normal(0.4 + 0.2 * targets, 0.2), 0, 1)

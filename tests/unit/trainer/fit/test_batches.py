@@ -14,7 +14,7 @@ SPEC = InputSpec(height_px=8, width_px=8, channels=3)
 
 @pytest.fixture
 def data():
-    """Twenty scans whose gray level is their number of 255; all but the last three are trained on."""
+    """Twenty scans whose gray level is their number / 255; all but the last three are training scans."""
     inputs = np.broadcast_to(np.arange(20, dtype=np.float32)[:, None, None, None] / 255, (20, 8, 8, 3))
     targets = (np.arange(20) % 4 == 0).astype(np.int64)
     return FitData(inputs, targets, np.arange(17), np.arange(17, 20), SPEC, 1, "digest")

@@ -1,4 +1,4 @@
-"""Threads work in order, and one that does not come back holds nobody up."""
+"""Threads return results in order, and a hanging thread does not block the others."""
 
 import threading
 import time

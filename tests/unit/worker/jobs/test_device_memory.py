@@ -1,4 +1,4 @@
-"""A device whose memory is short gets smaller batches; by ONNX Runtime's own errors, real ones and those of CUDA."""
+"""A device with little memory gets smaller batches, after memory errors of ONNX Runtime on CPU and CUDA."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ ILLEGAL = _state.Fail("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an ille
 
 
 class ShortSession:
-    """A session on a device with room for a few scans at once."""
+    """A session on a device with memory for a few scans."""
 
     def __init__(self, session, most, error):
         self._session, self._most, self._error = session, most, error
@@ -129,7 +129,7 @@ def test_another_fault_of_the_device_is_not_taken_for_it(night, scorer):
 
 
 def test_memory_that_is_really_short_is_recognised(shipped, tmp_path):
-    """Inference under an address space that holds some scans and not thousands, in a process of its own."""
+    """Inference in a process with a limited address space, enough for some scans but not for thousands."""
     file = tmp_path / "inputs.npy"
     np.save(file, np.zeros((4096, *shipped.card.input.shape), np.float32))
     code = f"""

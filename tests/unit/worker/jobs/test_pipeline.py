@@ -27,7 +27,7 @@ PATH_CANARY = "canary-folder"
 
 
 class FakeScorer:
-    """Scores a scan by its mean, and keeps what it was asked for."""
+    """Scores a scan by its mean, and records the requests."""
 
     provider, device, runtime, digest = "FakeProvider", "cpu", "fake 1", "d" * 64
 
@@ -56,7 +56,7 @@ def scorer(shipped):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One file of each kind, in a folder whose name must not show up anywhere."""
+    """One file of each kind, in a folder whose name must not appear in messages."""
     folder = tmp_path_factory.mktemp(PATH_CANARY)
     jpeg = encode_jpeg(small_chest(1))
     for name, content in {
@@ -329,7 +329,7 @@ def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, d
 
 
 class _LastIsFree:
-    """Asks for the overlap at the first batch alone: behind the last one nothing is decoded."""
+    """Checks the overlap at the first batch only: nothing is decoded after the last one."""
 
     def __init__(self, scorer):
         self.card, self.digest, self.provider = scorer.card, scorer.digest, scorer.provider

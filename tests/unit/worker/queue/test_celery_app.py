@@ -1,4 +1,4 @@
-"""Settings of Celery whose defaults lose, loop or hang."""
+"""Settings of Celery whose defaults lose messages, loop or hang."""
 
 import pytest
 from celery import Celery

@@ -1,4 +1,4 @@
-"""Scans that wait to be written down come out as they went in, as often as a transaction is tried."""
+"""Packed scans are restored unchanged, however often a transaction is retried."""
 
 import tracemalloc
 
