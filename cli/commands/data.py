@@ -32,6 +32,6 @@ def fetch(
         fetched = sources.fetch(
             source, out, sha256=sha256, report=lambda done, total: bars.update(task, completed=done, total=total)
         )
-    told = "fetched" if fetched.new else "already present"
-    typer.echo(f"{told}: {fetched.scans} scans in {fetched.folder}")
+    state = "fetched" if fetched.new else "already present"
+    typer.echo(f"{state}: {fetched.scans} scans in {fetched.folder}")
     typer.echo(f"next: {fetched.then}", err=True)

@@ -44,7 +44,7 @@ def _describe(measured: MeasuredDrift) -> dict[str, Any]:
         "model": run.model,
         "against": "training data" if other is None else other.id,
         "looks_alike": drifted.looks_alike,
-        "verdict": _tell(measured),
+        "verdict": _answer(measured),
         "scans": night.scans,
         "measured": night.measured,
         "reference_scans": measured.reference.scans,
@@ -93,10 +93,10 @@ def _print(measured: MeasuredDrift) -> None:
             f"input gate: rejects {found.rejected:,} of {found.judged:,} scans ({found.rejected / found.judged:.1%}), "
             f"reference {found.reference_share:.1%}" + (": more than chance explains" if found.is_alarm else ""),
         )
-    out.print(_tell(measured), style="bold")
+    out.print(_answer(measured), style="bold")
 
 
-def _tell(measured: MeasuredDrift) -> str:
+def _answer(measured: MeasuredDrift) -> str:
     """Return the answer in one line."""
     drifted, rejections = measured.drift, measured.drift.rejections
     what = "the training data" if measured.against is None else f"run {measured.against.id[:8]}"
@@ -107,7 +107,7 @@ def _tell(measured: MeasuredDrift) -> str:
     moved = sorted((shift for shift in drifted.shifts if shift.is_alarm), key=lambda shift: -shift.ks)
     reasons = [f"{shift.name.replace('_', ' ')} (KS {shift.ks:.2f})" for shift in moved[:3]]
     more = f" and {len(moved) - len(reasons)} more" if len(moved) > len(reasons) else ""
-    told = [", ".join(reasons) + more] if reasons else []
+    causes = [", ".join(reasons) + more] if reasons else []
     if rejections is not None and rejections.is_alarm:
-        told.append(f"the input gate rejects {rejections.rejected / rejections.judged:.1%}")
-    return f"this run does not look like {what}: {'; '.join(told)}"
+        causes.append(f"the input gate rejects {rejections.rejected / rejections.judged:.1%}")
+    return f"this run does not look like {what}: {'; '.join(causes)}"

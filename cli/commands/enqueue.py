@@ -46,6 +46,6 @@ def _print(enqueued: Enqueued, as_json: bool) -> None:
             }
         )  # fmt: skip
         return
-    told = f" ({', '.join(f'{count} {reason}' for reason, count in skipped.items())} skipped)" if skipped else ""
-    say(f"{enqueued.found:,} scans enqueued{told}; run:")
+    note = f" ({', '.join(f'{count} {reason}' for reason, count in skipped.items())} skipped)" if skipped else ""
+    say(f"{enqueued.found:,} scans enqueued{note}; run:")
     typer.echo(enqueued.run_id)

@@ -48,10 +48,10 @@ def predict(
 
 def _describe(row: api.ScanResult) -> dict[str, Any]:
     origin = row.provenance
-    told: dict[str, Any] = {"path": str(row.path), "model": f"{origin.model}@{origin.version}"}
+    described: dict[str, Any] = {"path": str(row.path), "model": f"{origin.model}@{origin.version}"}
     if row.gate_verdict is not None:
-        told["gate_verdict"] = row.gate_verdict
+        described["gate_verdict"] = row.gate_verdict
     if row.reason is not None:
-        return told | {"status": row.status, "reason": row.reason.value, "message": row.text}
+        return described | {"status": row.status, "reason": row.reason.value, "message": row.text}
     labels = {label: {"score": score, "decision": row.decisions[label]} for label, score in row.scores.items()}
-    return told | {"status": row.status, "labels": labels}
+    return described | {"status": row.status, "labels": labels}

@@ -72,7 +72,7 @@ def results(
 def _find_operating_point(connection: Connection, run: RunInfo, name: str) -> OperatingPoint:
     card = read_card(connection, run.model_digest)  # of another release perhaps: only what is needed is read
     labels, points = card.get("labels", []), card.get("operating_points", {})
-    known = {point for told in points.values() for point in told}
+    known = {point for named in points.values() for point in named}
     shared = sorted(point for point in known if all(point in points.get(label, {}) for label in labels))
     if name not in shared:
         raise NightreadError(

@@ -43,8 +43,8 @@ def _describe(card: Card) -> Iterator[RenderableType]:
     yield from _section("Limits", _bullets(card.limitations))
     if card.not_tested:
         yield from _section("Not tested", _bullets(card.not_tested))
-    yield from _section("Meaning of a score", _text(_tell_score(card)))
-    yield from _section("Decisions", _bullets(_tell_decisions(card)))
+    yield from _section("Meaning of a score", _text(_describe_score(card)))
+    yield from _section("Decisions", _bullets(_describe_decisions(card)))
     for label, points in card.operating_points.items():
         yield from _section(
             f"Operating points of {show_text(label)}", _tabulate_points(card, label),
@@ -60,7 +60,7 @@ def _describe(card: Card) -> Iterator[RenderableType]:
     if subgroups:
         yield from _section("By subgroup", _tabulate_metrics(subgroups))
     if card.gate is not None:
-        yield from _section("Input gate", _text(_tell_gate(card.gate)))
+        yield from _section("Input gate", _text(_describe_gate(card.gate)))
     if card.same_pixels:
         yield from _section(
             "Same scan, other file format", _tabulate_same_pixels(card.same_pixels),
@@ -89,7 +89,7 @@ def _bullets(lines: Iterable[str]) -> Table:
     return table
 
 
-def _tell_score(card: Card) -> str:
+def _describe_score(card: Card) -> str:
     if card.scaling is None:
         return card.calibration
     scaling = card.scaling
@@ -100,7 +100,7 @@ def _tell_score(card: Card) -> str:
     )
 
 
-def _tell_decisions(card: Card) -> Iterator[str]:
+def _describe_decisions(card: Card) -> Iterator[str]:
     if not card.thresholds:
         yield f"highest score of {', '.join(card.labels)}"
     for label, threshold in card.thresholds.items():
@@ -129,10 +129,10 @@ def _split_metrics(
 
     def choose(*, subgroups: bool) -> dict[str, dict[str, Metric]]:
         chosen = {
-            part: {name: metric for name, metric in told.items() if name.endswith(")") is subgroups}
-            for part, told in metrics.items()
+            part: {name: metric for name, metric in figures.items() if name.endswith(")") is subgroups}
+            for part, figures in metrics.items()
         }
-        return {part: told for part, told in chosen.items() if told}
+        return {part: figures for part, figures in chosen.items() if figures}
 
     return choose(subgroups=False), choose(subgroups=True)
 
@@ -141,13 +141,13 @@ def _tabulate_metrics(metrics: Mapping[str, Mapping[str, Metric]]) -> Table:
     """Return a table with a column for each part; of many parts, with a row for each part and figure."""
     if len(metrics) > _MOST_PARTS:
         table = make_table("part", "figure", "value")
-        for part, told in metrics.items():
-            for name, metric in told.items():
+        for part, figures in metrics.items():
+            for name, metric in figures.items():
                 table.add_row(_text(part), _text(_name_figure(name)), _show(metric))
         return table
     table = make_table("", *(show_text(part) for part in metrics))
-    for name in dict.fromkeys(name for told in metrics.values() for name in told):
-        cells = (_show(told[name]) if name in told else "" for told in metrics.values())
+    for name in dict.fromkeys(name for figures in metrics.values() for name in figures):
+        cells = (_show(figures[name]) if name in figures else "" for figures in metrics.values())
         table.add_row(_text(_name_figure(name)), *cells)
     return table
 
@@ -156,7 +156,7 @@ def _name_figure(name: str) -> str:
     return _FIGURES.get(name, name.replace("_", " "))
 
 
-def _tell_gate(gate: Gate) -> str:
+def _describe_gate(gate: Gate) -> str:
     share = gate.false_rejection
     return (
         "Rejects scans that do not look like frontal chest X-rays; they get a reason and no score (--no-gate turns it "
@@ -195,7 +195,7 @@ def _tabulate_origin(card: Card) -> Table:
         "input": f"{height} x {width} x {channels}, {low:g} to {high:g}; preprocessing {card.preprocessing_version}",
         "precision": card.precision.value,
         "outputs": ", ".join(output.name for output in card.outputs),
-        "parity": _tell_parity(card),
+        "parity": _describe_parity(card),
         "drift": "" if card.drift_reference is None else f"reference: {card.drift_reference.scans:,} hold-out scans",
         "seed": str(training.seed),
         "created": card.created_at.isoformat(timespec="seconds"),
@@ -210,7 +210,7 @@ def _tabulate_origin(card: Card) -> Table:
     return table
 
 
-def _tell_parity(card: Card) -> str:
+def _describe_parity(card: Card) -> str:
     if card.conversion is None:
         return f"at most {card.parity_tolerance:g} from the trained network"
     found = card.conversion

@@ -26,7 +26,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show a spinner on stderr while something of unknown length goes on."""
+    """Show a spinner on stderr during work of unknown length."""
     if (tables := _import_tables()) is None:
         yield
         return
@@ -64,10 +64,10 @@ def _to_json(value: Any) -> Any:
 
 
 def show_time(time: datetime | None) -> str:
-    """Write a time for people, in their own zone."""
+    """Return a time as local text."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else ""
 
 
 def silence_stdout() -> None:
-    """Point stdout nowhere after its reader has gone, so that the interpreter's last flush does not complain."""
+    """Redirect stdout to nowhere once its reader has gone, so that the last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,7 +22,7 @@ class Why(StrEnum):
 
     ASKED = "asked for by --model or NIGHTREAD_MODEL"
     PRODUCTION = "the production model"
-    SHIPS = "the bundle that ships: no model is in production"
+    SHIPS = "the bundled default; no production model is set"
 
 
 @dataclass(frozen=True, slots=True)
