@@ -115,7 +115,8 @@ def _warm_up(
     engine: Engine, settings: Settings, publisher: Publisher, bundle: Bundle, scans: BenchScans, workers: int
 ) -> None:
     """Score a few scans repeatedly, until each worker has opened the model."""
-    one_each = settings.model_copy(update={"job_size": 1})
+    # Without the input gate, which rejects drawn scans: a rejected scan has no prediction and names no worker.
+    one_each = settings.model_copy(update={"job_size": 1, "gate": False})
     deadline = time.perf_counter() + _READY_S
     seen: set[str] = set()
     while len(seen) < workers:
@@ -162,7 +163,7 @@ def _start_workers(environment: dict[str, str], workers: int, folder: Path) -> I
         try:
             for number in range(workers):
                 process = subprocess.Popen(  # noqa: S603  # this very program
-                    [*_PROGRAM, "worker", "--no-beat"],
+                    [*_PROGRAM, "worker"],
                     env=environment, stdout=output, stderr=output, start_new_session=True,
                 )  # fmt: skip
                 processes.append(process)
