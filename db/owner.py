@@ -22,14 +22,14 @@ class Owner:
 
 
 def make_owner_columns(owner: Owner | None) -> dict[str, Any]:
-    """Return the columns of `runs` that hold an owner."""
+    """Return an owner as columns of `runs`."""
     if owner is None:
         return {"host": None, "pid": None, "process_started": None}
     return {"host": owner.host, "pid": owner.pid, "process_started": owner.started}
 
 
 def read_owner(row: Row[Any]) -> Owner | None:
-    """Return the owner of an embedded run; releases before schema 0005 kept it among the run's settings."""
+    """Return the owner of an embedded run, or None; before schema 0005 it was part of the run's settings."""
     if not row.embedded:
         return None
     host, pid, started = row.host, row.pid, row.process_started

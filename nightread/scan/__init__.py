@@ -6,14 +6,14 @@ formats: recognises a file's format by its first bytes.
 scan: types of a decoded scan, and size limits.
 decode: turns the bytes of one file into a Scan.
 raster: decodes JPEG, PNG and TIFF.
-tiff: decodes the TIFF pages that Pillow does not.
+tiff: decodes TIFF pages that Pillow cannot decode.
 frames: headers and decoders of compressed frames.
 dicom: decodes DICOM.
-dicom_file: the attributes and the frame of a DICOM file.
+dicom_file: parses the attributes and the frame of a DICOM file.
 dicom_frame: decodes the frame to stored values.
 dicom_gray: modality and VOI transforms of stored values.
-brightness: black and white where the file does not say.
-array: takes pixels that are in memory already.
+brightness: estimates black and white if the file does not define them.
+array: turns a NumPy array into a Scan.
 preprocessing: turns a Scan into the network's input tensor.
 pixel_statistics: measures brightness, contrast, detail and symmetry of a tensor.
 drawn_chest: draws synthetic chest X-rays for the demo, benchmarks and tests.

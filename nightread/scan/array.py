@@ -1,4 +1,4 @@
-"""Pixels that are in memory already, as a scan."""
+"""Scans from NumPy arrays."""
 
 from typing import Final
 
@@ -6,15 +6,15 @@ from nightread.scan.brightness import find_white
 from nightread.scan.decode import check_content
 from nightread.scan.scan import Pixels, Scan, check_size
 
-#: White by kind and bytes of a dtype, in either byte order; None where the pixels decide.
+#: White by kind and size of a dtype, in either byte order; None if it depends on the pixels.
 _WHITES: Final = {"u1": 255.0, "u2": None, "f2": 1.0, "f4": 1.0, "f8": 1.0}
 
 
 def check_array(pixels: Pixels) -> None:
-    """Make sure that an array is of a kind that can be a scan.
+    """Check that the shape and dtype of an array fit a scan.
 
     Raises:
-        TypeError: it is not (H, W) of uint8, uint16, float16, float32 or float64.
+        TypeError: not (H, W) of uint8, uint16, float16, float32 or float64.
     """
     if pixels.ndim != 2 or pixels.dtype.str[1:] not in _WHITES:
         raise TypeError(
@@ -26,12 +26,12 @@ def check_array(pixels: Pixels) -> None:
 def read_array(pixels: Pixels, *, max_pixels: int) -> Scan:
     """Return an array as a scan, with black and white by its dtype.
 
-    uint8 is shown from 0 (black) to 255 (white), floating point from 0.0 to 1.0, and values beyond are clipped. uint16
-    is shown from 0 to the largest value of the bits in use, as a 16-bit PNG of the same pixels is.
+    Black to white is 0 to 255 for uint8 and 0.0 to 1.0 for floating point; values beyond are clipped. For uint16 it is
+    0 to the largest value of the bits in use, as for a 16-bit PNG of these pixels.
 
     Args:
         pixels: (H, W), see `check_array`.
-        max_pixels: largest width times height that is taken.
+        max_pixels: maximum width times height.
 
     Raises:
         UnreadableScan: too large, too small, blank, or with values that are not finite.

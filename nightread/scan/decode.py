@@ -60,12 +60,12 @@ def check_content(scan: Scan) -> None:
 def _explain_kind(kind: NoScan, name: str) -> UnreadableScan | UnsupportedScan:
     if kind is NoScan.ARCHIVE:
         return UnsupportedScan(
-            Reason.UNSUPPORTED_FORMAT, f"a {name}; JPEG, PNG, TIFF and DICOM files are read: unpack it into the folder"
+            Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are JPEG, PNG, TIFF and DICOM: unpack it into the folder"
         )
     if kind is NoScan.OTHER_IMAGE:
         return UnsupportedScan(
             Reason.UNSUPPORTED_FORMAT,
-            f"an image in the format {name}; JPEG, PNG, TIFF and DICOM are read: convert it, for instance with "
+            f"the image has the format {name}; supported are JPEG, PNG, TIFF and DICOM: convert it, for instance with "
             "`magick IN OUT.png`",
         )
     return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is not JPEG, PNG, TIFF or DICOM")

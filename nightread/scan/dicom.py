@@ -24,7 +24,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 #: secondary captures carry.
 MODALITIES: Final = frozenset({"CR", "DX", "DR", "XR", "RG", "RF", "OT", "SC"})
 
-#: What else is computed with, whether or not the frame needs it, and its range.
+#: Further numeric attributes that are always checked, with their ranges.
 _NUMBERS: Final = (
     ("SamplesPerPixel", 1, 4), ("BitsAllocated", 1, 64), ("BitsStored", 1, 64), ("HighBit", 0, 63),
     ("PixelRepresentation", 0, 1),
@@ -45,8 +45,8 @@ _DICOM_ERRORS: Final = (
 def read_dicom(data: bytes, *, max_pixels: int, with_colors: bool = False) -> Scan:
     """Decode a single-frame DICOM radiograph.
 
-    Gray levels are those of `nightread.scan.dicom_gray`. Where the attributes and the compressed frame contradict each
-    other, the frame is believed. Color becomes luma.
+    Gray levels follow `nightread.scan.dicom_gray`. If attributes and compressed frame contradict each other, the frame
+    takes precedence. Colors become luma.
 
     Raises:
         UnreadableScan: damaged, cut short, too large or too small.
@@ -55,7 +55,7 @@ def read_dicom(data: bytes, *, max_pixels: int, with_colors: bool = False) -> Sc
     try:
         file = parse(data)
         _check_radiograph(file, max_pixels)
-        with np.errstate(all="ignore"):  # the gray levels that come out tell of an overflow
+        with np.errstate(all="ignore"):  # an overflow shows in the resulting gray levels, which are checked
             stored = decode_frame(file, with_colors=with_colors)
             if stored.is_shown:
                 pixels, black, white = stored.gray, 0.0, float(2**stored.bits - 1)
@@ -77,13 +77,13 @@ def read_uids(data: bytes) -> DicomUids:
 
 
 def _check_radiograph(file: DicomFile, max_pixels: int) -> None:
-    """Refuse what is no single-frame radiograph; the modality is looked at before the transfer syntax."""
+    """Refuse other instances than single-frame radiographs; the modality is checked before the transfer syntax."""
     attributes = file.attributes
     modalities = [modality.upper() for modality in attributes.texts("Modality") if modality]
     if modalities and not MODALITIES.intersection(modalities):
         shown = modalities[0] if _CODE.fullmatch(modalities[0]) else "invalid"
         raise UnsupportedScan(
-            Reason.NOT_A_RADIOGRAPH, f"(0008,0060) Modality is {shown}; read are {', '.join(sorted(MODALITIES))}"
+            Reason.NOT_A_RADIOGRAPH, f"(0008,0060) Modality is {shown}; supported are {', '.join(sorted(MODALITIES))}"
         )
     if file.is_cut:
         raise UnreadableScan(Reason.DAMAGED, "the DICOM data is cut short")

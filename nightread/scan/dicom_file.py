@@ -1,7 +1,7 @@
-"""The parts of a DICOM file that a radiograph needs: its few attributes, each of a checked type, and its one frame.
+"""Parsing of DICOM files: the attributes that a radiograph needs, with checked types, and its single frame.
 
-What writers leave out or get wrong is read as the data show it: no preamble, no meta group, another encoding than the
-transfer syntax says, a frame without its delimiter or with a wrong offset table. PS3.5 and PS3.10.
+Common errors of writers are tolerated: a missing preamble or meta group, another encoding than the transfer syntax
+declares, a frame without delimiter or with a wrong offset table (PS3.5 and PS3.10).
 """
 
 import math
@@ -29,11 +29,11 @@ _PIXEL_DATA: Final = (0x7FE0, 0x0010)
 _ITEM: Final = (0xFFFE, 0xE000)
 _DELIMITER: Final = (0xFFFE, 0xE0DD)
 _UNDEFINED: Final = 0xFFFFFFFF
-#: Deflated attributes before the pixels may take this much, and those after them as much again.
+#: Maximum size of inflated attributes before the pixels, and of those after them.
 _ATTRIBUTES_BYTES: Final = 2**20
 _UID = re.compile(r"[0-9.]{1,64}")
 
-#: Only these are read: no patient's name is ever in memory as a value.
+#: Only these attributes are parsed, so that no patient data is.
 _KEYWORDS: Final = (
     "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "PresentationIntentType", "ViewPosition",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
@@ -58,24 +58,24 @@ SYNTAXES: Final = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """The attributes of an instance, by keyword; asked for by type, so that no other value is ever computed with."""
+    """Attributes of an instance by keyword, with typed access so that values of a wrong type are not used."""
 
     dataset: pydicom.Dataset
     is_little_endian: bool
 
     def text(self, keyword: str) -> str:
-        """Return the first value as text, without blanks around it; "" where there is none."""
+        """Return the first value as stripped text; "" if there is none."""
         value = _first(self._get(keyword))
         return value.strip() if isinstance(value, str) else ""
 
     def texts(self, keyword: str) -> list[str]:
-        """Return all values as text, without blanks around them."""
+        """Return all values as stripped text."""
         value = self._get(keyword)
         values = value if isinstance(value, pydicom.multival.MultiValue) else [value]
         return [one.strip() for one in values if isinstance(one, str)]
 
     def number(self, keyword: str) -> float | None:
-        """Return the first value; None where it is missing or no finite number."""
+        """Return the first value; None if it is missing or not a finite number."""
         value = _first(self._get(keyword))
         try:
             number = float(value) if isinstance(value, str | float | int) else math.nan
@@ -87,7 +87,7 @@ class Attributes:
         """Return the first value as a whole number.
 
         Raises:
-            UnreadableScan: it is not one from `low` to `high`, or is missing without a default; the tag is named.
+            UnreadableScan: not a whole number from `low` to `high`, or missing without a default; names the tag.
         """
         value = _first(self._get(keyword))
         if value is None and default is not None:
@@ -101,12 +101,12 @@ class Attributes:
         return int(number)
 
     def item(self, keyword: str) -> "Attributes | None":
-        """Return the first item of a sequence; None where there is none."""
+        """Return the first item of a sequence; None if there is none."""
         value = self._get(keyword)
         return Attributes(value[0], self.is_little_endian) if isinstance(value, Sequence) and len(value) else None
 
     def raw(self, keyword: str) -> Any:
-        """Return a value as pydicom gives it; None where it is missing."""
+        """Return a value as parsed by pydicom; None if it is missing."""
         return self._get(keyword)
 
     def _get(self, keyword: str) -> Any:
@@ -118,12 +118,12 @@ class DicomFile:
     """A parsed file.
 
     Attributes:
-        attributes: what it says.
-        syntax: its transfer syntax; "" where it names none.
-        data: all bytes, inflated.
-        pixels_at: where the Pixel Data element begins; None where there is none.
+        attributes: its attributes.
+        syntax: transfer syntax; "" if missing.
+        data: content of the file, inflated.
+        pixels_at: offset of the Pixel Data element; None if there is none.
         is_cut: whether the file ends within an attribute.
-        is_implicit: whether its elements have no VR.
+        is_implicit: whether its elements lack a VR.
     """
 
     attributes: Attributes
@@ -145,7 +145,7 @@ def parse(data: bytes) -> DicomFile:
     """Read the attributes of a file up to its pixels.
 
     Raises:
-        UnreadableScan: no data set begins where one should, or it inflates to more than it declares.
+        UnreadableScan: the data set is missing, or inflates to more than it declares.
     """
     start = _PREAMBLE_BYTES if data[_PREAMBLE_BYTES - 4 : _PREAMBLE_BYTES] == b"DICM" else 0
     syntax, start = _read_meta(data, start)
@@ -162,7 +162,7 @@ def parse(data: bytes) -> DicomFile:
 
 
 def count_stored_bytes(attributes: Attributes) -> int:
-    """Return how many bytes an uncompressed frame takes."""
+    """Return the size of the uncompressed frame in bytes."""
     samples = attributes.whole("SamplesPerPixel", 1, 4, 1)
     bits = attributes.whole("BitsAllocated", 1, 64)
     return -(-attributes.whole("Rows", 1, 65535) * attributes.whole("Columns", 1, 65535) * samples * bits // 8)
@@ -173,7 +173,7 @@ def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
         raise UnreadableScan(Reason.DAMAGED, "the file ends before the data set")
     group, vr = data[start : start + 2], data[start + 4 : start + 6]
     is_little = int.from_bytes(group, "little") <= int.from_bytes(group, "big")
-    is_implicit = not (vr.isalpha() and vr.isupper())  # whatever the transfer syntax says
+    is_implicit = not (vr.isalpha() and vr.isupper())  # the data decide, not the transfer syntax
     source = BytesIO(data)
     source.seek(start)
     elements, is_cut, pixels_at = {}, False, None
@@ -192,14 +192,14 @@ def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
     if place + 4 <= len(data):
         group, number = struct.unpack_from("<HH" if is_little else ">HH", data, place)
         pixels_at = place if (group, number) == _PIXEL_DATA else None
-    is_cut |= place > len(data) or (pixels_at is None and 0 < len(data) - place < 8)  # half an element's head
+    is_cut |= place > len(data) or (pixels_at is None and 0 < len(data) - place < 8)  # part of an element's header
     dataset = pydicom.Dataset(elements)
     dataset.set_original_encoding(is_implicit, is_little, "iso8859")
     return DicomFile(Attributes(dataset, is_little), syntax, data, pixels_at, is_cut, is_implicit)
 
 
 def _read_meta(data: bytes, start: int) -> tuple[str, int]:
-    """Return (0002,0010), "" where there is none, and where the data set begins."""
+    """Return (0002,0010), "" if missing, and the offset of the data set."""
 
     def is_beyond_meta(tag: int, _vr: str | None, _length: int) -> bool:
         return tag >> 16 != _META_GROUP
@@ -214,10 +214,10 @@ def _read_meta(data: bytes, start: int) -> tuple[str, int]:
 
 
 def _inflate(data: bytes, max_bytes: int) -> bytes:
-    """Return the first `max_bytes` of an inflated data set, or all of it.
+    """Inflate at most `max_bytes` of a data set.
 
     Raises:
-        UnreadableScan: it is cut short.
+        UnreadableScan: the data is cut short.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(data, max_bytes)
@@ -227,24 +227,24 @@ def _inflate(data: bytes, max_bytes: int) -> bytes:
 
 
 def check_syntax(syntax: str) -> None:
-    """Refuse a transfer syntax that is not read.
+    """Refuse an unsupported transfer syntax.
 
     Raises:
-        UnsupportedScan: it is named with what is read.
+        UnsupportedScan: names it and the supported ones.
     """
     if syntax and syntax not in SYNTAXES:
         name = uid.UID(syntax).name if _UID.fullmatch(syntax) else "unknown"
         raise UnsupportedScan(
             Reason.UNSUPPORTED_TRANSFER_SYNTAX,
-            f"(0002,0010) Transfer Syntax {name}; read are uncompressed, deflated, RLE, JPEG, JPEG Lossless, JPEG-LS, "
-            "JPEG 2000, HTJ2K and JPEG XL; convert it with gdcmconv or dcmdjpeg",
+            f"(0002,0010) Transfer Syntax is {name}; supported are uncompressed, deflated, RLE, JPEG, JPEG Lossless, "
+            "JPEG-LS, JPEG 2000, HTJ2K and JPEG XL; convert it with gdcmconv or dcmdjpeg",
         )
 
 
 def read_frame(file: DicomFile) -> tuple[memoryview, bool]:
-    """Return the bytes of the one frame, and whether they were encapsulated.
+    """Return the bytes of the frame, and whether they were encapsulated.
 
-    All fragments are of the one frame, so that neither the offset table nor the sequence delimiter is needed.
+    All fragments belong to the single frame, so neither the offset table nor the sequence delimiter is needed.
 
     Raises:
         UnreadableScan: the frame is cut short.
@@ -267,7 +267,7 @@ def read_frame(file: DicomFile) -> tuple[memoryview, bool]:
         *tag, size = struct.unpack_from("<HHL", data, place)
         if tuple(tag) == _DELIMITER:
             break
-        if tuple(tag) != _ITEM or place + 8 + size > len(data) + 1:  # the padding byte of the last one may be missing
+        if tuple(tag) != _ITEM or place + 8 + size > len(data) + 1:  # the last padding byte may be missing
             raise UnreadableScan(Reason.DAMAGED, "the compressed frame is cut short")
         if not is_table:
             fragments.append(data[place + 8 : place + 8 + size])

@@ -1,4 +1,4 @@
-"""From the one frame of a DICOM instance to its stored values, whatever compresses them (PS3.5 A.4 and 8.2)."""
+"""Decoding of the frame of a DICOM instance to stored values (PS3.5 A.4 and 8.2)."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -36,10 +36,10 @@ class StoredPixels:
     """The decoded frame.
 
     Attributes:
-        gray: (H, W); of color the luma.
-        bits: of each value.
-        is_shown: whether the values are gray levels already, as color and palettes are: no transform applies.
-        colors: a sample of the colors, where it was asked for and the frame has some.
+        gray: (H, W); luma for colors.
+        bits: bits of each value.
+        is_shown: whether the values are final gray levels, as for colors and palettes, to which no transform applies.
+        colors: a sample of the colors, if requested and present.
     """
 
     gray: Pixels
@@ -49,14 +49,13 @@ class StoredPixels:
 
 
 def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
-    """Decode the one frame of an instance.
+    """Decode the frame of an instance.
 
-    What the frame is decides how it is decoded and how deep it is; the transfer syntax and the attributes may say
-    something else.
+    The frame itself determines its codec and bit depth, even if transfer syntax and attributes differ.
 
     Raises:
-        UnreadableScan: damaged, cut short, or not of the size that the attributes say.
-        UnsupportedScan: true color by palette, or a depth that no radiograph has.
+        UnreadableScan: damaged, cut short, or of another size than the attributes declare.
+        UnsupportedScan: a color palette, or an unsupported bit depth.
     """
     frame, is_encapsulated = read_frame(file)
     attributes = file.attributes
@@ -70,7 +69,7 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
     elif file.syntax == uid.RLELossless:
         pixels, bits = _decode_rle(bytes(frame), attributes)
     elif file.syntax in _COMPRESSED:
-        raise UnreadableScan(Reason.DAMAGED, "the compressed frame does not begin as any known compression does")
+        raise UnreadableScan(Reason.DAMAGED, "the compressed frame begins like no known compression")
     else:
         pixels, bits = _read_native(frame, file), attributes.whole("BitsAllocated", 1, 64)
     if header is None:
@@ -97,25 +96,25 @@ def _check_frame_size(header: FrameHeader, attributes: Attributes) -> None:
 
 
 def _find_bits(pixels: Pixels, header: FrameHeader, attributes: Attributes) -> int:
-    """Return how many bits a compressed frame uses: as many as are declared, unless it has fewer or needs more."""
+    """Return the bits in use of a compressed frame: the declared ones, unless it has fewer or needs more."""
     declared = attributes.whole("BitsStored", 1, 64, header.bits)
     return declared if declared <= header.bits and int(pixels.max()) < 2**declared else header.bits
 
 
 def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
-    """Return (H, W) or (H, W, 3) as stored."""
+    """Return uncompressed pixels, (H, W) or (H, W, 3), as stored."""
     attributes = file.attributes
     rows, columns = attributes.whole("Rows", 1, 65535), attributes.whole("Columns", 1, 65535)
     samples, bits = attributes.whole("SamplesPerPixel", 1, 4, 1), attributes.whole("BitsAllocated", 1, 64)
     if bits not in _NATIVE_BITS or samples not in {1, 3}:
         raise UnsupportedScan(
             Reason.UNSUPPORTED_FORMAT,
-            f"(0028,0100) Bits Allocated is {bits} and (0028,0002) Samples per Pixel {samples}; read are 8, 16 and 32 "
-            "bits of one or three samples",
+            f"(0028,0100) Bits Allocated is {bits} and (0028,0002) Samples per Pixel {samples}; supported are 8, 16 "
+            "and 32 bits with one or three samples",
         )
     is_halved = attributes.text("PhotometricInterpretation") == "YBR_FULL_422"
     size = count_stored_bytes(attributes) * 2 // 3 if is_halved else count_stored_bytes(attributes)
-    # Of an odd number of bytes some writers store one less, where the standard wants one more.
+    # For an odd number of bytes the standard requires one more, but some writers store one less.
     if len(frame) < size - size % 2 or not frame:
         raise UnreadableScan(Reason.DAMAGED, "(7FE0,0010) Pixel Data is shorter than the picture")
     content = bytes(frame[:size]) if len(frame) >= size else bytes(frame) + bytes(frame[-1:])
@@ -123,7 +122,7 @@ def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
         content = np.frombuffer(content[: size // 2 * 2], "<u2").byteswap().tobytes() + content[size // 2 * 2 :]
     pixels = np.frombuffer(content, f"{'<' if attributes.is_little_endian else '>'}u{bits // 8}")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    if is_halved:  # two luma for each pair of chroma values
+    if is_halved:  # two luma values for each pair of chroma values
         quads = pixels.reshape(-1, 4)
         chroma = np.repeat(quads[:, 2:], 2, axis=0)
         return np.column_stack([quads[:, :2].ravel(), chroma]).reshape(rows, columns, 3)
@@ -135,7 +134,7 @@ def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
 
 
 def _decode_rle(frame: bytes, attributes: Attributes) -> tuple[Pixels, int]:
-    """Decode RLE (PS3.5 annex G): a plane for each byte of each sample, the high byte first."""
+    """Decode RLE (PS3.5 annex G): one plane for each byte of each sample, high bytes first."""
     import imagecodecs
 
     bits, samples = attributes.whole("BitsAllocated", 8, 32), attributes.whole("SamplesPerPixel", 1, 3, 1)
@@ -163,7 +162,7 @@ def _decode_rle(frame: bytes, attributes: Attributes) -> tuple[Pixels, int]:
 
 
 def _take_stored_bits(pixels: Pixels, allocated: int, attributes: Attributes) -> tuple[Pixels, int]:
-    """Return the bits that hold the picture, shifted down; overlays may lie in the others (PS3.5 8.1.1)."""
+    """Return the stored bits, shifted down; the other bits may hold overlays (PS3.5 8.1.1)."""
     bits = attributes.whole("BitsStored", 1, allocated, allocated)
     high = attributes.whole("HighBit", 0, 63, bits - 1)
     shift = high + 1 - bits if bits - 1 <= high < allocated else 0
@@ -173,14 +172,14 @@ def _take_stored_bits(pixels: Pixels, allocated: int, attributes: Attributes) ->
 
 
 def _extend_sign(pixels: Pixels, bits: int) -> Pixels:
-    """Return two's complement numbers of `bits` as signed integers."""
+    """Convert two's complement numbers of `bits` bits to signed integers."""
     spare = 8 * pixels.dtype.itemsize - bits
     signed: Pixels = (pixels << spare).view(f"i{pixels.dtype.itemsize}") >> spare
     return signed
 
 
 def _reduce_colors(pixels: Pixels, bits: int, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
-    """Reduce (H, W, 3) to luma: Y where they are YBR_FULL; YBR_RCT and YBR_ICT are RGB once they are decoded."""
+    """Reduce (H, W, 3) to luma, which is Y for YBR_FULL; YBR_RCT and YBR_ICT are RGB after decoding."""
     is_ybr = attributes.text("PhotometricInterpretation").upper().startswith("YBR_FULL")
     gray = pixels[..., 0] if is_ybr else to_luma(pixels)
     colors = _sample_colors(pixels, bits, is_ybr=is_ybr) if with_colors else None
@@ -194,14 +193,14 @@ def _sample_colors(pixels: Pixels, bits: int, *, is_ybr: bool) -> Colors:
 
 
 def _apply_palette(pixels: Pixels, attributes: Attributes) -> StoredPixels:
-    """Look values up in the palette of a scan whose colors are all gray.
+    """Look values up in a palette whose colors are all gray.
 
     Raises:
-        UnsupportedScan: they are not.
+        UnsupportedScan: a color is not gray.
     """
-    is_told = all(attributes.raw(f"{name}Data") is not None for name in _PALETTES)
-    tables = [read_table(attributes, f"{name}Descriptor", f"{name}Data") for name in _PALETTES if is_told]
-    if not is_told or not all(np.array_equal(tables[0][0], other) for other, _ in tables[1:]):
+    is_complete = all(attributes.raw(f"{name}Data") is not None for name in _PALETTES)
+    tables = [read_table(attributes, f"{name}Descriptor", f"{name}Data") for name in _PALETTES if is_complete]
+    if not is_complete or not all(np.array_equal(tables[0][0], other) for other, _ in tables[1:]):
         raise UnsupportedScan(
             Reason.NOT_A_RADIOGRAPH, "(0028,0004) Photometric Interpretation is PALETTE COLOR; a radiograph is gray"
         )
@@ -212,11 +211,11 @@ def _apply_palette(pixels: Pixels, attributes: Attributes) -> StoredPixels:
 
 
 def _decode_jpeg(frame: bytes, header: FrameHeader, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
-    """Decode an 8-bit JPEG frame, by the decoder of JPEG files."""
+    """Decode an 8-bit JPEG frame with the decoder of JPEG files."""
     check_progressive(frame, header)
     with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
         is_rgb = _is_unmarked_rgb(image, attributes)
-        # The decoder would take unmarked RGB for YBR: it is made to leave it as it is.
+        # The decoder would take unmarked RGB for YBR, so conversion is switched off.
         image.draft("YCbCr" if is_rgb else "L", image.size)
         check_jpeg_end(image, image.height)
         gray: Any = to_luma(np.asarray(image)) if is_rgb else np.asarray(image.convert("L"))
@@ -225,7 +224,7 @@ def _decode_jpeg(frame: bytes, header: FrameHeader, attributes: Attributes, *, w
 
 
 def _is_unmarked_rgb(image: Image.Image, attributes: Attributes) -> bool:
-    """Whether the data set alone says that the frame holds RGB: neither its markers nor its component names do."""
+    """Return whether the frame holds RGB according to the data set only, not to its markers or component names."""
     is_marked = bool(image.info.keys() & {"adobe_transform", "jfif"})
     names = bytes(component[0] for component in getattr(image, "layer", ()))
     is_rgb = attributes.text("PhotometricInterpretation").upper() == "RGB"

@@ -1,4 +1,4 @@
-"""From stored DICOM values to gray levels with their black and white (PS3.3 C.11, C.7.6.3 and C.8.11.3)."""
+"""Gray levels of stored DICOM values, with black and white (PS3.3 C.11, C.7.6.3 and C.8.11.3)."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ _SHAPE = "PresentationLUTShape"
 def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tuple[Pixels, float, float]:
     """Return (pixels, black, white) after modality and VOI transforms.
 
-    A linear window needs no new pixels: its two ends are black and white (PS3.3 C.11.2.1.2.1). Where there is neither
-    table nor window, the range of the stored bits is shown, or the extremes (`_find_range`). Padding is black.
+    A linear window leaves the pixels as they are: its ends become black and white (PS3.3 C.11.2.1.2.1). Without table
+    and window, black and white are the range of the stored bits or the extremes, see `_find_range`. Padding is black.
 
     Args:
         stored: (H, W) integers.
-        bits: how many of them are in use, as the frame says.
-        attributes: of the instance.
+        bits: number of bits in use, according to the frame.
+        attributes: attributes of the instance.
 
     Raises:
         UnreadableScan: a table is cut short, or every pixel is padding.
@@ -48,9 +48,9 @@ def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tupl
 
 
 def _is_inverted(attributes: Attributes) -> bool:
-    """Whether low values are shown bright: MONOCHROME1, or INVERSE beside MONOCHROME2.
+    """Return whether low values are bright: MONOCHROME1, or MONOCHROME2 with INVERSE.
 
-    Writers contradict themselves with MONOCHROME1 and IDENTITY; then the photometric interpretation decides.
+    Some writers combine MONOCHROME1 with IDENTITY, a contradiction; the photometric interpretation decides.
     """
     return attributes.text("PhotometricInterpretation").upper() == "MONOCHROME1" or (
         attributes.text(_SHAPE).upper() == "INVERSE"
@@ -58,15 +58,15 @@ def _is_inverted(attributes: Attributes) -> bool:
 
 
 def _find_range(values: Pixels, bits: int | None, padding: npt.NDArray[np.bool_] | None) -> tuple[float, float]:
-    """Return the least and the largest value shown where neither table nor window says so.
+    """Return black and white for an instance without table and window.
 
-    That is the range of the stored bits. Of more than 8 bits it must be in use: where no gray level reaches its upper
-    half, the bits say nothing of the picture, and its own extremes are taken, markers and defective pixels left out.
+    They are the range of the stored bits. If there are more than 8 bits and no gray level reaches the upper half of
+    that range, they are the picture's own extremes without outliers.
 
     Args:
         values: (H, W).
-        bits: of a stored value; None where values are no longer the stored ones.
-        padding: (H, W), True where a pixel holds no gray level.
+        bits: bits of a stored value; None if `values` are not the stored ones.
+        padding: (H, W) bool, True for padding pixels.
     """
     low, high = 0.0, 0.0
     if bits is not None:
@@ -92,7 +92,7 @@ def _apply_modality(stored: Pixels, attributes: Attributes) -> tuple[Pixels, tup
     slope, intercept = attributes.number("RescaleSlope"), attributes.number("RescaleIntercept")
     for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
         if value is None and attributes.raw(keyword) is not None:
-            raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(keyword)} is no finite number")
+            raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(keyword)} is not a finite number")
     if slope is None or intercept is None or (slope == 1 and intercept == 0):
         return stored, (1.0, 0.0)
     values: Pixels = stored.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)
@@ -102,47 +102,50 @@ def _apply_modality(stored: Pixels, attributes: Attributes) -> tuple[Pixels, tup
 
 
 def read_table(item: Attributes, descriptor: str, data: str) -> tuple[npt.NDArray[np.int64], int]:
-    """Return (entries, first value mapped) of a look-up table, however its writer has packed it.
+    """Return (entries, first value mapped) of a lookup table in any packing.
 
     Raises:
-        UnreadableScan: it is missing or cut short.
+        UnreadableScan: the table is missing or cut short.
     """
-    told, content = item.raw(descriptor), item.raw(data)
-    if not isinstance(told, list | MultiValue) or len(told) != 3 or not all(isinstance(one, int) for one in told):
+    described, content = item.raw(descriptor), item.raw(data)
+    is_list = isinstance(described, list | MultiValue)
+    if not is_list or len(described) != 3 or not all(isinstance(one, int) for one in described):
         raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(descriptor)} does not hold three whole numbers")
-    count, first = int(told[0]) & 0xFFFF or 2**16, int(told[1])
-    if isinstance(content, bytes):  # words in the data set's byte order, or one byte an entry
+    count, first = int(described[0]) & 0xFFFF or 2**16, int(described[1])
+    if isinstance(content, bytes):  # 16-bit words in the data set's byte order, or one byte per entry
         order = "<" if item.is_little_endian else ">"
         kind = f"{order}u2" if len(content) >= 2 * count else "u1"
         table = np.frombuffer(content[: len(content) // np.dtype(kind).itemsize * np.dtype(kind).itemsize], kind)
     elif isinstance(content, int | list | MultiValue):
         table = np.atleast_1d(np.array(content, np.int64)) & 0xFFFF
-        if len(table) < count <= 2 * len(table):  # two entries of 8 bits in each word
+        if len(table) < count <= 2 * len(table):  # two 8-bit entries per word
             table = table.astype("<u2").view(np.uint8)
     else:
         table = np.empty(0, np.int64)
     if len(table) < count:
-        raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(data)} is shorter than {describe_tag(descriptor)} says")
+        raise UnreadableScan(
+            Reason.DAMAGED, f"{describe_tag(data)} is shorter than {describe_tag(descriptor)} declares"
+        )
     return table[:count].astype(np.int64), first
 
 
 def _apply_table(values: Pixels, item: Attributes) -> Pixels:
-    """Look values up in a modality or VOI table (PS3.3 C.11.1.1.1, C.11.2.1.1); those beyond it take its ends."""
+    """Look values up in a modality or VOI table (PS3.3 C.11.1.1.1, C.11.2.1.1); values beyond it are clipped."""
     table, first = read_table(item, "LUTDescriptor", "LUTData")
-    if first >= 2**15 and values.min() < 0:  # a negative first value, written as unsigned
+    if first >= 2**15 and values.min() < 0:  # a negative first value that was written as unsigned
         first -= 2**16
     places = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
     return table[places].astype(np.uint16)
 
 
 def _find_table_white(values: Pixels, item: Attributes) -> float:
-    """Return the white of a VOI table: the largest value of the bits that its entries take, whatever is declared."""
+    """Return the white of a VOI table: the largest value of the bits that its entries use, not of the declared ones."""
     table, _ = read_table(item, "LUTDescriptor", "LUTData")
     return float(2 ** int(table.max()).bit_length() - 1) if table.max() else float(values.max())
 
 
 def _read_window(attributes: Attributes) -> tuple[str, float, float] | None:
-    """Return (function, center, width) of the first window, the one that viewers show; None where there is none."""
+    """Return (function, center, width) of the first window, which viewers apply; None if there is none."""
     center, width = attributes.number("WindowCenter"), attributes.number("WindowWidth")
     if center is None or width is None or width <= 0:
         return None
@@ -154,7 +157,8 @@ def _apply_window(values: Pixels, function: str, center: float, width: float) ->
     if not (center - width / 2 < high and center + width / 2 > low):
         raise UnreadableScan(
             Reason.BLANK,
-            f"every pixel is shown in the same gray: {describe_tag('WindowCenter')} and Width lie beside all of them",
+            f"every pixel is shown in the same gray: no pixel lies in the window of {describe_tag('WindowCenter')} and "
+            "Width",
         )
     if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1
         power = np.clip(-4.0 * (values.astype(np.float64) - center) / width, -700.0, 700.0)
@@ -165,7 +169,7 @@ def _apply_window(values: Pixels, function: str, center: float, width: float) ->
 
 
 def _find_padding(pixels: Pixels, attributes: Attributes) -> npt.NDArray[np.bool_] | None:
-    """Return the mask of padding pixels (PS3.3 C.7.5.1.1.2), or None where the instance declares no padding."""
+    """Return the mask of padding pixels, (H, W) bool (PS3.3 C.7.5.1.1.2); None if there are none."""
     start, end = attributes.number("PixelPaddingValue"), attributes.number("PixelPaddingRangeLimit")
     if start is None:
         return None
@@ -175,7 +179,7 @@ def _find_padding(pixels: Pixels, attributes: Attributes) -> npt.NDArray[np.bool
 
 
 def _match_sign(value: float, dtype: np.dtype[Any]) -> float:
-    """Return a value as the pixels have it: writers put a negative one into an unsigned tag, and the reverse."""
+    """Convert a value to the range of the pixels; some writers store signed values as unsigned, or the reverse."""
     limits = np.iinfo(dtype)
     if value > limits.max:
         return value - (limits.max - limits.min + 1.0)

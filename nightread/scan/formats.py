@@ -3,7 +3,7 @@
 import struct
 from enum import StrEnum
 
-#: Bytes from the start of a file that `sniff` wants to see: a DICOM file says so at byte 128, a NIfTI file at 344.
+#: Number of bytes that `sniff` needs: the magic number of DICOM is at byte 128, that of NIfTI at 344.
 SNIFF_BYTES = 352
 
 
@@ -34,7 +34,7 @@ _SCANS: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"MM\x00+", Format.TIFF),
 )
 _IMAGE, _ARCHIVE = NoScan.OTHER_IMAGE, NoScan.ARCHIVE
-#: All magics of a row must agree: two letters alone would make a bitmap of a text that begins with "BM".
+#: All magics of a row must match: two letters alone would take a text that begins with "BM" for a bitmap.
 _OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan, str], ...] = (
     (((0, b"GIF87a"),), _IMAGE, "GIF"),
     (((0, b"GIF89a"),), _IMAGE, "GIF"),
@@ -69,10 +69,10 @@ _OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan, str], ...] = (
 
 
 def _begins_data_set(head: bytes) -> bool:
-    """Whether a DICOM data set begins here, without preamble and perhaps without a meta group (PS3.5 7.1).
+    """Return whether a DICOM data set without preamble, perhaps without meta group, begins here (PS3.5 7.1).
 
-    Its first two elements must be of group 2 or 8, in ascending order, with a VR or a length that leads from one to the
-    other.
+    Its first two elements must be of group 2 or 8, in ascending order, and the length of the first must lead to the
+    second.
     """
     for order in ("<", ">"):
         place, before = 0, (0, -1)
@@ -104,7 +104,7 @@ def sniff(head: bytes) -> Format | NoScan:
 
 
 def name_other(head: bytes) -> str:
-    """Return the name of a format that is recognised and not read, "" for others; takes what `sniff` takes."""
+    """Return the name of a recognised but unsupported format, else ""; takes the bytes that `sniff` takes."""
     return _find_other(head)[1]
 
 

@@ -1,7 +1,7 @@
-"""Compressed pictures inside JPEG, TIFF and DICOM files: what their headers say, and their decoding by imagecodecs.
+"""Headers of compressed pictures in JPEG, TIFF and DICOM files, and their decoding with imagecodecs.
 
-A header is read before anything is decoded: it bounds the memory, and it tells what a frame is where the file around it
-says something else.
+Headers are read before decoding: they bound the memory, and identify the codec if the file around a frame declares
+another one.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from nightread.reasons import Reason
 
 
 class Codec(StrEnum):
-    """How a frame is compressed."""
+    """Compression of a frame."""
 
     JPEG = "JPEG"  # baseline, extended or progressive
     JPEG_LOSSLESS = "JPEG Lossless"
@@ -32,16 +32,16 @@ class Codec(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """What the header of a compressed picture says.
+    """Header of a compressed picture.
 
     Attributes:
-        codec: how it is compressed.
-        width_px: its width.
-        height_px: its height.
-        components: 1 for gray.
-        bits: of one sample.
+        codec: compression.
+        width_px: width.
+        height_px: height.
+        components: number of components; 1 for gray.
+        bits: bits per sample.
         is_signed: whether samples may be negative.
-        is_progressive: whether a JPEG is stored in several scans.
+        is_progressive: whether a JPEG is progressive, that is, stored in several scans.
     """
 
     codec: Codec
@@ -63,18 +63,18 @@ _JXL_SIGNATURE: Final = b"\0\0\0\x0cJXL \r\n\x87\n"
 _CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
 _IN_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
-#: Rows of middle gray at the end of a picture that tell that its data ended early.
+#: Number of mid-gray rows at the end of a picture whose data ended early.
 _FILLED_ROWS: Final = 8
-#: JPEG XL's bit depth stands behind its size in the bit stream; 16 is the most that its decoder gives.
+#: Assumed bit depth of JPEG XL, the maximum of its decoder; the actual one follows deep in the bit stream.
 _JXL_BITS: Final = 16
 
 
 def read_header(data: bytes | memoryview) -> FrameHeader | None:
-    """Return what the header of a compressed picture says; None where it is none of the known kinds.
+    """Read the header of a compressed picture; returns None for an unknown codec.
 
     Raises:
-        UnreadableScan: the header is cut short or makes no sense.
-        UnsupportedScan: a JPEG process that is not decoded here.
+        UnreadableScan: the header is cut short or malformed.
+        UnsupportedScan: an unsupported JPEG process.
     """
     head = bytes(data[:12])
     try:
@@ -90,15 +90,15 @@ def read_header(data: bytes | memoryview) -> FrameHeader | None:
 
 
 def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
-    """Decode a frame that is no 8-bit JPEG.
+    """Decode a frame of any kind but 8-bit JPEG.
 
     Returns:
         (H, W) or (H, W, components), unsigned or signed integers.
 
     Raises:
-        UnreadableScan: it is damaged, or is not what its header says.
+        UnreadableScan: damaged, or different from its header.
     """
-    import imagecodecs  # 0.1 s and 20 MB that a folder of JPEG files does not need
+    import imagecodecs  # 0.1 s and 20 MB, not needed for a folder of JPEG files
 
     decoders: dict[Codec, Callable[[bytes], npt.NDArray[Any]]] = {
         Codec.JPEG: partial(_decode_by_libjpeg, header=header),
@@ -112,12 +112,12 @@ def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
     except (RuntimeError, ValueError, TypeError):
         raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is damaged or cut short") from None
     if pixels.shape[:2] != (header.height_px, header.width_px) or pixels.dtype.kind not in "iu":
-        raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is not of the size that its header says")
+        raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data has another size than its header declares")
     return pixels
 
 
 def _decode_lossless(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
-    """Decode JPEG Lossless by liblj92, which is strict, or by libjpeg-turbo, which knows what the other does not."""
+    """Decode JPEG Lossless with liblj92, which is strict, or else with libjpeg-turbo, which supports more variants."""
     import imagecodecs
 
     if header.components == 1:
@@ -128,17 +128,17 @@ def _decode_lossless(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
 
 
 def _decode_by_libjpeg(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
-    """Decode a JPEG of any depth; what was never stored comes out as the middle gray, with no error."""
+    """Decode a JPEG of any depth; refuse one whose data ended early, which the decoder fills with mid-gray."""
     import imagecodecs
 
     pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
     if (pixels[-_FILLED_ROWS:] == 2 ** (header.bits - 1)).all():
-        raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is cut short: its lowest rows were never stored")
+        raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is cut short: its lowest rows are missing")
     return pixels
 
 
 def _read_jpeg(data: bytes | memoryview) -> FrameHeader:
-    """Walk the segments of a JPEG or JPEG-LS file up to its frame header (ISO/IEC 10918-1, B.2.2)."""
+    """Read the frame header of a JPEG or JPEG-LS file (ISO/IEC 10918-1, B.2.2)."""
     place = 2
     while True:
         if data[place] != 0xFF:
@@ -164,18 +164,18 @@ def _read_jpeg(data: bytes | memoryview) -> FrameHeader:
 
 
 def check_progressive(data: bytes, header: FrameHeader) -> None:
-    """Refuse a progressive JPEG some of whose scans were never stored: a decoder shows it blurred, and reports nothing.
+    """Refuse a progressive JPEG with missing scans, which decoders silently show blurred.
 
     Args:
-        data: the whole JPEG.
+        data: content of the JPEG.
         header: its header.
 
     Raises:
-        UnreadableScan: a coefficient of the first component was never sent in full.
+        UnreadableScan: a coefficient of the first component is incomplete.
     """
     if not header.is_progressive:
         return
-    left: dict[int, set[int]] = {}  # by component: coefficients whose last bit is still to come
+    left: dict[int, set[int]] = {}  # incomplete coefficients by component
     place = data.find(b"\xff\xc2")
     first = None
     while place >= 0 and place + 4 <= len(data):
@@ -195,7 +195,7 @@ def check_progressive(data: bytes, header: FrameHeader) -> None:
         place = -1 if found is None else found.end() - 2
     if first is None or left[first]:
         raise UnreadableScan(
-            Reason.DAMAGED, "the JPEG data is cut short: some scans of the progressive picture were never stored"
+            Reason.DAMAGED, "the JPEG data is cut short: some scans of the progressive picture are missing"
         )
 
 

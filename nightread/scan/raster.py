@@ -18,9 +18,9 @@ from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors, Pixels, 
 
 _PNG_BIT_DEPTH_AT = 24
 _JPEG_END = b"\xff\xd9"
-#: The end marker stands within so many bytes of the end of a whole file; other writers' trailers are longer than none.
+#: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
 _JPEG_TAIL = 2**16
-#: Stands for data that was never stored.
+#: Arbitrary data in place of missing data.
 _JPEG_OTHER_BITS = b"\xaa" * 64
 #: A JPEG decoder that runs out of data fills the rest with this gray.
 _JPEG_FILL = 128
@@ -56,7 +56,7 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             return _read_deep_jpeg(data, header, max_pixels, with_colors=with_colors)
         data = _close_jpeg(data, header, max_pixels)
     if kind is Format.TIFF:
-        from nightread.scan.tiff import read_tiff  # 0.1 s to import, and most folders hold none
+        from nightread.scan.tiff import read_tiff  # 0.1 s to import, and most folders hold no TIFF
 
         page = read_tiff(data, max_pixels, with_colors=with_colors)
         if page is not None:
@@ -69,7 +69,7 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             check_size(width_px, height_px, max_pixels)
             is_checked = kind is Format.TIFF or (kind is Format.JPEG and _has_preview(image))
             if not is_checked and getattr(image, "is_animated", False):
-                raise UnsupportedScan(Reason.MULTI_FRAME, "more than one frame; a scan has one")
+                raise UnsupportedScan(Reason.MULTI_FRAME, "the file has several frames; a scan has one")
             if kind is Format.JPEG and at_least_px and image.getexif().get(Base.Orientation, 1) == 1:
                 image.draft("L", _scaled_size(width_px, height_px, at_least_px))
             image.load()
@@ -88,7 +88,7 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
 
 
 def _has_preview(image: Image.Image) -> bool:
-    """Whether the other pictures of a multi-picture JPEG are smaller, as a camera's previews are; ends at the first."""
+    """Return whether the other pictures of a multi-picture JPEG are smaller, like previews; leaves it at the first."""
     size_px = image.size
     others = []
     for frame in range(1, getattr(image, "n_frames", 1)):
@@ -99,7 +99,7 @@ def _has_preview(image: Image.Image) -> bool:
 
 
 def _read_deep_jpeg(data: bytes, header: FrameHeader, max_pixels: int, *, with_colors: bool) -> Scan:
-    """Decode JPEG Lossless, JPEG-LS, and JPEG of 12 bits."""
+    """Decode JPEG Lossless, JPEG-LS and 12-bit JPEG."""
     check_size(header.width_px, header.height_px, max_pixels)
     pixels = decode(data, header)
     if pixels.ndim == 2:
@@ -112,14 +112,14 @@ def _read_deep_jpeg(data: bytes, header: FrameHeader, max_pixels: int, *, with_c
 
 
 def _close_jpeg(data: bytes, header: FrameHeader | None, max_pixels: int) -> bytes:
-    """Return a JPEG with its end marker, which some writers leave out; refuse one whose data ended early.
+    """Return a JPEG with its end marker, which some writers omit; refuse one whose data ended early.
 
-    A decoder fills what is missing and reports nothing. Whether something is missing shows in what it makes of other
-    bytes in its place: nothing else, where the picture was complete. A baseline JPEG with its marker is spared that:
-    its missing rows are gray (`check_jpeg_end`), while those of a progressive one are only blurred.
+    Decoders silently fill missing data. So the picture is decoded twice, with and without arbitrary data before the end
+    marker: if the results differ, data is missing. Baseline JPEGs with an end marker skip this check, since their
+    missing rows are gray (`check_jpeg_end`); those of progressive ones are only blurred.
 
     Raises:
-        UnreadableScan: part of the picture was never stored.
+        UnreadableScan: part of the picture is missing.
     """
     if header is None:
         return data

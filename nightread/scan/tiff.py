@@ -1,6 +1,6 @@
-"""TIFF: which page is the scan, whether it is of a proven kind, and its gray levels, by tifffile and imagecodecs.
+"""Decoding of TIFF with tifffile and imagecodecs: choice of the page, checks, and gray levels.
 
-Pages of 1 or 8 bits that Pillow decodes are left to it (`nightread.scan.raster`).
+Pages of 1 or 8 bits that Pillow supports are decoded in `nightread.scan.raster`.
 """
 
 import logging
@@ -23,7 +23,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags
 _PHOTOMETRIC: Final = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 6: "YCbCr"}
 _WHITE_IS_ZERO: Final = 0
 _COLORS: Final = frozenset({2, 3, 6})
-#: By number in the tag: what is decoded. The value says whether each strip or tile has a header with its size.
+#: Supported compressions by number; True if each strip or tile has a header with its size.
 _COMPRESSIONS: Final = {
     1: False, 2: False, 3: False, 4: False, 5: False, 7: True, 8: False, 32773: False, 32946: False, 34925: False,
     50000: False, 33003: True, 33004: True, 33005: True, 34712: True, 34933: True, 50002: True, 52546: True,
@@ -31,9 +31,9 @@ _COMPRESSIONS: Final = {
 _PILLOW_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 _PNG: Final = 34933
 _PNG_SIZE_AT: Final = slice(16, 24)
-#: Pages that are looked at; a chain of pages may have no end.
+#: Maximum number of pages to examine; the chain of pages may be endless.
 _MOST_PAGES: Final = 4
-#: A strip or tile may hold more pixels than the picture, but not many more.
+#: Maximum pixels of a strip or tile, unless the picture is larger.
 _LARGEST_CHUNK: Final = 2**20
 _TIFF_ERRORS: Final = (*DECODER_ERRORS, RuntimeError, tifffile.TiffFileError)
 
@@ -44,11 +44,11 @@ class TiffGray:
 
     Attributes:
         pixels: (H, W), upright.
-        black: the value that is shown black.
-        white: the value that is shown white.
-        width_px: as stored.
-        height_px: as stored.
-        colors: a sample of the colors, where it was asked for and the page has some.
+        black: pixel value of black.
+        white: pixel value of white.
+        width_px: width as stored.
+        height_px: height as stored.
+        colors: a sample of the colors, if requested and present.
     """
 
     pixels: Pixels
@@ -60,11 +60,11 @@ class TiffGray:
 
 
 def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> TiffGray | None:
-    """Decode the page that is the scan; None where it is of a kind that Pillow decodes.
+    """Decode the page that holds the scan; returns None if Pillow can decode it.
 
     Raises:
-        UnreadableScan: damaged, too large, or a strip or tile far larger than the picture.
-        UnsupportedScan: several full pages, or a kind of page that is not decoded here; it is named.
+        UnreadableScan: damaged, too large, or with a strip or tile far larger than the picture.
+        UnsupportedScan: several full pages, or an unsupported kind of page, which the message names.
     """
     try:
         with tifffile.TiffFile(BytesIO(data)) as file:
@@ -78,7 +78,7 @@ def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> TiffGray | 
 
 
 def _find_page(file: tifffile.TiffFile) -> Any:
-    """Return the one page of full resolution: a reduced one is a preview, and the scan may lie in its sub-directory."""
+    """Return the only page of full resolution; it may be a subpage of a reduced one, which is a preview."""
     pages: list[Any] = []
     for page in file.pages:
         pages.append(page)
@@ -87,7 +87,7 @@ def _find_page(file: tifffile.TiffFile) -> Any:
     subpages = list(pages[0].pages)[:_MOST_PAGES] if pages[0].is_reduced and pages[0].subifds else []
     full = [page for page in (*pages, *subpages) if not (page.is_reduced or page.is_mask)]
     if len(full) > 1:
-        raise UnsupportedScan(Reason.MULTI_FRAME, "more than one frame or page; a scan has one")
+        raise UnsupportedScan(Reason.MULTI_FRAME, "the file has several frames or pages; a scan has one")
     return full[0] if full else pages[0]
 
 
@@ -113,16 +113,16 @@ def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
 
 
 def _check_chunk(content: bytes, page: Any, pixels: int) -> None:
-    """Refuse a compressed strip or tile whose own header says that it is larger than the page says."""
+    """Refuse a compressed strip or tile whose own header declares more pixels than the page."""
     if page.compression == _PNG:
         width, height = (int.from_bytes(content[_PNG_SIZE_AT][at : at + 4], "big") for at in (0, 4))
     else:
         header = read_header(content)
         if header is None:
-            raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is not compressed as it says")
+            raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF has another compression than declared")
         width, height = header.width_px, header.height_px
     if width * height > max(pixels, page.imagewidth * page.imagelength):
-        raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is larger than its header says")
+        raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is larger than declared")
 
 
 def _is_for_pillow(page: Any) -> bool:
@@ -157,14 +157,14 @@ def _decode(page: Any, *, with_colors: bool) -> TiffGray:
 
 
 def _find_range(gray: Pixels) -> tuple[Pixels, float, float]:
-    """Return (pixels, black, white): of unsigned integers by the bits in use, else the extremes."""
+    """Return (pixels, black, white): from the bits in use for unsigned integers, else the extremes without outliers."""
     if gray.dtype.kind == "u":
         white = find_white(gray)
         return (gray if gray.dtype.itemsize <= 2 else gray.astype(np.float64)), 0.0, white
     extremes = find_extremes(gray)
     if extremes is None:
-        raise UnreadableScan(Reason.BLANK, "no pixel holds a number")
-    if gray.dtype.kind == "f":  # what is no number is a border, and shown black
+        raise UnreadableScan(Reason.BLANK, "no pixel is a finite number")
+    if gray.dtype.kind == "f":  # non-finite pixels are a border, shown black
         gray = np.where(np.isfinite(gray), gray, extremes[0])
     return gray, *extremes
 
@@ -176,7 +176,7 @@ def _sample_colors(pixels: Pixels, bits: int) -> Colors:
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn a picture upright (TIFF 6.0, tag 274)."""
+    """Rotate or flip a picture upright (TIFF 6.0, tag 274)."""
     if orientation >= 5:
         pixels = pixels.T
         orientation = {5: 1, 6: 2, 7: 3, 8: 4}.get(orientation, 1)

@@ -168,5 +168,5 @@ def _find_skip_reason(path: str, head: bytes) -> Skip | None:
         # DICOMDIR is an index of other files; it is not followed.
         return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
     if kind is not NoScan.UNKNOWN or os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES:
-        return None  # an image in another format, or an archive that may hold scans: its row says so
+        return None  # an image in another format, or an archive of scans, gets a row with a reason
     return Skip.NOT_A_SCAN
