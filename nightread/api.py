@@ -134,7 +134,7 @@ class Model:
 
         Args:
             scans: paths of JPEG, PNG, TIFF or DICOM files, or arrays: (H, W), gray, uint8 (0 is black, 255 white),
-                uint16 (0 is black, white the largest value of the 8, 10, 12, 14 or 16 bits in use, as of a 16-bit PNG)
+                uint16 (0 is black, white the largest value of the bits in use, as of a 16-bit PNG)
                 or floating point (0.0 is black, 1.0 white). Any number of them, taken as they are needed; an array must
                 not change before its row is there.
             batch_size: largest number of scans that are scored together; NIGHTREAD_BATCH_SIZE where None.
