@@ -166,7 +166,7 @@ def test_ctrl_c_ends_the_jobs_under_way_and_accounts_for_the_rest(slow, night, t
         assert process.wait(60) == 130
         assert not any(Path(f"/proc/{fork}").exists() for fork in forks)
     assert b"Traceback" not in log.read_bytes()
-    assert b"repeat the command" in log.read_bytes()
+    assert b"Run the command again" in log.read_bytes()
     stopped = last_json(run("status", "--json", env=slow, cwd=tmp_path))
     assert (stopped["status"], stopped["queued"]) == ("cancelled", 0)
     assert 0 < stopped["scored"] < SCANS
