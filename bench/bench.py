@@ -33,7 +33,7 @@ class Bench:
         source: Path | None,
         count: int,
         temporary: Path,
-        waiting: Callable[[str], AbstractContextManager[None]],
+        waiting: Callable[[str], AbstractContextManager[object]],
     ) -> None:
         """Write the scans and open the model; `waiting` shows the current step."""
         self._settings = settings

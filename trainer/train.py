@@ -2,17 +2,17 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nightread.model.training_folder import Record
 from trainer.architectures.architecture import check_backbone_weights
 from trainer.architectures.catalog import find_architecture
 from trainer.data.catalog import find_dataset
-from trainer.data.dataset import Choices
+from trainer.data.dataset import Choices, SplitBy
 from trainer.data.load import PreparedScans, prepare_scans
-from trainer.data.split import Indices, Part, Shares, divide
+from trainer.data.split import Indices, Part, Shares, divide, parse_shares
 from trainer.errors import TrainingError
 from trainer.evaluation import metrics
 from trainer.evaluation.gate import fit_gate
@@ -24,7 +24,11 @@ from trainer.fit.batches import FitData
 from trainer.fit.fit import fit
 from trainer.fit.history import EpochRow
 from trainer.fit.hyperparameters import FitSettings
+from trainer.fit.recipes import find_recipe
 from trainer.record import Outcome, write_record
+
+#: Percent for training, validation and hold-out.
+_SHARES: Final = "70/15/15"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,43 @@ class Request:
     settings: FitSettings
     choices: Choices = Choices()  # noqa: RUF009 - frozen
     resume: bool = False
+
+
+def make_request(
+    dataset: str,
+    data: Path,
+    architecture: str,
+    out: Path,
+    *,
+    choices: Choices,
+    recipe: str | None = None,
+    shares: str | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> Request:
+    """Return a request for a training; what is not given comes from the recipe, else from the article.
+
+    Args:
+        dataset: name of a data set.
+        data: its folder.
+        architecture: name of a network.
+        out: the training folder.
+        choices: options of reading and splitting the data set.
+        recipe: name of a recipe.
+        shares: percent for training, validation and hold-out, such as 70/15/15.
+        resume: whether to resume a training in `out`.
+        **settings: fields of `FitSettings`; None: not given.
+
+    Raises:
+        TrainingError: there is no such data set, network or recipe, or the shares are wrong.
+    """
+    chosen = find_recipe(recipe, dataset, architecture) if recipe else None
+    usual = find_dataset(dataset).article_shares if choices.split_by is SplitBy.ARTICLE else _SHARES
+    given = {name: value for name, value in settings.items() if value is not None}
+    return Request(
+        dataset, data, architecture, out, parse_shares(shares or (chosen.shares if chosen else usual)),
+        replace(chosen.settings if chosen else find_architecture(architecture).published, **given), choices, resume,
+    )  # fmt: skip
 
 
 def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Record, dict[str, Any]]:

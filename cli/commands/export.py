@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.output.console import print_json
+from cli.output.console import print_json, waiting
 from cli.train_extra import prepare_tensorflow
 from nightread.settings import read_settings
 
@@ -39,11 +39,10 @@ def export(
     Example: nightread export trainings/cnn75 --name pneumonia-cnn75 --version 2 --precision int8
     """
     prepare_tensorflow()
-    from cli.output.tables import err
     from exporter.export import export as export_bundle
     from nightread.model.card import Precision
 
-    with err.status("open the checkpoint") as status:
+    with waiting("open the checkpoint") as show:
         exported = export_bundle(
             checkpoint_folder,
             out or read_settings().models_dir,
@@ -52,7 +51,7 @@ def export(
             precision=Precision(precision),
             data=data,
             full_resolution=full_resolution,
-            report=status.update,
+            report=show,
         )
     if as_json:
         print_json(_describe(exported))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,6 @@ from cli.output.console import print_json
 from cli.train_extra import prepare_tensorflow
 from trainer.data.dataset import Choices, Rare, SplitBy
 from trainer.fit.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer, Schedule
-from trainer.fit.recipes import find_recipe
 
 if TYPE_CHECKING:
     from nightread.model.training_folder import Record
@@ -88,30 +86,18 @@ def train(
     Example: nightread train pediatric --data chest_xray --arch cnn75 --out trainings/cnn75
     """
     prepare_tensorflow()
-    from trainer.architectures.catalog import find_architecture  # Keras
-    from trainer.data.catalog import find_dataset
-    from trainer.data.split import parse_shares
-    from trainer.train import Request
-    from trainer.train import train as train_network
+    from trainer import train as training  # Keras
 
-    asked: dict[str, Any] = {
-        "epochs": epochs, "steps_per_epoch": steps_per_epoch, "batch_size": batch_size, "optimizer": optimizer,
-        "learning_rate": learning_rate, "momentum": momentum, "schedule": schedule, "monitor": monitor,
-        "patience": patience, "seed": seed, "augment": augment, "balanced": balanced, "mixup": mixup,
-        "label_smoothing": label_smoothing, "class_weights": class_weights, "calibrate": calibrate,
-        "precision": precision, "backbone_weights": backbone_weights,
-    }  # fmt: skip
-    chosen = find_recipe(recipe, dataset, arch) if recipe else None
-    settings = replace(
-        chosen.settings if chosen else find_architecture(arch).published,
-        **{name: value for name, value in asked.items() if value is not None},
-    )
-    usual = find_dataset(dataset).article_shares if split is SplitBy.ARTICLE else "70/15/15"
-    usual = chosen.shares if chosen else usual
-    choices = Choices(split, subtypes, healthy, normals, min_per_label, rare)
-    request = Request(dataset, data, arch, out, parse_shares(shares or usual), settings, choices, resume)
+    request = training.make_request(
+        dataset, data, arch, out, recipe=recipe, shares=shares, resume=resume,
+        choices=Choices(split, subtypes, healthy, normals, min_per_label, rare), epochs=epochs,
+        steps_per_epoch=steps_per_epoch, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
+        momentum=momentum, schedule=schedule, monitor=monitor, patience=patience, seed=seed, augment=augment,
+        balanced=balanced, mixup=mixup, label_smoothing=label_smoothing, class_weights=class_weights,
+        calibrate=calibrate, precision=precision, backbone_weights=backbone_weights,
+    )  # fmt: skip
     with _show_training() as report:
-        record, card = train_network(request, report=report)
+        record, card = training.train(request, report=report)
     if as_json:
         print_json({**record.model_dump(mode="json"), "card": card})
     else:
@@ -140,15 +126,14 @@ def _show_training() -> Iterator[Any]:
 
 
 def _print(record: "Record", card: dict[str, Any], out: Path) -> None:
-    from cli.output.tables import make_table
-    from cli.output.tables import out as stdout
+    from cli.output import tables
 
-    table = make_table("part", "figure", "value", "95 % interval")
+    table = tables.make_table("part", "figure", "value", "95 % interval")
     for part, metrics in card["metrics"].items():
         for name, metric in metrics.items():
             interval = f"{metric['low']:.4f} to {metric['high']:.4f}"
             table.add_row(part, name.replace("_", " "), f"{metric['value']:.4f}", interval)
-    stdout.print(table)
+    tables.out.print(table)
     counts = ", ".join(f"{part} {count} ({record.patients[part]})" for part, count in record.scans.items())
     typer.echo(f"scans (patients): {counts}")
     typer.echo(

@@ -6,7 +6,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -25,13 +25,13 @@ def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Show a spinner on stderr during work of unknown length."""
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner on stderr during work of unknown length; yield the function that changes its text."""
     if (tables := _import_tables()) is None:
-        yield
+        yield lambda _: None
         return
-    with tables.err.status(what):
-        yield
+    with tables.err.status(what) as status:
+        yield status.update
 
 
 def say(message: str, *, style: str | None = None) -> None:
