@@ -30,7 +30,7 @@ from worker.queue.celery_app import make_app
 from worker.queue.publisher import Publisher
 from worker.runs.enqueue import write_run
 
-_PROGRAM: Final = (sys.executable, "-c", "from cli.main import run; run()")
+_PROGRAM: Final = (sys.executable, "-P", "-c", "from cli.main import run; run()")
 #: Polling takes time from the workers; the database records the end of a run to the millisecond.
 _POLL_S: Final = 0.1
 _LONGEST_S: Final = 3600.0

@@ -41,12 +41,14 @@ def check_worker(settings: Settings) -> dict[str, Any]:
     finally:
         engine.dispose()
     try:
-        tried = subprocess.run(  # this very program
-            [sys.executable, "-m", "worker.preflight"],
-            capture_output=True,
-            text=True,
-            timeout=_TRY_LIMIT_S,
-            check=False,
+        tried = (
+            subprocess.run(  # this very program; -P: nothing of the current folder, which may hold scans, is imported
+                [sys.executable, "-P", "-m", "worker.preflight"],
+                capture_output=True,
+                text=True,
+                timeout=_TRY_LIMIT_S,
+                check=False,
+            )
         )
     except subprocess.TimeoutExpired:
         raise ModelError(f"the model did not open within {_TRY_LIMIT_S} s on this machine") from None

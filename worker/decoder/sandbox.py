@@ -108,8 +108,9 @@ class _DecoderProcess:
         self._is_overdue = False
         cpu_s = max(1, round(limits.limit_s))
         try:
+            # -P: the current folder may be the scan folder, and nothing in it is imported.
             self._process = subprocess.Popen(  # noqa: S603  # this very program
-                [sys.executable, "-m", "worker.decoder.sandbox_child", str(limits.memory_bytes), str(cpu_s)],
+                [sys.executable, "-P", "-m", "worker.decoder.sandbox_child", str(limits.memory_bytes), str(cpu_s)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # a decoder's words may quote the file, and so a patient
