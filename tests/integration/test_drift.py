@@ -27,6 +27,7 @@ from tests.db_factories import (
     open_scans,
     scored,
 )
+from worker.runs.drift import measure_drift
 
 PIXELS = ("brightness", "contrast", "darkest", "brightest", "detail", "symmetry")
 
@@ -107,6 +108,13 @@ def test_a_night_of_other_scans_does_not_and_the_answer_is_the_last_line(engine,
     assert last.startswith("this run does not look like the training data: ")
     assert "KS" in last
     assert json.loads(call("--json").stdout)["measurements"]["distance"]["alarm"]
+
+
+def test_measure_drift_compares_from_python(sqlite_engine):
+    usual, other = add_night(sqlite_engine), add_night(sqlite_engine, seed=5, darker=0.5)
+    alike, moved = measure_drift(sqlite_engine, usual), measure_drift(sqlite_engine, against=usual[:8])
+    assert (alike.run.id, alike.against, alike.reference.scans, alike.drift.looks_alike) == (usual, None, 700, True)
+    assert (moved.run.id, moved.against.id, moved.night.scans, moved.drift.looks_alike) == (other, usual, 60, False)
 
 
 def test_rejections_of_the_gate_alone_are_an_answer(engine, call):
