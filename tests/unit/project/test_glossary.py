@@ -9,13 +9,13 @@ from tests.project import read, read_packages
 #: Names of projects, formats and data sets.
 PROPER = """
     celery chest cnn covid csv dicom efficientnetlite inception inceptionresnetv keras lenet nightread onnx
-    pediatric platt qos torch utc web
+    pediatric platt qos tiff torch utc web
 """
 #: Nouns with the same meaning in the code as everywhere.
 PLAIN = """
     api app array auc bar bench cause change channel chart child choice cli clock cluster column command console
     count curve data database dataset date db device dialect engine entry env error exit fact feature field file
-    filter format history hyperparameter index info input key line list listing log machine main metric mistake
+    filter format header history hyperparameter index info input key line list listing log machine main metric mistake
     monitor optimizer option output page pair part path plot pool position process progress rate reader record
     report request response result round row schedule schema search server setting share skip source spec statistic
     storage summary table text thread time trainer transport tuner type uid variation view walk way weight
