@@ -1,11 +1,8 @@
 """What is printed is what a file or a run is called."""
 
-import io
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from cli.output import tables
 from nightread.text import show_text
@@ -15,14 +12,10 @@ def show(name):
     """Return a table with one cell, as the console of the program draws it."""
     table = tables.make_table("scan")
     table.add_row(show_text(name))
-    buffer = io.StringIO()
-    before, tables.out.file = tables.out.file, buffer
-    try:
+    with tables.out.capture() as said:
         tables.out.print(table)
         tables.out.print(show_text(name))
-    finally:
-        tables.out.file = before
-    return buffer.getvalue().splitlines()
+    return said.get().splitlines()
 
 
 @pytest.mark.parametrize("name", ["a [left]/b [copy].jpeg", "x [/y].jpeg", "[link=http://x]1.jpeg", ":x:", "[/x]"])
@@ -36,7 +29,6 @@ def test_no_name_stops_a_table(name):
 
 
 def test_messages_are_no_markup_either():
-    assert isinstance(tables.err, Console)
     with tables.err.capture() as said:
         tables.err.print("run [/x] :x:")
     assert said.get() == "run [/x] :x:\n"
