@@ -11,6 +11,7 @@ import onnx
 import typer
 from typer.testing import CliRunner
 
+from cli.commands import export as export_module
 from cli.commands import train as train_module
 from exporter import export as exporting
 from exporter.conversion import INPUT_NAME, Converted
@@ -197,7 +198,7 @@ def test_a_checkpoint_that_keras_cannot_open_is_refused_in_one_line(trained, tmp
 def test_the_command_line_trains_and_exports_with_one_json_object_each(base_request, tmp_path):
     app = typer.Typer()
     app.command()(train_module.train)
-    app.command()(train_module.export)
+    app.command()(export_module.export)
     out = str(tmp_path / "training")
     arguments = ["--data", str(base_request.data), "--out", out, "--epochs", "1", "--shares", "60/20/20", "--json"]
     result = CliRunner().invoke(app, ["train", "pediatric", *arguments], catch_exceptions=False)
@@ -214,7 +215,7 @@ def test_the_command_line_trains_and_exports_with_one_json_object_each(base_requ
 
 
 def test_the_card_tells_how_scores_depend_on_the_file(trained, tmp_path, capsys):
-    train_module.export(
+    export_module.export(
         trained.request.out,
         "tiny",
         "1",
@@ -225,4 +226,4 @@ def test_the_card_tells_how_scores_depend_on_the_file(trained, tmp_path, capsys)
     told = load_bundle(tmp_path / "tiny" / "1").card.same_pixels
     assert told["DICOM copy, MONOCHROME1, 16 bit"].scans == 40
     assert told["file of the data set, 90 x 80"].largest_difference == 0
-    assert "file of the data set, 90 x 80: scores of 40 scans differ by 0 in the median" in capsys.readouterr().out
+    assert "file of the data set, 90 x 80: scores of 40 scans differ by 0 (median)" in capsys.readouterr().out
