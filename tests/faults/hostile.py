@@ -78,7 +78,7 @@ def make_dicoms(folder: Path, choose: random.Random) -> dict[str, str]:
     whole = encode_dicom(chest)
     files: dict[str, tuple[bytes, str]] = {
         "negative.dcm": (encode_dicom(255 - chest, PhotometricInterpretation="MONOCHROME1"), SCORED),
-        "no-meta.dcm": (whole[132:], NEVER),
+        "no-preamble.dcm": (whole[132:], SCORED),
         "deflated-bomb.dcm": (_make_deflated_bomb(), NEVER),
         "rle-20000.dcm": (
             encode_dicom(chest, syntax=RLELossless, frame=b"\1" + bytes(63), Rows=20_000, Columns=20_000), NEVER,
@@ -97,7 +97,8 @@ def make_dicoms(folder: Path, choose: random.Random) -> dict[str, str]:
         files[f"flipped-{number}.dcm"] = _flip(whole, choose), EITHER
     for name in ("MR_truncated.dcm", "rtplan_truncated.dcm", "badVR.dcm", "image_dfl.dcm", "DICOMDIR"):
         if path := get_testdata_file(name, download=False):
-            files[f"bundled-{name}.dcm"] = Path(str(path)).read_bytes(), NEVER
+            is_sound = name == "image_dfl.dcm"  # deflated, and a picture of no chest
+            files[f"bundled-{name}.dcm"] = Path(str(path)).read_bytes(), EITHER if is_sound else NEVER
     return _write(folder, files)
 
 
