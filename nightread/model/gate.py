@@ -196,7 +196,7 @@ def judge_distance(distance: float, variants: Mapping[str, float], gate: Gate) -
     )
 
 
-def recall(verdict: str) -> Finding | None:
+def restore_finding(verdict: str) -> Finding | None:
     """Return the rejection of a stored verdict; None for a scan that passed."""
     if verdict == PASSED:
         return None

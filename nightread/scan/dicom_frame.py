@@ -19,9 +19,9 @@ from nightread.scan.dicom_file import (
     read_frame,
 )
 from nightread.scan.dicom_gray import read_table
-from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, to_luma
+from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, sample_colors, to_luma
 from nightread.scan.raster import check_jpeg_end, sample_jpeg_colors
-from nightread.scan.scan import COLORS_SIDE_PX, Colors, Pixels
+from nightread.scan.scan import Colors, Pixels
 
 _PALETTES: Final = tuple(f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue"))
 _COMPRESSED: Final = SYNTAXES - {
@@ -182,14 +182,8 @@ def _reduce_colors(pixels: Pixels, bits: int, attributes: Attributes, *, with_co
     """Reduce (H, W, 3) to luma, which is Y for YBR_FULL; YBR_RCT and YBR_ICT are RGB after decoding."""
     is_ybr = attributes.text("PhotometricInterpretation").upper().startswith("YBR_FULL")
     gray = pixels[..., 0] if is_ybr else to_luma(pixels)
-    colors = _sample_colors(pixels, bits, is_ybr=is_ybr) if with_colors else None
+    colors = sample_colors(pixels, bits, is_ybr=is_ybr) if with_colors else None
     return StoredPixels(gray, bits, is_shown=True, colors=colors)
-
-
-def _sample_colors(pixels: Pixels, bits: int, *, is_ybr: bool) -> Colors:
-    rows, columns = (np.linspace(0, size - 1, COLORS_SIDE_PX).astype(np.int64) for size in pixels.shape[:2])
-    sample = (pixels[np.ix_(rows, columns)] >> max(0, bits - 8)).astype(np.uint8)
-    return sample if is_ybr else np.asarray(Image.fromarray(sample).convert("YCbCr"))
 
 
 def _apply_palette(pixels: Pixels, attributes: Attributes) -> StoredPixels:

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
+from nightread.scan.scan import COLORS_SIDE_PX, Colors
 
 
 class Codec(StrEnum):
@@ -242,3 +244,10 @@ def to_luma(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Reduce RGB (H, W, 3 or more) to luma (H, W), float32 (ITU-R BT.601)."""
     luma: npt.NDArray[np.float32] = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return luma
+
+
+def sample_colors(pixels: npt.NDArray[Any], bits: int, *, is_ybr: bool = False) -> Colors:
+    """Return a sample of the colors of (H, W, 3 or more) integers of `bits` bits, RGB or YBR."""
+    rows, columns = (np.linspace(0, size - 1, COLORS_SIDE_PX).astype(np.int64) for size in pixels.shape[:2])
+    sample = (pixels[np.ix_(rows, columns)][..., :3] >> max(0, bits - 8)).astype(np.uint8)
+    return sample if is_ybr else np.asarray(Image.fromarray(sample).convert("YCbCr"))

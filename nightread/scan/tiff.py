@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 import tifffile
-from PIL import Image
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_extremes, find_white
-from nightread.scan.frames import read_header, to_luma
-from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors, Pixels, check_size
+from nightread.scan.frames import read_header, sample_colors, to_luma
+from nightread.scan.scan import DECODER_ERRORS, Colors, Pixels, check_size
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags
 
@@ -144,9 +143,8 @@ def _decode(page: Any, *, with_colors: bool) -> TiffGray:
         if page.photometric == 3:
             pixels = np.moveaxis(page.colormap, 0, -1)[pixels]
         gray = to_luma(pixels)
-        bits = 8 * pixels.dtype.itemsize
-        colors = _sample_colors(pixels, bits) if with_colors and pixels.dtype.kind == "u" else None
         if pixels.dtype.kind == "u":
+            colors = sample_colors(pixels, 8 * pixels.dtype.itemsize) if with_colors else None
             gray = np.rint(gray).astype(pixels.dtype)
     gray, black, white = _find_range(gray)
     if page.photometric == _WHITE_IS_ZERO:
@@ -167,12 +165,6 @@ def _find_range(gray: Pixels) -> tuple[Pixels, float, float]:
     if gray.dtype.kind == "f":  # non-finite pixels are a border, shown black
         gray = np.where(np.isfinite(gray), gray, extremes[0])
     return gray, *extremes
-
-
-def _sample_colors(pixels: Pixels, bits: int) -> Colors:
-    rows, columns = (np.linspace(0, size - 1, COLORS_SIDE_PX).astype(np.int64) for size in pixels.shape[:2])
-    sample = (pixels[np.ix_(rows, columns)][..., :3] >> (bits - 8)).astype(np.uint8)
-    return np.asarray(Image.fromarray(sample).convert("YCbCr"))
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:

@@ -28,7 +28,7 @@ from nightread.inference.batch_tuner import LARGEST_PART
 from nightread.inference.content import Content, find_uids, read_content
 from nightread.inference.scorer import Scorer
 from nightread.model.card import Card
-from nightread.model.gate import recall
+from nightread.model.gate import restore_finding
 from nightread.reasons import Reason
 from nightread.scan.files import decode_path
 from worker.decoder.decoder import Decoder, Decoding
@@ -189,7 +189,7 @@ class _Pipeline:
         scored: list[Content] = []
         for content in fresh:
             verdict = verdicts.get(content.sha256) if self._limits.gated else None
-            if verdict is not None and (finding := recall(verdict)) is not None:
+            if verdict is not None and (finding := restore_finding(verdict)) is not None:
                 content.end(finding.reason, finding.text)
             else:
                 (scored if content.sha256 in predicted else new).append(content)

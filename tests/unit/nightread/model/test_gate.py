@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from nightread.model.card import Gate, Metric
-from nightread.model.gate import PASSED, check_pixels, judge_distance, judge_scan, recall, turn_and_invert
+from nightread.model.gate import PASSED, check_pixels, judge_distance, judge_scan, restore_finding, turn_and_invert
 from nightread.reasons import Reason
 from nightread.scan.decode import read_scan
 from nightread.scan.preprocessing import InputSpec
@@ -213,8 +213,8 @@ def test_every_reason_of_the_gate_is_a_rejection_and_names_the_way_around_it():
 
 
 def test_a_stored_verdict_is_recalled_with_its_reason():
-    assert recall(PASSED) is None
-    finding = recall("document")
+    assert restore_finding(PASSED) is None
+    finding = restore_finding("document")
     assert finding is not None
     assert finding.reason is Reason.DOCUMENT
     assert "--no-gate" in finding.text
