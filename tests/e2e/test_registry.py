@@ -1,8 +1,6 @@
 """Changing the model with the real program: beside running workers, and without a server."""
 
 import json
-import os
-import signal
 
 import pytest
 import sqlalchemy as sa
@@ -10,13 +8,15 @@ import sqlalchemy as sa
 from db.engine import make_engine
 from tests.factories import make_card, small_chest, write_jpeg
 from tests.onnx_factories import make_onnx, write_tiny_bundle
-from tests.program import last_json, make_environment, run, wait_until, worker
+from tests.program import hook_reading, last_json, make_environment, run, wait_until, worker
+
+SCANS = 60
 
 
 @pytest.fixture
 def night(tmp_path):
     folder = tmp_path / "night"
-    for number in range(60):
+    for number in range(SCANS):
         write_jpeg(folder / f"{number:02}.jpg", small_chest(number))
     return folder
 
@@ -38,7 +38,31 @@ def call(env, tmp_path):
     return call
 
 
-def test_a_promotion_needs_no_restart_and_a_run_keeps_its_model(env, call, night, tmp_path, postgres_url, redis_url):
+@pytest.fixture
+def count(postgres_url):
+    """Count the scans of a run that have a certain status."""
+    database = make_engine(postgres_url)
+
+    def count(run_id, status):
+        query = sa.text("SELECT count(*) FROM scans WHERE run_id = :run AND status = :status")
+        with database.connect() as connection:
+            return connection.execute(query, {"run": run_id, "status": status}).scalar()
+
+    yield count
+    database.dispose()
+
+
+@pytest.fixture
+def imported(call, tmp_path):
+    """Both bundles imported, tiny@1 in production."""
+    for version in "12":
+        call("models", "import", tmp_path / "elsewhere" / "tiny" / version)
+    call("models", "promote", "tiny@1")
+
+
+def test_promotion_needs_no_restart_of_a_worker_and_a_run_keeps_its_model(
+    env, call, night, tmp_path, postgres_url, redis_url, count
+):
     env |= {
         "NIGHTREAD_DATABASE_URL": postgres_url, "NIGHTREAD_BROKER_URL": redis_url, "NIGHTREAD_SWEEP_S": "1",
         "NIGHTREAD_JOB_SIZE": "1", "NIGHTREAD_BATCH_SIZE": "1",
@@ -47,87 +71,91 @@ def test_a_promotion_needs_no_restart_and_a_run_keeps_its_model(env, call, night
     for version in "12":
         call("models", "import", tmp_path / "elsewhere" / "tiny" / version)
     call("models", "promote", "tiny@1")
-    database = make_engine(postgres_url)
 
-    def count(table, **values):
-        table = sa.table(table, *map(sa.column, values))
-        query = sa.select(sa.func.count()).select_from(table)
-        with database.connect() as connection:
-            return connection.execute(query.where(*(table.c[name] == value for name, value in values.items()))).scalar()
-
-    log = tmp_path / "worker.log"
-    with worker(env, tmp_path, log) as process:
+    log, gate = tmp_path / "worker.log", tmp_path / "gate"
+    gate.touch()
+    waits = f"while os.path.basename(path) >= '20.jpg' and os.path.exists({str(gate)!r}): time.sleep(0.05)"
+    with worker(env | hook_reading(tmp_path, waits), tmp_path, log) as process:
         first = call("enqueue", night, "--json")["run"]
-        wait_until(lambda: count("scans", run_id=first, status="scored") >= 2, "the first scored scans")
-        os.killpg(process.pid, signal.SIGSTOP)  # the promotion happens in the middle of the run, and no later
+        wait_until(lambda: count(first, "scored") >= 2, "the first scored scans")
         turnover = call("models", "promote", "tiny@2", "--json")
-        assert count("scans", run_id=first, status="queued") > 10
         second = call("enqueue", night, "--json")["run"]
-        os.killpg(process.pid, signal.SIGCONT)
+        gate.unlink()
         ended = [call("status", reference, "--follow", "--json") for reference in (first, second)]
         assert process.poll() is None
-    database.dispose()
 
     assert (turnover["production"], turnover["replaced"]) == ("tiny@2", "tiny@1")
-    assert [(summary["model"], summary["scored"]) for summary in ended] == [("tiny@1", 60), ("tiny@2", 60)]
-    scores = [
-        {row["path"]: row["score"] for row in json.loads(call("results", one, "--format", "json").stdout)}
-        for one in (first, second)
-    ]
-    assert scores[0].keys() == scores[1].keys()
-    assert all(scores[0][path] < scores[1][path] for path in scores[0])
-    assert " ERROR " not in log.read_text()
-    assert "model tiny@1 ready" in log.read_text()
-    assert "model tiny@2 ready" in log.read_text()
-    assert str(night) not in log.read_text()
+    assert [(summary["model"], summary["scored"]) for summary in ended] == [("tiny@1", SCANS), ("tiny@2", SCANS)]
+    before, after = (find_scores(call, run_id) for run_id in (first, second))
+    assert before.keys() == after.keys()
+    assert all(before[path] < after[path] for path in before)
+    said = log.read_text()
+    assert " ERROR " not in said
+    assert "model tiny@1 ready" in said
+    assert "model tiny@2 ready" in said
+    assert str(night) not in said
 
 
-def test_the_way_of_a_model_from_import_to_rollback(call, night, tmp_path):
-    elsewhere = tmp_path / "elsewhere" / "tiny"
-    assert call("models", "import", elsewhere / "1", "--json")["model"] == "tiny@1"
+def find_scores(call, run_id):
+    rows = json.loads(call("results", run_id, "--format", "json").stdout)
+    return {row["path"]: row["score"] for row in rows}
+
+
+def test_imported_bundle_passes_its_check(call, tmp_path):
+    assert call("models", "import", tmp_path / "elsewhere" / "tiny" / "1", "--json")["model"] == "tiny@1"
     assert call("models", "check", "tiny@1", "--json")["ok"] is True
-    call("models", "promote", "tiny@1")
-    before = call("score", night, "--name", "past", "--json")
-    assert before["model"] == "tiny@1"
+
+
+def test_shadow_compares_all_scans_of_a_past_run_and_leaves_its_results_alone(call, imported, night):
+    past = call("score", night, "--name", "past", "--json")
+    assert past["model"] == "tiny@1"
     rows = call("results", "past", "--format", "csv").stdout
 
-    call("models", "import", elsewhere / "2")
     shadow = call("shadow", "past", "--model", "tiny@2", "--json")
-    assert (shadow["model"], shadow["shadow"], shadow["scored"], shadow["compared"]) == ("tiny@1", "tiny@2", 60, 60)
+
+    assert (shadow["model"], shadow["shadow"], shadow["scored"], shadow["compared"]) == (
+        "tiny@1", "tiny@2", SCANS, SCANS,
+    )  # fmt: skip
     figures = shadow["labels"]["pneumonia"]
-    assert figures["agreed"] + sum(flip["scans"] for flip in figures["flips"]) == 60
+    assert figures["agreed"] + sum(flip["scans"] for flip in figures["flips"]) == SCANS
     assert figures["shift"]["mean"] > 0.1
     shown = call("shadow", "past", "--model", "tiny@2").stdout
-    assert "60 scored in the run = 60 compared; 60 reused" in shown
+    assert f"{SCANS} scored in the run = {SCANS} compared; {SCANS} reused" in shown
     assert "normal -> uncertain" in shown
-    assert [one["run"] for one in call("runs", "--json")] == [before["run"]]
+    assert [one["run"] for one in call("runs", "--json")] == [past["run"]]
     assert call("results", "past", "--format", "csv").stdout == rows
 
     call("models", "promote", "tiny@2")
-    after = call("score", night, "--json")
-    assert (after["model"], after["reused"]) == ("tiny@2", 60)
+    promoted = call("score", night, "--json")
+    assert (promoted["model"], promoted["reused"]) == ("tiny@2", SCANS)  # from the shadow
+
+
+def test_rollback_restores_the_production_model_before(call, imported):
+    call("models", "promote", "tiny@2")
     assert next(one["found"] for one in call("doctor", "--json") if one["check"] == "model").startswith("tiny@2 on ")
+
+    digests = {one["model"]: one["digest"] for one in call("models", "list", "--json")}
     assert call("models", "rollback", "--json") == {
-        "production": "tiny@1", "digest": figures_digest(call, "tiny@1"), "replaced": "tiny@2",
+        "production": "tiny@1", "digest": digests["tiny@1"], "replaced": "tiny@2",
     }  # fmt: skip
+
     assert "no production model before tiny@1" in call("models", "rollback", expect=1).stderr
     shown = call("models", "show", "tiny@2", "--json")
     assert [change["cause"] for change in shown["stages"]] == ["promoted", "replaced"]
     assert all("@" in change["changed_by"] for change in shown["stages"])
 
+
+def test_retired_model_is_refused_until_its_retirement_is_undone(call, imported, night):
+    assert "in production: promote another first" in call("models", "retire", "tiny@1", expect=1).stderr
     call("models", "retire", "tiny@2")
     refused = call("score", night, "--model", "tiny@2", expect=1).stderr
     assert "tiny@2 is retired" in refused
     assert refused.count("\n") == 1
-    assert "in production: promote another first" in call("models", "retire", "tiny@1", expect=1).stderr
+
     assert call("models", "retire", "tiny@2", "--undo", "--json") == {
         "model": "tiny@2", "stage": "candidate", "changed": True,
     }  # fmt: skip
     assert call("score", night, "--model", "tiny@2", "--json")["model"] == "tiny@2"
-
-
-def figures_digest(call, reference):
-    return next(one["digest"] for one in call("models", "list", "--json") if one["model"] == reference)
 
 
 @pytest.mark.parametrize("inputs", [[], ["--inputs", "night"]], ids=["drawn", "given"])
@@ -141,7 +169,7 @@ def test_an_onnx_file_from_elsewhere_becomes_a_model(call, night, tmp_path, inpu
     shown = call("models", "check", "tiny@3").stdout
     assert shown.count("ok ") == 9
     assert "importing machine" in call("models", "show", "tiny@3", "--json")["limitations"][-1]
-    assert call("score", night, "--model", "tiny@3", "--json")["scored"] == 60
+    assert call("score", night, "--model", "tiny@3", "--json")["scored"] == SCANS
 
 
 @pytest.mark.parametrize(
