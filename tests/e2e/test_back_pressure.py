@@ -33,7 +33,7 @@ def test_what_is_in_flight_is_bounded_while_the_database_stands_still(postgres_u
         with database.connect() as blocker:
             blocker.execute(sa.text("SET lock_timeout = 0"))
             blocker.execute(sa.text("SET idle_in_transaction_session_timeout = 0"))
-            blocker.rollback()
+            blocker.commit()  # a rollback would take the settings back
             run("enqueue", tmp_path / "night", env=env, cwd=tmp_path)
             wait_until(lambda: count_jobs("done"), "the first job")
             blocker.execute(sa.text("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE"))
