@@ -104,6 +104,14 @@ def hook_decoding(folder: Path, cases: dict[bytes, str]) -> dict[str, str]:
     return hook(folder / "decoding-hook", "nightread.scan.preprocessing", "read_scan", "data", code)
 
 
+def hold_reading(folder: Path, first: str) -> tuple[Path, dict[str, str]]:
+    """Return a file, and the setting that lets no process read a scan named `first` or later while that file exists."""
+    gate = folder / "gate"
+    gate.touch()
+    waits = f"while os.path.basename(path) >= {first!r} and os.path.exists({str(gate)!r}): time.sleep(0.05)"
+    return gate, hook_reading(folder, waits)
+
+
 def slow_reading(folder: Path) -> dict[str, str]:
     """Return the environment that makes storage slow, so that a run can be interrupted."""
     return hook_reading(folder, "time.sleep(0.1)")

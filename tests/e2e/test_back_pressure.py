@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from db.engine import make_engine
 from tests.factories import small_chest, write_jpeg
-from tests.program import last_json, make_environment, run, wait_until, worker
+from tests.program import hold_reading, last_json, make_environment, run, wait_until, worker
 
 HIGH_WATER = 6
 
@@ -29,7 +29,8 @@ def test_what_is_in_flight_is_bounded_while_the_database_stands_still(postgres_u
             query = sa.text("SELECT count(*) FROM jobs WHERE status = :status")
             return connection.execute(query, {"status": status}).scalar()
 
-    with worker(env, tmp_path, tmp_path / "worker.log", "--concurrency=2") as process:
+    gate, held = hold_reading(tmp_path, "20.jpeg")
+    with worker(env | held, tmp_path, tmp_path / "worker.log", "--concurrency=2") as process:
         with database.connect() as blocker:
             blocker.execute(sa.text("SET lock_timeout = 0"))
             blocker.execute(sa.text("SET idle_in_transaction_session_timeout = 0"))
@@ -37,6 +38,7 @@ def test_what_is_in_flight_is_bounded_while_the_database_stands_still(postgres_u
             run("enqueue", tmp_path / "night", env=env, cwd=tmp_path)
             wait_until(lambda: count_jobs("done"), "the first job")
             blocker.execute(sa.text("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE"))
+            gate.unlink()
             wait_until(lambda: count_jobs("leased") == 2, "both processes to wait for the database")
             time.sleep(1)
             done, memory = count_jobs("done"), measure(process)

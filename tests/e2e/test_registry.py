@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from db.engine import make_engine
 from tests.factories import make_card, small_chest, write_jpeg
 from tests.onnx_factories import make_onnx, write_tiny_bundle
-from tests.program import hook_reading, last_json, make_environment, run, wait_until, worker
+from tests.program import hold_reading, last_json, make_environment, run, wait_until, worker
 
 SCANS = 60
 
@@ -60,22 +60,22 @@ def imported(call, tmp_path):
     call("models", "promote", "tiny@1")
 
 
+@pytest.mark.timeout(300)
 def test_promotion_needs_no_restart_of_a_worker_and_a_run_keeps_its_model(
     env, call, night, tmp_path, postgres_url, redis_url, count
 ):
     env |= {
         "NIGHTREAD_DATABASE_URL": postgres_url, "NIGHTREAD_BROKER_URL": redis_url, "NIGHTREAD_SWEEP_S": "1",
-        "NIGHTREAD_JOB_SIZE": "1", "NIGHTREAD_BATCH_SIZE": "1",
+        "NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_BATCH_SIZE": "4",
     }  # fmt: skip
     call("db", "upgrade")
     for version in "12":
         call("models", "import", tmp_path / "elsewhere" / "tiny" / version)
     call("models", "promote", "tiny@1")
 
-    log, gate = tmp_path / "worker.log", tmp_path / "gate"
-    gate.touch()
-    waits = f"while os.path.basename(path) >= '20.jpg' and os.path.exists({str(gate)!r}): time.sleep(0.05)"
-    with worker(env | hook_reading(tmp_path, waits), tmp_path, log) as process:
+    log = tmp_path / "worker.log"
+    gate, held = hold_reading(tmp_path, "20.jpg")
+    with worker(env | held, tmp_path, log) as process:
         first = call("enqueue", night, "--json")["run"]
         wait_until(lambda: count(first, "scored") >= 2, "the first scored scans")
         turnover = call("models", "promote", "tiny@2", "--json")
