@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
-from nightread.scan.preprocessing import InputSpec
+from nightread.scan.preprocessing import InputSpec, complete_input
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -205,6 +205,13 @@ class Card(_Part):
     precision: Precision = Precision.FLOAT32
     outputs: tuple[Output, ...] = ()
     conversion: Conversion | None = None
+
+    _complete_input = model_validator(mode="before")(complete_input)
+
+    @field_serializer("input")
+    def _write_input(self, spec: InputSpec) -> dict[str, Any]:
+        """Leave out the preprocessing version, which the card holds itself."""
+        return spec.model_dump(mode="json", exclude={"preprocessing_version"})
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:

@@ -1,10 +1,16 @@
-"""From a scan's pixels to a network's input: the one function that trainer and worker share.
+"""Preprocessing: a scan's pixels to a network's input, the same function for trainer and worker.
 
-Whatever changes a prepared tensor, here or in `nightread.scan.decode`, needs a new `PREPROCESSING_VERSION`: stored
-predictions are keyed on it, and a bundle names the version that it was trained with.
+A change to a prepared tensor, here or in `nightread.scan.decode`, needs a new `PREPROCESSING_VERSION`. Stored
+predictions are keyed on the version, and a bundle names the version that it was trained with. Older versions stay
+readable, so that older bundles keep their scores.
+
+| version | 8-bit scans | other scans |
+|---|---|---|
+| 1 | to float, then resized | to float, then resized |
+| 2 | resized as 8 bits, then to float | as in version 1 |
 """
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from nightread.scan.decode import read_scan
 from nightread.scan.scan import Scan
 
-PREPROCESSING_VERSION = "1"
+Version = Literal["1", "2"]
 
-#: Scaled decoding keeps this many times the network's input, so that the resize below still averages over real pixels.
-_DECODE_MARGIN = 2
+#: Version of new trainings, and all that can be read.
+PREPROCESSING_VERSION: Final[Version] = "2"
+KNOWN_VERSIONS: Final[frozenset[str]] = frozenset({"1", PREPROCESSING_VERSION})
+
+#: Shorter side of a scaled decode, as a multiple of the input's larger side: the resize must still average pixels. With
+#: 1.5 instead of 2, twice as many of 240 scans get another decision than with a full decode (docs/training-log.md).
+_DECODE_MARGIN: Final = 2
 
 Tensor = npt.NDArray[np.float32]
 
@@ -27,7 +38,7 @@ _PIXELS_AT_ONCE: Final = 256 * 96 * 96
 
 
 class InputSpec(BaseModel):
-    """What a network takes: (height_px, width_px, channels), float32 within `value_range`."""
+    """What a network takes: (height_px, width_px, channels), float32 within `value_range`, and how it is prepared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +46,7 @@ class InputSpec(BaseModel):
     width_px: Annotated[int, Field(ge=8, le=4096)]
     channels: Literal[1, 3]
     value_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
+    preprocessing_version: Version = PREPROCESSING_VERSION
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -57,30 +69,58 @@ class InputSpec(BaseModel):
         return max(1, min(256, _PIXELS_AT_ONCE // (self.height_px * self.width_px)))
 
 
+def complete_input(card: Any) -> Any:
+    """Return a card's fields with its preprocessing version put into its input, which does not store it a second time.
+
+    Args:
+        card: fields as read, not yet checked.
+    """
+    if not (isinstance(card, dict) and isinstance(card.get("input"), dict)):
+        return card
+    version = card.get("preprocessing_version")
+    if version not in KNOWN_VERSIONS:  # refused with a better message than a fault of the input
+        return card
+    return {**card, "input": {**card["input"], "preprocessing_version": version}}
+
+
 def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     """Turn a scan into one network input.
 
-    Gray levels go linearly from black..white to `spec.value_range` (values beyond are clipped), then the picture is
-    stretched to the input's size with an antialiased triangle filter, as both articles stretch theirs, and the gray
-    channel is repeated where the network wants three.
+    Gray levels are mapped linearly from black..white to `spec.value_range`, and clipped. The picture is stretched to
+    the input's size with an antialiased triangle filter. The gray channel is repeated where the network takes three.
 
     Returns:
         (H, W, C) float32 within `spec.value_range`.
     """
-    exact = np.float32 if scan.pixels.dtype.itemsize <= 2 else np.float64  # 24 bits hold a difference of 16-bit values
-    gray = np.subtract(scan.pixels, scan.black, dtype=exact)
-    gray *= 1.0 / ((scan.white - scan.black) or 1.0)
-    gray = np.clip(gray, 0.0, 1.0, out=gray).astype(np.float32, copy=False)
     box = None if scan.scale == 1 else (0.0, 0.0, scan.width_px / scan.scale, scan.height_px / scan.scale)
-    resized = Image.fromarray(gray).resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR, box=box)
+    size = spec.width_px, spec.height_px
+    if spec.preprocessing_version != "1" and _is_full_range(scan):
+        resized = Image.fromarray(scan.pixels).resize(size, Image.Resampling.BILINEAR, box=box)
+        gray = np.asarray(resized, np.float32) / np.float32(255)
+        gray = np.float32(1) - gray if scan.black else gray
+    else:
+        gray = np.asarray(Image.fromarray(_to_unit(scan)).resize(size, Image.Resampling.BILINEAR, box=box), np.float32)
     low, high = spec.value_range
-    prepared = np.asarray(resized, dtype=np.float32) * np.float32(high - low) + np.float32(low)
-    np.clip(prepared, low, high, out=prepared)  # the filter's rounding may leave the range by its last bit
+    prepared = gray * np.float32(high - low) + np.float32(low)
+    np.clip(prepared, low, high, out=prepared)  # rounding may leave the range by the last bit
     return np.repeat(prepared[:, :, np.newaxis], spec.channels, axis=2)
 
 
+def _is_full_range(scan: Scan) -> bool:
+    """Return whether a scan has 8 bits, of which black and white are the ends."""
+    return scan.pixels.dtype == np.uint8 and {scan.black, scan.white} == {0.0, 255.0}
+
+
+def _to_unit(scan: Scan) -> Tensor:
+    """Return (H, W) gray levels in [0, 1] from black to white, at the scan's own size."""
+    exact = np.float32 if scan.pixels.dtype.itemsize <= 2 else np.float64  # 24 bits hold a difference of 16-bit values
+    gray = np.subtract(scan.pixels, scan.black, dtype=exact)
+    gray *= 1.0 / ((scan.white - scan.black) or 1.0)
+    return np.clip(gray, 0.0, 1.0, out=gray).astype(np.float32, copy=False)
+
+
 def decode_size_px(spec: InputSpec) -> int:
-    """Return the shorter side that a scan is decoded to at least, where its format allows for less than all of it."""
+    """Return the shorter side that a scaled decode must keep, where the format allows one."""
     return _DECODE_MARGIN * max(spec.height_px, spec.width_px)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nightread.scan.preprocessing import InputSpec, Tensor
+from nightread.scan.preprocessing import InputSpec, Tensor, complete_input
 from trainer.data.dataset import Choices, Dataset, Listing, Task
 from trainer.data.load import Unreadable, prepare_scans
 from trainer.data.split import group_scans
@@ -71,7 +71,7 @@ def read_network(card: Mapping[str, Any], score: Callable[[Tensor], npt.NDArray[
     threshold = thresholds[task.labels[0]]["high"] if task.activation == "sigmoid" else None
     if points := card.get("operating_points", {}).get(task.labels[0]):
         threshold = points[BALANCED]["threshold"]  # one threshold, as in the card's figures: no scan is uncertain
-    return Network(task, InputSpec.model_validate(card["input"]), threshold, score)
+    return Network(task, InputSpec.model_validate(complete_input(dict(card))["input"]), threshold, score)
 
 
 def assess(

@@ -64,7 +64,8 @@ def test_copies_that_hold_the_same_pixels_differ_as_full_decoding_does(folders):
     assert 0 < decoded.largest_difference < 0.01
     for name, found in compared.items():
         if name != SMALLER:  # a copy without a window shows the range of its stored bits, which it fills
-            assert found.largest_difference == pytest.approx(decoded.largest_difference, abs=1e-4), name
+            # 8 bits are resized as 8 bits, deeper copies as floats.
+            assert found.largest_difference == pytest.approx(decoded.largest_difference, abs=2e-3), name
 
 
 def test_another_picture_under_the_same_name_is_told(folders):

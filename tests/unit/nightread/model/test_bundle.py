@@ -132,6 +132,16 @@ def test_an_unknown_preprocessing_version_is_refused(folder):
     assert "use the release" in message
 
 
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_bundle_prepares_scans_in_its_own_version(tmp_path, version):
+    write_tiny(tmp_path / "tiny" / "1", card=factories.make_card(preprocessing_version=version))
+
+    loaded = load_bundle(tmp_path / "tiny" / "1")
+
+    assert loaded.card.input.preprocessing_version == version
+    assert "preprocessing_version" not in json.loads((tmp_path / "tiny" / "1" / CARD_FILE).read_bytes())["input"]
+
+
 def test_labels_that_do_not_fit_the_parity_scores_are_refused(folder):
     rewrite(folder, labels=["a", "b"], thresholds={name: {"low": 0.4, "high": 0.6} for name in "ab"})
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from nightread.errors import UnreadableScan
 from nightread.scan.decode import read_scan
 from nightread.scan.formats import Format
-from nightread.scan.preprocessing import PREPROCESSING_VERSION, InputSpec, prepare, read_and_prepare
+from nightread.scan.preprocessing import PREPROCESSING_VERSION, InputSpec, complete_input, prepare, read_and_prepare
 from nightread.scan.scan import Scan
 from tests import factories
 
@@ -32,7 +32,7 @@ def prepared_file(data, spec):
 
 
 def test_the_version_is_what_stored_predictions_are_keyed_on():
-    assert PREPROCESSING_VERSION == "1"
+    assert PREPROCESSING_VERSION == "2"
 
 
 def test_shape_and_type():
@@ -103,15 +103,48 @@ def test_preparing_leaves_the_scan_as_it_is():
     assert (pixels == before).all()
 
 
-def test_8_and_16_bit_copies_of_a_scan_prepare_to_the_same():
+@pytest.mark.parametrize(("version", "most"), [("1", 1e-5), ("2", 1.01 / 255)])
+def test_8_and_16_bit_copies_of_a_scan_prepare_to_the_same(version, most):
+    spec = make_spec(preprocessing_version=version)
     chest = factories.draw_chest(3, 400, 480)
-    eight = prepared_file(factories.encode_image(chest), make_spec())
+    eight = prepared_file(factories.encode_image(chest), spec)
 
-    assert np.abs(eight - prepared_file(factories.encode_png16(chest), make_spec())).max() < 1e-5
-    assert np.abs(eight - prepared_file(factories.encode_tiff(chest.astype(np.uint16) * 257), make_spec())).max() < 1e-5
-    assert np.abs(eight - prepared_file(factories.encode_dicom(chest), make_spec())).max() < 1e-5
+    assert np.abs(eight - prepared_file(factories.encode_png16(chest), spec)).max() < most
+    assert np.abs(eight - prepared_file(factories.encode_tiff(chest.astype(np.uint16) * 257), spec)).max() < most
+    assert np.abs(eight - prepared_file(factories.encode_dicom(chest), spec)).max() < most
     inverted = factories.encode_dicom(255 - chest, PhotometricInterpretation="MONOCHROME1")
-    assert np.abs(eight - prepared_file(inverted, make_spec())).max() < 1e-5
+    assert np.abs(eight - prepared_file(inverted, spec)).max() < most
+
+
+def test_version_2_resizes_8_bit_scans_as_8_bits_and_deeper_ones_as_floats():
+    chest = factories.draw_chest(3, 400, 480)
+    eight, deep = (prepare(make_scan(pixels), make_spec()) * 255 for pixels in (chest, chest.astype(np.uint16)))
+
+    assert np.allclose(eight, np.rint(eight), atol=1e-4)
+    assert not np.allclose(deep, np.rint(deep), atol=1e-2)
+    assert np.abs(eight - deep).max() <= 1
+
+
+def test_version_1_keeps_the_scores_of_its_bundles():
+    chest = factories.draw_chest(3, 400, 480)
+    gray = Image.fromarray(chest.astype(np.float32) / np.float32(255)).resize((75, 75), Image.Resampling.BILINEAR)
+
+    prepared = prepare(make_scan(chest), make_spec(preprocessing_version="1"))
+
+    assert np.allclose(prepared[:, :, 0], np.asarray(gray), atol=1e-6)
+
+
+@pytest.mark.parametrize("card", [None, {"input": None}, {"preprocessing_version": "1"}])
+def test_what_is_no_card_is_left_for_the_checks_of_cards(card):
+    assert complete_input(card) is card
+
+
+def test_a_card_gives_its_input_its_version():
+    card = factories.make_card(preprocessing_version="1")
+
+    assert complete_input(card)["input"]["preprocessing_version"] == "1"
+    assert "preprocessing_version" not in card["input"]
+    assert complete_input({**card, "preprocessing_version": "99"})["input"] == card["input"]
 
 
 def test_12_bit_data_in_a_16_bit_png_is_not_prepared_dark():
@@ -122,7 +155,7 @@ def test_12_bit_data_in_a_16_bit_png_is_not_prepared_dark():
         factories.encode_image(chest), make_spec()
     )
 
-    assert np.abs(difference).max() < 0.001
+    assert np.abs(difference).max() < 1 / 255
 
 
 @pytest.mark.parametrize("size", [(848, 1268), (1021, 777), (1333, 1666)])
