@@ -88,6 +88,8 @@ def compute_gate(maps: list[Any], gate: FittedGate) -> dict[str, Any]:
     """Compute the gate's outputs, as TensorFlow tensors, from the (N, h, w, channels) outputs of its layers."""
     features = tf.concat([tf.reduce_mean(tensor, axis=(1, 2)) for tensor in maps], axis=-1)
     whitened = tf.matmul(features - gate.mean, gate.projection)  # (N, D)
+    misplaced = tf.nn.relu(tf.matmul(whitened, gate.misplaced[:, np.newaxis]) + np.float32(gate.misplaced_at))  # (N, 1)
     # Divided by a power of 2, which costs no digit: the squares of large distances would overflow float16.
-    distance = tf.sqrt(tf.reduce_mean(tf.square(whitened / _SHRINK), axis=1, keepdims=True)) * _SHRINK
+    spread = tf.reduce_mean(tf.square(whitened / _SHRINK), axis=1, keepdims=True)
+    distance = tf.sqrt(spread + tf.square(misplaced / _SHRINK)) * _SHRINK
     return {DISTANCE: distance, COMPONENTS: whitened[:, :COMPONENTS_COUNT]}

@@ -1,6 +1,7 @@
 """Training Keras networks.
 
 train: the steps of a training.
+calibrate: a bundle with the probabilities and thresholds of one site; needs no TensorFlow.
 record: the files that a training leaves.
 errors: the errors of data sets and trainings.
 data: data sets, splits and their arrays.

@@ -21,6 +21,7 @@ from nightread.model.training_folder import CARD_FILE, CHECKPOINT_FILE, GATE_FIL
 from nightread.scan.preprocessing import PREPROCESSING_VERSION
 from trainer.architectures.architecture import Architecture
 from trainer.data.dataset import Dataset, Listing, SplitBy, Task
+from trainer.data.site import Site
 from trainer.data.split import Divided, Indices, Part, Shares, Targets
 from trainer.evaluation.operating_points import span_abstain_band
 from trainer.fit.history import EpochRow, find_best
@@ -48,7 +49,7 @@ _CALIBRATED = (
     "Calibrated: of scans like those of the data set's own patients, with the share of {labels} that it has "
     "({shares}), about so many in a hundred have the label as the score says (Platt scaling on patients that the "
     "network was not fitted on). Where the label is rarer or more frequent, as in most wards, or where patients, "
-    "devices or exposure are others, it is a score that orders scans, and no probability."
+    "devices or exposure are others, it is a score that orders scans, and no probability. {chosen_on}"
 )
 
 
@@ -62,11 +63,12 @@ class Outcome:
     shares: Shares
     split_by: SplitBy
     threshold: float | None
-    metrics: Mapping[Part, Mapping[str, Metric]]
+    metrics: Mapping[str, Mapping[str, Metric]]
     history: list[EpochRow]
     scaling: Scaling | None = None
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
     gate: Gate | None = None
+    site: Site | None = None
 
 
 def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divided) -> tuple[Record, dict[str, Any]]:
@@ -87,6 +89,10 @@ def write_record(folder: Path, outcome: Outcome, listing: Listing, divided: Divi
     scan_counts = {part.value: len(split[part]) for part in Part}
     patient_counts = {part.value: len({scans.scans[index].patient for index in split[part].tolist()}) for part in Part}
     label_counts = {part.value: _count_labels(scans.targets[split[part]], task) for part in Part}
+    if (site := outcome.site) is not None:
+        scan_counts[site.name] = len(site.scans.scans)
+        patient_counts[site.name] = len({scan.patient for scan in site.scans.scans})
+        label_counts[site.name] = _count_labels(site.scans.targets, task)
     seconds = sum(row.seconds for row in outcome.history)
     record = Record(
         epochs_done=len(outcome.history),
@@ -148,7 +154,9 @@ def _describe(
             "best_epoch": find_best(outcome.history, settings.monitor).epoch,
             "loss": "binary cross-entropy" if task.activation == "sigmoid" else "categorical cross-entropy",
             "checkpoint": f"best {settings.monitor}",
-            "threshold": "best balanced accuracy on validation" if task.activation == "sigmoid" else "highest score",
+            "threshold": f"best balanced accuracy on {_name_chosen_on(outcome)}"
+            if task.activation == "sigmoid"
+            else "highest score",
         },
         packages={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     )
@@ -163,7 +171,12 @@ def _describe(
         "activation": task.activation,
         "negative_decision": task.negative_decision,
         "thresholds": {label: threshold.model_dump(mode="json") for label, threshold in thresholds.items()},
-        "calibration": calibration.format(activation=task.activation, shares=shares, labels=", ".join(task.labels)),
+        "calibration": calibration.format(
+            activation=task.activation,
+            shares=shares,
+            labels=", ".join(task.labels),
+            chosen_on=_tell_chosen_on(outcome, scan_counts),
+        ),
         "scaling": None if outcome.scaling is None else outcome.scaling.model_dump(mode="json"),
         "gate": None if outcome.gate is None else outcome.gate.model_dump(mode="json"),
         "operating_points": {
@@ -175,7 +188,7 @@ def _describe(
         "preprocessing_version": PREPROCESSING_VERSION,
         "training": training.model_dump(mode="json"),
         "metrics": {
-            part.value: {name: metric.model_dump(mode="json") for name, metric in metrics.items()}
+            str(part): {name: metric.model_dump(mode="json") for name, metric in metrics.items()}
             for part, metrics in outcome.metrics.items()
         },
         "intended_use": dataset.intended_use,
@@ -183,6 +196,30 @@ def _describe(
         "population": dataset.population,
         "not_tested": list(dataset.not_tested),
     }
+
+
+def _name_chosen_on(outcome: Outcome) -> str:
+    """Name the scans on which thresholds and calibration were chosen."""
+    return "validation" if outcome.site is None else f"validation and {outcome.site.name}"
+
+
+def _tell_chosen_on(outcome: Outcome, scans: Mapping[str, int]) -> str:
+    """Say on which scans thresholds and calibration were chosen, and the share of each."""
+    if outcome.site is None:
+        return (
+            "Thresholds, abstain band and scaling were chosen on the validation part alone: no other site was at hand."
+        )
+    names = (Part.VALIDATION.value, outcome.site.name)
+    weights = (1, max(1, scans[names[0]] // scans[names[1]]))
+    total = sum(weight * scans[name] for name, weight in zip(names, weights, strict=True))
+    shares = " and ".join(
+        f"{scans[name]} scans of {name} ({weight * scans[name] / total:.0%} of the weight)"
+        for name, weight in zip(names, weights, strict=True)
+    )
+    return (
+        f"Thresholds, abstain band and scaling were chosen on {shares}; no weight was fitted on them. Figures of "
+        f"{outcome.site.name} are therefore not figures of an unseen site."
+    )
 
 
 def _choose_thresholds(outcome: Outcome, task: Task) -> dict[str, Threshold]:

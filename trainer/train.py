@@ -12,18 +12,20 @@ from trainer.architectures.catalog import find_architecture
 from trainer.data.catalog import find_dataset
 from trainer.data.dataset import Choices, SplitBy
 from trainer.data.load import PreparedScans, prepare_scans
+from trainer.data.site import read_site
 from trainer.data.split import Indices, Part, Shares, divide, parse_shares
 from trainer.errors import TrainingError
-from trainer.evaluation import metrics
 from trainer.evaluation.gate import fit_gate
+from trainer.evaluation.metrics import PartScores, evaluate
 from trainer.evaluation.mistakes import find_mistakes
-from trainer.evaluation.operating_points import choose_operating_points
+from trainer.evaluation.operating_points import choose_operating_points, measure_band, span_abstain_band
 from trainer.evaluation.part_scores import calibrate, find_majority, load_checkpoint, score_parts
 from trainer.evaluation.report import ReportFacts, ReportPart, write_report
+from trainer.fit.augmentation import SOURCE_SCALE
 from trainer.fit.batches import FitData
 from trainer.fit.fit import fit
 from trainer.fit.history import EpochRow
-from trainer.fit.hyperparameters import FitSettings
+from trainer.fit.hyperparameters import Augment, FitSettings
 from trainer.fit.recipes import find_recipe
 from trainer.record import Outcome, write_record
 
@@ -61,6 +63,7 @@ class Request:
         settings: hyperparameters.
         choices: options of reading and splitting the data set.
         resume: whether to resume a training in `out`.
+        calibration_set: folder of another site's labelled scans, on which thresholds and calibration are chosen too.
     """
 
     dataset: str
@@ -71,6 +74,7 @@ class Request:
     settings: FitSettings
     choices: Choices = Choices()  # noqa: RUF009 - frozen
     resume: bool = False
+    calibration_set: Path | None = None
 
 
 def make_request(
@@ -83,6 +87,7 @@ def make_request(
     recipe: str | None = None,
     shares: str | None = None,
     resume: bool = False,
+    calibration_set: Path | None = None,
     **settings: Any,
 ) -> Request:
     """Return a request for a training; what is not given comes from the recipe, else from the article.
@@ -96,6 +101,7 @@ def make_request(
         recipe: name of a recipe.
         shares: percent for training, validation and hold-out, such as 70/15/15.
         resume: whether to resume a training in `out`.
+        calibration_set: folder of another site's labelled scans.
         **settings: fields of `FitSettings`; None: not given.
 
     Raises:
@@ -107,6 +113,7 @@ def make_request(
     return Request(
         dataset, data, architecture, out, parse_shares(shares or (chosen.shares if chosen else usual)),
         replace(chosen.settings if chosen else find_architecture(architecture).published, **given), choices, resume,
+        calibration_set,
     )  # fmt: skip
 
 
@@ -126,9 +133,23 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
     if request.settings.calibrate and listing.task.activation != "sigmoid":
         raise TrainingError("--calibrate works with one label and this task has several: leave it out")
     scans = prepare_scans(
-        listing, architecture.input, report=lambda done, total: report(Progress("prepare", done, total))
+        listing,
+        architecture.input,
+        source_scale=SOURCE_SCALE if request.settings.augment is Augment.CROP else 0,
+        report=lambda done, total: report(Progress("prepare", done, total)),
     )
     divided = divide(listing.task, scans, request.choices.split_by, request.shares, seed=request.settings.seed)
+    site = None
+    if request.calibration_set is not None:
+        site = read_site(
+            dataset,
+            request.calibration_set,
+            request.choices,
+            divided.task,
+            architecture.input,
+            trained_on=frozenset(scans.sha256),
+            report=lambda done, total: report(Progress("prepare", done, total)),
+        )
     history = fit(
         architecture,
         divided.task,
@@ -140,6 +161,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
             architecture.input,
             len(divided.task.labels),
             _compute_digest(divided.scans, divided.split),
+            divided.scans.sources,
         ),
         request.settings,
         request.out,
@@ -148,15 +170,23 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
     )
     report(Progress("evaluate", 0, len(Part)))
     at_once, seed = architecture.input.scored_at_once, request.settings.seed
-    scaling = calibrate(request.out, divided, at_once, seed) if request.settings.calibrate else None
+    scaling = calibrate(request.out, divided, at_once, seed, site) if request.settings.calibrate else None
     model = load_checkpoint(request.out)
-    scores = score_parts(model, divided, at_once)
+    scored = score_parts(model, divided, at_once, site=site)
     gate = fit_gate(request.out, model, divided, architecture.input)
-    evaluations = {}
-    for done, part in enumerate(Part, start=1):
-        evaluations[part] = metrics.evaluate(scores[part], majority=find_majority(divided), seed=request.settings.seed)
-        report(Progress("evaluate", done, len(Part)))
-    points = choose_operating_points(scores[Part.VALIDATION], scores[Part.HOLD_OUT], seed=seed) if scaling else {}
+    points = choose_operating_points(scored.chosen_on, scored.parts[Part.HOLD_OUT], seed=seed) if scaling else {}
+    # The hold-out last: a report is about its last part.
+    scores: dict[str, PartScores] = {part: scored.parts[part] for part in (Part.TRAIN, Part.VALIDATION)}
+    if site is not None and scored.site is not None:
+        scores[site.name] = scored.site
+    scores[Part.HOLD_OUT] = scored.parts[Part.HOLD_OUT]
+    evaluations, metrics = {}, {}
+    for done, (name, part) in enumerate(scores.items(), start=1):
+        evaluations[name] = evaluate(part, majority=find_majority(divided), seed=seed)
+        band = measure_band(part, span_abstain_band(points), seed=seed) if points else {}
+        metrics[name] = {**evaluations[name].card_figures, **band}
+        report(Progress("evaluate", min(done, len(Part)), len(Part)))
+    del metrics[Part.TRAIN]
     outcome = Outcome(
         dataset,
         architecture,
@@ -164,11 +194,12 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         request.shares,
         request.choices.split_by,
         scores[Part.HOLD_OUT].threshold,
-        {part: evaluations[part].card_figures for part in (Part.VALIDATION, Part.HOLD_OUT)},
+        metrics,
         history,
         scaling,
         points,
         gate,
+        site,
     )
     record, card = write_record(request.out, outcome, listing, divided)
     write_report(
@@ -179,7 +210,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
             record=record,
             history=history,
             best_epoch=record.best_epoch,
-            parts={part.value: ReportPart(scores[part], evaluations[part]) for part in Part},
+            parts={str(name): ReportPart(part, evaluations[name]) for name, part in scores.items()},
             mistakes=find_mistakes(divided.scans, divided.split[Part.HOLD_OUT], scores[Part.HOLD_OUT]),
         ),
     )

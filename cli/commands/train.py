@@ -48,6 +48,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
     schedule: Annotated[Schedule | None, typer.Option(help="Learning rate schedule.")] = None,
     momentum: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="SGD momentum.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0.0, help="Weight decay of adamw.")] = None,
     monitor: Annotated[Monitor | None, typer.Option(help="Metric that selects the best epoch, or `last`.")] = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="Early stopping: epochs without improvement; 0 disables it.")
@@ -64,9 +65,15 @@ def train(
     class_weights: Annotated[
         bool | None, typer.Option("--class-weights", help="Class weights: every label counts equally in the loss.")
     ] = None,
+    average: Annotated[
+        float | None, typer.Option(min=0.0, max=0.9999, help="Decay of the weights' moving average; 0 disables it.")
+    ] = None,
     calibrate: Annotated[
         bool | None,
         typer.Option("--calibrate/--no-calibrate", help="One label: calibrate scores and choose an abstain band."),
+    ] = None,
+    calibration_set: Annotated[
+        Path | None, typer.Option(help="Another site's labelled scans, to choose thresholds and calibration on too.")
     ] = None,
     precision: Annotated[
         MixedPrecision | None, typer.Option(help="Precision of layers; 16 bits pay off on a GPU.")
@@ -89,12 +96,13 @@ def train(
     from trainer import train as training  # Keras
 
     request = training.make_request(
-        dataset, data, arch, out, recipe=recipe, shares=shares, resume=resume,
+        dataset, data, arch, out, recipe=recipe, shares=shares, resume=resume, calibration_set=calibration_set,
         choices=Choices(split, subtypes, healthy, normals, min_per_label, rare), epochs=epochs,
         steps_per_epoch=steps_per_epoch, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-        momentum=momentum, schedule=schedule, monitor=monitor, patience=patience, seed=seed, augment=augment,
-        balanced=balanced, mixup=mixup, label_smoothing=label_smoothing, class_weights=class_weights,
-        calibrate=calibrate, precision=precision, backbone_weights=backbone_weights,
+        momentum=momentum, weight_decay=weight_decay, schedule=schedule,
+        monitor=monitor, patience=patience, seed=seed, augment=augment, balanced=balanced, mixup=mixup,
+        label_smoothing=label_smoothing, class_weights=class_weights, average=average, calibrate=calibrate,
+        precision=precision, backbone_weights=backbone_weights,
     )  # fmt: skip
     with _show_training() as report:
         record, card = training.train(request, report=report)

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nightread.errors import ExportError
 from nightread.model.card import Label, Threshold
-from nightread.scan.preprocessing import PREPROCESSING_VERSION, InputSpec, Tensor
+from nightread.scan.preprocessing import KNOWN_VERSIONS, InputSpec, Tensor, complete_input
 
 RECORD_FILE: Final = "training.json"
 CARD_FILE: Final = "card.json"
@@ -35,12 +35,16 @@ class FittedGate:
         mean: (D,) float32, mean features of the training scans.
         projection: (D, D) float32, whitening matrix of the training scans' features.
         distances: (N,) float32, distances of the hold-out's scans, computed by Keras and numpy.
+        misplaced: (D,) float32, weights of the whitened features; their sum rises for inverted and turned scans.
+        misplaced_at: added to that sum; above 0 it counts in the distance.
     """
 
     layers: tuple[str, ...]
     mean: _Floats
     projection: _Floats
     distances: _Floats
+    misplaced: _Floats
+    misplaced_at: float
 
 
 def read_gate(content: bytes) -> FittedGate:
@@ -50,8 +54,15 @@ def read_gate(content: bytes) -> FittedGate:
         ExportError: its arrays do not fit together.
     """
     with np.load(BytesIO(content), allow_pickle=False) as arrays:
-        gate = FittedGate(tuple(arrays["layers"].tolist()), arrays["mean"], arrays["projection"], arrays["distances"])
-    size = len(gate.mean)
+        size = len(arrays["mean"])
+        gate = FittedGate(
+            tuple(arrays["layers"].tolist()),
+            arrays["mean"],
+            arrays["projection"],
+            arrays["distances"],
+            arrays.get("misplaced", np.zeros(size, np.float32)),  # folders of older programs have none
+            float(arrays.get("misplaced_at", 0.0)),
+        )
     if gate.projection.shape != (size, size) or size <= COMPONENTS_COUNT or not gate.layers:
         raise ExportError("gate.npz holds no valid gate; repeat `nightread train --resume` on the training folder")
     return gate
@@ -66,6 +77,8 @@ class _CardFields(BaseModel):
     thresholds: dict[str, Threshold]
     input: InputSpec
     preprocessing_version: str
+
+    _complete_input = model_validator(mode="before")(complete_input)
 
 
 class _Record(BaseModel):
@@ -142,10 +155,10 @@ def read_training_folder(folder: Path) -> TrainingFolder:
             raise ExportError(
                 f"{folder / name} has changed since the training ended; repeat `nightread train --resume` on the folder"
             )
-    if card.preprocessing_version != PREPROCESSING_VERSION:
+    if card.preprocessing_version not in KNOWN_VERSIONS:
         raise ExportError(
-            f"{folder} was trained with preprocessing version {card.preprocessing_version}; this program has version "
-            f"{PREPROCESSING_VERSION}: train again"
+            f"{folder} was trained with preprocessing version {card.preprocessing_version}; this program has "
+            f"{' and '.join(sorted(KNOWN_VERSIONS))}: train again"
         )
     with np.load(BytesIO(contents[PREPARED_FILE]), allow_pickle=False) as arrays:
         scans: Tensor = arrays["inputs"]

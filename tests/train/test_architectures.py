@@ -136,9 +136,18 @@ def build_with_dropout(task, backbone_weights):
     return Model(scans, layers.Dense(len(task.labels), activation="softmax")(stack))
 
 
-def test_dropout_and_augmentation_go_on_where_they_were(tmp_path):
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_dropout_augmentation_and_averages_go_on_where_they_were(tmp_path, average):
     spec = InputSpec(height_px=16, width_px=16, channels=1)
-    settings = FitSettings(epochs=2, batch_size=4, augment=Augment.MODERN, optimizer=Optimizer.ADAM, learning_rate=1e-3)
+    settings = FitSettings(
+        epochs=2,
+        batch_size=4,
+        augment=Augment.MODERN,
+        optimizer=Optimizer.ADAMW,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        average=average,
+    )
     architecture = Architecture("dropout", "Dropout and a dense layer", spec, settings, build_with_dropout)
     data = make_data(architecture, TWELVE, count=14)
 
@@ -150,6 +159,21 @@ def test_dropout_and_augmentation_go_on_where_they_were(tmp_path):
     assert len(run(tmp_path / "parts", epochs=2, resume=True)) == 2
     assert_equal_states(tmp_path / "whole/state-0002.npz", tmp_path / "parts/state-0002.npz")
     assert [row.loss for row in read_history(tmp_path / "parts")] == [row.loss for row in whole]
+
+
+def test_the_average_of_the_weights_is_kept(tmp_path):
+    import keras
+
+    architecture = find_architecture("cnn75")
+    data = make_data(architecture, BINARY)
+    settings = FitSettings(epochs=2, batch_size=9, monitor=Monitor.LAST, average=0.9)
+    fit(architecture, BINARY, data, settings, tmp_path / "out", resume=False, report=ignore)
+    kept = keras.models.load_model(tmp_path / "out/checkpoint.keras", compile=False).get_weights()
+    with np.load(tmp_path / "out/state-0002.npz") as arrays:
+        state = [arrays[name] for name in arrays.files]
+    for weight, average in zip(kept, state[-len(kept) :], strict=True):
+        np.testing.assert_array_equal(weight, average)
+    assert any(not np.array_equal(weight, last) for weight, last in zip(kept, state, strict=False))
 
 
 def test_early_stopping_waits_for_its_patience_and_no_longer_after_a_resume(tmp_path):

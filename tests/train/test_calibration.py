@@ -1,13 +1,15 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("tensorflow", reason="needs the extra `train`: uv sync --extra train")
 
 from nightread.model.card import Card
-from trainer.errors import TrainingError
+from trainer.errors import DatasetError, TrainingError
 from trainer.evaluation.calibration import fit_scaling
 from trainer.fit.hyperparameters import Monitor, Optimizer, Schedule
 from trainer.train import train
@@ -98,8 +100,6 @@ def test_the_card_tells_the_scaling_the_points_and_the_band(calibrated):
 
 
 def test_a_finished_training_is_calibrated_again_from_what_was_fitted(calibrated, tmp_path):
-    import shutil
-
     request, (_, card) = calibrated
     shutil.copytree(request.out, tmp_path / "again")
     _, again = train(replace(request, out=tmp_path / "again", resume=True), report=ignore)
@@ -111,3 +111,48 @@ def test_a_schedule_ends_with_its_epochs_so_they_cannot_be_changed(calibrated, t
     settings = replace(request.settings, epochs=4)
     with pytest.raises(TrainingError, match="other epochs"):
         train(replace(request, settings=settings, resume=True), report=ignore)
+
+
+@pytest.fixture(scope="module")
+def with_site(base_request, calibrated, tmp_path_factory):
+    """The same training, calibrated on the scans of another site too, one of which it knows."""
+    folder = tmp_path_factory.mktemp("site") / "next-hospital"
+    rng = np.random.default_rng(11)
+    for label, mean, name in (("NORMAL", 90, "IM-{:04d}-0001.png"), ("PNEUMONIA", 170, "person{}_virus_1.png")):
+        (folder / label).mkdir(parents=True)
+        for patient in range(10):
+            pixels = np.clip(rng.normal(mean, 40, (80, 90)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / name.format(patient))
+    known = base_request.data / "NORMAL" / "IM-0000-0001.png"
+    (folder / "NORMAL" / "IM-0500-0001.png").write_bytes(known.read_bytes())
+    request, _ = calibrated
+    out = tmp_path_factory.mktemp("with-site") / "training"
+    shutil.copytree(request.out, out)
+    return train(replace(request, out=out, resume=True, calibration_set=folder), report=ignore)
+
+
+def test_another_site_has_its_say_in_the_calibration_and_its_own_figures(calibrated, with_site):
+    (_, (_, alone)), (record, card) = calibrated, with_site
+    assert record.scans["next-hospital"] == 20  # without the one that was trained on
+    assert card["scaling"]["scans"] == record.scans["validation"] + 20
+    assert card["scaling"] != alone["scaling"]
+    assert list(card["metrics"]) == ["validation", "next-hospital", "hold-out"]
+    assert "uncertain_share" in card["metrics"]["next-hospital"]
+    assert f"{record.scans['validation']} scans of validation" in card["calibration"]
+    assert "20 scans of next-hospital (" in card["calibration"]
+    assert card["scaling"]["patients"] == record.patients["validation"] + 20
+    assert "not figures of an unseen site" in card["calibration"]
+
+
+def test_without_another_site_the_card_says_so(calibrated):
+    _, (_, card) = calibrated
+    assert "chosen on the validation part alone" in card["calibration"]
+
+
+def test_a_site_without_one_of_the_labels_is_refused(calibrated, tmp_path):
+    request, _ = calibrated
+    (tmp_path / "NORMAL").mkdir()
+    (tmp_path / "PNEUMONIA").mkdir()
+    Image.fromarray(np.tile(np.arange(80, dtype=np.uint8), (80, 1))).save(tmp_path / "NORMAL" / "IM-0001-0001.png")
+    with pytest.raises(DatasetError, match="pneumonia"):
+        train(replace(request, resume=True, calibration_set=tmp_path), report=ignore)

@@ -21,7 +21,7 @@ from trainer.data.dataset import Task
 from trainer.errors import TrainingError
 from trainer.fit.hyperparameters import FitSettings, Monitor, Optimizer
 
-_INPUT: Final = InputSpec(height_px=160, width_px=160, channels=1)
+_INPUT: Final = InputSpec(height_px=112, width_px=112, channels=1)
 
 #: Standard deviation of gray levels in the pretraining, as (level - 127) / 128: about half.
 _SPREAD: Final = 0.5
@@ -175,7 +175,7 @@ def _to_keras(kernel: npt.NDArray[Any], layer: Any) -> npt.NDArray[Any]:
 
 def _build(task: Task, backbone_weights: str) -> Any:
     """Build the backbone, dropout and one dense layer; 3,371,585 weights for one label."""
-    scans = Input(shape=_INPUT.shape)  # (N, 160, 160, 1)
+    scans = Input(shape=_INPUT.shape)  # (N, 112, 112, 1)
     stack = layers.Dropout(_DROPOUT)(build_backbone(_standardize(scans)))
     model = Model(scans, add_output(stack, task), name="efficientnetlite0")
     if backbone_weights != "none":
@@ -192,7 +192,7 @@ def find_weights(backbone_weights: str) -> Path:
 
 EFFICIENTNETLITE0: Final = Architecture(
     "efficientnetlite0",
-    "EfficientNet-Lite0 on gray scans of 160 x 160 pixels, pretrained on ImageNet and fine-tuned as a whole",
+    "EfficientNet-Lite0 on gray scans of 112 x 112 pixels, pretrained on ImageNet and fine-tuned as a whole",
     _INPUT,
     FitSettings(
         epochs=5,

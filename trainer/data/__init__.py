@@ -9,4 +9,5 @@ covid: the COVID-19 chest X-rays of Cohen et al.
 tables: reads a CSV file of labels.
 load: reads and prepares all scans of a data set.
 split: splits scans by patient.
+site: labelled scans of another site.
 """

@@ -22,8 +22,8 @@ MAX_PIXELS = 40_000_000
 #: Scans decoded ahead; limited so that a large data set is never in memory twice.
 _AHEAD = 256
 
-#: (H, W, C) and the SHA-256 of the file, or why there is none.
-_Outcome = tuple[Tensor, str] | Reason
+#: (H, W, C), the larger scan where asked for, and the SHA-256 of the file; or why there is none.
+_Outcome = tuple[Tensor, Tensor | None, str] | Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class PreparedScans:
         targets: (N,) int64, indices into the task's classes.
         sha256: of each file's bytes.
         unreadable: the other scans.
+        sources: (N, H, W) uint8, the scans in gray at a larger size, to crop from; None where not asked for.
     """
 
     scans: tuple[LabelledScan, ...]
@@ -51,14 +52,18 @@ class PreparedScans:
     targets: npt.NDArray[np.int64]
     sha256: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
+    sources: npt.NDArray[np.uint8] | None = None
 
 
-def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, int], None]) -> PreparedScans:
+def prepare_scans(
+    listing: Listing, spec: InputSpec, *, source_scale: int = 0, report: Callable[[int, int], None]
+) -> PreparedScans:
     """Read and prepare every scan, on one thread a core.
 
     Args:
         listing: scans of a data set; files outside its roots are not read.
         spec: the network's input.
+        source_scale: sides of `sources` as a multiple of the input's; 0 for none.
         report: called with (scans done, scans in all).
 
     Raises:
@@ -66,16 +71,20 @@ def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, i
     """
     scans, roots = listing.scans, [root.resolve() for root in listing.roots]
     gray = spec.model_copy(update={"channels": 1})  # a radiograph has one channel, which is repeated below
+    sides = {"height_px": source_scale * spec.height_px, "width_px": source_scale * spec.width_px}
+    source = gray.model_copy(update={**sides, "value_range": (0.0, 1.0)}) if source_scale else None
 
     def read_one(scan: LabelledScan) -> _Outcome:
         try:
             data = read_file(scan.path, roots=roots, max_bytes=MAX_FILE_BYTES)
             prepared, _ = read_and_prepare(data, gray, max_pixels=MAX_PIXELS)
+            larger = None if source is None else read_and_prepare(data, source, max_pixels=MAX_PIXELS)[0]
         except (ScanError, StorageError) as error:
             return error.reason
-        return prepared, hashlib.sha256(data).hexdigest()
+        return prepared, larger, hashlib.sha256(data).hexdigest()
 
     inputs = np.empty((len(scans), *gray.shape), np.float32)
+    sources = None if source is None else np.empty((len(scans), *source.shape[:2]), np.uint8)
     kept: list[LabelledScan] = []
     sha256: list[str] = []
     unreadable: list[Unreadable] = []
@@ -83,9 +92,11 @@ def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, i
         if isinstance(outcome, Reason):
             unreadable.append(Unreadable(scan.path, outcome))
         else:
-            inputs[len(kept)] = outcome[0]
+            inputs[len(kept)], larger, digest = outcome
+            if sources is not None and larger is not None:
+                np.rint(larger[:, :, 0] * 255, out=sources[len(kept)], casting="unsafe")
             kept.append(scan)
-            sha256.append(outcome[1])
+            sha256.append(digest)
         report(done, len(scans))
     if not kept:
         raise DatasetError(
@@ -93,7 +104,8 @@ def prepare_scans(listing: Listing, spec: InputSpec, *, report: Callable[[int, i
         )
     repeated = np.broadcast_to(inputs[: len(kept)], (len(kept), *spec.shape))
     targets = np.array([listing.task.classes.index(scan.label) for scan in kept], np.int64)
-    return PreparedScans(tuple(kept), repeated, targets, tuple(sha256), tuple(unreadable))
+    sources = None if sources is None else sources[: len(kept)]
+    return PreparedScans(tuple(kept), repeated, targets, tuple(sha256), tuple(unreadable), sources)
 
 
 def select_scans(scans: PreparedScans, places: Sequence[int], classes: Sequence[str]) -> PreparedScans:
@@ -105,6 +117,7 @@ def select_scans(scans: PreparedScans, places: Sequence[int], classes: Sequence[
         np.array([classes.index(scan.label) for scan in kept], np.int64),
         tuple(scans.sha256[place] for place in places),
         scans.unreadable,
+        None if scans.sources is None else scans.sources[list(places)],
     )
 
 

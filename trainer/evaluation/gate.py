@@ -1,22 +1,30 @@
 """Fitting the input gate: how far a scan's features may be from those of the training scans.
 
-The distance is Mahalanobis', of features of several depths: for each of the last resolutions of a network what its
-narrowest layer holds, averaged over the picture. A network that is fine-tuned on two classes forgets, by its last
-layer, most of what tells a chest from anything else; its earlier layers do not (docs/gate.md has the figures).
+The distance is a Mahalanobis distance of features of several depths: for each of the last resolutions of a network the
+output of its narrowest layer, averaged over the picture. The last layer of a network that is fine-tuned on two classes
+no longer tells a chest from other pictures; its earlier layers do (docs/gate.md has the figures).
+
+A second term of the distance is a linear classifier of the same features: upright training scans against inverted and
+turned ones. It is zero for nearly every upright scan. Without it, chests of other patients would have to lie nearer
+than a turned scan of a known one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
 from nightread.model.card import Gate, Metric
-from nightread.model.gate import judge_scan
+from nightread.model.gate import judge_scan, turn_and_invert
 from nightread.model.training_folder import COMPONENTS_COUNT, GATE_FILE
 from nightread.scan.preprocessing import InputSpec, Tensor
-from trainer.data.split import Divided, Part
+from trainer.data.split import Divided, Indices, Part
+from trainer.fit.augmentation import Crop, crop
 
 #: The chest X-rays of one hospital are 0.94 to 3.2 times as wide as high (240 files of full resolution; the data set
 #: itself comes scaled to squares), and those of published cases up to 2.3.
@@ -36,10 +44,22 @@ _LEAST_DEVIATION: Final = 0.1
 _LEAST_SCANS: Final = 4
 _LEAST_VALIDATION: Final = 100
 
-#: The validation part's distance that this share of its scans exceed is doubtful; beyond it a scan is looked at again.
-_DOUBTFUL: Final = 0.01
-#: Of the doubtful distance: what no variant explains may be this far away. Other hospitals' chests are beyond it.
-_FAR: Final = 1.8
+#: Share of the validation scans beyond the distance that both bounds are multiples of.
+_UNUSUAL: Final = 0.01
+#: Beyond this multiple of it a scan is measured again inverted and turned, and beyond that one it is rejected in any
+#: case. Of published adult chests 6 % lie beyond the first, 3.5 % beyond the second (docs/gate.md).
+_DOUBTFUL: Final = 1.45
+_FAR: Final = 1.55
+
+#: Of the classifier of misplaced scans: inverse strength of its penalty, and logit below 0 from which it counts.
+_PENALTY: Final = 0.001
+_MARGIN: Final = 1.0
+#: Upright training scans that are inverted and turned for it.
+_MISPLACED_SCANS: Final = 900
+
+#: Copies of the training scans as other files and other framings have them.
+_COPIES: Final = Crop(least_area=0.25, gamma=0.5, contrast=0.4, brightness=0.12)
+_QUALITIES: Final = (30, 96)
 
 _Floats = npt.NDArray[np.float64]
 
@@ -52,15 +72,24 @@ class Whitening:
         mean: (D,) of the training scans.
         projection: (D, D) to directions in which the training scans vary independently, each with a deviation of 1; the
             one in which they vary most is the first.
+        misplaced: (D,) weights of the whitened features, whose sum rises for inverted and turned scans.
+        misplaced_at: what is added to that sum; above 0 it counts.
     """
 
     mean: _Floats
     projection: _Floats
+    misplaced: _Floats
+    misplaced_at: float = 0.0
+
+    def whiten(self, features: npt.NDArray[Any]) -> _Floats:
+        """Return (N, D) whitened features."""
+        return (features.astype(np.float64) - self.mean) @ self.projection
 
     def measure(self, features: npt.NDArray[Any]) -> tuple[_Floats, _Floats]:
         """Return (N,) distances, about 1 for a training scan, and (N, 8) components of (N, D) features."""
-        whitened = (features.astype(np.float64) - self.mean) @ self.projection
-        return np.sqrt(np.square(whitened).mean(axis=1)), whitened[:, :COMPONENTS_COUNT]
+        whitened = self.whiten(features)
+        misplaced = np.maximum(whitened @ self.misplaced + self.misplaced_at, 0)
+        return np.sqrt(np.square(whitened).mean(axis=1) + np.square(misplaced)), whitened[:, :COMPONENTS_COUNT]
 
 
 def fit_whitening(features: npt.NDArray[Any]) -> Whitening:
@@ -75,7 +104,23 @@ def fit_whitening(features: npt.NDArray[Any]) -> Whitening:
     variances = np.maximum(variances, _LEAST_VARIANCE * variances.mean() + 1e-12)
     # An eigenvector may point either way: fixed, so that components mean the same wherever they are fitted again.
     directions *= np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(len(variances))])
-    return Whitening(mean, scale[:, np.newaxis] * directions / np.sqrt(variances))
+    return Whitening(mean, scale[:, np.newaxis] * directions / np.sqrt(variances), np.zeros(len(mean)))
+
+
+def fit_misplaced(whitening: Whitening, upright: npt.NDArray[Any], misplaced: npt.NDArray[Any]) -> Whitening:
+    """Return a whitening whose distance also rises for inverted and turned scans.
+
+    Args:
+        whitening: as fitted.
+        upright: (N, D) features of scans as they are.
+        misplaced: (M, D) features of inverted and turned scans.
+    """
+    whitened = whitening.whiten(np.concatenate([upright, misplaced]))
+    targets = np.repeat([0, 1], [len(upright), len(misplaced)])
+    model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=2000).fit(whitened, targets)
+    return replace(
+        whitening, misplaced=model.coef_[0].astype(np.float64), misplaced_at=float(model.intercept_[0]) + _MARGIN
+    )
 
 
 def find_layers(model: Any) -> list[str]:
@@ -140,18 +185,31 @@ def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gat
     count, width = features[Part.TRAIN].shape
     if width <= COMPONENTS_COUNT or count < _LEAST_SCANS * width or len(features[Part.VALIDATION]) < _LEAST_VALIDATION:
         return None
-    whitening = fit_whitening(features[Part.TRAIN])
-    doubtful = round(float(np.quantile(whitening.measure(features[Part.VALIDATION])[0], 1 - _DOUBTFUL)), 4)
+    train, rng = divided.split[Part.TRAIN], np.random.default_rng(0)
+    copies = copy_scans(divided, train, spec, rng)
+    upright = np.concatenate([features[Part.TRAIN], reader.read(copies, spec.scored_at_once)])
+    some = rng.permutation(len(train))[:_MISPLACED_SCANS]
+    misplaced = [
+        variant
+        for scan in (*divided.scans.inputs[train[some]], *copies[some])
+        for variant in turn_and_invert(scan, spec).values()
+    ]
+    whitening = fit_whitening(upright)
+    whitening = fit_misplaced(whitening, upright, reader.read(np.stack(misplaced), spec.scored_at_once))
+    unusual = float(np.quantile(whitening.measure(features[Part.VALIDATION])[0], 1 - _UNUSUAL))
+    doubtful = round(_DOUBTFUL * unusual, 4)
     hold_out, _ = whitening.measure(features[Part.HOLD_OUT])
     np.savez(
         folder / GATE_FILE,
         layers=np.array(layers),
         mean=whitening.mean.astype(np.float32),
         projection=whitening.projection.astype(np.float32),
+        misplaced=whitening.misplaced.astype(np.float32),
+        misplaced_at=np.float32(whitening.misplaced_at),
         distances=hold_out.astype(np.float32),
     )
     gate = Gate(
-        max_distance=round(_FAR * doubtful, 4),
+        max_distance=round(_FAR * unusual, 4),
         doubtful_distance=doubtful,
         max_aspect_ratio=_MAX_ASPECT_RATIO,
         false_rejection=_measure_share(0, len(hold_out)),
@@ -166,6 +224,31 @@ def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gat
         for scan, distance in zip(scans, hold_out, strict=True)
     )
     return gate.model_copy(update={"false_rejection": _measure_share(rejected, len(hold_out))})
+
+
+def copy_scans(divided: Divided, places: Indices, spec: InputSpec, rng: np.random.Generator) -> Tensor:
+    """Return scans as other files and framings have them: compressed again, cropped, and with other gray levels.
+
+    Args:
+        divided: the data set.
+        places: of the scans.
+        spec: the network's input.
+        rng: decides.
+    """
+    sources = divided.scans.sources
+    if sources is None:
+        low, high = spec.value_range
+        gray = (divided.scans.inputs[..., 0] - np.float32(low)) / np.float32(high - low)
+        sources = np.rint(gray * 255).astype(np.uint8)
+    compressed = np.stack([_compress(source, int(rng.integers(*_QUALITIES))) for source in sources[places]])
+    return crop(compressed, spec, rng, _COPIES)
+
+
+def _compress(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    """Return (H, W) as a JPEG of this quality has it."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def _measure_share(count: int, trials: int) -> Metric:

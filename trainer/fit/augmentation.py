@@ -1,11 +1,13 @@
-"""What is done to training scans on their way into a batch: all of it decided by seed, epoch and step."""
+"""Augmentation of training scans, decided by random seed, epoch and step alone."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from nightread.scan.preprocessing import InputSpec, Tensor
 from trainer.fit.hyperparameters import Augment
@@ -46,6 +48,109 @@ VARIATIONS: Final[Mapping[Augment, Variation]] = {
     Augment.MODERN: Variation(0.06, np.deg2rad(7.0), 0.10, 0.30, 0.12, 0.35),
     Augment.STRONG: Variation(0.10, np.deg2rad(12.0), 0.20, 0.50, 0.20, 0.60, 0.4),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Random resized crop: half-widths and bounds of uniform draws.
+
+    A scan is stretched to a square, so that a network can see its framing and aspect ratio, and these go with the
+    label. A crop of random area and aspect ratio hides both.
+
+    Attributes:
+        least_area: smallest share of the scan's area.
+        aspect: logarithm of the largest aspect ratio, width to height or height to width.
+        gamma: of its natural logarithm.
+        contrast: of the distance from the mean.
+        brightness: of the range from black to white.
+        exchanged: share of the scans that take over the histogram of another training scan, to a random degree: how
+            gray levels are spread goes with the label too.
+    """
+
+    least_area: float = 0.25
+    aspect: float = math.log(4 / 3)
+    gamma: float = 0.2
+    contrast: float = 0.2
+    brightness: float = 0.075
+    exchanged: float = 0.5
+
+
+CROP: Final = Crop()
+
+#: Sides of the scans that are cropped, as a multiple of the input's: the crop of half a side still has real pixels.
+SOURCE_SCALE: Final = 2
+
+
+def exchange_histograms(
+    sources: npt.NDArray[np.uint8], donors: npt.NDArray[np.uint8], rng: np.random.Generator, share: float
+) -> npt.NDArray[np.uint8]:
+    """Return scans of which a share has gray levels between its own and those of a donor of the same rank.
+
+    Args:
+        sources: (N, H, W) gray.
+        donors: (N, H, W) gray.
+        rng: decides.
+        share: of the scans.
+    """
+    levels, exchanged = np.arange(256), sources.copy()
+    degrees = np.where(rng.random(len(sources)) < share, rng.random(len(sources)), 0.0)
+    for place in np.flatnonzero(degrees).tolist():
+        own, other = _rank_levels(sources[place]), _rank_levels(donors[place])
+        table = degrees[place] * np.interp(own, other, levels) + (1 - degrees[place]) * levels
+        exchanged[place] = np.rint(table).astype(np.uint8)[sources[place]]
+    return exchanged
+
+
+def _rank_levels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return (256,) for each gray level the share of darker pixels, half of its own among them."""
+    counts = np.bincount(pixels.reshape(-1), minlength=256)
+    ranks: npt.NDArray[np.float64] = (np.cumsum(counts) - counts / 2) / pixels.size
+    return ranks
+
+
+def crop(
+    sources: npt.NDArray[np.uint8],
+    spec: InputSpec,
+    rng: np.random.Generator,
+    variation: Crop = CROP,
+    donors: npt.NDArray[np.uint8] | None = None,
+) -> Tensor:
+    """Cut a random part out of each scan, resize it to the input, mirror every other one and vary its gray levels.
+
+    Args:
+        sources: (N, H, W) gray, larger than the input.
+        spec: the network's input.
+        rng: decides; the same state gives the same scans.
+        variation: how far.
+        donors: (N, H, W) gray, whose histograms are taken over; None for none.
+
+    Returns:
+        (N, H, W, C) float32 within `spec.value_range`.
+    """
+    if donors is not None:
+        sources = exchange_histograms(sources, donors, rng, variation.exchanged)
+    count, height, width = sources.shape
+    area = rng.uniform(variation.least_area, 1.0, count)
+    aspect = np.exp(rng.uniform(-variation.aspect, variation.aspect, count))
+    across, down = np.minimum(np.sqrt(area * aspect), 1.0) * width, np.minimum(np.sqrt(area / aspect), 1.0) * height
+    left, top = rng.uniform(0.0, 1.0, (2, count)) * (width - across, height - down)
+    is_mirrored = rng.random(count) < 0.5
+    cropped = np.empty((count, spec.height_px, spec.width_px), np.float32)
+    for place, source in enumerate(sources):
+        box = (left[place], top[place], left[place] + across[place], top[place] + down[place])
+        image = Image.fromarray(source).resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR, box=box)
+        cropped[place] = np.asarray(image, np.float32) / 255
+    cropped[is_mirrored] = cropped[is_mirrored, :, ::-1]
+
+    def draw(half_width: float) -> npt.NDArray[np.float32]:
+        return rng.uniform(-half_width, half_width, (count, 1, 1)).astype(np.float32)
+
+    cropped **= np.exp(draw(variation.gamma))
+    means = cropped.mean(axis=(1, 2), keepdims=True)
+    varied = (cropped - means) * (1 + draw(variation.contrast)) + means + draw(variation.brightness)
+    low, high = spec.value_range
+    inputs = np.clip(varied, 0.0, 1.0) * np.float32(high - low) + np.float32(low)
+    return np.repeat(inputs[..., np.newaxis], spec.channels, axis=-1)
 
 
 def blacken(inputs: Tensor, spec: InputSpec) -> Tensor:

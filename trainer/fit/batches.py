@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nightread.scan.preprocessing import InputSpec, Tensor
 from trainer.data.split import Indices, Targets
-from trainer.fit.augmentation import VARIATIONS, blacken, vary
+from trainer.fit.augmentation import VARIATIONS, blacken, crop, vary
 from trainer.fit.hyperparameters import Augment, FitSettings
 
 #: Batches that are made while one is fitted on; more would only lie in memory.
@@ -30,6 +30,7 @@ class FitData:
         spec: the network's input.
         outputs: L, how many scores the network gives: one for each label.
         digest: of scans and split; a training is resumed on the very same only.
+        sources: (N, H, W) uint8, larger scans to crop from; None without `Augment.CROP`.
     """
 
     inputs: Tensor
@@ -39,6 +40,7 @@ class FitData:
     spec: InputSpec
     outputs: int
     digest: str
+    sources: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,17 @@ def iterate_batches(data: FitData, settings: FitSettings, epoch: int) -> Iterato
 
     def make(step: int, items: Indices) -> Batch:
         scans = data.train[items % len(data.train)]
-        inputs, targets = data.inputs[scans], data.targets[scans]
+        targets = data.targets[scans]
+        rng = np.random.default_rng([settings.seed, epoch, step, 1])
+        if settings.augment is Augment.CROP and data.sources is not None:
+            donors = data.sources[rng.choice(data.train, len(scans))]
+            inputs = crop(data.sources[scans], data.spec, rng, donors=donors)
+        else:
+            inputs = data.inputs[scans]
         if settings.augment is Augment.ARTICLE:
             is_copy = items >= len(data.train)
             inputs[is_copy] = blacken(inputs[is_copy], data.spec)
         elif settings.augment in VARIATIONS:
-            rng = np.random.default_rng([settings.seed, epoch, step, 1])
             inputs = vary(inputs, data.spec, rng, VARIATIONS[settings.augment])
         encoded = encode_targets(targets, data.outputs)
         if settings.mixup:

@@ -34,6 +34,9 @@ _STATE_PATTERN: Final = "state-????.npz"
 #: Warm-up steps of a long fit: a fresh last layer must not spoil pretrained weights.
 _WARM_UP_STEPS: Final = 100
 
+#: A moving average of weights is at first that of about the last half of so many steps.
+_FORGOTTEN_STEPS: Final = 10
+
 
 def fit(
     architecture: Architecture,
@@ -66,12 +69,13 @@ def fit(
     check_backbone_weights(architecture, settings.backbone_weights)
     _claim_folder(folder, architecture, task, data, settings, resume=resume)
     steps = count_steps(data, settings)
-    model, history = _open_or_build(architecture, task, settings, folder, steps)
+    model, average, history = _open_or_build(architecture, task, settings, folder, steps)
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if should_stop(history, settings):
             break
         row = _fit_epoch(
             model,
+            average,
             data,
             settings,
             epoch,
@@ -82,28 +86,75 @@ def fit(
         history.append(row)
         if find_best(history, settings.monitor) is row:
             name = UNCALIBRATED_FILE if settings.calibrate else CHECKPOINT_FILE
-            save_network(_to_float32(model, architecture, task, settings), folder / name)
+            with average.in_place():
+                save_network(_to_float32(model, architecture, task, settings), folder / name)
         write_history(folder, history)
         # Last of the three: after a kill before this line the epoch is repeated, with the same outcome.
-        _save_state(model, folder, epoch)
+        _save_state(_collect_state(model, average), folder, epoch)
         report(epoch * steps, settings.epochs * steps, row)
     return history
 
 
+class _Average:
+    """Moving average of a network's weights, the running means of its norms among them.
+
+    Weights that are averaged over many steps lie where the loss is flat, and flat minima carry over to other sites
+    better than the last weights (Izmailov et al. 2018, arXiv:1803.05407; Cha et al. 2021, arXiv:2102.08604).
+    """
+
+    def __init__(self, model: Any, decay: float) -> None:
+        self._decay = decay
+        self._weights = model.weights if decay else []
+        self._averages = [keras.Variable(np.array(weight.value), trainable=False) for weight in self._weights]
+
+    @property
+    def variables(self) -> list[Any]:
+        """What a resumed fit needs."""
+        return list(self._averages)
+
+    def update(self, step: int) -> None:
+        """Take in the weights after a step, counted from 1 over all epochs; the first ones are forgotten sooner."""
+        decay = min(self._decay, step / (step + _FORGOTTEN_STEPS))
+        for average, weight in zip(self._averages, self._weights, strict=True):
+            average.assign(decay * average.value + (1 - decay) * weight.value)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the network have the averages for as long as the context lasts."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for average, weight in zip(self._averages, self._weights, strict=True):
+            kept = np.array(weight.value)
+            weight.assign(average.value)
+            average.assign(kept)
+
+
 def _fit_epoch(
-    model: Any, data: FitData, settings: FitSettings, epoch: int, *, report: Callable[[int], None]
+    model: Any,
+    average: _Average,
+    data: FitData,
+    settings: FitSettings,
+    epoch: int,
+    *,
+    report: Callable[[int], None],
 ) -> EpochRow:
     started_at = time.monotonic()
     sums = {"loss": 0.0, "accuracy": 0.0}
     scans, input_wait_s = 0, 0.0
-    batches = iterate_batches(data, settings, epoch)
-    for step in range(1, count_steps(data, settings) + 1):
+    batches, steps = iterate_batches(data, settings, epoch), count_steps(data, settings)
+    for step in range(1, steps + 1):
         waiting_since = time.monotonic()
         batch = next(batches)
         input_wait_s += time.monotonic() - waiting_since
         logs = model.train_on_batch(
             batch.inputs, batch.targets, sample_weight=batch.weights, return_dict=True
         )  # of this batch
+        average.update((epoch - 1) * steps + step)
         sums = {name: sums[name] + logs[name] * len(batch.targets) for name in sums}
         scans += len(batch.targets)
         report(step)
@@ -112,13 +163,14 @@ def _fit_epoch(
         raise TrainingError(
             f"the loss is {means['loss']} in epoch {epoch}, the training diverged: lower --learning-rate"
         )
-    val = model.evaluate(
-        data.inputs[data.validation],
-        encode_targets(data.targets[data.validation], data.outputs),
-        batch_size=data.spec.scored_at_once,
-        verbose=0,
-        return_dict=True,
-    )
+    with average.in_place():
+        val = model.evaluate(
+            data.inputs[data.validation],
+            encode_targets(data.targets[data.validation], data.outputs),
+            batch_size=data.spec.scored_at_once,
+            verbose=0,
+            return_dict=True,
+        )
     return EpochRow(
         epoch=epoch,
         loss=means["loss"],
@@ -167,7 +219,7 @@ def _claim_folder(
 
 def _open_or_build(
     architecture: Architecture, task: Task, settings: FitSettings, folder: Path, steps: int
-) -> tuple[Any, list[EpochRow]]:
+) -> tuple[Any, _Average, list[EpochRow]]:
     # Fixes the order of additions; without it two trainings differ from the first step on.
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
@@ -178,11 +230,12 @@ def _open_or_build(
         loss="categorical_crossentropy" if task.activation == "softmax" else "binary_crossentropy",
         metrics=[keras.metrics.MeanMetricWrapper(_measure_accuracy, name="accuracy")],
     )
+    average = _Average(model, settings.average)
     state = max(folder.glob(_STATE_PATTERN), default=None)
     if state is None:
-        return model, []
-    _load_state(model, state)
-    return model, read_history(folder)[: int(state.stem.removeprefix("state-"))]
+        return model, average, []
+    _load_state(_collect_state(model, average), state)
+    return model, average, read_history(folder)[: int(state.stem.removeprefix("state-"))]
 
 
 def _measure_accuracy(targets: Any, scores: Any) -> Any:
@@ -199,6 +252,10 @@ def _make_optimizer(settings: FitSettings, steps: int) -> Any:
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - warm_up), warmup_target=settings.learning_rate, warmup_steps=warm_up
         )
+    if settings.optimizer is Optimizer.ADAMW:
+        optimizer = keras.optimizers.AdamW(learning_rate=rate, weight_decay=settings.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return optimizer
     if settings.optimizer is Optimizer.SGD:
         return keras.optimizers.SGD(learning_rate=rate, momentum=settings.momentum)
     return keras.optimizers.Adam(learning_rate=rate)
@@ -225,17 +282,17 @@ def _to_float32(model: Any, architecture: Architecture, task: Task, settings: Fi
     return plain
 
 
-def _collect_state(model: Any) -> list[Any]:
+def _collect_state(model: Any, average: _Average) -> list[Any]:
     """Return every variable that determines the rest of a fit: weights, random states, state of the optimiser."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    return [*model.variables, *model.optimizer.variables]
+    return [*model.variables, *model.optimizer.variables, *average.variables]
 
 
-def _save_state(model: Any, folder: Path, epoch: int) -> None:
+def _save_state(variables: list[Any], folder: Path, epoch: int) -> None:
     state = folder / _STATE_FILE.format(epoch)
     partial = folder / f"partial-{state.name}"
-    arrays: dict[str, Any] = {str(place): np.asarray(value) for place, value in enumerate(_collect_state(model))}
+    arrays: dict[str, Any] = {str(place): np.asarray(value) for place, value in enumerate(variables)}
     np.savez(partial, **arrays)
     partial.replace(state)
     for older in folder.glob(_STATE_PATTERN):
@@ -243,8 +300,7 @@ def _save_state(model: Any, folder: Path, epoch: int) -> None:
             older.unlink()
 
 
-def _load_state(model: Any, path: Path) -> None:
-    variables = _collect_state(model)
+def _load_state(variables: list[Any], path: Path) -> None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for variable, (_, array) in zip(variables, arrays.items(), strict=True):

@@ -9,6 +9,7 @@ class Optimizer(StrEnum):
 
     SGD = "sgd"  # with momentum
     ADAM = "adam"
+    ADAMW = "adamw"  # with weight decay, of kernels alone
 
 
 class Monitor(StrEnum):
@@ -33,6 +34,7 @@ class Augment(StrEnum):
     ARTICLE = "article"
     MODERN = "modern"
     STRONG = "strong"  # the same, further
+    CROP = "crop"  # random resized crop, mirrored or not, and mild gray levels
 
 
 class MixedPrecision(StrEnum):
@@ -55,6 +57,7 @@ class FitSettings:
         learning_rate: constant, or the highest of a schedule.
         schedule: how it changes.
         momentum: of stochastic gradient descent.
+        weight_decay: of `adamw`, as a share of the learning rate; biases and norms have none.
         steps_per_epoch: how many batches make an epoch; 0: one pass over the training part.
         monitor: what makes an epoch the best.
         patience: how many epochs without a better one are waited for before the fit ends; 0: never ends early.
@@ -64,6 +67,8 @@ class FitSettings:
             arXiv:1710.09412); 0: not at all.
         label_smoothing: how much of each target is spread over all classes.
         class_weights: whether each label weighs the same in the loss, however many scans it has.
+        average: decay of the moving average of all weights, by step, which is the network that is kept; 0: the last
+            weights are kept.
         precision: what layers compute in.
         calibrate: whether scores are made probabilities on the validation part; one label alone.
         backbone_weights: `none`, `imagenet`, or a file of weights for the part of a network that has pretrained ones.
@@ -75,6 +80,7 @@ class FitSettings:
     optimizer: Optimizer = Optimizer.SGD
     learning_rate: float = 0.01
     momentum: float = 0.9
+    weight_decay: float = 0.0
     schedule: Schedule = Schedule.CONSTANT
     steps_per_epoch: int = 0
     monitor: Monitor = Monitor.ACCURACY
@@ -84,6 +90,7 @@ class FitSettings:
     mixup: float = 0.0
     label_smoothing: float = 0.0
     class_weights: bool = False
+    average: float = 0.0
     precision: MixedPrecision = MixedPrecision.FLOAT32
     calibrate: bool = False
     backbone_weights: str = "none"

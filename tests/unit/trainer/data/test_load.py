@@ -8,7 +8,7 @@ from PIL import Image
 from nightread.reasons import Reason
 from nightread.scan.preprocessing import InputSpec, read_and_prepare
 from trainer.data.dataset import LabelledScan, Listing, Task
-from trainer.data.load import MAX_PIXELS, prepare_scans
+from trainer.data.load import MAX_PIXELS, prepare_scans, select_scans
 from trainer.errors import DatasetError
 
 SPEC = InputSpec(height_px=16, width_px=16, channels=3)
@@ -49,6 +49,19 @@ def test_scans_are_prepared_by_the_function_that_workers_use(tmp_path):
         assert prepared.targets[number] == (number % 2 == 0)
     assert prepared.inputs.shape == (600, 16, 16, 3)
     assert told == [(done, 600) for done in range(1, 601)]
+
+
+def test_larger_scans_to_crop_from_stay_in_line_with_their_inputs(tmp_path):
+    scans = write_scans(tmp_path, [encode_png(0), b"", encode_png(1)])
+    listing = Listing(Task(("pneumonia",), "sigmoid"), tuple(scans), {}, 0, roots=(tmp_path,))
+    prepared = prepare_scans(listing, SPEC, source_scale=2, report=lambda done, total: None)
+    assert prepared.sources.shape == (2, 32, 32)
+    larger = SPEC.model_copy(update={"height_px": 32, "width_px": 32})
+    for number, seed in enumerate((0, 1)):
+        expected, _ = read_and_prepare(encode_png(seed), larger, max_pixels=MAX_PIXELS)
+        assert np.array_equal(prepared.sources[number], np.rint(expected[:, :, 0] * 255))
+    chosen = select_scans(prepared, [1], ("normal", "pneumonia"))
+    assert np.array_equal(chosen.sources[0], prepared.sources[1])
 
 
 def test_unreadable_scans_are_named_and_the_others_stay_in_line(tmp_path):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from nightread.model.card import Threshold
 from tests.unit.trainer.evaluation.test_metrics import make_part
-from trainer.evaluation.operating_points import choose_operating_points, span_abstain_band
+from trainer.evaluation.operating_points import choose_operating_points, measure_band, span_abstain_band
 
 
 def draw(count, gap, seed):
@@ -59,3 +60,19 @@ def test_a_few_scans_with_the_wrong_label_do_not_make_half_the_ward_uncertain():
     band = span_abstain_band(points)
     assert np.mean((scores >= band.low) & (scores < band.high)) <= 0.1
     assert 0.97 <= points["high-sensitivity"].chosen_on.sensitivity.value < 0.985
+
+
+def test_the_band_is_measured_by_what_it_leaves_open_and_by_the_decisions_that_remain():
+    targets = np.array([0] * 10 + [1] * 10)
+    scores = np.array([0.1] * 7 + [0.5] * 2 + [0.9] + [0.9] * 8 + [0.5] + [0.1])
+    figures = measure_band(make_part(targets, scores), Threshold(low=0.4, high=0.6), seed=1)
+    assert figures["uncertain_share"].value == pytest.approx(3 / 20)
+    assert figures["balanced_accuracy_decided"].value == pytest.approx((7 / 8 + 8 / 9) / 2, abs=1e-4)
+    for metric in figures.values():
+        assert metric.low < metric.value < metric.high
+
+
+def test_a_band_that_leaves_one_label_undecided_has_no_accuracy():
+    part = make_part(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.5]))
+    figures = measure_band(part, Threshold(low=0.4, high=0.6), seed=1)
+    assert set(figures) == {"uncertain_share"}
