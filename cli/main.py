@@ -47,6 +47,7 @@ COMMANDS: Final = (
     Command("train", "train:train", "Train a network on labelled scans.", "Models"),
     Command("evaluate", "evaluate:evaluate", "Compute a network's metrics on a folder of labelled scans.", "Models"),
     Command("export", "export:export", "Convert a trained network into a model bundle that workers serve.", "Models"),
+    Command("calibrate", "calibrate:calibrate", "Calibrate a model bundle on labelled scans of one site.", "Models"),
     Command("shadow", "shadow:shadow", "Score a past run with another model and show what changes.", "Models"),
     Command("data fetch", "data:fetch", "Download a data set from its publisher."),
     Command("models list", "models:list_models", "List model bundles and stages, here and in the database."),

@@ -16,6 +16,7 @@ sweep: publishes lost jobs now.
 train: trains a network on labelled scans.
 evaluate: computes a network's metrics on labelled scans.
 export: converts a trained network into a model bundle.
+calibrate: makes a bundle with the probabilities and thresholds of one site.
 shadow: scores a past run with another model.
 data: `data fetch` downloads a data set.
 models: `models list` and `models show`, the registry of model bundles.

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from nightread.errors import CardMismatch
 
 #: Domains whose operators the ONNX standard defines; most files write the empty name for `ai.onnx`.
@@ -34,6 +36,10 @@ _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _OP_TYPE, _NODE_DOMAIN = 4, 7
 _FUNCTION_DOMAIN = 10
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_NODE, _INITIALIZER = 1, 5
+_NODE_INPUT, _NODE_OUTPUT, _NODE_ATTRIBUTE = 1, 2, 5
+_DATA_TYPE, _TENSOR_NAME, _RAW_DATA = 2, 8, 9
+_FLOAT32: Final = 1
 
 
 @dataclass(slots=True)
@@ -101,6 +107,71 @@ def refuse_external_data(model: bytes) -> OnnxFile:
     if found.external_tensors:
         raise CardMismatch(explain_external_data(found))
     return found
+
+
+def scale_last_layer(model: bytes, output: str, slope: float, intercept: float) -> bytes:
+    """Return a graph whose scores are `sigmoid(slope * logit + intercept)`; nothing but two tensors changes.
+
+    Args:
+        model: an ONNX file in which a sigmoid of one dense layer gives the scores, as float32.
+        output: name of the scores.
+        slope: above 0.
+        intercept: of the logit.
+
+    Raises:
+        CardMismatch: the scores come from another kind of layer.
+    """
+    changed = memoryview(bytearray(model))
+    graph = next(value for number, value in _read_fields(changed) if number == _GRAPH and isinstance(value, memoryview))
+    producers: dict[str, tuple[str, list[str]]] = {}  # operator and inputs, by output
+    tensors: dict[str, dict[int, int | memoryview]] = {}
+    for number, value in _read_fields(graph):
+        if number == _NODE and isinstance(value, memoryview):
+            fields = list(_read_fields(value))
+            names = {
+                place: [_to_text(name) for found, name in fields if found == place]
+                for place in (_NODE_INPUT, _NODE_OUTPUT)
+            }
+            operator = _to_text(dict(fields).get(_OP_TYPE))
+            if operator == "Gemm" and any(number == _NODE_ATTRIBUTE for number, _ in fields):
+                operator = "Gemm with factors"
+            producers |= dict.fromkeys(names[_NODE_OUTPUT], (operator, names[_NODE_INPUT]))
+        elif number == _INITIALIZER and isinstance(value, memoryview):
+            tensor = dict(_read_fields(value))
+            tensors[_to_text(tensor.get(_TENSOR_NAME))] = tensor
+    weights, bias = (_find_values(tensors.get(name)) for name in _find_dense(producers, output))
+    weights *= np.float32(slope)
+    bias[:] = (slope * bias.astype(np.float64) + intercept).astype(np.float32)
+    return bytes(changed)
+
+
+def _find_dense(producers: dict[str, tuple[str, list[str]]], output: str) -> tuple[str, str]:
+    """Return the names of weights and bias of the dense layer whose sigmoid is `output`."""
+    operator, inputs = producers.get(output, ("", []))
+    if operator == "Sigmoid":
+        operator, inputs = producers.get(inputs[0], ("", []))
+        if operator == "Gemm":
+            return inputs[1], inputs[2]
+        if operator == "Add":
+            for product, bias in (inputs, inputs[::-1]):
+                multiplied, factors = producers.get(product, ("", []))
+                if multiplied == "MatMul":
+                    return factors[1], bias
+    raise CardMismatch(
+        "the scores are not the sigmoid of one dense layer in float32; only such a bundle can be calibrated: "
+        "export it with --precision float32"
+    )
+
+
+def _find_values(tensor: dict[int, int | memoryview] | None) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Return the values of a float32 tensor, to be changed in place."""
+    raw = None if tensor is None else tensor.get(_RAW_DATA)
+    if tensor is None or tensor.get(_DATA_TYPE) != _FLOAT32 or not isinstance(raw, memoryview):
+        raise CardMismatch(
+            "the last layer's weights are no float32 values in the graph; only such a bundle can be calibrated: "
+            "export it with --precision float32"
+        )
+    return np.frombuffer(raw, np.dtype("<f4"))
 
 
 def explain_external_data(found: OnnxFile) -> str:

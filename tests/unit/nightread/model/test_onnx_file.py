@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 
 from nightread.errors import CardMismatch
 from nightread.model.bundle import SHIPPED_DIR, find_bundle, load_bundle
-from nightread.model.onnx_file import read_onnx, refuse_external_data
+from nightread.model.onnx_file import read_onnx, refuse_external_data, scale_last_layer
 from tests.onnx_factories import encode_model, encode_node, encode_tensor, make_onnx, message, number
 
 
@@ -72,3 +73,42 @@ def test_every_shortened_file_is_read_or_refused_but_never_fails():
 def test_what_is_no_onnx_file_is_refused(content):
     with pytest.raises(CardMismatch, match="not an ONNX file"):
         read_onnx(content)
+
+
+def run(model, scans):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(["scores"], {"scans": scans})[0]
+
+
+def test_scaling_the_last_layer_scales_the_logits_and_leaves_the_size():
+    scans = np.random.default_rng(1).random((5, 8, 8, 1), np.float32)
+    model = make_onnx(gain=4.0, bias=-2.0)
+    scaled = scale_last_layer(model, "scores", 0.5, 1.0)
+    before, after = (run(content, scans).astype(float) for content in (model, scaled))
+    assert np.allclose(np.log(after / (1 - after)), 0.5 * np.log(before / (1 - before)) + 1.0, atol=1e-5)
+    assert len(scaled) == len(model)
+    assert model == make_onnx(gain=4.0, bias=-2.0)
+
+
+@pytest.mark.parametrize(("options", "output"), [({"last": "Softmax"}, "scores"), ({}, "other")])
+def test_another_last_layer_is_not_scaled(options, output):
+    with pytest.raises(CardMismatch, match="not the sigmoid of one dense layer"):
+        scale_last_layer(make_onnx(**options), output, 0.5, 1.0)
+
+
+def test_weights_outside_of_the_file_are_not_scaled():
+    with pytest.raises(CardMismatch, match="no float32 values in the graph"):
+        scale_last_layer(make_onnx(external=True), "scores", 0.5, 1.0)
+
+
+@pytest.mark.parametrize("name", ["pneumonia-cnn75/1"])
+def test_the_graphs_that_the_exporter_writes_can_be_scaled(name):
+    model = (SHIPPED_DIR / name / "model.onnx").read_bytes()
+    with np.load(SHIPPED_DIR / name / "parity.npz") as arrays:
+        scans, before = arrays["inputs"], arrays["scores"].astype(float)
+    after = run(scale_last_layer(model, "scores", 0.5, 1.0), scans).astype(float)
+    is_exact = (before > 1e-3) & (before < 1 - 1e-3)
+    before, after = before[is_exact], after[is_exact]
+    assert len(after)
+    assert np.allclose(np.log(after / (1 - after)), 0.5 * np.log(before / (1 - before)) + 1.0, atol=1e-3)
