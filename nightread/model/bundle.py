@@ -33,7 +33,7 @@ CARD_FILE: Final = "card.json"
 #: Bundles that ship with the package.
 SHIPPED_DIR = Path(__file__).parents[1] / "bundles"
 #: The bundle that is used if no other is named.
-DEFAULT_MODEL = "pneumonia-lite0@1"
+DEFAULT_MODEL = "pneumonia-lite0@2"
 
 _NO_DIGEST = "0" * 64
 _DIGEST_FIELD = re.compile(rb'("digest": ")[0-9a-f]{64}(")')
