@@ -18,6 +18,6 @@ def test_the_notebook_runs_and_shows_what_it_promises(tmp_path):
         env={"PYTHONPATH": str(ROOT), "NIGHTREAD_DEVICE": "cpu", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for shown in ("demo-000.jpg scored {'pneumonia': ", "not-an-image", "rejected not-a-chest-xray", "(848, 1024)"):
+    for shown in ("demo-000.jpg scored {'pneumonia': ", "not-an-image", "rejected rotated", "(848, 1024)"):
         assert shown in done.stdout
     assert all(cell["outputs"] == [] for cell in cells)  # outputs are made where the page is built
