@@ -1,4 +1,4 @@
-"""What commands print.
+"""Output of commands.
 
 console: standard output and standard error; progress.
 bar: a progress bar that shows nothing; `tables` draws one.

@@ -1,4 +1,4 @@
-"""What a progress bar can do, without Rich."""
+"""Interface of a progress bar, without Rich."""
 
 
 class Bar:

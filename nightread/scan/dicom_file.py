@@ -65,18 +65,18 @@ class Attributes:
 
     def text(self, keyword: str) -> str:
         """Return the first value as stripped text; "" if there is none."""
-        value = _first(self._get(keyword))
+        value = _first(self.raw(keyword))
         return value.strip() if isinstance(value, str) else ""
 
     def texts(self, keyword: str) -> list[str]:
         """Return all values as stripped text."""
-        value = self._get(keyword)
+        value = self.raw(keyword)
         values = value if isinstance(value, pydicom.multival.MultiValue) else [value]
         return [one.strip() for one in values if isinstance(one, str)]
 
     def number(self, keyword: str) -> float | None:
         """Return the first value; None if it is missing or not a finite number."""
-        value = _first(self._get(keyword))
+        value = _first(self.raw(keyword))
         try:
             number = float(value) if isinstance(value, str | float | int) else math.nan
         except ValueError:
@@ -89,7 +89,7 @@ class Attributes:
         Raises:
             UnreadableScan: not a whole number from `low` to `high`, or missing without a default; names the tag.
         """
-        value = _first(self._get(keyword))
+        value = _first(self.raw(keyword))
         if value is None and default is not None:
             return default
         number = self.number(keyword)
@@ -102,14 +102,11 @@ class Attributes:
 
     def item(self, keyword: str) -> "Attributes | None":
         """Return the first item of a sequence; None if there is none."""
-        value = self._get(keyword)
+        value = self.raw(keyword)
         return Attributes(value[0], self.is_little_endian) if isinstance(value, Sequence) and len(value) else None
 
     def raw(self, keyword: str) -> Any:
         """Return a value as parsed by pydicom; None if it is missing."""
-        return self._get(keyword)
-
-    def _get(self, keyword: str) -> Any:
         return self.dataset.get(keyword)
 
 

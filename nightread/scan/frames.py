@@ -42,7 +42,6 @@ class FrameHeader:
         height_px: height.
         components: number of components; 1 for gray.
         bits: bits per sample.
-        is_signed: whether samples may be negative.
         is_progressive: whether a JPEG is progressive, that is, stored in several scans.
     """
 
@@ -51,7 +50,6 @@ class FrameHeader:
     height_px: int
     components: int
     bits: int
-    is_signed: bool = False
     is_progressive: bool = False
 
 
@@ -208,9 +206,7 @@ def _read_jpeg_2000(data: bytes) -> FrameHeader:
         raise UnreadableScan(Reason.DAMAGED, "the JPEG 2000 file holds no code stream")
     right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
     components, depth = struct.unpack_from(">HB", data, at + 40)
-    return FrameHeader(
-        Codec.JPEG_2000, right - left, bottom - top, components, (depth & 0x7F) + 1, is_signed=bool(depth & 0x80)
-    )
+    return FrameHeader(Codec.JPEG_2000, right - left, bottom - top, components, (depth & 0x7F) + 1)
 
 
 def _read_jpeg_xl(data: bytes) -> FrameHeader:

@@ -33,12 +33,12 @@ _DECODE_MARGIN: Final = 2
 Tensor = npt.NDArray[np.float32]
 
 
-#: Of all scans of a batch.
+#: Maximum number of pixels in a batch whose size is not set.
 _PIXELS_AT_ONCE: Final = 256 * 96 * 96
 
 
 class InputSpec(BaseModel):
-    """What a network takes: (height_px, width_px, channels), float32 within `value_range`, and how it is prepared."""
+    """Input of a network: (height_px, width_px, channels), float32 within `value_range`, and its preprocessing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +62,7 @@ class InputSpec(BaseModel):
 
     @property
     def scored_at_once(self) -> int:
-        """How many scans are scored in one batch where nobody chose: up to 256, fewer of larger ones.
+        """Default batch size in scans: 256, and fewer for larger inputs.
 
         A network's memory grows with their pixels: 256 scans of 192 x 192 take Keras more than 16 GiB.
         """

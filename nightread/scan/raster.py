@@ -13,7 +13,7 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
-from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, to_luma
+from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, sample_colors, to_luma
 from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors, Pixels, Scan, check_size
 
 _PNG_BIT_DEPTH_AT = 24
@@ -60,8 +60,7 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
 
         page = read_tiff(data, max_pixels, with_colors=with_colors)
         if page is not None:
-            size_px = (page.width_px, page.height_px)
-            return Scan(page.pixels, page.black, page.white, kind, *size_px, colors=page.colors)
+            return page
     try:
         # The allow-list excludes Pillow's forty other parsers, some of which run programs.
         with Image.open(BytesIO(data), formats=(kind.name,)) as image:
@@ -104,9 +103,7 @@ def _read_deep_jpeg(data: bytes, header: FrameHeader, max_pixels: int, *, with_c
     pixels = decode(data, header)
     if pixels.ndim == 2:
         return Scan(pixels, 0.0, find_white(pixels), Format.JPEG, header.width_px, header.height_px)
-    colors = None
-    if with_colors:
-        colors = _to_colors(Image.fromarray((pixels[..., :3] >> max(0, header.bits - 8)).astype(np.uint8)))
+    colors = sample_colors(pixels, header.bits) if with_colors else None
     white = float(2**header.bits - 1)
     return Scan(to_luma(pixels), 0.0, white, Format.JPEG, header.width_px, header.height_px, colors=colors)
 

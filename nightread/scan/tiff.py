@@ -4,7 +4,6 @@ Pages of 1 or 8 bits that Pillow supports are decoded in `nightread.scan.raster`
 """
 
 import logging
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
 
@@ -14,8 +13,9 @@ import tifffile
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_extremes, find_white
+from nightread.scan.formats import Format
 from nightread.scan.frames import read_header, sample_colors, to_luma
-from nightread.scan.scan import DECODER_ERRORS, Colors, Pixels, check_size
+from nightread.scan.scan import DECODER_ERRORS, Pixels, Scan, check_size
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags
 
@@ -37,28 +37,7 @@ _LARGEST_CHUNK: Final = 2**20
 _TIFF_ERRORS: Final = (*DECODER_ERRORS, RuntimeError, tifffile.TiffFileError)
 
 
-@dataclass(frozen=True, slots=True)
-class TiffGray:
-    """One decoded page.
-
-    Attributes:
-        pixels: (H, W), upright.
-        black: pixel value of black.
-        white: pixel value of white.
-        width_px: width as stored.
-        height_px: height as stored.
-        colors: a sample of the colors, if requested and present.
-    """
-
-    pixels: Pixels
-    black: float
-    white: float
-    width_px: int
-    height_px: int
-    colors: Colors | None = None
-
-
-def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> TiffGray | None:
+def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> Scan | None:
     """Decode the page that holds the scan; returns None if Pillow can decode it.
 
     Raises:
@@ -132,7 +111,7 @@ def _is_for_pillow(page: Any) -> bool:
     )  # fmt: skip
 
 
-def _decode(page: Any, *, with_colors: bool) -> TiffGray:
+def _decode(page: Any, *, with_colors: bool) -> Scan:
     pixels = page.asarray()
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
@@ -151,7 +130,7 @@ def _decode(page: Any, *, with_colors: bool) -> TiffGray:
         black, white = white, black
     tag = page.tags.get("Orientation")
     upright = _turn(gray, int(tag.value) if tag is not None else 1)
-    return TiffGray(upright, black, white, page.imagewidth, page.imagelength, colors)
+    return Scan(upright, black, white, Format.TIFF, page.imagewidth, page.imagelength, colors=colors)
 
 
 def _find_range(gray: Pixels) -> tuple[Pixels, float, float]:
