@@ -19,8 +19,8 @@ from nightread.scan.dicom_file import (
     read_frame,
 )
 from nightread.scan.dicom_gray import read_table
-from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, sample_colors, to_luma
-from nightread.scan.raster import check_jpeg_end, sample_jpeg_colors
+from nightread.scan.frames import Codec, FrameHeader, decode, read_header, sample_colors, to_luma
+from nightread.scan.raster import check_jpeg_end, close_jpeg, sample_jpeg_colors
 from nightread.scan.scan import Colors, Pixels
 
 _PALETTES: Final = tuple(f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue"))
@@ -206,7 +206,7 @@ def _apply_palette(pixels: Pixels, attributes: Attributes) -> StoredPixels:
 
 def _decode_jpeg(frame: bytes, header: FrameHeader, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
     """Decode an 8-bit JPEG frame with the decoder of JPEG files."""
-    check_progressive(frame, header)
+    frame = close_jpeg(frame, header)
     with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
         is_rgb = _is_unmarked_rgb(image, attributes)
         # The decoder would take unmarked RGB for YBR, so conversion is switched off.

@@ -52,9 +52,11 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
     """Decode a JPEG, PNG or TIFF; arguments and errors as in `nightread.scan.decode.read_scan`."""
     if kind is Format.JPEG:
         header = read_header(data)
-        if header is not None and (header.codec is not Codec.JPEG or header.bits != 8):
-            return _read_deep_jpeg(data, header, max_pixels, with_colors=with_colors)
-        data = _close_jpeg(data, header, max_pixels)
+        if header is not None:
+            check_size(header.width_px, header.height_px, max_pixels)
+            if header.codec is not Codec.JPEG or header.bits != 8:
+                return _read_deep_jpeg(data, header, with_colors=with_colors)
+            data = close_jpeg(data, header)
     if kind is Format.TIFF:
         from nightread.scan.tiff import read_tiff  # 0.1 s to import, and most folders hold no TIFF
 
@@ -97,9 +99,8 @@ def _has_preview(image: Image.Image) -> bool:
     return all(width < size_px[0] and height < size_px[1] for width, height in others)
 
 
-def _read_deep_jpeg(data: bytes, header: FrameHeader, max_pixels: int, *, with_colors: bool) -> Scan:
+def _read_deep_jpeg(data: bytes, header: FrameHeader, *, with_colors: bool) -> Scan:
     """Decode JPEG Lossless, JPEG-LS and 12-bit JPEG."""
-    check_size(header.width_px, header.height_px, max_pixels)
     pixels = decode(data, header)
     if pixels.ndim == 2:
         return Scan(pixels, 0.0, find_white(pixels), Format.JPEG, header.width_px, header.height_px)
@@ -108,7 +109,7 @@ def _read_deep_jpeg(data: bytes, header: FrameHeader, max_pixels: int, *, with_c
     return Scan(to_luma(pixels), 0.0, white, Format.JPEG, header.width_px, header.height_px, colors=colors)
 
 
-def _close_jpeg(data: bytes, header: FrameHeader | None, max_pixels: int) -> bytes:
+def close_jpeg(data: bytes, header: FrameHeader) -> bytes:
     """Return a JPEG with its end marker, which some writers omit; refuse one whose data ended early.
 
     Decoders silently fill missing data. So the picture is decoded twice, with and without arbitrary data before the end
@@ -118,13 +119,10 @@ def _close_jpeg(data: bytes, header: FrameHeader | None, max_pixels: int) -> byt
     Raises:
         UnreadableScan: part of the picture is missing.
     """
-    if header is None:
-        return data
     check_progressive(data, header)
     end = data.rfind(_JPEG_END, -_JPEG_TAIL) if len(data) > _JPEG_TAIL else data.rfind(_JPEG_END)
     if end >= 0 and not header.is_progressive:
         return data
-    check_size(header.width_px, header.height_px, max_pixels)
     scans = data if end < 0 else data[:end]
     closed = scans + _JPEG_END
     if _decode_pixels(closed) != _decode_pixels(scans + _JPEG_OTHER_BITS + _JPEG_END):

@@ -145,6 +145,15 @@ class TestFileStructure:
         data = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=factories.encode_jpeg(CHEST))
         assert refuse(data[:-200])[0] is Reason.DAMAGED
 
+    @pytest.mark.parametrize("percent", [25, 75, 90])
+    def test_a_progressive_frame_that_was_cut_and_closed_is_damaged_as_a_file_of_it_is(self, percent):
+        large = np.kron(CHEST, np.ones((4, 4), np.uint8))
+        frame = factories.encode_jpeg(large, progressive=True)
+        cut = frame[: len(frame) * percent // 100] + b"\xff\xd9"
+        assert read(factories.encode_dicom(large, syntax=JPEGBaseline8Bit, frame=frame)).pixels.shape == large.shape
+        assert refuse(factories.encode_dicom(large, syntax=JPEGBaseline8Bit, frame=cut))[0] is Reason.DAMAGED
+        assert refuse(cut)[0] is Reason.DAMAGED
+
     def test_a_baseline_frame_whose_syntax_says_lossless_is_decoded(self):
         frame = factories.encode_jpeg(CHEST)
         plain = read(factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame))
