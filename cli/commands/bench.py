@@ -6,26 +6,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from bench.bench import Bench
 from bench.chart import draw_chart
 from cli.options import Device, Json, Model
 from cli.output.console import print_json, say, waiting
-from cli.output.tables import make_table, out
+from cli.output.tables import FittedTable, make_table, out
 from nightread.errors import NightreadError
 from nightread.logs import configure_logging
 from nightread.settings import read_settings
 
 
-def make_bench_table(measured: Mapping[str, Any]) -> Table:
+def make_bench_table(measured: Mapping[str, Any]) -> FittedTable:
     """Return the table for people."""
-    table = make_table("", "scans/s", "of the limit", "", right=("scans/s", "of the limit"))
+    table = make_table("", "scans/s", "of the limit", "remark", right=("scans/s", "of the limit"), text=("remark",))
     cores = measured["processes"]
     for stage, rate in measured["stages"].items():
         spent = f"{1000 * cores / rate:.2f} ms of one core per scan" if rate else ""
         table.add_row(stage, f"{rate:,.0f}", "", "one writer" if stage == "commit" else spent)
-    table.add_section()
     rows: list[tuple[str, float, float | None, str]] = [
         ("limit", measured["limit"], None, f"decode, prepare and infer alone, on {cores} cores")
     ]

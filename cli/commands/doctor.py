@@ -9,7 +9,7 @@ from cli.database import open_database
 from cli.exits import Exit, explain
 from cli.options import Json
 from cli.output.console import print_json
-from cli.output.tables import make_table, out
+from cli.output.tables import make_table, out, paint
 from db.schema import REVISION, ensure_schema
 from nightread.settings import Settings, check_roots, read_settings
 from worker.process import WorkerProcess
@@ -34,9 +34,9 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json(findings)
     else:
-        table = make_table("", "check", "found")
+        table = make_table("", "check", "found", text=("found",))
         for finding in findings:
-            table.add_row("ok" if finding["ok"] else "WRONG", finding["check"], finding["found"])
+            table.add_row(paint("ok" if finding["ok"] else "fail"), finding["check"], finding["found"])
         out.print(table)
     if not all(finding["ok"] for finding in findings):
         raise typer.Exit(Exit.ERROR)

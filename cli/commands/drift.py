@@ -80,7 +80,9 @@ def _print(measured: MeasuredDrift) -> None:
         + ("its hold-out" if other is None else f"run {other.id[:8]} ({show_text(other.name)})"),
     )
     numbers = ("scans", "median", "reference", "PSI", "critical", "KS", "critical ")
-    table = make_table("measurement", *numbers, "", right=numbers)
+    table = make_table(
+        "measurement", *numbers, "", right=numbers, spare=("reference", "median", "critical ", "critical", "scans")
+    )
     for shift in measured.drift.shifts:
         table.add_row(
             shift.name.replace("_", " "), f"{shift.scans:,}", f"{shift.median:.3g}", f"{shift.reference_median:.3g}",

@@ -14,7 +14,6 @@ from db.registry import StageEntry, find_model, list_stage_changes
 from nightread.errors import ModelError, WrongStage
 from nightread.model.card import Card
 from nightread.settings import read_settings
-from nightread.text import show_text
 from worker.registry.choose import choose_bundle
 from worker.registry.inventory import Entry, list_registry
 
@@ -41,7 +40,10 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         print_json([_describe_entry(entry, in_use) for entry in entries])
         return
-    table = make_table("", "model", "stage", "digest", "labels", "description")
+    table = make_table(
+        "", "model", "stage", "digest", "labels", "description", text=("description",),
+        spare=("stage", "labels", "digest"),
+    )  # fmt: skip
     for entry in entries:
         told = entry.error or entry.difference
         table.add_row(
@@ -109,7 +111,5 @@ def _print_stages(stage: str | None, changes: list[StageEntry]) -> None:
     if changes:
         table = make_table("time", "what", "stage", "by")
         for change in changes:
-            table.add_row(
-                show_time(change.changed_at), change.cause.value, change.stage.value, show_text(change.changed_by)
-            )
+            table.add_row(show_time(change.changed_at), change.cause.value, change.stage.value, change.changed_by)
         out.print(table)

@@ -6,7 +6,7 @@ from cli.commands.models import Reference
 from cli.database import open_database
 from cli.options import Json
 from cli.output.console import print_json
-from cli.output.tables import make_table, out
+from cli.output.tables import make_table, out, paint
 from nightread.errors import CardMismatch
 from nightread.inference.bundle_check import Checked, check_bundle
 from nightread.model.bundle import find_bundle
@@ -29,9 +29,9 @@ def check(model: Reference = "", as_json: Json = False) -> None:
     if as_json:
         print_json(_describe_check(checked))
     else:
-        table = make_table("", "check", "found", "allowed")
+        table = make_table("", "check", "found", "allowed", text=("found", "allowed"))
         for finding in checked.findings:
-            table.add_row("ok" if finding.ok else "WRONG", finding.check, finding.found, finding.allowed)
+            table.add_row(paint("ok" if finding.ok else "fail"), finding.check, finding.found, finding.allowed)
         out.print(table)
     wrong = [finding for finding in checked.findings if not finding.ok]
     if wrong:

@@ -8,10 +8,9 @@ import typer
 
 from cli.exits import Exit
 from cli.options import Device, Json, Model, NoGate
-from cli.output.tables import make_table, out
+from cli.output.tables import make_table, out, paint
 from nightread import api
 from nightread.settings import read_settings
-from nightread.text import show_text
 from worker.registry.choose import choose_without_run
 
 
@@ -35,12 +34,13 @@ def predict(
     if as_json:
         typer.echo(json.dumps([_describe(row) for row in rows]))  # in ASCII: a file's name may be no text
     else:
-        table = make_table("scan", "label", "score", "decision")
+        table = make_table("scan", "label", "score", "decision", right=("score",), spare=("label",))
         for row in rows:
             if row.reason is not None:
-                table.add_row(show_text(str(row.path)), "", "", f"{row.status}: {row.reason}")
+                table.add_row(str(row.path), "", "", paint(f"{row.status}: {row.reason}"))
             for label, score in row.scores.items():
-                table.add_row(show_text(str(row.path)), label, f"{score:.4f}", row.decisions[label])
+                decision = row.decisions[label]
+                table.add_row(str(row.path), label, f"{score:.4f}", paint(decision, is_finding=decision == label))
         out.print(table)
     if any(row.status == "failed" for row in rows):
         raise typer.Exit(Exit.SOME_FAILED)

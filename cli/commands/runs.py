@@ -10,7 +10,6 @@ from cli.output.console import print_json, say, show_time
 from db.engine import reading
 from db.runs import list_runs
 from db.tallies import read_tallies
-from nightread.text import show_text
 
 _COUNTS = ("queued", "scored", "rejected", "failed", "reused")
 
@@ -42,13 +41,17 @@ def runs(
     if not listed:
         say("No runs yet. Start one: nightread score FOLDER")
         return
-    from cli.output.tables import make_table, out
+    from cli.output.tables import make_table, out, paint
 
-    table = make_table("run", "name", "status", "found", *_COUNTS[1:], "model", "started", right=("found", *_COUNTS))
+    table = make_table(
+        "run", "name", "status", "found", *_COUNTS[1:], "model", "started", right=("found", *_COUNTS),
+        spare=("started", "model", "reused"),
+    )  # fmt: skip
     for run in listed:
-        counts = (getattr(tallies[run.id].counts, name) for name in _COUNTS[1:])
+        counts = {name: getattr(tallies[run.id].counts, name) for name in _COUNTS[1:]}
+        cells = (paint(f"{count:,}", of=name if count else "") for name, count in counts.items())
         table.add_row(
-            run.id[:8], show_text(run.name), run.status.value, *(f"{count:,}" for count in (run.found, *counts)),
-            run.model, show_time(run.created_at),
+            run.id[:8], run.name, paint(run.status.value), f"{run.found:,}", *cells, run.model,
+            show_time(run.created_at),
         )  # fmt: skip
     out.print(table)

@@ -98,7 +98,7 @@ def _print(shadowed: Shadow, seconds: float) -> None:
                 decision = f"{one['decision_before']} -> {one['decision_after']}" if flipped else one["decision_after"]
                 most.add_row(
                     f"{one['score_before']:.4f}", f"-> {one['score_after']:.4f}", f"{one['shift']:+.4f}", decision,
-                    show_text(one["path"]),
+                    one["path"],
                 )  # fmt: skip
             out.print(most)
     out.print(f"\n{show_duration(seconds)}; the run and its results are unchanged", style="dim")

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cli.output.tables import make_table
+from cli.output.tables import FittedTable, make_table
 from nightread.model.card import Card, Gate, Metric, SamePixels
 from nightread.text import show_text
 
@@ -110,7 +110,7 @@ def _describe_decisions(card: Card) -> Iterator[str]:
         yield f"{card.negative_decision}: score below {threshold.low:.4g}"
 
 
-def _tabulate_points(card: Card, label: str) -> Table:
+def _tabulate_points(card: Card, label: str) -> FittedTable:
     table = make_table("", "from", "part", "sensitivity", "specificity", right=("from",))
     for name, point in card.operating_points[label].items():
         for part, rates in (("chosen on", point.chosen_on), ("hold-out", point.hold_out)):
@@ -137,7 +137,7 @@ def _split_metrics(
     return choose(subgroups=False), choose(subgroups=True)
 
 
-def _tabulate_metrics(metrics: Mapping[str, Mapping[str, Metric]]) -> Table:
+def _tabulate_metrics(metrics: Mapping[str, Mapping[str, Metric]]) -> FittedTable:
     """Return a table with a column for each part; of many parts, with a row for each part and figure."""
     if len(metrics) > _MOST_PARTS:
         table = make_table("part", "figure", "value")
@@ -167,7 +167,7 @@ def _describe_gate(gate: Gate) -> str:
     )
 
 
-def _tabulate_same_pixels(compared: Mapping[str, SamePixels]) -> Table:
+def _tabulate_same_pixels(compared: Mapping[str, SamePixels]) -> FittedTable:
     numbers = ("scans", "median", "largest", "decisions")
     table = make_table("", *numbers, right=numbers)
     for name, found in compared.items():

@@ -16,7 +16,6 @@ from cli.output.console import say, show_time, silence_stdout
 from db.results import ResultFilter, stream_results, to_text
 from db.results_csv import list_columns, stream_csv
 from nightread.errors import NightreadError
-from nightread.text import show_text
 
 _TABLE_ROWS = 100
 _PARQUET_ROWS = 50_000
@@ -72,14 +71,18 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
     if not rows:
         say("no rows")
         return
-    from cli.output.tables import make_table, out  # Rich, which the other formats do not need
+    from cli.output.tables import make_table, out, paint  # Rich, which the other formats do not need
 
-    table = make_table("scan", "label", "score", "decision", "status", "reason", "time", right=("score",))
+    table = make_table(
+        "scan", "label", "score", "decision", "status", "reason", "time", right=("score",),
+        spare=("reason", "status", "label", "time"),
+    )  # fmt: skip
     for row in rows[:limit]:
         score = "" if row["score"] is None else f"{row['score']:.4f}"
+        decision = paint(row["decision"] or "", is_finding=row["decision"] == row["label"])
         table.add_row(
-            show_text(row["path"]), row["label"] or "", score, row["decision"] or "", row["status"],
-            row["reason"] or "", show_time(row["time"]),
+            row["path"] or "", row["label"] or "", score, decision, paint(row["status"]), row["reason"] or "",
+            show_time(row["time"]),
         )  # fmt: skip
     out.print(table)
     if wanted.decided_at is not None:

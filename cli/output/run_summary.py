@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from cli.exits import Exit
-from cli.output.console import print_json
+from cli.output.console import print_json, say
 from db.engine import reading
 from db.runs import RunInfo
 from db.tallies import RunTally, count_scans, read_tallies, reconcile
@@ -69,20 +69,24 @@ def report_run(engine: Engine, run: RunInfo, *, seconds: float, provider: str = 
 
 def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> None:
     """Print a run's reconciliation, decisions and reasons for people."""
-    from cli.output.tables import make_table, out  # Rich, which --json does not need
+    from cli.output.tables import make_table, out, paint  # Rich, which --json does not need
 
     provider = f" on {summary['provider']}" if summary["provider"] else ""
     out.print(f"run {run.id[:8]} ({show_text(run.name)}) {summary['status']}: {run.model}{provider}")
-    table = make_table("scans", "status", "", right=("scans",))
+    table = make_table("scans", "status", "", right=("scans",), text=("",))
     table.add_row(f"{summary['scored']:,}", "scored", _detail(tally.decisions, "reused", summary["reused"]))
     for status in ("rejected", "failed"):
-        table.add_row(f"{summary[status]:,}", status, _detail(tally.reasons[status]))
+        table.add_row(
+            f"{summary[status]:,}",
+            paint(status, of=status if summary[status] else "none"),
+            _detail(tally.reasons[status]),
+        )
     out.print(table)
     skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
     out.print(reconcile(run.found, tally.counts) + skipped)
     if summary["seconds"]:
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s")
-    out.print(f"See the results: nightread results {run.id[:8]}", style="dim")
+    say(f"See the results: nightread results {run.id[:8]}", style="dim")
 
 
 def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:

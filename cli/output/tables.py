@@ -1,12 +1,14 @@
 """Tables and progress bars, drawn with Rich."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final, TypeAlias
 
-from rich.console import Console
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +25,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output.bar import Bar
+from nightread.text import show_text
+
+#: Cells of a table by the title of their column.
+_Columns: TypeAlias = dict[str, tuple[Text, ...]]
+#: Characters between two columns.
+_GAP: Final = 2
+#: Scans and sentences get at least so many characters before a spare column is left out.
+_NARROW: Final = 28
 
 #: Names of files and runs are printed as they are: none of them colors, links or draws anything.
 _make_console = partial(Console, highlight=False, markup=False, emoji=False)
@@ -59,9 +69,165 @@ class _DrawnBar(Bar):
         self._progress.update(self._task, completed=completed, total=total, **changes)
 
 
-def make_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table; columns in `right` hold numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
+class FittedTable:
+    """A table that fits the terminal: a cell stands on one line, and columns share the width.
+
+    If it is too wide, what all rows share is told once above it: the folder of the scans, and columns with one value.
+    Then scans are cut in the middle, so that the end of a name stays. Then the columns in `spare` are left out, the
+    last one first, and the line above names them. Columns in `text` are wrapped between words. Without a terminal
+    nothing is cut, wrapped or left out.
+    """
+
+    def __init__(
+        self,
+        *columns: str,
+        right: tuple[str, ...] = (),
+        paths: tuple[str, ...] = ("scan",),
+        text: tuple[str, ...] = (),
+        spare: tuple[str, ...] = (),
+    ) -> None:
+        self._columns = columns
+        self._right = right
+        self._paths = paths
+        self._text = text
+        self._spare = spare
+        self._rows: list[tuple[Text, ...]] = []
+
+    def add_row(self, *cells: str | Text) -> None:
+        """Add a row with a cell for each column; control characters are escaped, lines may break in `text` alone."""
+        self._rows.append(
+            tuple(
+                cell if isinstance(cell, Text) else Text(_show(cell) if name in self._text else show_text(cell))
+                for name, cell in zip(self._columns, cells, strict=True)
+            )
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table into the width of `options`."""
+        columns = dict(zip(self._columns, zip(*self._rows, strict=True), strict=True)) if self._rows else {}
+        columns = columns or dict.fromkeys(self._columns, ())
+        width = options.max_width
+        shared = self._take_out_shared(columns, width)
+        hidden = self._take_out_spare(columns, width)
+        if shared:
+            yield Text(f"all {'; '.join(shared)}", style="dim", overflow="fold")
+        if hidden:
+            yield Text(f"not shown at this width: {', '.join(hidden)}", style="dim", overflow="fold")
+        yield self._draw(columns, _share_width({name: _measure(name, columns[name]) for name in columns}, width))
+
+    def _take_out_shared(self, columns: _Columns, width: int) -> list[str]:
+        """Take out what all rows share as long as `columns` are too wide; returns it in words."""
+        shared: list[str] = []
+        for name in self._paths:
+            if name in columns and _needs(columns) > width and (folder := _find_shared_folder(columns[name])):
+                columns[name] = tuple(cell[len(folder) :] for cell in columns[name])
+                shared.append(f"in {folder}")
+        for name in reversed(self._spare):
+            if _needs(columns) > width and len(columns[name]) > 1 and len({cell.plain for cell in columns[name]}) == 1:
+                value = columns.pop(name)[0].plain
+                shared += [f"{name} {value}"] if value else []
+        return shared
+
+    def _take_out_spare(self, columns: _Columns, width: int) -> list[str]:
+        """Take out spare columns as long as scans and texts would become too narrow; returns their names."""
+        hidden = []
+        for name in reversed(self._spare):
+            if name in columns and _needs(columns, {*self._paths, *self._text}) > width:
+                del columns[name]
+                hidden.append(name)
+        return hidden
+
+    def _draw(self, columns: _Columns, widths: dict[str, int]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+        for name in columns:
+            table.add_column(
+                name, justify="right" if name in self._right else "left", width=widths[name], overflow="fold",
+                no_wrap=name not in self._text,
+            )  # fmt: skip
+        drawn = [
+            cells if name in self._text else tuple(cut_middle(cell, widths[name]) for cell in cells)
+            for name, cells in columns.items()
+        ]
+        for row in zip(*drawn, strict=True):
+            table.add_row(*row)
+        return table
+
+
+def _show(text: str) -> str:
+    return "\n".join(map(show_text, text.split("\n")))
+
+
+def _measure(name: str, cells: tuple[Text, ...]) -> int:
+    return max(cell_len(name), 1, *(cell_len(line) for cell in cells for line in cell.plain.split("\n")))
+
+
+def _needs(columns: _Columns, flexible: Collection[str] = ()) -> int:
+    """Return the width of columns in characters; those in `flexible` need at most `_NARROW`."""
+    widths = [_measure(name, cells) for name, cells in columns.items()]
+    least = [min(width, _NARROW) if name in flexible else width for name, width in zip(columns, widths, strict=True)]
+    return sum(least) + _GAP * (len(columns) - 1)
+
+
+def _share_width(widths: dict[str, int], total: int) -> dict[str, int]:
+    """Return widths with a sum of at most `total`: the widest columns become narrower, the others stay."""
+    room = total - _GAP * (len(widths) - 1)
+    shared: dict[str, int] = {}
+    for left, name in zip(range(len(widths), 0, -1), sorted(widths, key=lambda name: widths[name]), strict=True):
+        shared[name] = max(1, min(widths[name], room // left))
+        room -= shared[name]
+    return shared
+
+
+def _find_shared_folder(cells: tuple[Text, ...]) -> str:
+    """Return the folder of all cells with its slash, or "" if there is none or only one cell."""
+    paths = {cell.plain for cell in cells}
+    shared = os.path.commonprefix(list(paths)) if len(paths) > 1 else ""  # noqa: RUF071  # cut at a slash below
+    return shared[: shared.rfind("/") + 1]
+
+
+def cut_middle(cell: Text, width: int) -> Text:
+    """Return text that is at most `width` wide, cut in the middle; the name of a file stays whole if it fits."""
+    text = cell.plain
+    if cell.cell_len <= width:
+        return cell
+    name = text[text.rfind("/") + 1 :] if "/" in text else ""
+    end = cell_len(name) + 1 if name and cell_len(name) + 2 <= width else width // 2
+    begin = set_cell_size(text, width - end - 1).rstrip()
+    return Text(f"{begin}…{set_cell_size(text[::-1], end)[::-1].lstrip()}", style=cell.style)
+
+
+def make_table(
+    *columns: str,
+    right: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
+    spare: tuple[str, ...] = (),
+) -> FittedTable:
+    """Return an empty table that fits the terminal.
+
+    Args:
+        columns: titles; a column `scan` holds paths.
+        right: columns of numbers.
+        text: columns of sentences, wrapped between words.
+        spare: columns that a narrow terminal does without, the most important one first.
+    """
+    return FittedTable(*columns, right=right, text=text, spare=spare)
+
+
+#: Colors of words; each word says the same without its color. ANSI yellow would be unreadable on white.
+_AMBER: Final = "color(166)"
+_STYLES: Final = {
+    "failed": "red", "fail": "red", "rejected": _AMBER, "uncertain": _AMBER, "warn": _AMBER, "cancelled": _AMBER,
+    "ok": "green",
+}  # fmt: skip
+
+
+def paint(text: str, *, of: str = "", is_finding: bool = False) -> Text:
+    """Return text in its color: red for `failed` and for a finding, amber for what needs a look.
+
+    Args:
+        text: a status, a decision, or what stands for one, such as a count.
+        of: the word that gives the color; default: the text up to a colon.
+        is_finding: whether it is a finding.
+    """
+    word = of or text.partition(":")[0]
+    return Text(show_text(text), style="red" if is_finding else _STYLES.get(word, ""))

@@ -52,7 +52,7 @@ def test_a_night_goes_through_with_both_verified(authority, postgres_url, redis_
         run("db", "upgrade", env=env, cwd=tmp_path)
         with worker(env, tmp_path, tmp_path / "worker.log"):
             followed = last_json(run("enqueue", night, "--wait", "--json", env=env, cwd=tmp_path))
-        assert "WRONG" not in run("doctor", env=env, cwd=tmp_path).stdout
+        assert "fail" not in run("doctor", env=env, cwd=tmp_path).stdout
         assert followed["scored"] == 6
         assert redis.connections > 2
         assert postgres.connections > 2
