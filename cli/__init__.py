@@ -19,3 +19,6 @@ import os
 gc.set_threshold(200_000)
 # At each start pydantic would search every installed package for plug-ins, and there are none.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+# The current folder may be the scan folder, and child processes must not import modules from it. Not every one is
+# started with -P: Celery starts some for CUDA with `python -c`.
+os.environ["PYTHONSAFEPATH"] = "1"

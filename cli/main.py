@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from cli.exits import Exit, explain
 from nightread import __version__
+from nightread.settings import ENV_FILE_VARIABLE, find_ignored_env_file
 
 
 class Command(NamedTuple):
@@ -130,6 +131,11 @@ def main(
 
     Example: nightread score FOLDER
     """
+    if find_ignored_env_file():
+        sys.stderr.write(
+            "nightread: the file .env in this folder is not read: a scan folder must not change settings; move it "
+            f"to ~/.config/nightread, or name it in {ENV_FILE_VARIABLE}\n"
+        )
 
 
 def run() -> NoReturn:

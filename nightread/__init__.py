@@ -4,7 +4,7 @@
     for row in model.predict(paths): ...
 
 api: `open_model`, `Model` and the rows that it yields.
-settings: `NIGHTREAD_*` variables and `.env`.
+settings: `NIGHTREAD_*` variables and the user's `.env` file.
 errors: every error that is raised on purpose.
 reasons: closed list of the reasons why a scan has no scores.
 logs: log lines as text or JSON.

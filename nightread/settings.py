@@ -1,9 +1,10 @@
-"""Settings: environment variables `NIGHTREAD_*` and a `.env` file, read once at the start of a process."""
+"""Settings: environment variables `NIGHTREAD_*` and the user's `.env` file, read once at the start of a process."""
 
 # Not pydantic-settings: it would replace `_read_environment` alone (15 lines), import 80 more modules (asyncio, ssl and
 # argparse among them) and add a dependency. Measured with compiled modules on two cores, minimum of 12 to 15 starts in
 # turn: reading settings takes 0.26 s of CPU instead of 0.19, and a command such as `status` 0.54 s instead of 0.49.
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -11,13 +12,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
 
+import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from nightread import failpoints
 from nightread.errors import SettingsError
 
 _PREFIX: Final = "NIGHTREAD_"
-_ENV_FILE: Final = Path(".env")
+#: Names another file than the user's `.env`.
+ENV_FILE_VARIABLE: Final = f"{_PREFIX}ENV_FILE"
+_LARGEST_ENV_FILE: Final = 2**20
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 
 #: The default: no broker that other processes reach.
@@ -40,9 +44,37 @@ class LogFormat(StrEnum):
 
 
 def _find_data_folder() -> Path:
-    import platformdirs
+    try:
+        return platformdirs.user_data_path("nightread")
+    except RuntimeError:
+        raise SettingsError(
+            "this user has no home folder: set HOME, or NIGHTREAD_DATABASE_URL and NIGHTREAD_MODELS_DIR"
+        ) from None
 
-    return platformdirs.user_data_path("nightread")
+
+def find_env_file() -> Path | None:
+    """Return the file with further settings: the one that NIGHTREAD_ENV_FILE names, else the user's, else None.
+
+    A `.env` in the current folder is not read: the current folder may be the scan folder.
+    """
+    if named := os.environ.get(ENV_FILE_VARIABLE):
+        return Path(named)
+    with contextlib.suppress(RuntimeError):  # this user has no home folder
+        file = platformdirs.user_config_path("nightread") / ".env"
+        return file if file.is_file() else None
+    return None
+
+
+def find_ignored_env_file() -> Path | None:
+    """Return the path of a `.env` in the current folder that holds settings and is not read, else None."""
+    file = Path(".env")
+    try:
+        if not file.is_file() or file.resolve() in {found.resolve() for found in [find_env_file()] if found}:
+            return None
+        with file.open("rb") as opened:
+            return file if _PREFIX.encode() in opened.read(_LARGEST_ENV_FILE) else None
+    except OSError:
+        return None
 
 
 class Settings(BaseModel):
@@ -163,7 +195,7 @@ def _expand_home(folder: Path) -> Path:
 
 
 def read_settings(**overrides: object) -> Settings:
-    """Read the settings: overrides come before the environment, and the environment before `.env`.
+    """Read the settings: overrides come before the environment, and the environment before the `.env` file.
 
     Args:
         overrides: settings by field name, as from the command line; None means not given.
@@ -186,7 +218,7 @@ def read_settings(**overrides: object) -> Settings:
         ]
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError(f"the file .env in this folder cannot be read: {cause}") from None
+        raise SettingsError(f"the settings file {find_env_file()} cannot be read: {cause}") from None
     else:
         if not faults:
             return settings
@@ -194,15 +226,18 @@ def read_settings(**overrides: object) -> Settings:
 
 
 def _read_environment() -> dict[str, object]:
-    """Return the values of `.env` and of the environment, which wins, by field name.
+    """Return the values of the `.env` file and of the environment, which wins, by field name.
 
     An empty variable counts as not set: docker-compose passes `${NIGHTREAD_X:-}` like that.
     """
     sources: list[Mapping[str, str | None]] = [os.environ]
-    if _ENV_FILE.is_file():
+    if file := find_env_file():
         from dotenv import dotenv_values
 
-        sources.insert(0, dotenv_values(_ENV_FILE))
+        # Opened here: python-dotenv takes a missing file for an empty one. Values are literal: `${HOME}` in a file
+        # would copy a variable, perhaps a secret, into a URL.
+        with file.open(encoding="utf-8") as opened:
+            sources.insert(0, dotenv_values(stream=opened, interpolate=False))
     return {
         name[len(_PREFIX) :].lower(): value
         for source in sources

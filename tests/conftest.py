@@ -44,6 +44,7 @@ def _no_settings_from_outside(monkeypatch, tmp_path):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NIGHTREAD_MODEL", UNGATED_MODEL)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config-home"))
     monkeypatch.chdir(tmp_path)
 
 

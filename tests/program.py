@@ -24,7 +24,8 @@ def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
     given = {f"NIGHTREAD_{name.upper()}": str(value) for name, value in ({"model": UNGATED_MODEL} | settings).items()}
-    return kept | {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data"), "COLUMNS": "200"} | given
+    homes = {"HOME": folder, "XDG_DATA_HOME": folder / "data", "XDG_CONFIG_HOME": folder / "config"}
+    return kept | {name: str(home) for name, home in homes.items()} | {"COLUMNS": "200"} | given
 
 
 def run(*arguments: Any, env: dict[str, str], cwd: Path, expect: int | None = 0) -> subprocess.CompletedProcess[str]:

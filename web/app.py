@@ -1,6 +1,7 @@
 """The ASGI application of the worklist page, which is read-only.
 
-Start it with `uv run --extra web uvicorn web.app:make_app --factory`. It has no login: see docs/how-to/worklist.md.
+Start it with `uv run --extra web uvicorn --app-dir / web.app:make_app --factory`: without `--app-dir`, uvicorn would
+import `web` from the current folder. It has no login: see docs/how-to/worklist.md.
 """
 
 from collections.abc import AsyncIterator

@@ -1,6 +1,6 @@
 """From a queued job to stored predictions.
 
-app: the Celery app, for `celery -A worker.app`.
+app: the Celery app, for `celery --workdir / -A worker.app`.
 tasks: the Celery tasks.
 process: what one worker process keeps: settings, engine, model, decoder.
 preflight: tries the model in a process of its own before a worker starts.

@@ -24,7 +24,8 @@ def worker(
 ) -> None:
     """Score jobs until stopped; SIGTERM finishes running jobs first.
 
-    Each process decodes on all cores unless NIGHTREAD_THREADS limits it. `celery -A worker.app worker` also works.
+    Each process decodes on all cores unless NIGHTREAD_THREADS limits it.
+    `celery --workdir / -A worker.app worker` also works.
 
     With --health: exit code 1 if jobs wait while a worker of this host makes no progress, 5 if the database does not
     answer.

@@ -1,4 +1,4 @@
-"""Nothing in the current folder is run: it may be the scan folder, and whoever writes there must not write programs."""
+"""Nothing in the current folder is run or obeyed: it may be the scan folder, and its writers must not run programs."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.factories import write_jpeg
-from tests.program import PROGRAM, make_environment
+from tests.program import PROGRAM, make_environment, run
 
 SANDBOX = """
 from nightread.scan.preprocessing import InputSpec
@@ -22,6 +22,19 @@ from worker.preflight import check_worker
 print(check_worker(read_settings())["model"])
 """
 
+# Celery starts the processes of a worker on a GPU like this; without -P, as the program itself is started.
+SPAWN = """
+import os
+import sys
+import cli
+from billiard import get_context
+if __name__ == "__main__":
+    process = get_context("spawn").Process(target=os.getpid)
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
 
 @pytest.fixture
 def night(tmp_path):
@@ -29,11 +42,13 @@ def night(tmp_path):
     folder = tmp_path / "night"
     folder.mkdir()
     write_jpeg(folder / "a.jpg")
-    for name in ("worker", "db", "cli", "nightread", "web"):
+    for name in ("worker", "db", "cli", "nightread", "web", "billiard", "celery", "kombu"):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(f"open({str(tmp_path / 'EXECUTED')!r}, 'a').write({name!r})\n")
     for name in ("json", "numpy", "PIL", "sitecustomize", "usercustomize"):
         (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'EXECUTED')!r}, 'a').write({name!r})\n")
+    (folder / ".env").write_text(f"NIGHTREAD_DATABASE_URL=sqlite:///{tmp_path / 'obeyed.db'}\n")
+    (tmp_path / "spawn.py").write_text(SPAWN)
     return folder
 
 
@@ -43,11 +58,20 @@ def night(tmp_path):
         pytest.param([PROGRAM, "score", "."], id="score"),
         pytest.param([sys.executable, "-P", "-c", SANDBOX], id="sandbox"),
         pytest.param([sys.executable, "-P", "-c", PREFLIGHT], id="preflight"),
+        pytest.param([sys.executable, "../spawn.py"], id="spawned-worker"),
+        pytest.param([PROGRAM.with_name("celery"), "--workdir", "/", "-A", "worker.app", "report"], id="celery"),
     ],
 )
 def test_no_module_of_the_current_folder_is_imported(night, tmp_path, command):
-    environment = make_environment(tmp_path)
+    environment = make_environment(tmp_path, broker_url="redis://127.0.0.1:1/0")
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, cwd=night, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "EXECUTED").exists()
+    assert not (tmp_path / "obeyed.db").exists()
+
+
+def test_an_env_file_in_the_scan_folder_is_named_and_not_read(night, tmp_path):
+    done = run("score", ".", env=make_environment(tmp_path), cwd=night)
+    assert "the file .env in this folder is not read" in done.stderr
+    assert not (tmp_path / "obeyed.db").exists()

@@ -4,14 +4,21 @@ from pathlib import Path
 import pytest
 
 from nightread.errors import SettingsError
-from nightread.settings import Device, LogFormat, Settings, read_settings
+from nightread.settings import Device, LogFormat, Settings, find_ignored_env_file, read_settings
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch, tmp_path):
+def _clean_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith("NIGHTREAD_")]:
         monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def env_file(tmp_path):
+    """The user's `.env`, not yet written."""
+    file = tmp_path / "config-home" / "nightread" / ".env"
+    file.parent.mkdir(parents=True)
+    return file
 
 
 def faults(**environment):
@@ -52,8 +59,8 @@ def test_every_setting_can_be_given_by_its_variable(monkeypatch):
     assert settings.decode_limit_s == 9
 
 
-def test_overrides_win_over_the_environment_and_that_over_the_env_file(monkeypatch):
-    Path(".env").write_text(
+def test_overrides_win_over_the_environment_and_that_over_the_env_file(monkeypatch, env_file):
+    env_file.write_text(
         "NIGHTREAD_BATCH_SIZE=1\nNIGHTREAD_JOB_SIZE=1\nNIGHTREAD_THREADS=1\nOTHER=x\n", encoding="utf-8"
     )
     monkeypatch.setenv("NIGHTREAD_JOB_SIZE", "2")
@@ -62,6 +69,47 @@ def test_overrides_win_over_the_environment_and_that_over_the_env_file(monkeypat
     settings = read_settings(threads=3, model=None)
 
     assert (settings.batch_size, settings.job_size, settings.threads, settings.model) == (1, 2, 3, "")
+
+
+def test_an_env_file_in_the_current_folder_is_not_read(env_file):
+    Path(".env").write_text("NIGHTREAD_BATCH_SIZE=1\n")
+    assert read_settings().batch_size == 32
+    assert find_ignored_env_file() == Path(".env")
+    Path(".env").write_text("COMPOSE_PROJECT_NAME=x\n")
+    assert find_ignored_env_file() is None
+
+
+def test_a_named_env_file_replaces_that_of_the_user(monkeypatch, env_file, tmp_path):
+    env_file.write_text("NIGHTREAD_BATCH_SIZE=1\nNIGHTREAD_JOB_SIZE=1\n")
+    (tmp_path / ".env").write_text("NIGHTREAD_BATCH_SIZE=2\n")
+    monkeypatch.setenv("NIGHTREAD_ENV_FILE", str(tmp_path / ".env"))
+    settings = read_settings()
+    assert (settings.batch_size, settings.job_size) == (2, 64)
+    assert find_ignored_env_file() is None
+
+
+def test_a_named_env_file_that_is_missing_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("NIGHTREAD_ENV_FILE", str(tmp_path / "gone"))
+    with pytest.raises(SettingsError, match="gone cannot be read: No such file"):
+        read_settings()
+
+
+def test_values_of_the_env_file_are_literal(monkeypatch, env_file):
+    monkeypatch.setenv("SECRET", "hunter2")
+    env_file.write_text("NIGHTREAD_BROKER_URL=redis://:${SECRET}@host/0\n")
+    assert read_settings().broker_url.get_secret_value() == "redis://:${SECRET}@host/0"
+
+
+def test_without_a_home_folder_nothing_is_looked_for_in_the_current_one(monkeypatch):
+    """A container's user may have none: the folders would be "~/.config" and "~/.local/share" in the current folder."""
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    Path("~/.config/nightread").mkdir(parents=True)
+    Path("~/.config/nightread/.env").write_text("NIGHTREAD_BATCH_SIZE=1\n")
+    with pytest.raises(SettingsError, match="no home folder: set HOME"):
+        read_settings()
+    assert read_settings(database_url="sqlite:////tmp/x.db", models_dir="/models").batch_size == 32
 
 
 def test_an_empty_variable_is_not_set(monkeypatch):
@@ -147,10 +195,10 @@ def test_the_home_folder_is_written_as_a_tilde(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"NIGHTREAD_MODEL=\xff\xfe", None], ids=["not-utf-8", "unreadable"])
-def test_an_unreadable_env_file_is_an_error(monkeypatch, content):
-    Path(".env").write_bytes(content or b"NIGHTREAD_BATCH_SIZE=hunter2")
+def test_an_unreadable_env_file_is_an_error(monkeypatch, content, env_file):
+    env_file.write_bytes(content or b"NIGHTREAD_BATCH_SIZE=hunter2")
     if content is None:
-        monkeypatch.setattr("dotenv.main.open", lambda *args, **kwargs: _deny(), raising=False)
+        monkeypatch.setattr(Path, "open", lambda *args, **kwargs: _deny())
 
     with pytest.raises(SettingsError, match=r"\.env") as caught:
         read_settings()

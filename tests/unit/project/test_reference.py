@@ -8,7 +8,7 @@ import nightread.errors
 from cli.exits import Exit
 from nightread.errors import NightreadError
 from nightread.reasons import Reason
-from nightread.settings import Settings
+from nightread.settings import ENV_FILE_VARIABLE, Settings
 from tests.project import COMMANDS, PAGES, find_table_cells, read
 
 
@@ -16,7 +16,13 @@ def test_settings_page_names_every_setting_and_no_other():
     in_table = find_table_cells(read("docs/reference/settings.md"))
     assert sorted(in_table) == sorted(f"NIGHTREAD_{name.upper()}" for name in Settings.model_fields)
     named = {name for page in PAGES for name in re.findall(r"NIGHTREAD_[A-Z_]+[A-Z]", page.read_text())}
-    assert named <= {*in_table, "NIGHTREAD_TEST_DATA", "NIGHTREAD_FAILPOINT", "NIGHTREAD_FAILPOINT_DIR"}
+    assert named <= {
+        *in_table,
+        "NIGHTREAD_TEST_DATA",
+        "NIGHTREAD_FAILPOINT",
+        "NIGHTREAD_FAILPOINT_DIR",
+        ENV_FILE_VARIABLE,
+    }
 
 
 @pytest.mark.parametrize("name", [n for n, f in Settings.model_fields.items() if f.default_factory is None])
