@@ -2,7 +2,9 @@
 
 types: enums and SQL types.
 tables: the tables and the view.
+postgresql: engines of PostgreSQL servers and poolers.
 engine: connections, read and write transactions.
+server: version, encoding and connections of a PostgreSQL server.
 schema: brings the tables up to date.
 dialects: what SQLite and PostgreSQL write differently.
 bulk: many rows in and out.

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Dialect, Select, String, Table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from db.postgresql import READ_ONLY_SQLSTATE
 from db.types import database_now
 
 # One COPY of a million rows may exceed the statement timeout on a busy server; several smaller ones do not.
@@ -174,7 +175,9 @@ def _driver_errors(connection: Connection, statement: str) -> Iterator[None]:
     try:
         yield
     except driver_error as error:
-        is_lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
+        is_lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None) or (
+            getattr(error, "sqlstate", None) == READ_ONLY_SQLSTATE
+        )
         if is_lost:
             connection.invalidate(error)
         raise DBAPIError.instance(

@@ -10,6 +10,9 @@ from db.dialects import built_once
 from db.tables import jobs, runs
 from db.types import JobStatus, UtcDateTime, database_now
 
+#: A statement has a parameter for each id: PostgreSQL takes 65,535 of them, SQLite 32,766.
+_IDS_PER_UPDATE = 10_000
+
 
 def is_due() -> ColumnElement[bool]:
     """Match queued jobs whose back-off is over."""
@@ -43,8 +46,7 @@ def take_due_jobs(connection: Connection, limit: int, republish_s: float, *, run
     else:
         query, wanted["of_run"] = _select_due_of_run(connection), run_id
     ids = list(connection.execute(query, wanted).scalars())
-    if ids:
-        connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(published_at=database_now()))
+    _set_published(connection, ids, database_now())
     return ids
 
 
@@ -72,7 +74,13 @@ def _select_unsent() -> Select[str]:
 
 def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
     """Undo `take_due_jobs` for jobs whose message could not be sent."""
-    connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=None))
+    _set_published(connection, job_ids, None)
+
+
+def _set_published(connection: Connection, job_ids: Sequence[str], published_at: Any) -> None:
+    for first in range(0, len(job_ids), _IDS_PER_UPDATE):
+        part = job_ids[first : first + _IDS_PER_UPDATE]
+        connection.execute(update(jobs).where(jobs.c.id.in_(part)).values(published_at=published_at))
 
 
 @dataclass(frozen=True, slots=True)

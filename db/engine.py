@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event, select
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
+from db.postgresql import LOST_STATEMENT_SQLSTATES, READ_ONLY_SQLSTATE, find_remedy, make_postgresql_engine, parse_url
 from db.types import database_now
 from nightread.errors import DatabaseFull, DatabaseUnavailable
 from nightread.failpoints import Point, failpoint
@@ -33,37 +33,25 @@ _WRITE_TRIES = 6
 # Deadlock, serialization failure, lock not available, too many connections, server starting or stopping.
 _TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
 _CONNECTION_SQLSTATE = "08"
-# No permission, read-only standby: the operator must act, although the driver reports a programming error.
-_REFUSING_SQLSTATES = frozenset({"42501", "25006"})
+# No permission, a server that only reads, a prepared statement of another session: the operator must act, although the
+# driver reports a programming error.
+_REFUSING_SQLSTATES = frozenset({"42501", READ_ONLY_SQLSTATE, *LOST_STATEMENT_SQLSTATES})
 _DISK_FULL_SQLSTATE = "53100"
 _SECRET_PARAMETERS = ("password", "sslpassword")
 
 #: Engines of SQLite files, each with the id of the process that made it.
 _OF_FILES: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()
 
-_POSTGRESQL_TIMEOUTS = (
-    "-c statement_timeout=120s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
-)
-
-# Without TCP keepalives a process waits hours for a server that vanished silently, such as one restarted during a
-# network failure. Parameters in the URL take precedence.
-_POSTGRESQL_CONNECTION: dict[str, int] = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,  # in ms
-}
-
 
 def make_engine(url: str) -> Engine:
     """Return an engine; it connects on first use.
 
     Raises:
-        DatabaseUnavailable: the URL is malformed, or the folder of an SQLite file cannot be made.
+        DatabaseUnavailable: the URL is malformed or has an unknown parameter, or the folder of an SQLite file cannot be
+            made.
     """
     try:
-        parsed = make_url(url)
+        parsed = parse_url(url)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise DatabaseUnavailable(
             "the database URL cannot be read; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE "
@@ -71,13 +59,7 @@ def make_engine(url: str) -> Engine:
         ) from None
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed.database)
-    given = {name: value for name, value in _POSTGRESQL_CONNECTION.items() if name not in parsed.query}
-    # Pre-ping, so that a pooled connection from before a server restart does not fail a job.
-    return sqlalchemy.create_engine(
-        parsed.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        connect_args={"options": _POSTGRESQL_TIMEOUTS, "application_name": "nightread", **given},
-    )
+    return make_postgresql_engine(parsed)
 
 
 def _make_sqlite_engine(database: str | None) -> Engine:
@@ -240,7 +222,9 @@ def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailabl
     if _is_full(error):
         remedy = "make room; stored data is kept (NIGHTREAD_DATABASE_URL)"
         return DatabaseFull(f"the disk of the database {url} is full ({said}): {remedy}")
-    return DatabaseUnavailable(f"the database {url} cannot be used: {said} (NIGHTREAD_DATABASE_URL)")
+    return DatabaseUnavailable(
+        f"the database {url} cannot be used: {said}{find_remedy(error)} (NIGHTREAD_DATABASE_URL)"
+    )
 
 
 def read_clock(connection: Connection) -> datetime:

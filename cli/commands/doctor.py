@@ -10,7 +10,9 @@ from cli.exits import Exit, explain
 from cli.options import Json
 from cli.output.console import print_json
 from cli.output.tables import make_table, out, paint
+from db.engine import make_engine
 from db.schema import REVISION, ensure_schema
+from db.server import describe_server, read_server
 from nightread.settings import Settings, check_roots, read_settings
 from worker.process import WorkerProcess
 from worker.registry.choose import choose_bundle
@@ -26,6 +28,7 @@ def doctor(as_json: Json = False) -> None:
     settings = read_settings()
     checks: dict[str, Callable[[Settings], str]] = {
         "database": _check_database,
+        "server": _check_server,
         "broker": _check_broker,
         "model": _check_model,
         "roots": _check_roots,
@@ -55,6 +58,13 @@ def _run_check(name: str, check: Callable[[Settings], str], settings: Settings) 
 def _check_database(settings: Settings) -> str:
     url = open_database(settings).url
     return f"{url.render_as_string(hide_password=True)}, schema {REVISION}"
+
+
+def _check_server(settings: Settings) -> str:
+    engine = make_engine(settings.database_url.get_secret_value())
+    if engine.dialect.name == "sqlite":
+        return "none: one file, for the processes of this host"
+    return describe_server(read_server(engine))
 
 
 def _check_broker(settings: Settings) -> str:

@@ -1,5 +1,6 @@
 """A job is held by one worker at a time, and each scan ends exactly once whatever happens to workers."""
 
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -511,3 +512,11 @@ class TestWaiting:
 def count_waiting(engine, **options):
     with reading(engine) as connection:
         return count_waiting_jobs(connection, **options)
+
+
+def test_more_jobs_than_a_statement_has_parameters_are_marked(engine):
+    job_id = add_job(engine)
+    take(engine)
+    others = [uuid.uuid4().hex for _ in range(65_600)]
+    write(engine, lambda connection: mark_unpublished(connection, [*others, job_id]))
+    assert take(engine) == [job_id]

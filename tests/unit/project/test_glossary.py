@@ -9,7 +9,7 @@ from tests.project import read, read_packages
 #: Names of projects, formats and data sets.
 PROPER = """
     celery chest cnn covid csv dicom efficientnetlite inception inceptionresnetv keras lenet nightread onnx
-    pediatric platt qos tiff torch utc web
+    pediatric platt postgresql qos tiff torch utc web
 """
 #: Nouns with the same meaning in the code as everywhere.
 PLAIN = """
