@@ -50,7 +50,7 @@ def run_compose_redis(folder: Path) -> Iterator[ComposeRedis]:
     command = [here.get(word, word) for word in service["command"]]
     port = find_free_port()
     process = subprocess.Popen(
-        [*command, "--port", str(port)],
+        [*command, "--port", str(port), "--bind", "127.0.0.1"],
         stdout=subprocess.DEVNULL,
         env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), **service["environment"]},
     )

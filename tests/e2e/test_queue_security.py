@@ -97,6 +97,11 @@ def test_whatever_lies_in_the_queue_runs_nothing_ends_no_worker_and_is_counted(
 ):
     log, executed = tmp_path / "worker.log", tmp_path / "executed"
     garbage = make_garbage(executed)
+    with server.connect() as admin:  # what ends each worker that starts, unless it is dropped
+        admin.hset("nightread:unacked", mapping={"CANARY": "CANARY", "none": '["CANARY", 1, 2]'})
+        admin.zadd("nightread:unacked_index", {"CANARY": 1.0, "none": 1.0})
+        admin.set(f"{QUEUE}\x06\x163", "CANARY")
+    dropped = 3
     with server.connect("publisher") as forger, server.connect() as admin, worker(worker_env, tmp_path, log) as process:
         wait_until(lambda: "ready" in log.read_text(), "the worker")
         for message in garbage:
@@ -109,7 +114,7 @@ def test_whatever_lies_in_the_queue_runs_nothing_ends_no_worker_and_is_counted(
         followed = last_json(run("enqueue", night, "--wait", "--json", env=env, cwd=tmp_path))
         wait_until(lambda: not admin.llen(QUEUE) and not admin.hlen("nightread:unacked"), "an empty queue")
         assert process.poll() is None  # the very same process
-        refused = len(garbage) + forged
+        refused = len(garbage) + forged + dropped
         assert admin.get("nightread:refused") == str(refused)
         assert admin.acl_log() == []
         told = run("doctor", env=env, cwd=tmp_path).stdout
@@ -117,7 +122,7 @@ def test_whatever_lies_in_the_queue_runs_nothing_ends_no_worker_and_is_counted(
     assert f"{refused} refused" in told
     assert not executed.exists()
     said = log.read_text()
-    assert "a message in the queue was refused: no JSON; 1 so far" in said
+    assert "a message in the queue was refused: the key nightread\x06\x163 has the wrong type; 1 so far" in said
     assert f"a message names job {'f' * 32}, for which nobody has sent one: refused" in said
     assert "CANARY" not in said
     assert "Traceback" not in said

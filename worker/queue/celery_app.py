@@ -85,6 +85,7 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": {
             "visibility_timeout": _VISIBILITY_S,
             "unacked_restore_interval": 10,
+            "unacked_restore_limit": 1000,  # at once; anyone with access to Redis may have written there
             "unacked_restore_throttle": 1,  # looks for messages of a dead main process every 10 s, not every 100 s
             # Without these a worker waits for ever on a half-open connection.
             "socket_timeout": 10,
@@ -100,6 +101,8 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "visibility_timeout": _VISIBILITY_S,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # the default gives up after 100
+        # An error that Redis answers, such as a full disk's, reconnects instead of ending the worker.
+        "broker_channel_error_retry": True,
         "broker_connection_timeout": 5,
         "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.2, "interval_max": 2},
         # Celery redelivers a job that runs while its connection is lost. The lease makes that harmless. Cancelling the

@@ -3,27 +3,31 @@
 Celery trusts its broker. A message may name any registered task, set time limits, delay itself or call other tasks at
 its end, and a message that is no JSON object ends the worker's main process. Everyone who can write to the queue can
 send such messages. So the filter reads the job's id from each message, and hands Celery a new message that it made of
-that id.
+that id. The messages that Celery keeps in Redis until they are acknowledged are filtered when they are restored, and a
+key of another type than Celery's is deleted: the database knows which jobs are unfinished.
 """
 
 import base64
 import binascii
+import contextlib
 import json
 import logging
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, QoS, Transport
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from worker.queue.publisher import QUEUE, REFUSED_KEY, SCORE_TASK
+from worker.queue.publisher import QUEUE, SCORE_TASK, WRONG_TYPE, increment_refused
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_BODY: Final = 1_000
 _ID = re.compile(r"[0-9a-f-]{36}")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
+_NO_JSON: Final = "no JSON"
 
 
 class Refused(Exception):
@@ -31,28 +35,70 @@ class Refused(Exception):
 
 
 class GuardedQoS(QoS):
-    """A record of unacknowledged messages that stays right after a failed acknowledgement.
+    """A record of unacknowledged messages that survives any content of its keys, and a failed acknowledgement.
 
     Celery logs a failed acknowledgement and continues. Kombu's record would keep the message as being worked on for
     ever, and a worker that takes one message at a time would take no other. It would not notice the lost connection,
     since only asking for the next message shows it. Redis redelivers the message, and its job is found done.
     """
 
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Record a message as delivered."""
+        try:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            _raise_unless_wrong_type(error)
+            self.channel.drop_wrong_types()
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message, and forget it even if that fails."""
-        try:
+        with self._forgetting(delivery_tag):
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        except (RedisError, OSError):
-            self._quick_ack(delivery_tag)
-            raise
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's signature
         """Reject a message, and forget it even if that fails."""
-        try:
+        with self._forgetting(delivery_tag):
             super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
-        except (RedisError, OSError):
+
+    @contextlib.contextmanager
+    def _forgetting(self, delivery_tag: str) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as error:
             self._quick_ack(delivery_tag)
-            raise
+            if not isinstance(error, ResponseError):
+                raise
+            _raise_unless_wrong_type(error)
+            self.channel.drop_wrong_types()
+
+    def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
+        """Return the messages of dead workers to the queue."""
+        self.channel.drop_wrong_types()
+        super().restore_visible(start, num, interval)  # type: ignore[no-untyped-call]
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Return one message to the queue; an entry that is no message of Nightread is dropped and counted."""
+        faults: list[str] = []
+
+        def restore(pipe: Any) -> None:
+            stored = pipe.hget(self.unacked_key, tag)
+            pipe.multi()
+            self._remove_from_indices(tag, pipe)  # type: ignore[no-untyped-call]
+            faults.clear()  # Redis repeats a transaction whose key has changed meanwhile
+            if stored is None:
+                return
+            try:
+                message = _read_stored(stored)
+            except Refused as refused:
+                faults.append(str(refused))
+            else:
+                self.channel._do_restore_message(message, "", QUEUE, pipe, leftmost)  # noqa: SLF001
+
+        with self.channel.conn_or_acquire(client) as connected:
+            connected.transaction(restore, self.unacked_key)
+        for fault in faults:
+            self.channel.count_refused(f"{fault}, among those not acknowledged")
 
 
 class GuardedChannel(Channel):
@@ -73,18 +119,56 @@ class GuardedChannel(Channel):
         except (ValueError, RecursionError):
             if self.connection.is_decoded:  # raised by the receiver of the message
                 raise
-            fault = "no JSON"
-        self._count_refused(fault)
+            fault = _NO_JSON
+        except ResponseError as error:
+            _raise_unless_wrong_type(error)
+            self.drop_wrong_types()
+            return True
+        self.count_refused(fault)
         return True
 
-    def _count_refused(self, fault: str) -> None:
+    def _size(self, queue: str) -> int:
+        try:
+            return int(super()._size(queue))  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            _raise_unless_wrong_type(error)
+            self.drop_wrong_types()  # as a publisher may not: workers do it in their next ten seconds
+            return int(super()._size(queue))  # type: ignore[no-untyped-call]
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """Store no binding: messages are sent to the queue by its name, and stored bindings could be forged."""
+
+    def drop_wrong_types(self) -> None:
+        """Delete each key of the queue that has another type than Celery's.
+
+        Redis answers every command on such a key with an error, which would end each worker that starts.
+        """
+        keys = [self._q_for_pri(QUEUE, priority) for priority in self.priority_steps]  # type: ignore[no-untyped-call]
+        others = [self.unacked_key, self.unacked_index_key, self.unacked_mutex_key]
+        with self.conn_or_acquire() as client:
+            with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.llen(key)
+                pipe.hget(others[0], "").zrange(others[1], 0, 0)
+                pipe.get(self.global_keyprefix + others[2])  # kombu adds its prefix to other commands only
+                answers = pipe.execute(raise_on_error=False)
+            for key, answer in zip(keys + others, answers, strict=True):
+                if isinstance(answer, ResponseError):
+                    _raise_unless_wrong_type(answer)
+                    client.delete(key)
+                    self.count_refused(f"the key {key} has the wrong type")
+                elif isinstance(answer, Exception):
+                    raise answer
+
+    def count_refused(self, fault: str) -> None:
+        """Count and log something in Redis that Nightread did not write."""
         GuardedTransport.refused += 1
         count = GuardedTransport.refused
         if count & (count - 1) == 0:  # at 1, 2, 4, 8: many refused messages must not write as many lines
             _log.warning("a message in the queue was refused: %s; %d so far by this worker", fault, count)
         try:
             with self.conn_or_acquire() as client:
-                client.incr(REFUSED_KEY)
+                increment_refused(client)
         except RedisError as error:
             _log.warning("a refused message was not counted: %s", type(error).__name__)
 
@@ -107,6 +191,26 @@ def guard_redis() -> None:
     """Filter every connection to Redis that this process opens from now on."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:{GuardedTransport.__name__}"
+
+
+def _raise_unless_wrong_type(error: ResponseError) -> None:
+    if WRONG_TYPE not in str(error):  # in a pipeline the command comes first
+        raise error
+
+
+def _read_stored(stored: Any) -> dict[str, Any]:
+    """Return the message of an entry [message, exchange, routing key], cleaned.
+
+    Raises:
+        Refused: Nightread did not send it.
+    """
+    try:
+        entry = json.loads(stored)
+    except (ValueError, RecursionError):
+        raise Refused(_NO_JSON) from None
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise Refused("no entry of three parts")
+    return clean_message(entry[0])
 
 
 def clean_message(message: Any) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import ResponseError
 from sqlalchemy import Connection, Engine
 
 from db.dialects import try_advisory_lock, wait_for_advisory_lock
@@ -20,10 +21,18 @@ from worker.errors import BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 
+_Answer = TypeVar("_Answer")
+
 QUEUE = "nightread"
 SCORE_TASK = "nightread.score_job"
+#: Of all keys in Redis.
+PREFIX = "nightread:"
 #: Redis key: refused messages since Redis started empty. Kombu does not add its prefix to it.
-REFUSED_KEY = "nightread:refused"
+REFUSED_KEY = f"{PREFIX}refused"
+
+#: In Redis' answer about a key that holds another type than the command's.
+WRONG_TYPE = "WRONGTYPE"
+_NO_COUNT = (WRONG_TYPE, "value is not an integer", "increment or decrement would overflow")
 
 _LEADER_LOCK = 7_201_121
 #: With an empty queue, a message that was not claimed in this time counts as lost.
@@ -71,7 +80,7 @@ class Publisher:
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
-        return self._ask(lambda connection: int(connection.default_channel.client.get(REFUSED_KEY) or 0))
+        return self._ask(lambda connection: _read_refused(connection.default_channel.client))
 
     def note_refused(self) -> None:
         """Count one more refused message.
@@ -79,9 +88,9 @@ class Publisher:
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
-        self._ask(lambda connection: int(connection.default_channel.client.incr(REFUSED_KEY)))
+        self._ask(lambda connection: increment_refused(connection.default_channel.client))
 
-    def _ask(self, question: Callable[[Any], int]) -> int:
+    def _ask(self, question: Callable[[Any], _Answer]) -> _Answer:
         """Return the answer of the broker over a new connection."""
         try:
             with self._app.connection_for_read() as connection:
@@ -152,6 +161,32 @@ class Publisher:
         return published
 
 
+def increment_refused(client: Any) -> None:
+    """Count one refused message in Redis; a count that is no number begins anew.
+
+    Raises:
+        RedisError: Redis does not answer, or refuses.
+    """
+    try:
+        client.incr(REFUSED_KEY)
+    except ResponseError as error:
+        if not str(error).startswith(_NO_COUNT):
+            raise
+        client.set(REFUSED_KEY.removeprefix(PREFIX), 1)  # kombu adds the prefix; replaces a key of any type
+
+
+def _read_refused(client: Any) -> int:
+    """Return the count of refused messages, 0 if the key holds no number."""
+    try:
+        return int(client.get(REFUSED_KEY) or 0)
+    except ValueError:
+        return 0
+    except ResponseError as error:
+        if WRONG_TYPE not in str(error):
+            raise
+        return 0
+
+
 def _count_waiting(connection: Any) -> int:
     connection.ensure_connection(max_retries=1, timeout=5, interval_start=0.2)
     channel = connection.default_channel
@@ -162,8 +197,13 @@ def _count_waiting(connection: Any) -> int:
 def explain_broker(error: BaseException, settings: Settings) -> BrokerUnavailable:
     """Return a broker's error in one line, without its password."""
     host = settings.broker_url.get_secret_value().rpartition("@")[2].partition("?")[0].removeprefix("redis://")
-    said = "its certificate is not accepted" if "CERTIFICATE_VERIFY_FAILED" in str(error) else type(error).__name__
+    if isinstance(error, ResponseError):  # Redis begins its answer with a code, such as NOPERM or WRONGTYPE
+        code = str(error).rpartition("caused error: ")[2].partition(" ")[0]
+        told = f"refuses with {code[:20] if code.isupper() else type(error).__name__}; `ACL LOG` and its log say more"
+    elif "CERTIFICATE_VERIFY_FAILED" in str(error):
+        told = "does not answer: its certificate is not accepted; start it or set NIGHTREAD_BROKER_URL"
+    else:
+        told = f"does not answer: {type(error).__name__}; start it or set NIGHTREAD_BROKER_URL"
     return BrokerUnavailable(
-        f"the broker {host} does not answer: {said}; start it or set NIGHTREAD_BROKER_URL. "
-        "Jobs stay in the database, and are published when the broker answers again"
+        f"the broker {host} {told}. Jobs stay in the database, and are published when the broker answers again"
     )
