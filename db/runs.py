@@ -17,19 +17,17 @@ from db.owner import Owner, make_owner_columns, read_owner
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
-from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from db.types import JobStatus, Priority, RunStatus, ScanStatus, database_now
 from nightread.errors import UnknownRun
 from nightread.failpoints import Point, failpoint
 
 _SCAN_COLUMNS = (
-    "run_id", "job_id", "path", "size_bytes", "status", "reason_code", "reason_text", "attempts", "reused",
-    "created_at", "finished_at",
+    "run_id", "job_id", "path", "size_bytes", "modified_ns", "status", "reason_code", "reason_text", "attempts",
+    "reused", "created_at", "finished_at",
 )  # fmt: skip
 
-#: Smallest job, in scans; below it the overhead dominates.
-_SMALLEST_JOB = 16
-#: A job holds at most 1/3 of the remaining scans, so that jobs get smaller towards the end.
-_LAST_JOBS = 3
+_SMALLEST_JOB = 16  # in scans; below it the overhead dominates
+_LAST_JOBS = 3  # a job holds at most 1/3 of the remaining scans, so that jobs get smaller towards the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +38,8 @@ class NewScan:
         path: absolute path, encoded by `nightread.scan.files.encode_path`.
         size_bytes: size when the folder was listed.
         status: `queued`, or `rejected` or `failed` if listing already found a reason.
-        reason_code: set if terminal.
-        reason_text: set if terminal.
+        reason_code: set if terminal, like `reason_text`.
+        modified_ns: when it was last written, in ns since 1970; None if unknown.
     """
 
     path: str
@@ -49,6 +47,7 @@ class NewScan:
     status: ScanStatus = ScanStatus.QUEUED
     reason_code: str | None = None
     reason_text: str | None = None
+    modified_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,11 @@ class NewRun:
 
     Attributes:
         owner: process of an embedded run.
-        id: idempotency key: a request that is repeated after a lost connection creates one run.
+        id: a request that is repeated after a lost connection creates one run.
+        priority: whose jobs go first.
+        key: idempotency key: a request that is repeated with it gets the run that exists.
+        schedule: name of the schedule that makes it, for its `night`.
+        guards: limits by which it is judged when it ends; None: it is not judged.
     """
 
     name: str
@@ -69,11 +72,21 @@ class NewRun:
     job_size: int
     owner: Owner | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    priority: Priority = Priority.NORMAL
+    key: str | None = None
+    schedule: str | None = None
+    night: str | None = None
+    guards: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run with its model's name; a row of the table `runs`. The owner is set for embedded runs, if known."""
+    """A run with its model's name; a row of the table `runs`.
+
+    Attributes:
+        owner: of an embedded run, if known.
+        guard: `passed`, or the code of the guard that tripped; None: not judged.
+    """
 
     id: str
     name: str
@@ -89,6 +102,14 @@ class RunInfo:
     created_at: datetime
     finished_at: datetime | None
     owner: Owner | None = None
+    priority: Priority = Priority.NORMAL
+    key: str | None = None
+    schedule: str | None = None
+    night: str | None = None
+    guards: dict[str, Any] | None = None
+    guard: str | None = None
+    guard_text: str | None = None
+    notified_at: datetime | None = None
 
 
 def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) -> str:
@@ -118,7 +139,8 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
             id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
             embedded=run.embedded, skipped=run.skipped, found=found_count, created_at=database_now(),
             status=RunStatus.QUEUED if queued else RunStatus.FINISHED,
-            finished_at=None if queued else database_now(), **make_owner_columns(run.owner),
+            finished_at=None if queued else database_now(), priority=run.priority, key=run.key,
+            schedule=run.schedule, night=run.night, guards=run.guards, **make_owner_columns(run.owner),
         )
     )  # fmt: skip
     now = read_clock(connection)
@@ -348,8 +370,9 @@ def _make_scan_rows(
     for scan in found:
         is_queued = scan.status is ScanStatus.QUEUED
         yield (
-            run_id, next(dealt) if is_queued else None, scan.path, scan.size_bytes, scan.status.value,
-            scan.reason_code, scan.reason_text, 0, False, created_at, None if is_queued else created_at,
+            run_id, next(dealt) if is_queued else None, scan.path, scan.size_bytes, scan.modified_ns,
+            scan.status.value, scan.reason_code, scan.reason_text, 0, False, created_at,
+            None if is_queued else created_at,
         )  # fmt: skip
 
 
@@ -371,5 +394,6 @@ def _to_info(row: Row[Any]) -> RunInfo:
         id=row.id, name=row.name, model=f"{row.model_name}@{row.version}", model_digest=row.model_digest,
         preprocessing=row.preprocessing, sources=row.sources, settings=row.settings, embedded=row.embedded,
         skipped=row.skipped, found=row.found, status=row.status, created_at=row.created_at,
-        finished_at=row.finished_at, owner=read_owner(row),
+        finished_at=row.finished_at, owner=read_owner(row), priority=row.priority, key=row.key, schedule=row.schedule,
+        night=row.night, guards=row.guards, guard=row.guard, guard_text=row.guard_text, notified_at=row.notified_at,
     )  # fmt: skip

@@ -1,5 +1,13 @@
-"""The schema's revision: check it, or upgrade the database to the one that this release needs."""
+"""The schema's revision: check it, or upgrade the database to the one that this release needs.
 
+Releases meet in one database: workers are replaced one by one, and commands stand on several hosts. So a release works
+with a range of revisions: from its own up to each newer one that still serves it. Which releases a newer revision
+serves is not known when a release is made; the database says it, in the table `schema_version`.
+
+The table `alembic_version` stays at 0005 for good. Releases up to schema 0005 ask it, and refuse every other number.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,9 +18,42 @@ from db.server import check_encoding
 from nightread.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
-REVISION: Final = "0005"
+REVISION: Final = "0006"
+#: The oldest revision whose release works with the tables of `REVISION`: its workers, commands and health checks go on.
+#: Raise it only with a migration that takes away or fills what that release reads or writes.
+OLDEST_SERVED: Final = "0005"
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+#: The last revision that is kept in `alembic_version`, which releases up to it compare with their own.
+_FORMER_TABLE, _FORMER_REVISION = "alembic_version", "0005"
+_TABLE = "schema_version"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """The revision of a database.
+
+    Attributes:
+        revision: its newest migration.
+        oldest_served: the oldest revision whose release works with it.
+    """
+
+    revision: str
+    oldest_served: str
+
+    def serves(self, revision: str) -> bool:
+        """Return whether the release that was made for `revision` works with this database."""
+        return self.oldest_served <= revision <= self.revision
+
+
+def read_version(engine: Engine) -> SchemaVersion | None:
+    """Return the version of the database; None if it has no tables of Nightread.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer.
+    """
+    with reading(engine) as connection:
+        return _read_version(connection)
 
 
 def read_revision(engine: Engine) -> str | None:
@@ -21,32 +62,40 @@ def read_revision(engine: Engine) -> str | None:
     Raises:
         DatabaseUnavailable: the database does not answer.
     """
-    with reading(engine) as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        return revision
+    version = read_version(engine)
+    return version.revision if version else None
+
+
+def _read_version(connection: Connection) -> SchemaVersion | None:
+    found = inspect(connection)
+    if found.has_table(_TABLE):
+        row = connection.execute(text(f"SELECT version_num, oldest_served FROM {_TABLE}")).first()  # noqa: S608  # constant
+        return None if row is None else SchemaVersion(row.version_num, row.oldest_served or row.version_num)
+    if not found.has_table(_FORMER_TABLE):
+        return None
+    revision = connection.execute(text(f"SELECT version_num FROM {_FORMER_TABLE}")).scalar()  # noqa: S608  # constant
+    return None if revision is None else SchemaVersion(revision, revision)
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Upgrade the schema to `REVISION`, in one transaction; concurrent upgrades wait for each other.
+
+    A newer schema that serves this release is left as it is.
 
     Returns:
         The revisions before and after.
 
     Raises:
         DatabaseUnavailable: the database does not answer.
-        SchemaOutdated: the database is newer than this release.
+        SchemaOutdated: the database is newer than this release, and no longer serves it.
         SettingsError: its encoding is not UTF8.
     """
-    before = read_revision(engine)
-    if before is not None and before > REVISION:
-        raise SchemaOutdated(
-            f"the database has schema {before}, newer than this release's {REVISION}: upgrade Nightread"
-        )
-    if before != REVISION:
+    version = read_version(engine)
+    if version is None or version.revision < REVISION:
         write(engine, _run_migrations)
-    return before, REVISION
+        return version.revision if version else None, REVISION
+    _refuse_unserved(version)
+    return version.revision, version.revision
 
 
 def ensure_schema(engine: Engine) -> None:
@@ -79,18 +128,30 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-def check_schema(engine: Engine) -> None:
-    """Check that the database is up to date, without changing it.
+def check_schema(engine: Engine) -> SchemaVersion:
+    """Check that the database serves this release, without changing it; returns its version.
 
     Raises:
         SchemaOutdated: the database needs `nightread db upgrade`, or a newer release.
         DatabaseUnavailable: the database does not answer.
     """
-    revision = read_revision(engine)
-    if revision != REVISION:
-        found = "holds no tables yet" if revision is None else f"has schema {revision}, this release needs {REVISION}"
-        remedy = "upgrade Nightread" if revision is not None and revision > REVISION else "run `nightread db upgrade`"
-        raise SchemaOutdated(f"the database {found}: {remedy}")
+    version = read_version(engine)
+    if version is None:
+        raise SchemaOutdated("the database holds no tables yet: run `nightread db upgrade`")
+    if version.revision < REVISION:
+        raise SchemaOutdated(
+            f"the database has schema {version.revision}, this release needs {REVISION}: run `nightread db upgrade`"
+        )
+    _refuse_unserved(version)
+    return version
+
+
+def _refuse_unserved(version: SchemaVersion) -> None:
+    if not version.serves(REVISION):
+        raise SchemaOutdated(
+            f"the database has schema {version.revision}, which serves releases of schema {version.oldest_served} and "
+            f"later; this release has {REVISION}: upgrade Nightread"
+        )
 
 
 def _run_migrations(connection: Connection) -> None:
@@ -100,7 +161,33 @@ def _run_migrations(connection: Connection) -> None:
 
     if connection.dialect.name == "postgresql":  # two containers may upgrade at once
         connection.execute(text("SELECT pg_advisory_xact_lock(7201122)"))
+    _begin_version_table(connection)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    connection.execute(
+        text(f"UPDATE {_TABLE} SET oldest_served = :oldest"),  # noqa: S608  # constant
+        {"oldest": OLDEST_SERVED},
+    )
+
+
+def _begin_version_table(connection: Connection) -> None:
+    """Create `schema_version`, with the revision that the database has in `alembic_version`, and pin that table."""
+    if inspect(connection).has_table(_TABLE):
+        return
+    version = _read_version(connection)
+    for table, more in ((_TABLE, ", oldest_served VARCHAR(32)"), (_FORMER_TABLE, "")):
+        connection.execute(
+            text(f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY{more})")
+        )
+    if version is not None:
+        connection.execute(
+            text(f"INSERT INTO {_TABLE} (version_num) VALUES (:revision)"),  # noqa: S608  # constant
+            {"revision": version.revision},
+        )
+    connection.execute(text(f"DELETE FROM {_FORMER_TABLE}"))  # noqa: S608  # constant
+    connection.execute(
+        text(f"INSERT INTO {_FORMER_TABLE} (version_num) VALUES (:revision)"),  # noqa: S608  # constant
+        {"revision": _FORMER_REVISION},
+    )

@@ -26,12 +26,27 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from db.types import JobStatus, ModelStage, RunStatus, ScanStatus, StageCause, UtcDateTime, enum_by_value
+from db.types import (
+    JobStatus,
+    ModelStage,
+    NightStatus,
+    Priority,
+    RunStatus,
+    ScanStatus,
+    StageCause,
+    UtcDateTime,
+    enum_by_value,
+)
 
 #: Maximum length of a reason's text, in characters.
 REASON_TEXT_LENGTH = 300
 #: Maximum length of a run's name, in characters.
 RUN_NAME_LENGTH = 200
+
+#: Maximum length of a run's idempotency key, in characters.
+RUN_KEY_LENGTH = 200
+#: Maximum length of a schedule's name, in characters.
+SCHEDULE_NAME_LENGTH = 64
 
 #: Names every constraint, so that migrations can refer to it.
 metadata = MetaData(
@@ -108,7 +123,72 @@ runs = Table(
     _column("status", enum_by_value(RunStatus, "status"), comment="queued, running, finished or cancelled"),
     _column("created_at", _TIME, comment="UTC"),
     _column("finished_at", _TIME, nullable=True, comment="when the last scan became terminal, UTC"),
+    _column(
+        "priority",
+        enum_by_value(Priority, "priority"),
+        server_default=Priority.NORMAL.value,
+        comment="urgent, normal or bulk: whose jobs go first",
+    ),
+    _column(
+        "key",
+        String(RUN_KEY_LENGTH),
+        nullable=True,
+        comment="idempotency key: a request that is repeated with it gets this run",
+    ),
+    _column("schedule", String(SCHEDULE_NAME_LENGTH), nullable=True, comment="name of the schedule that made it"),
+    _column("night", String(32), nullable=True, comment="of a schedule: the day on whose evening the night began"),
+    _column(
+        "guards",
+        JSON(none_as_null=True),
+        nullable=True,
+        comment="limits by which it is judged when it ends; null: it is not judged",
+    ),
+    _column(
+        "guard",
+        String(32),
+        nullable=True,
+        comment="passed, or the code of the guard that tripped; null: not judged yet",
+    ),
+    _column(
+        "guard_text", String(REASON_TEXT_LENGTH), nullable=True, comment="why it tripped, for people; holds no path"
+    ),
+    _column("notified_at", _TIME, nullable=True, comment="when somebody was told of its end, UTC"),
     Index(None, "created_at"),
+    Index(None, "schedule", "night"),
+    Index("uq_runs_key", "key", unique=True),
+)
+
+#: What is enqueued night after night, and when.
+schedules = Table(
+    "schedules",
+    metadata,
+    _column("name", String(SCHEDULE_NAME_LENGTH), primary_key=True, comment="for people; part of its runs' keys"),
+    _column("folders", JSON(), comment="paths; %Y, %m, %d and the like stand for the night's date"),
+    _column("at_time", String(5), nullable=True, comment="HH:MM, once each night, by the clocks of its time zone"),
+    _column("every_s", Integer(), nullable=True, comment="seconds between two runs, instead of at_time"),
+    _column("timezone", String(64), comment="IANA name"),
+    _column("options", JSON(), comment="model, priority, intake and guards of its runs"),
+    _column("created_by", String(200), comment="user@host of the command"),
+    _column("created_at", _TIME, comment="UTC; no night that was due before is missed"),
+    CheckConstraint("(at_time IS NULL) <> (every_s IS NULL)", name="one_rhythm"),
+)
+
+#: One night of a schedule; its key is why each night is started at most once.
+schedule_nights = Table(
+    "schedule_nights",
+    metadata,
+    _column("schedule", ForeignKey("schedules.name", ondelete="CASCADE"), comment="its name"),
+    _column("night", String(32), comment="the day on whose evening the night began; with every_s the time it was due"),
+    _column("due_at", _TIME, comment="UTC"),
+    _column("status", enum_by_value(NightStatus, "status"), comment="starting, started, empty, failed or missed"),
+    _column("run_id", _ID, nullable=True, comment="its run, where it has one"),
+    _column("message", String(REASON_TEXT_LENGTH), nullable=True, comment="why it is failed or missed, for people"),
+    _column("attempts", Integer(), comment="how often a process began to start it"),
+    _column("holder", String(200), nullable=True, comment="the process that starts it"),
+    _column("not_before", _TIME, nullable=True, comment="until then no other process starts it, UTC"),
+    _column("changed_at", _TIME, comment="UTC"),
+    PrimaryKeyConstraint("schedule", "night"),
+    Index(None, "schedule", "due_at"),
 )
 
 #: One queued slice of a run's scans; the row is authoritative, its Celery message only a hint.
@@ -143,6 +223,9 @@ scans = Table(
     _column("job_id", ForeignKey("jobs.id"), nullable=True, comment="null where no job was needed to end it"),
     _column("path", Text(), comment=r"absolute; bytes that are no UTF-8 as \xNN, a backslash as two"),
     _column("size_bytes", BigInteger(), comment="as listed"),
+    _column(
+        "modified_ns", BigInteger(), nullable=True, comment="when it was last written, as listed; ns since 1970, UTC"
+    ),
     _column("sha256", _DIGEST, nullable=True, comment="of the bytes that were decoded"),
     _column("status", enum_by_value(ScanStatus, "status"), comment="queued, scored, rejected or failed"),
     _column("reason_code", String(32), nullable=True, comment="from a closed list"),

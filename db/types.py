@@ -20,6 +20,24 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"  # stopped by a person; its predictions stay
 
 
+class Priority(StrEnum):
+    """Class of a run: whose jobs go first."""
+
+    URGENT = "urgent"
+    NORMAL = "normal"
+    BULK = "bulk"
+
+
+class NightStatus(StrEnum):
+    """What became of one night of a schedule; all but `starting` and `failed` are final."""
+
+    STARTING = "starting"  # a process lists its folders
+    STARTED = "started"  # has its run
+    EMPTY = "empty"  # no scan was found
+    FAILED = "failed"  # could not be started; it is tried again
+    MISSED = "missed"  # no process was there in time
+
+
 class JobStatus(StrEnum):
     """Status of a job."""
 

@@ -11,7 +11,7 @@ from cli.options import Json
 from cli.output.console import print_json
 from cli.output.tables import make_table, out, paint
 from db.engine import make_engine
-from db.schema import REVISION, ensure_schema
+from db.schema import ensure_schema, read_revision
 from db.server import describe_server, read_server
 from nightread.settings import Settings, check_roots, read_settings
 from worker.process import WorkerProcess
@@ -56,8 +56,8 @@ def _run_check(name: str, check: Callable[[Settings], str], settings: Settings) 
 
 
 def _check_database(settings: Settings) -> str:
-    url = open_database(settings).url
-    return f"{url.render_as_string(hide_password=True)}, schema {REVISION}"
+    engine = open_database(settings)
+    return f"{engine.url.render_as_string(hide_password=True)}, schema {read_revision(engine)}"
 
 
 def _check_server(settings: Settings) -> str:

@@ -16,6 +16,7 @@ def _pass_revision(*_: Any, **__: Any) -> None:
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
+    version_table="schema_version",  # `alembic_version` is for releases up to schema 0005: see `db.schema`
     render_as_batch=True,  # SQLite cannot alter most things in place
     transaction_per_migration=False,  # atomic: an interrupted upgrade leaves the old schema intact
     on_version_apply=_pass_revision,

@@ -65,6 +65,7 @@ def make_first_release(engine):
         config.set_main_option("script_location", str(_MIGRATIONS))
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
+        connection.execute(text("ALTER TABLE schema_version RENAME TO alembic_version"))  # where it kept its revision
         connection.execute(
             text(
                 "INSERT INTO models (digest, name, version, preprocessing, card, stage, created_at) "

@@ -19,7 +19,16 @@ from db.engine import make_engine, reading, write
 from db.owner import Owner
 from db.registry import find_production, list_stage_changes
 from db.runs import find_run
-from db.schema import REVISION, ensure_schema, read_revision, upgrade
+from db.schema import (
+    OLDEST_SERVED,
+    REVISION,
+    SchemaVersion,
+    check_schema,
+    ensure_schema,
+    read_revision,
+    read_version,
+    upgrade,
+)
 from db.tables import jobs, metadata, results
 from db.types import database_now
 from nightread.errors import SchemaOutdated
@@ -27,8 +36,19 @@ from tests.db_factories import add_run, at_once, claim, open_scans
 from tests.factories import ROOT
 
 TABLES = {
-    "models", "stage_changes", "runs", "jobs", "scans", "predictions", "tallies", "worklist_rows", "measurements",
-}  # fmt: skip
+    "models",
+    "stage_changes",
+    "runs",
+    "jobs",
+    "scans",
+    "predictions",
+    "tallies",
+    "worklist_rows",
+    "measurements",
+    "schedules",
+    "schedule_nights",
+}
+VERSION_TABLES = {"schema_version", "alembic_version"}  # fmt: skip
 
 
 @pytest.fixture
@@ -53,6 +73,12 @@ def empty_server(postgres_url):
     engine.dispose()
 
 
+def upgrade_to(engine, revision):
+    """Make the tables of a release before schema 0006, which keeps its revision in `alembic_version`."""
+    run_alembic(engine, lambda config: command.upgrade(config, revision))
+    write(engine, lambda connection: connection.execute(text("ALTER TABLE schema_version RENAME TO alembic_version")))
+
+
 def run_alembic(engine, run):
     config = Config()
     config.set_main_option("script_location", str(ROOT / "db/migrations"))
@@ -64,15 +90,20 @@ def run_alembic(engine, run):
     write(engine, work)
 
 
-def set_revision(engine, revision):
+def set_version(engine, revision, oldest_served):
     write(engine, lambda connection: connection.execute(
-        text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
+        text("UPDATE schema_version SET version_num = :revision, oldest_served = :oldest"),
+        {"revision": revision, "oldest": oldest_served},
     ))  # fmt: skip
 
 
 def test_the_migrations_make_what_the_tables_declare(engine):
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        options = {
+            "compare_type": True, "compare_server_default": True, "version_table": "schema_version",
+            "include_name": lambda name, kind, _: kind != "table" or name != "alembic_version",
+        }  # fmt: skip
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
 
 
@@ -95,7 +126,7 @@ def test_upgrading_tells_the_revision_before_and_now_and_a_second_time_does_noth
     assert read_revision(empty_engine) is None
     assert upgrade(empty_engine) == (None, REVISION)
     assert upgrade(empty_engine) == (REVISION, REVISION)
-    assert set(inspect(empty_engine).get_table_names()) == TABLES | {"alembic_version"}
+    assert set(inspect(empty_engine).get_table_names()) == TABLES | VERSION_TABLES
 
 
 def test_threads_that_upgrade_an_empty_database_at_once_all_succeed(database_url):
@@ -131,19 +162,32 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(empty_engine, monke
 def test_downgrading_leaves_nothing_and_upgrading_again_works(engine):
     add_run(engine, 3)
     run_alembic(engine, lambda config: command.downgrade(config, "base"))
-    assert inspect(engine).get_table_names() == ["alembic_version"]
+    assert set(inspect(engine).get_table_names()) == VERSION_TABLES
     assert inspect(engine).get_view_names() == []
     assert read_revision(engine) is None
     upgrade(engine)
     add_run(engine, 3)
 
 
-def test_a_newer_database_is_refused_with_the_remedy(engine):
-    set_revision(engine, "9999")
-    for check in (upgrade, ensure_schema):
-        with pytest.raises(SchemaOutdated, match=r"9999.*upgrade Nightread") as refused:
+def test_a_newer_database_that_serves_this_release_is_used_and_left_alone(engine):
+    set_version(engine, "9999", REVISION)
+    ensure_schema(engine)
+    assert check_schema(engine).revision == "9999"
+    assert upgrade(engine) == ("9999", "9999")
+
+
+def test_a_newer_database_that_no_longer_serves_this_release_is_refused_with_the_remedy(engine):
+    set_version(engine, "9999", "9998")
+    for check in (upgrade, ensure_schema, check_schema):
+        with pytest.raises(SchemaOutdated, match=r"9999.*9998 and later.*upgrade Nightread") as refused:
             check(engine)
         assert "\n" not in str(refused.value)
+
+
+def test_an_upgrade_says_which_releases_its_schema_serves(engine):
+    assert read_version(engine) == SchemaVersion(REVISION, OLDEST_SERVED)
+    with reading(engine) as connection:  # releases up to schema 0005 compare this number with their own
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["0005"]
 
 
 def test_a_server_without_tables_is_refused_with_the_command_that_makes_them(empty_server):
@@ -154,7 +198,7 @@ def test_a_server_without_tables_is_refused_with_the_command_that_makes_them(emp
 
 def test_an_older_server_is_refused_with_the_command_that_upgrades_it(empty_server):
     upgrade(empty_server)
-    set_revision(empty_server, "0000")
+    set_version(empty_server, "0000", "0000")
     with pytest.raises(SchemaOutdated, match=f"has schema 0000, this release needs {REVISION}: run `nightread db"):
         ensure_schema(empty_server)
 
@@ -204,7 +248,7 @@ class TestFrom0001:
 
     @pytest.fixture
     def first(self, empty_engine):
-        run_alembic(empty_engine, lambda config: command.upgrade(config, "0001"))
+        upgrade_to(empty_engine, "0001")
         return empty_engine
 
     @staticmethod
@@ -282,7 +326,7 @@ class TestFrom0004:
 
     @pytest.fixture
     def before(self, empty_engine):
-        run_alembic(empty_engine, lambda config: command.upgrade(config, "0004"))
+        upgrade_to(empty_engine, "0004")
         TestFrom0001.insert_model(empty_engine, "1", "candidate", "2026-01-01 00:00:00.000000")
         return empty_engine
 

@@ -80,7 +80,7 @@ class TestHealth:
         engine = make_engine(database_url)
         upgrade(engine)
         write(engine, lambda connection: connection.execute(
-            sqlalchemy.text("UPDATE alembic_version SET version_num = '0000'")
+            sqlalchemy.text("UPDATE schema_version SET version_num = '0000'")
         ))  # fmt: skip
         engine.dispose()
         with open_page(database_url) as client:

@@ -17,7 +17,7 @@ PLAIN = """
     count curve data database dataset date db device dialect engine entry env error exit fact feature field file
     filter format header history hyperparameter index info input key line list listing log machine main metric mistake
     monitor optimizer option output page pair part path plot pool position process progress rate reader record
-    report request response result round row schedule schema search server setting share skip source spec statistic
+    report request response result round row schema search server setting share skip source spec statistic
     storage summary table text thread time trainer transport tuner type uid variation view walk way weight
 """
 #: Adjectives, participles, verbs and their nouns.
