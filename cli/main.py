@@ -58,7 +58,12 @@ COMMANDS: Final = (
     Command("models promote", "models_stage:promote", "Make a bundle the production model of new runs."),
     Command("models rollback", "models_stage:rollback", "Restore the previous production model."),
     Command("models retire", "models_stage:retire", "Take a model out of use: new runs with it are refused."),
-    Command("doctor", "doctor:doctor", "Check settings, database, broker, model, device and roots.", "Operations"),
+    Command(
+        "doctor",
+        "doctor:doctor",
+        "Check this host: settings, machine, database, broker, model and device.",
+        "Operations",
+    ),
     Command("bench", "bench:bench", "Measure scoring speed by stage, against this machine's limit.", "Operations"),
     Command("db upgrade", "db:upgrade", "Create the tables or upgrade them to this release's schema."),
 )

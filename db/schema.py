@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, false, insert, inspect, select, text, update
 
 from db.engine import make_engine, reading, write
 from db.server import check_encoding
+from db.tables import metadata
 from nightread.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
@@ -152,6 +153,22 @@ def _refuse_unserved(version: SchemaVersion) -> None:
             f"the database has schema {version.revision}, which serves releases of schema {version.oldest_served} and "
             f"later; this release has {REVISION}: upgrade Nightread"
         )
+
+
+def check_rights(engine: Engine) -> None:
+    """Check that this user may insert into and update every table; nothing is changed.
+
+    Raises:
+        DatabaseUnavailable: names the first right that is missing.
+    """
+
+    def try_all(connection: Connection) -> None:
+        for table in metadata.sorted_tables:
+            first = next(iter(table.columns))
+            connection.execute(insert(table).from_select(table.columns.keys(), select(table).where(false())))
+            connection.execute(update(table).where(false()).values({first: first}))
+
+    write(engine, try_all)
 
 
 def _run_migrations(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Text for a terminal: text of unknown origin, and durations."""
+"""Text for a terminal: text of unknown origin, durations and sizes."""
 
 
 def show_text(text: str | None) -> str:
@@ -13,3 +13,12 @@ def show_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def show_size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"

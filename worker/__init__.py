@@ -11,6 +11,7 @@ runs: a run from its folder to its end.
 jobs: one job: claimed, scored, stored.
 decoder: decoding on threads and in a sandbox.
 registry: model bundles and their stages.
+doctor: what a host needs before its first night, check by check.
 """
 
 import nightread  # noqa: F401  # before ONNX Runtime, which it keeps from reporting to its maker

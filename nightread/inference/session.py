@@ -125,6 +125,15 @@ def open_session(model: bytes, device: Device, threads: int) -> OpenSession:
     return OpenSession(session, provider, "cuda" if provider == _CUDA else "cpu", f"onnxruntime {ort.__version__}")
 
 
+def explain_missing_gpu() -> str:
+    """Return why CUDA cannot be used on this machine; "" if nothing is known to speak against it."""
+    if not _may_have_gpu():
+        return f"no GPU: no NVIDIA driver has created {_GPU_NODES[0]}"
+    if _CUDA not in ort.get_available_providers():
+        return "a GPU is there, but this build of ONNX Runtime is for the CPU"
+    return ""
+
+
 def _may_have_gpu() -> bool:
     return any(node.exists() for node in _GPU_NODES)
 

@@ -82,6 +82,25 @@ class Publisher:
         """
         return self._ask(lambda connection: _read_refused(connection.default_channel.client))
 
+    def check_rights(self) -> None:
+        """Check that messages can be sent: Redis checks rights and memory of a command before its transaction ends.
+
+        Raises:
+            BrokerUnavailable: it takes no message; the message says why.
+        """
+
+        def try_to_send(connection: Any) -> int:
+            client = connection.default_channel.client.client()  # one connection for the whole transaction
+            try:
+                client.execute_command("MULTI")
+                client.execute_command("LPUSH", f"nightread:{QUEUE}", "")
+            finally:
+                client.execute_command("DISCARD")
+                client.close()
+            return 0
+
+        self._ask(try_to_send)
+
     def note_refused(self) -> None:
         """Count one more refused message.
 
