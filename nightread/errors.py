@@ -54,11 +54,13 @@ class StorageError(NightreadError):
 
     Attributes:
         reason: code that is stored with the scan after the last attempt.
+        grown_bytes: size of a file that was not read since it has grown; else 0.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, grown_bytes: int = 0) -> None:
         super().__init__(message)
         self.reason = reason
+        self.grown_bytes = grown_bytes
 
 
 class ModelError(NightreadError):

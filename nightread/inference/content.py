@@ -43,6 +43,7 @@ class Content:
         batch_size: scans that were scored together with this one, itself included.
         reason: why there are no scores.
         text: the reason in words; holds neither a path nor a value of the file.
+        grown_bytes: size of a file that was not read because it has grown since it was listed; else 0.
     """
 
     data: bytes = b""
@@ -57,6 +58,7 @@ class Content:
     batch_size: int = 0
     reason: Reason | None = None
     text: str = ""
+    grown_bytes: int = 0
 
     @property
     def verdict(self) -> str | None:
@@ -77,19 +79,22 @@ class Content:
         self.reason, self.text = decoded.reason, decoded.text
 
 
-def read_content(path: str, roots: Sequence[Path], max_bytes: int) -> Content:
+def read_content(path: str, roots: Sequence[Path], max_bytes: int, expected_bytes: int | None = None) -> Content:
     """Read and hash a file; a fault becomes the content's reason.
 
     Args:
         path: absolute path.
         roots: folders below which the file may lie.
         max_bytes: the largest file that is read.
+        expected_bytes: size above which a file has grown, and is not read now; None for no such size.
     """
     try:
         failpoint(Point.WORKER_READING, _fail_storage)
-        data = read_file(path, roots=roots, max_bytes=max_bytes)
-    except (ScanError, StorageError) as error:
+        data = read_file(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
+    except ScanError as error:
         return Content(reason=error.reason, text=str(error))
+    except StorageError as error:
+        return Content(reason=error.reason, text=str(error), grown_bytes=error.grown_bytes)
     except MemoryError:
         return Content(reason=Reason.OUT_OF_MEMORY, text="not enough memory to read the file")
     except Exception as error:  # noqa: BLE001  # the boundary to storage: one file must not end the job of 63 others

@@ -41,7 +41,7 @@ def find_root(path: str, roots: Sequence[Path]) -> Path | None:
     return next((root for root in roots if Path(path).is_relative_to(root)), None)
 
 
-def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
+def read_file(path: str, *, roots: Sequence[Path], max_bytes: int, expected_bytes: int | None = None) -> bytes:
     """Read a whole file once, so that the bytes that are hashed are the bytes that are decoded.
 
     The path is resolved, must lie below one of `roots`, and is opened component by component with O_NOFOLLOW, so that a
@@ -52,11 +52,12 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
         path: absolute path.
         roots: resolved folders below which reading is allowed.
         max_bytes: maximum size of the file.
+        expected_bytes: size above which the file is not read now, since it has grown; None for no such size.
 
     Raises:
         UnreadableScan: empty, too large, no permission, or not a regular file.
         UnsupportedScan: outside the roots.
-        StorageError: missing, changing, or an I/O error; all may be transient.
+        StorageError: missing, changing, larger than expected, or an I/O error; all may be transient.
     """
     if "\0" in path:
         raise UnreadableScan(Reason.NOT_A_FILE, "the path contains a null byte; no file has such a name")
@@ -66,6 +67,8 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
     try:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             _check_file(status := os.fstat(descriptor), max_bytes)
+            if expected_bytes is not None and status.st_size > expected_bytes:
+                raise _explain_growth(status.st_size, expected_bytes)
             data = _read_at_most(file, status.st_size + 1)
     except OSError as error:
         raise _explain(error) from None
@@ -74,6 +77,14 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int) -> bytes:
             Reason.STORAGE_ERROR, "the file changed its size while it was read; retry when it is written completely"
         )
     return data
+
+
+def _explain_growth(size_bytes: int, expected_bytes: int) -> StorageError:
+    text = (
+        f"the file has {size_bytes:,} bytes and was expected to have at most {expected_bytes:,}; retry when it is "
+        "written completely"
+    )
+    return StorageError(Reason.STORAGE_ERROR, text, grown_bytes=size_bytes)
 
 
 def _open_without_links(path: str, roots: Sequence[Path]) -> int | None:

@@ -8,7 +8,7 @@ GPU gets each window as a whole, while the threads decode the next one.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -170,11 +170,24 @@ class _Pipeline:
         self.result = JobResult()
 
     def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[tuple[OpenScan, Content]]]:
-        """Yield windows of scans with their files' contents; the next window is always being read meanwhile."""
-        roots, max_bytes = self._limits.roots, self._limits.max_file_bytes
+        """Yield windows of scans with their files' contents; the next window is always being read meanwhile.
+
+        Files that have grown since they were listed are read last, in windows for the size that they have by then: a
+        folder that is still being written must not fill the memory.
+        """
+        grown: list[OpenScan] = []
+        for window in self._read_windows(open_scans):
+            grown += [replace(scan, size_bytes=content.grown_bytes) for scan, content in window if content.grown_bytes]
+            yield [(scan, content) for scan, content in window if not content.grown_bytes]
+        yield from self._read_windows(grown)
+
+    def _read_windows(self, open_scans: Sequence[OpenScan]) -> Iterator[list[tuple[OpenScan, Content]]]:
+        limits = self._limits
+        # Small files may grow a little at once: together by no more than another window.
+        share_bytes = _WINDOW_BYTES // limits.batch_size
         reading: list[Task[list[tuple[OpenScan, Content]]]] = []
-        for window in split_windows(open_scans, self._limits.batch_size, _WINDOW_BYTES):
-            upcoming = [self._decoder.submit(_read, part, roots, max_bytes) for part in self._divide(window)]
+        for window in split_windows(open_scans, limits.batch_size, _WINDOW_BYTES):
+            upcoming = [self._decoder.submit(_read, part, limits, share_bytes) for part in self._divide(window)]
             if reading:
                 yield [scan for task in reading for scan in task.result()]
             reading = upcoming
@@ -272,8 +285,13 @@ class _Pipeline:
         self.result.outcomes.append(outcome)
 
 
-def _read(scans: Sequence[OpenScan], roots: Sequence[Path], max_bytes: int) -> list[tuple[OpenScan, Content]]:
-    return [(scan, read_content(decode_path(scan.path), roots, max_bytes)) for scan in scans]
+def _read(scans: Sequence[OpenScan], limits: Limits, share_bytes: int) -> list[tuple[OpenScan, Content]]:
+    """Read scans that are no larger than listed, or than their share of a window."""
+    roots, max_bytes = limits.roots, limits.max_file_bytes
+    return [
+        (scan, read_content(decode_path(scan.path), roots, max_bytes, max(scan.size_bytes, share_bytes)))
+        for scan in scans
+    ]
 
 
 def _leave(_: Sequence[Content]) -> None:

@@ -20,6 +20,7 @@ from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, sma
 from worker.decoder.decoder import Decoder
 from worker.decoder.sandbox import IsolationLimits
 from worker.errors import LeaseLost
+from worker.jobs import pipeline
 from worker.jobs.pipeline import Limits, end_without_score, score_scans, split_windows
 
 MAX_BYTES = 100_000
@@ -134,6 +135,42 @@ def test_every_scan_has_one_outcome_and_every_new_content_one_prediction(
             assert outcome.reused == (outcome.sha256 in seen)
             seen.add(outcome.sha256)
             assert (outcome.study_uid is not None) == (names[outcome.scan_id] == "dicom")
+
+
+def read_windows(folder, names, scorer, decoder, window_bytes, monkeypatch):
+    monkeypatch.setattr(pipeline, "_WINDOW_BYTES", window_bytes)
+    limits = Limits([folder], 100 * window_bytes, 4, scored_by_threads=False)
+    state = pipeline._Pipeline(scorer, limits, decoder, None, worker="worker-1", isolated=False)
+    return list(state.read_ahead(list_scans(folder, names)))
+
+
+def test_files_that_have_grown_since_they_were_listed_are_read_in_windows_of_their_new_size(
+    tmp_path, scorer, decoder, monkeypatch
+):
+    window_bytes = 40_000
+    sizes = {"a": 9_000, "b": 30_000, "c": 30_000, "d": 10_000, "e": 90_000, "f": 11_000, "g": 5_000, "h": 35_000}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))  # each was listed with 10 bytes
+    windows = read_windows(tmp_path, sizes, scorer, decoder, window_bytes, monkeypatch)
+    assert sorted(len(content.data) for window in windows for _, content in window) == sorted(sizes.values())
+    for window in windows:
+        assert len(window) == 1 or sum(len(content.data) for _, content in window) <= window_bytes
+
+
+def test_a_file_that_goes_on_growing_is_put_off(tmp_path, scorer, decoder, monkeypatch):
+    (tmp_path / "a").write_bytes(bytes(50_000))
+    read = pipeline.read_content
+
+    def grow(path, *arguments):
+        with Path(path).open("ab") as file:
+            file.write(bytes(10_000))
+        return read(path, *arguments)
+
+    monkeypatch.setattr(pipeline, "read_content", grow)
+    windows = read_windows(tmp_path, ["a"], scorer, decoder, 40_000, monkeypatch)
+    ((scan, content),) = [read for window in windows for read in window]
+    assert (scan.id, content.data, content.reason) == (0, b"", Reason.STORAGE_ERROR)
+    assert "70,000 bytes and was expected to have at most 60,000" in content.text
 
 
 def test_scores_are_those_of_scoring_one_at_a_time(folder, shipped, decoder):
