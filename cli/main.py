@@ -65,6 +65,10 @@ COMMANDS: Final = (
         "Operations",
     ),
     Command("bench", "bench:bench", "Measure scoring speed by stage, against this machine's limit.", "Operations"),
+    Command("prune", "prune:prune", "Delete runs that ended long ago.", "Operations"),
+    Command("db backup", "db:backup", "Write a backup of the database to a file, while workers go on."),
+    Command("db restore", "db:restore", "Fill an empty database from a backup."),
+    Command("db check", "db:check", "Check that the rows of the database agree with each other."),
     Command("db upgrade", "db:upgrade", "Create the tables or upgrade them to this release's schema."),
 )
 #: Groups of commands with their help and panel.

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from nightread.text import read_duration
+
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders, searched recursively.")]
 RunReference = Annotated[
     str | None,
@@ -24,3 +26,15 @@ Device = Annotated[
     typer.Option("--device", help="auto, cpu, or cuda (fails without a GPU); or set NIGHTREAD_DEVICE."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the run to finish; exit codes as for `score`.")]
+
+
+def read_duration_option(text: str) -> float:
+    """Return the duration of an option, in seconds.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -8,7 +8,8 @@ server: version, encoding and connections of a PostgreSQL server.
 schema: brings the tables up to date.
 dialects: what SQLite and PostgreSQL write differently.
 bulk: many rows in and out.
-runs: makes, finds, closes and cancels runs.
+runs: makes, finds, closes and retries runs.
+cancellation: ends a run before its scans are scored.
 owner: the process that scores an embedded run.
 jobs: claims, renews and ends jobs.
 due_jobs: jobs to publish, and in-flight messages.
@@ -20,6 +21,9 @@ worklist: a run's scans in the order of their scores.
 results: the rows of a run.
 results_csv: the same as CSV.
 model_pairs: the scores of two models on one run.
+retention: deletes old runs.
+backup: copies of the database, and back.
+consistency: the rules that the rows must obey.
 registry: models and their stages.
 migrations: Alembic revisions.
 """

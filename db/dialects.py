@@ -62,6 +62,12 @@ def allow_slow_reader(connection: Connection) -> None:
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1h'"))
 
 
+def allow_slow_statement(connection: Connection) -> None:
+    """Lift the statement timeout in this transaction, for work that grows with the database."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+
+
 def try_advisory_lock(connection: Connection, key: int) -> bool:
     """Try to take a lock that is released with the transaction; returns False if another process holds it.
 
@@ -76,3 +82,9 @@ def wait_for_advisory_lock(connection: Connection, key: int) -> None:
     """Take a lock that is released with the transaction, waiting for its holder; SQLite needs none."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def share_advisory_lock(connection: Connection, key: int) -> None:
+    """Take a lock that others may share, released with the transaction; waits for the holder of the whole lock."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": key})

@@ -1,4 +1,4 @@
-"""Runs: create, find, list, close, cancel and retry."""
+"""Runs: create, find, list, close and retry."""
 
 import uuid
 from collections import Counter
@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import chain, repeat
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, select, update
 
 from db.bulk import copy_in, write_time
 from db.dialects import built_once
@@ -84,8 +84,10 @@ class RunInfo:
     """A run with its model's name; a row of the table `runs`.
 
     Attributes:
+        found: scans that it holds.
         owner: of an embedded run, if known.
         guard: `passed`, or the code of the guard that tripped; None: not judged.
+        pruned: scans that it held before and that `prune` deleted.
     """
 
     id: str
@@ -110,6 +112,7 @@ class RunInfo:
     guard: str | None = None
     guard_text: str | None = None
     notified_at: datetime | None = None
+    pruned: int = 0
 
 
 def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) -> str:
@@ -244,10 +247,11 @@ def _select_open_job(_: str) -> Select[bool]:
 
 
 def _has_ended() -> ColumnElement[bool]:
-    return _is_open() & ~_open_job_of(runs.c.id)
+    return is_open() & ~_open_job_of(runs.c.id)
 
 
-def _is_open() -> ColumnElement[bool]:
+def is_open() -> ColumnElement[bool]:
+    """Match the runs that have not ended."""
     return runs.c.status.in_([RunStatus.QUEUED, RunStatus.RUNNING])
 
 
@@ -258,46 +262,6 @@ def _open_job_of(run_id: ColumnElement[str]) -> ColumnElement[bool]:
 @built_once
 def _lock_ended_runs(_: str) -> Select[str]:
     return select(runs.c.id).where(_has_ended()).order_by(runs.c.id).with_for_update(key_share=True)
-
-
-def cancel_run(
-    connection: Connection, run_id: str, reason_code: str, reason_text: str, *, crashed: bool = False
-) -> int:
-    """End a run at once: its open scans become `failed`, and workers that hold one of its jobs are fenced off.
-
-    Args:
-        connection: in a transaction.
-        run_id: id of the run.
-        reason_code: reason for its open scans.
-        reason_text: text of that reason.
-        crashed: count a crash for each leased job, because its holder died.
-
-    Returns:
-        Number of scans that were open; `retry_run` queues them again.
-    """
-    _lock_run(connection, run_id)
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.run_id == run_id, jobs.c.status != JobStatus.DONE)
-        .values(
-            status=JobStatus.DONE, lease_holder=None, lease_expires_at=None, lease_token=jobs.c.lease_token + 1,
-            finished_at=database_now(),
-            crashes=jobs.c.crashes + (case((jobs.c.status == JobStatus.LEASED, 1), else_=0) if crashed else 0),
-        )
-    )  # fmt: skip
-    failpoint(Point.CANCEL_IN_TRANSACTION)
-    ended = connection.execute(
-        update(scans)
-        .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.QUEUED)
-        .values(status=ScanStatus.FAILED, reason_code=reason_code, reason_text=reason_text, finished_at=database_now())
-    ).rowcount
-    connection.execute(
-        update(runs)
-        .where(runs.c.id == run_id, _is_open())
-        .values(status=RunStatus.CANCELLED, finished_at=database_now())
-    )
-    change_tally(connection, run_id, {(ScanStatus.FAILED.value, reason_code): ended})
-    return ended
 
 
 def retry_run(
@@ -314,7 +278,7 @@ def retry_run(
     Safe while the run is in progress: scans with another status are not touched. Scans of jobs that crashed a worker
     get jobs of their own, which begin with one crash and so are isolated early.
     """
-    _lock_run(connection, run_id)
+    lock_run(connection, run_id)
     failed = connection.execute(
         select(scans.c.id, func.coalesce(jobs.c.crashes, 0) > 0, scans.c.reason_code)
         .outerjoin(jobs, jobs.c.id == scans.c.job_id)
@@ -348,14 +312,14 @@ def retry_run(
     return len(failed)
 
 
-def _lock_run(connection: Connection, run_id: str) -> None:
+def lock_run(connection: Connection, run_id: str) -> None:
     """Serialise closing, cancelling and retrying a run until the transaction ends."""
     connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(key_share=True))
 
 
 def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
     """Return the embedded runs that have not ended, whether or not their process is alive."""
-    return [_to_info(row) for row in connection.execute(_select_runs().where(runs.c.embedded, _is_open()))]
+    return [_to_info(row) for row in connection.execute(_select_runs().where(runs.c.embedded, is_open()))]
 
 
 def _deal(job_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[str]:
@@ -396,4 +360,5 @@ def _to_info(row: Row[Any]) -> RunInfo:
         skipped=row.skipped, found=row.found, status=row.status, created_at=row.created_at,
         finished_at=row.finished_at, owner=read_owner(row), priority=row.priority, key=row.key, schedule=row.schedule,
         night=row.night, guards=row.guards, guard=row.guard, guard_text=row.guard_text, notified_at=row.notified_at,
+        pruned=row.pruned or 0,
     )  # fmt: skip

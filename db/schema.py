@@ -13,13 +13,14 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, false, insert, inspect, select, text, update
 
+from db.dialects import allow_slow_statement
 from db.engine import make_engine, reading, write
 from db.server import check_encoding
 from db.tables import metadata
 from nightread.errors import SchemaOutdated
 
 #: The newest migration; a test compares it with the migrations themselves.
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 #: The oldest revision whose release works with the tables of `REVISION`: its workers, commands and health checks go on.
 #: Raise it only with a migration that takes away or fills what that release reads or writes.
 OLDEST_SERVED: Final = "0005"
@@ -54,7 +55,7 @@ def read_version(engine: Engine) -> SchemaVersion | None:
         DatabaseUnavailable: the database does not answer.
     """
     with reading(engine) as connection:
-        return _read_version(connection)
+        return find_version(connection)
 
 
 def read_revision(engine: Engine) -> str | None:
@@ -67,7 +68,8 @@ def read_revision(engine: Engine) -> str | None:
     return version.revision if version else None
 
 
-def _read_version(connection: Connection) -> SchemaVersion | None:
+def find_version(connection: Connection) -> SchemaVersion | None:
+    """Return the version of the database of a connection; None if it has no tables of Nightread."""
     found = inspect(connection)
     if found.has_table(_TABLE):
         row = connection.execute(text(f"SELECT version_num, oldest_served FROM {_TABLE}")).first()  # noqa: S608  # constant
@@ -177,6 +179,8 @@ def _run_migrations(connection: Connection) -> None:
     from alembic.config import Config
 
     if connection.dialect.name == "postgresql":  # two containers may upgrade at once
+        # An index on many million scans takes longer than a worker may take for a statement.
+        allow_slow_statement(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(7201122)"))
     _begin_version_table(connection)
     config = Config()
@@ -193,7 +197,7 @@ def _begin_version_table(connection: Connection) -> None:
     """Create `schema_version`, with the revision that the database has in `alembic_version`, and pin that table."""
     if inspect(connection).has_table(_TABLE):
         return
-    version = _read_version(connection)
+    version = find_version(connection)
     for table, more in ((_TABLE, ", oldest_served VARCHAR(32)"), (_FORMER_TABLE, "")):
         connection.execute(
             text(f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY{more})")

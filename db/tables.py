@@ -120,6 +120,7 @@ runs = Table(
     ),
     _column("skipped", JSON(), comment="entries that are plainly no scan, counted by reason"),
     _column("found", Integer(), comment="scans of this run, whatever became of them"),
+    _column("pruned", Integer(), nullable=True, comment="scans that `prune` has deleted; null: none"),
     _column("status", enum_by_value(RunStatus, "status"), comment="queued, running, finished or cancelled"),
     _column("created_at", _TIME, comment="UTC"),
     _column("finished_at", _TIME, nullable=True, comment="when the last scan became terminal, UTC"),
@@ -336,11 +337,11 @@ tallies = Table(
 #: One label of a scored scan of a run, keyed in the order of the worklist; written with the scan's status.
 #:
 #: Scores belong to contents (`predictions`) and scans to runs, so that no index can cover both; this table can.
-#: It has no foreign keys, since checking them costs a lookup per row, and the rows come from the tables themselves.
+#: Of its keys only the run is a foreign key, so that the rows go with their run, whoever deletes it.
 worklist_rows = Table(
     "worklist_rows",
     metadata,
-    _column("run_id", _ID),
+    _column("run_id", ForeignKey("runs.id", ondelete="CASCADE")),
     _column("label", String(64), comment="as in predictions"),
     _column("decision", String(64), comment="as in predictions"),
     _column("minus_score", Double(), comment="the negated score, so that the highest comes first in an ascending key"),

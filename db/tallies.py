@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Insert, Row, Select, bindparam, exists, func,
 
 from db.bulk import copy_in
 from db.contents import bind_contents, has_bound_content
-from db.dialects import built_once, insert_adding
+from db.dialects import built_once, insert_adding, share_advisory_lock
 from db.results import count_decisions, count_reasons, find_providers
 from db.tables import models, predictions, runs, scans, tallies, worklist_rows
 from db.types import ScanStatus, UtcDateTime, database_now
+from nightread.errors import PredictionGone
 
 #: Key of a count in a tally: its kind, and the reason, decision or provider.
 TallyKey = tuple[str, str]
@@ -29,6 +30,8 @@ LABEL: Final = "label"
 DECISION: Final = "decision"
 PROVIDER: Final = "provider"
 REUSED: Final = "reused"
+#: Advisory lock: shared while a scan begins to refer to a stored prediction, whole while unreferenced ones are deleted.
+CONTENTS_LOCK: Final = 7_201_124
 _WITH_SCORE, _WITH_REASON = (ScanStatus.SCORED,), (ScanStatus.REJECTED, ScanStatus.FAILED)
 _SLOTS = 8
 
@@ -178,6 +181,8 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome
     model = connection.execute(_select_model(connection), {"of_run": run_id}).first()
     if not ended or model is None:
         return
+    if any(scan.reused for scan in ended):
+        share_advisory_lock(connection, CONTENTS_LOCK)
     digests = sorted({scan.sha256 for scan in ended if scan.status is ScanStatus.SCORED and scan.sha256 is not None})
     wanted = bind_contents(digests, model.model_digest, model.preprocessing)
     stored: dict[str | None, list[Row[str, str, str, float, str]]] = {}
@@ -186,6 +191,8 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome
     counts: Counter[TallyKey] = Counter()
     worklist: list[tuple[str, str, str, float, int]] = []
     for scan in ended:
+        if scan.reused and scan.sha256 not in stored:
+            raise PredictionGone("a prediction was deleted before its scan was stored; the job is scored again")
         counts[scan.status.value, REUSED if scan.reused else scan.reason_code or ""] += 1
         for row in stored.get(scan.sha256, ()) if scan.status is ScanStatus.SCORED else ():
             counts.update({(LABEL, row.label): 1, (DECISION, row.decision): 1, (PROVIDER, row.provider): 1})

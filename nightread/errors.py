@@ -16,6 +16,8 @@
         DatabaseUnavailable  it does not answer, or cannot store: retry later
           DatabaseFull         its disk is full
         SchemaOutdated       its schema is that of another release
+        BackupFailed         a backup cannot be written, or is not one that can be restored here
+        PredictionGone       a stored score was deleted just before a scan reused it
         UnknownRun           no run, or more than one, has that name
         WrongStage           a model's stage does not allow the request
 
@@ -105,6 +107,14 @@ class DatabaseFull(DatabaseUnavailable):
 
 class SchemaOutdated(DatabaseError):
     """The database has the schema of another release."""
+
+
+class BackupFailed(DatabaseError):
+    """A backup that cannot be written, or a file that cannot be restored into this database."""
+
+
+class PredictionGone(DatabaseError):
+    """A stored prediction was deleted between its lookup and the commit of a scan that reuses it; nothing is stored."""
 
 
 class UnknownRun(DatabaseError):

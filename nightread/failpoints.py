@@ -88,8 +88,9 @@ class Point(StrEnum):
     RETRY_AFTER_COMMIT = "retry-after-commit", "failed scans are queued again and committed, nothing is published"
     CANCEL_IN_TRANSACTION = (
         "cancel-in-transaction",
-        "a run's jobs have ended, its scans and itself have not, nothing is committed",
+        "some of a run's jobs have ended, their scans and the run have not, nothing is committed",
     )
+    PRUNE_IN_TRANSACTION = "prune-in-transaction", "some scans of an old run are deleted, nothing is committed"
     PROMOTE_IN_TRANSACTION = (
         "promote-in-transaction",
         "the old model is out of production, its successor is not in it yet",

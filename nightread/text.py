@@ -1,5 +1,11 @@
 """Text for a terminal: text of unknown origin, durations and sizes."""
 
+import re
+from typing import Final
+
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
 
 def show_text(text: str | None) -> str:
     """Return text of unknown origin, such as a file name, with control characters escaped."""
@@ -22,3 +28,15 @@ def show_size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:,.1f} GiB"
+
+
+def read_duration(text: str) -> float:
+    """Return a duration such as 90d, 12h or 10m, in seconds.
+
+    Raises:
+        ValueError: it is none; the message says what is allowed.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write a number and its unit, s, m, h, d or w: 90d, 12h, 10m")
+    return float(match[1]) * _SECONDS[match[2]]

@@ -25,5 +25,6 @@ models_import: `models import` imports a bundle or an ONNX file.
 models_stage: `models promote`, `rollback` and `retire`, the stages of models.
 doctor: checks what a host needs before its first night.
 bench: measures scoring speed against the limit of this machine.
-db: `db upgrade` brings the database to this release's schema.
+prune: deletes runs that ended long ago.
+db: `db upgrade`, `backup`, `restore` and `check`, the results database.
 """

@@ -31,7 +31,7 @@ def runs(
                 {
                     "run": run.id, "name": run.name, "status": run.status.value, "found": run.found,
                     "skipped": sum(run.skipped.values()), "model": run.model, "sources": run.sources,
-                    "created_at": run.created_at, "finished_at": run.finished_at,
+                    "created_at": run.created_at, "finished_at": run.finished_at, "pruned": run.pruned,
                     **{name: getattr(tallies[run.id].counts, name) for name in _COUNTS},
                 }
                 for run in listed

@@ -42,6 +42,7 @@ def summarise(run: RunInfo, tally: RunTally, *, seconds: float, provider: str = 
         "failed": counts.failed,
         "queued": counts.queued,
         "reused": counts.reused,
+        "pruned": run.pruned,
         "seconds": round(seconds, 3),
         "scans_per_second": round(counts.terminal / seconds, 1) if seconds > 0 else 0.0,
         "model": run.model,
@@ -83,7 +84,8 @@ def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> Non
         )
     out.print(table)
     skipped = f"; {_detail(run.skipped)} skipped" if run.skipped else ""
-    out.print(reconcile(run.found, tally.counts) + skipped)
+    pruned = f"; {run.pruned:,} more were pruned" if run.pruned else ""
+    out.print(reconcile(run.found, tally.counts) + skipped + pruned)
     if summary["seconds"]:
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s")
     say(f"See the results: nightread results {run.id[:8]}", style="dim")

@@ -9,10 +9,11 @@ from functools import partial
 
 import pytest
 
+from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.owner import Owner
 from db.results import ResultFilter, stream_results
-from db.runs import cancel_run, find_run, retry_run
+from db.runs import find_run, retry_run
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.machine import read_start
@@ -252,4 +253,4 @@ class TestOrphans:
             write(engine, retry)
             with reading(engine) as connection:
                 assert find_run(connection, run_id).owner == owner
-            write(engine, partial(cancel_run, run_id=run_id, reason_code="cancelled", reason_text="by hand"))
+            cancel_run(engine, run_id, "cancelled", "by hand")

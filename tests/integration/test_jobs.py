@@ -6,15 +6,17 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select, update
 
+import db.cancellation
+from db.cancellation import cancel_run
 from db.contents import find_predicted
 from db.due_jobs import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
 from db.engine import reading, write
 from db.job_results import store_results
 from db.jobs import claim_job, confirm_claim, reclaim_job, release_job, renew_lease, split_job
-from db.runs import cancel_run
 from db.tables import predictions, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from nightread.failpoints import Point
 from tests.db_factories import (
     LEASE_S,
     MODEL_DIGEST,
@@ -159,7 +161,7 @@ class TestRenewing:
         store(engine, held)
         assert not renew(engine, held)
         held = claim(engine, cancelled)
-        write(engine, lambda connection: cancel_run(connection, held.run_id, "cancelled", "x"))
+        cancel_run(engine, held.run_id, "cancelled", "x")
         assert not renew(engine, held)
 
     def test_workers_with_a_live_lease_are_counted_once_each(self, engine):
@@ -462,13 +464,19 @@ class TestTakingDueJobs:
         assert take(postgres_engine) == [job_id]
 
 
-def test_a_claim_that_waits_for_a_cancellation_finds_the_job_gone(postgres_engine):
+def test_a_claim_that_waits_for_a_cancellation_finds_the_job_gone(postgres_engine, monkeypatch):
     job_id = add_job(postgres_engine)
     run_id = fetch_job(postgres_engine, job_id).run_id
-    with postgres_engine.begin() as cancelling:
-        cancel_run(cancelling, run_id, "cancelled", "x")
-        claiming = in_background(lambda: claim(postgres_engine, job_id))
-        wait_until_blocked(postgres_engine)
+    claims = []
+
+    def claim_meanwhile(point):
+        if point is Point.CANCEL_IN_TRANSACTION:
+            claims.append(in_background(lambda: claim(postgres_engine, job_id)))
+            wait_until_blocked(postgres_engine)
+
+    monkeypatch.setattr(db.cancellation, "failpoint", claim_meanwhile)
+    cancel_run(postgres_engine, run_id, "cancelled", "x")
+    (claiming,) = claims
     assert claiming.result(30) is None
 
 

@@ -12,15 +12,16 @@ from pyarrow import parquet
 from sqlalchemy import func, select, text
 
 import db.bulk
+import db.cancellation
 import db.runs
 import db.tallies
 from cli.output.result_rows import write_rows
+from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.job_results import store_results
 from db.results import OperatingPoint, ResultFilter, count_decisions, count_reasons, find_providers, stream_results
 from db.runs import (
     NewScan,
-    cancel_run,
     close_finished_runs,
     create_run,
     divide_into_jobs,
@@ -61,7 +62,7 @@ def find(engine, reference):
 
 
 def cancel(engine, run_id):
-    return write(engine, lambda connection: cancel_run(connection, run_id, "cancelled", "stopped by a person"))
+    return cancel_run(engine, run_id, "cancelled", "stopped by a person")
 
 
 def retry(engine, run_id, job_size=64, **settings):
@@ -340,6 +341,42 @@ class TestCancelling:
         score_all(engine, job_ids(engine, run_id)[0])
         assert cancel(engine, run_id) == 2
         assert count(engine, run_id) == RunCounts(scored=1, failed=2)
+
+    @pytest.fixture
+    def one_job_a_step(self, monkeypatch):
+        monkeypatch.setattr(db.cancellation, "_JOBS_PER_STEP", 1)
+
+    def test_a_large_run_ends_in_steps_each_of_which_adds_up(self, engine, one_job_a_step, monkeypatch):
+        run_id = add_run(engine, 3, job_size=1)
+        seen = []
+
+        def look(engine, work):
+            done = write(engine, work)
+            seen.append((count(engine, run_id).failed, fetch_run(engine, run_id).status))
+            return done
+
+        monkeypatch.setattr(db.cancellation, "write", look)
+        assert cancel(engine, run_id) == 3
+        assert seen == [(1, RunStatus.QUEUED), (2, RunStatus.QUEUED), (3, RunStatus.CANCELLED)]
+
+    def test_a_run_whose_last_job_a_worker_ends_between_two_steps_is_cancelled(
+        self, engine, one_job_a_step, monkeypatch
+    ):
+        run_id = add_run(engine, 2, job_size=1)
+        first, second = job_ids(engine, run_id)
+        steps = []
+
+        def score_between(engine, work):
+            done = write(engine, work)
+            if not steps:
+                steps.append(score_all(engine, first) or score_all(engine, second))
+            return done
+
+        monkeypatch.setattr(db.cancellation, "write", score_between)
+        assert cancel(engine, run_id) == 1
+        assert steps == [True]
+        assert count(engine, run_id) == RunCounts(scored=1, failed=1)
+        assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
 
     def test_other_runs_go_on(self, engine):
         other = add_run(engine, 1)

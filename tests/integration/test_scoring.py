@@ -5,10 +5,11 @@ import shutil
 import pytest
 from sqlalchemy import select
 
+from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.jobs import renew_lease
 from db.results import ResultFilter, stream_results
-from db.runs import cancel_run, retry_run
+from db.runs import retry_run
 from db.tables import predictions
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
@@ -429,9 +430,7 @@ class TestLosingTheJob:
         run_id = run_id_of(process, job_id)
         while_scoring(
             monkeypatch,
-            lambda: write(
-                process.engine, lambda connection: cancel_run(connection, run_id, Reason.CANCELLED.value, "stopped")
-            ),
+            lambda: cancel_run(process.engine, run_id, Reason.CANCELLED.value, "stopped"),
         )
         assert score_job(process, job_id).ended == 0
         assert count(process.engine, run_id) == RunCounts(failed=2)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import delete, select, update
 
+from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.job_results import store_results
 from db.results import ResultFilter
-from db.runs import NewScan, cancel_run, close_finished_runs, retry_run
+from db.runs import NewScan, close_finished_runs, retry_run
 from db.tables import jobs, scans, tallies, worklist_rows
 from db.tallies import RunCounts, RunTally, read_tallies
 from db.types import JobStatus, ScanStatus, database_now
@@ -92,7 +93,7 @@ class TestTally:
 
     def test_cancelling_and_retrying_move_the_counts(self, engine):
         run_id = add_run(engine, 3, job_size=1)
-        write(engine, lambda connection: cancel_run(connection, run_id, "cancelled", "x"))
+        cancel_run(engine, run_id, "cancelled", "x")
         assert count(engine, run_id) == RunCounts(failed=3)
         write(engine, lambda connection: retry_run(connection, run_id, 64, embedded=False, settings={}))
         assert count(engine, run_id) == RunCounts(queued=3)
@@ -148,7 +149,7 @@ class TestWithoutTally:
         first, *_ = job_ids(engine, run_id)
         held, (scan,) = claim(engine, first), open_scans(engine, first)
         write(engine, lambda connection: store_results(connection, held, [scored(scan)], [new_prediction(scan.id)]))
-        write(engine, lambda connection: cancel_run(connection, run_id, "cancelled", "x"))
+        cancel_run(engine, run_id, "cancelled", "x")
         write(engine, lambda connection: retry_run(connection, run_id, 64, embedded=False, settings={}))
         with reading(engine) as connection:
             assert connection.execute(select(tallies)).all() == []

@@ -21,7 +21,15 @@ from db.jobs import (
 )
 from db.runs import RunInfo, close_finished_runs, find_run, has_open_jobs
 from db.tables import jobs, runs
-from nightread.errors import DatabaseError, DatabaseFull, DatabaseUnavailable, DeviceError, ModelError, NightreadError
+from nightread.errors import (
+    DatabaseError,
+    DatabaseFull,
+    DatabaseUnavailable,
+    DeviceError,
+    ModelError,
+    NightreadError,
+    PredictionGone,
+)
 from nightread.failpoints import Point, failpoint
 from nightread.reasons import Reason
 from nightread.settings import Settings
@@ -93,7 +101,7 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     try:
         failpoint(Point.WORKER_AFTER_CLAIM)
         return _score_claimed(process, claimed)
-    except DatabaseUnavailable as error:
+    except (DatabaseUnavailable, PredictionGone) as error:
         _release(process, claim, error)
         raise
     except DatabaseError:
@@ -140,7 +148,7 @@ def _claim(process: WorkerProcess, job_id: str) -> _Claimed | None:
     return write(process.engine, work)
 
 
-def _release(process: WorkerProcess, claim: Claim, error: DatabaseUnavailable) -> None:
+def _release(process: WorkerProcess, claim: Claim, error: DatabaseError) -> None:
     """Give a job back that the database has failed, once it answers again: a lease that runs out counts as a crash.
 
     Changes nothing where the job is no longer ours, or was committed after all.

@@ -13,12 +13,12 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from db.cancellation import cancel_run
 from db.due_jobs import take_due_jobs
 from db.engine import reading, write
 from db.jobs import suspect_jobs
 from db.runs import (
     RunInfo,
-    cancel_run,
     close_finished_runs,
     find_open_embedded_runs,
     find_run,
@@ -179,7 +179,7 @@ def _look(engine: Engine, run_id: str) -> tuple[RunCounts, RunStatus]:
 def _cancel_rest(engine: Engine, run_id: str, *, crashed: bool = False) -> int:
     """Cancel the open scans of an interrupted run and return how many; an ended run does not change."""
     code, text = Reason.CANCELLED.value, "the run was interrupted before this scan"
-    return write(engine, lambda connection: cancel_run(connection, run_id, code, text, crashed=crashed))
+    return cancel_run(engine, run_id, code, text, crashed=crashed)
 
 
 def close_orphans(engine: Engine) -> int:

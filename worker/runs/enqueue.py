@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+import db.cancellation
 import db.runs
 from db.engine import reading, write
 from db.owner import Owner
@@ -147,7 +148,7 @@ def cancel_run(engine: Engine, reference: str | None) -> tuple[RunInfo, int]:
     with reading(engine) as connection:
         run = find_run(connection, reference)
     code, text = Reason.CANCELLED.value, "the run was cancelled before this scan"
-    return run, write(engine, lambda connection: db.runs.cancel_run(connection, run.id, code, text))
+    return run, db.cancellation.cancel_run(engine, run.id, code, text)
 
 
 def requeue_failed(engine: Engine, settings: Settings, run: RunInfo, *, embedded: bool) -> int:
