@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Integer, Select, Table, and_, bindparam, func, select
 
 from db.dialects import built_once
-from db.tables import measurements, predictions
+from db.tables import measurements, predictions, scans
 
 
 def has_bound_content(table: Table) -> ColumnElement[bool]:
@@ -51,6 +51,24 @@ def find_verdicts(
         return {}
     wanted = bind_contents(digests, model_digest, preprocessing)
     return {row.sha256: row.gate_verdict for row in connection.execute(_select_verdicts(connection), wanted)}
+
+
+def find_brightness(connection: Connection, digests: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return (brightness rule, contradictions) by digest, from an earlier scan with the same content."""
+    if not digests:
+        return {}
+    rows = connection.execute(_select_brightness(connection), {"digests": digests})
+    return {row.sha256: (row.brightness_rule, row.contradictions) for row in rows}
+
+
+@built_once
+def _select_brightness(_: str) -> Select[str, str, str]:
+    return (
+        select(scans.c.sha256, func.max(scans.c.brightness_rule).label("brightness_rule"),
+               func.max(scans.c.contradictions).label("contradictions"))
+        .where(scans.c.sha256.in_(bindparam("digests", expanding=True)), scans.c.brightness_rule.is_not(None))
+        .group_by(scans.c.sha256)
+    )  # fmt: skip
 
 
 @built_once

@@ -35,10 +35,7 @@ class NewPrediction:
 
 
 _PREDICTION_FIELDS = tuple(field.name for field in fields(NewPrediction))
-_OUTCOME_COLUMNS = (
-    "status", "sha256", "reason_code", "reason_text", "reused", "study_uid", "series_uid", "instance_uid", "attempts",
-    "finished_at",
-)  # fmt: skip
+_OUTCOME_FIELDS = tuple(field.name for field in fields(ScanOutcome) if field.name != "scan_id")
 
 
 def store_results(
@@ -102,16 +99,12 @@ def _end_scans(connection: Connection, claim: Claim, outcomes: Sequence[ScanOutc
     update_queued(
         connection,
         scans,
-        _OUTCOME_COLUMNS,
+        (*_OUTCOME_FIELDS, "attempts", "finished_at"),
         [
-            (
-                outcome.status.value, outcome.sha256, outcome.reason_code, outcome.reason_text, outcome.reused,
-                outcome.study_uid, outcome.series_uid, outcome.instance_uid, claim.attempts, finished_at,
-                outcome.scan_id,
-            )
+            (*(getattr(outcome, name) for name in _OUTCOME_FIELDS), claim.attempts, finished_at, outcome.scan_id)
             for outcome in sorted(outcomes, key=lambda outcome: outcome.scan_id)
         ],
-    )  # fmt: skip
+    )
 
 
 def _to_row(prediction: NewPrediction) -> tuple[str | float, ...]:

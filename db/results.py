@@ -14,7 +14,8 @@ from db.types import ScanStatus
 #: Columns of an exported row, in this order. Columns may be added, never removed.
 COLUMNS = (
     "run_id", "run", "path", "study", "label", "score", "decision", "status", "reason", "reason_text", "model",
-    "sha256", "reused", "provider", "time",
+    "sha256", "reused", "provider", "time", "series", "instance", "body_part", "view_position", "laterality",
+    "acquired_at", "manufacturer", "station", "accession_hash", "brightness_rule", "contradictions",
 )  # fmt: skip
 
 #: Extra column where decisions are derived at another operating point; it names that point.

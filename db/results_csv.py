@@ -19,6 +19,7 @@ from db.tables import results
 
 _LINES_PER_CHUNK = 2_000
 _CSV_END = "\r\n"
+_ISO = 'YYYY-MM-DD"T"HH24:MI:SS.US'
 
 
 class _Line:
@@ -80,6 +81,8 @@ def _write_in_sqlite(column: str) -> ColumnElement[Any]:
     if column == "reused":
         return case((value, "true"), else_="false")
     if column == "time":
+        return _drop_no_microseconds(func.replace(type_coerce(value, String), " ", "T")) + literal("+00:00")
+    if column == "acquired_at":
         return _drop_no_microseconds(func.replace(type_coerce(value, String), " ", "T"))
     return value
 
@@ -92,9 +95,11 @@ def _write_in_postgresql(column: str) -> ColumnElement[Any]:
         return case((value, "true"), else_="false")
     if column == "time":
         utc = func.timezone("UTC", value)
-        return _drop_no_microseconds(func.to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS.US'))
+        return _drop_no_microseconds(func.to_char(utc, _ISO)) + literal("+00:00")
+    if column == "acquired_at":
+        return _drop_no_microseconds(func.to_char(value, _ISO))
     return value
 
 
 def _drop_no_microseconds(time: ColumnElement[Any]) -> ColumnElement[Any]:
-    return func.replace(time, ".000000", "", type_=String()) + literal("+00:00")
+    return func.replace(time, ".000000", "", type_=String())

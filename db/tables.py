@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    DateTime,
     Double,
     ForeignKey,
     Index,
@@ -240,6 +241,32 @@ scans = Table(
     _column("study_uid", String(64), nullable=True, comment="DICOM (0020,000D)"),
     _column("series_uid", String(64), nullable=True, comment="DICOM (0020,000E)"),
     _column("instance_uid", String(64), nullable=True, comment="DICOM (0008,0018)"),
+    _column("body_part", String(16), nullable=True, comment="DICOM (0018,0015)"),
+    _column("view_position", String(16), nullable=True, comment="DICOM (0018,5101), or the short form of (0054,0220)"),
+    _column("laterality", String(1), nullable=True, comment="DICOM (0020,0062) or (0020,0060): R, L, U or B"),
+    _column(
+        "acquired_at",
+        DateTime(),
+        nullable=True,
+        comment="DICOM (0008,002A) or (0008,0022) with (0008,0032), local",
+    ),
+    _column("manufacturer", String(64), nullable=True, comment="DICOM (0008,0070)"),
+    _column("station", String(16), nullable=True, comment="DICOM (0008,1010)"),
+    _column(
+        "accession_hash",
+        _DIGEST,
+        nullable=True,
+        comment="HMAC-SHA256 of DICOM (0008,0050) with NIGHTREAD_ACCESSION_KEY; null without that key",
+    ),
+    _column(
+        "brightness_rule", String(16), nullable=True, comment="how black and white were determined; null: not decoded"
+    ),
+    _column(
+        "contradictions",
+        String(200),
+        nullable=True,
+        comment="contradictions of its attributes, codes separated by spaces; null: none",
+    ),
     _column("reused", Boolean(), comment="scored before: the prediction was there already"),
     _column("created_at", _TIME, comment="UTC"),
     _column("finished_at", _TIME, nullable=True, comment="when it became terminal, UTC"),
@@ -359,7 +386,10 @@ results = sqlalchemy.table(
             ("scan_id", BigInteger()), ("run_id", _ID), ("run", String()), ("path", Text()), ("study", String()),
             ("label", String()), ("score", Double()), ("decision", String()), ("status", scans.c.status.type),
             ("reason", String()), ("reason_text", String()), ("model", String()), ("sha256", _DIGEST),
-            ("reused", Boolean()), ("provider", String()), ("time", UtcDateTime()),
+            ("reused", Boolean()), ("provider", String()), ("time", UtcDateTime()), ("series", String()),
+            ("instance", String()), ("body_part", String()), ("view_position", String()), ("laterality", String()),
+            ("acquired_at", DateTime()), ("manufacturer", String()), ("station", String()),
+            ("accession_hash", _DIGEST), ("brightness_rule", String()), ("contradictions", String()),
         )
     ),
 )  # fmt: skip

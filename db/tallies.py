@@ -159,7 +159,7 @@ def begin_tally(connection: Connection, run_id: str, found: int, refused: Mappin
 
 @dataclass(frozen=True, slots=True)
 class ScanOutcome:
-    """The terminal status of one scan."""
+    """The terminal status of one scan, with the columns of `scans` that are known by then."""
 
     scan_id: int
     status: ScanStatus
@@ -170,6 +170,15 @@ class ScanOutcome:
     study_uid: str | None = None
     series_uid: str | None = None
     instance_uid: str | None = None
+    body_part: str | None = None
+    view_position: str | None = None
+    laterality: str | None = None
+    acquired_at: str | None = None
+    manufacturer: str | None = None
+    station: str | None = None
+    accession_hash: str | None = None
+    brightness_rule: str | None = None
+    contradictions: str | None = None
 
 
 def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome]) -> None:

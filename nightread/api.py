@@ -31,8 +31,9 @@ from nightread.machine import count_cores
 from nightread.model.bundle import CARD_FILE, Bundle, find_bundle, load_bundle
 from nightread.model.card import Card
 from nightread.reasons import Reason
+from nightread.scan.acquisition import DicomUids
 from nightread.scan.array import check_array
-from nightread.scan.scan import DicomUids, Pixels
+from nightread.scan.scan import Pixels
 from nightread.settings import Settings, read_settings
 
 #: A file was named by the one who may read it: it may lie anywhere.
@@ -190,11 +191,12 @@ class Model:
 
     def _decode_one(self, scan: ScanInput) -> Content:
         spec, gate, max_pixels = self.card.input, self.card.gate, self._settings.max_pixels
+        accepted = self._settings.accepted
         if isinstance(scan, np.ndarray):
             return decode_content(scan, spec, max_pixels, gate)
         content = read_content(str(Path(scan).absolute()), [_ROOT], self._settings.max_file_bytes)
         if content.reason is None:
-            content.fill(decode_content(content.data, spec, max_pixels, gate))
+            content.fill(decode_content(content.data, spec, max_pixels, gate, accepted))
         return content
 
     def _to_result(self, scan: ScanInput, content: Content) -> ScanResult:
@@ -213,7 +215,7 @@ class Model:
             gate_verdict=content.verdict,
             distance=content.distance,
             sha256=content.sha256 or None,
-            uids=content.uids,
+            uids=None if content.acquisition is None else content.acquisition.uids,
             provenance=self.provenance,
         )
 

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     NOT_A_RADIOGRAPH = "not-a-radiograph"
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"
     FOR_PROCESSING = "for-processing"
+    NOT_FRONTAL = "not-frontal"
     COLOR_PHOTOGRAPH = "color-photograph"
     DOCUMENT = "document"
     ASPECT_RATIO = "aspect-ratio"

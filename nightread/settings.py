@@ -17,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from nightread import failpoints
 from nightread.errors import SettingsError
+from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
 
 _PREFIX: Final = "NIGHTREAD_"
 #: Names another file than the user's `.env`.
 ENV_FILE_VARIABLE: Final = f"{_PREFIX}ENV_FILE"
 _LARGEST_ENV_FILE: Final = 2**20
+#: Accession numbers are short: a weak key could be found by trying them all.
+_SHORTEST_KEY: Final = 16
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 
 #: The default: no broker that other processes reach.
@@ -122,6 +125,15 @@ class Settings(BaseModel):
         60.0, ge=1.0, le=600.0, description="time limit for decoding one scan, in seconds; beyond it that scan fails"
     )
     gate: bool = Field(True, description="whether scans that the input gate rejects get no score")
+    modalities: str = Field(
+        ",".join(sorted(RADIOGRAPHS.modalities)),
+        description=f"DICOM modalities that are read, separated by ','; allowed are {', '.join(MODALITIES)}",
+    )
+    for_processing: bool = Field(False, description="whether raw detector values (FOR PROCESSING) are read")
+    accession_key: SecretStr = Field(
+        SecretStr(""),
+        description="secret key of the stored hash of accession numbers, at least 16 characters; empty: none is stored",
+    )
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read, in bytes")
     threads: int = Field(
         0,
@@ -136,6 +148,23 @@ class Settings(BaseModel):
     @classmethod
     def _split_roots(cls, value: object) -> object:
         return [part for part in value.split(":") if part] if isinstance(value, str) else value
+
+    @field_validator("modalities")
+    @classmethod
+    def _check_modalities(cls, value: str) -> str:
+        modalities = [part.strip().upper() for part in value.split(",")]
+        if not set(modalities) <= set(MODALITIES):
+            msg = f"a modality is unknown or missing; allowed are {', '.join(MODALITIES)}, separated by ','"
+            raise ValueError(msg)
+        return ",".join(modalities)
+
+    @field_validator("accession_key")
+    @classmethod
+    def _check_accession_key(cls, key: SecretStr) -> SecretStr:
+        if 0 < len(key.get_secret_value()) < _SHORTEST_KEY:
+            msg = f"the key has fewer than {_SHORTEST_KEY} characters: create one with `openssl rand -hex 32`"
+            raise ValueError(msg)
+        return key
 
     @field_validator("scan_roots")
     @classmethod
@@ -174,6 +203,11 @@ class Settings(BaseModel):
             msg = f"sweep_s ({self.sweep_s:g}) is over ten times lease_s ({self.lease_s:g}): lost jobs wait too long"
             raise ValueError(msg)
         return self
+
+    @property
+    def accepted(self) -> Accepted:
+        """Which DICOM instances are accepted as radiographs."""
+        return Accepted(frozenset(self.modalities.split(",")), self.for_processing)
 
     @property
     def has_shared_broker(self) -> bool:

@@ -35,7 +35,7 @@ def add_night(engine, scores, *, found=None, decide=lambda score: "pneumonia" if
             outcomes.append(ScanOutcome(scan.id, score, reason_code="damaged", reason_text="cut <short>"))
         elif score is not None:
             by_label = score if isinstance(score, dict) else {"pneumonia": score}
-            outcomes.append(scored(scan, study_uid=f"1.2.{scan.id}"))
+            outcomes.append(scored(scan, study_uid=f"1.2.{scan.id}", acquired_at="2026-11-28 23:15:02.000000"))
             predictions += [
                 new_prediction(scan.id, label=label, score=value, decision=decide(value))
                 for label, value in by_label.items()

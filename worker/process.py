@@ -70,9 +70,10 @@ class WorkerProcess:
 
     def _make_decoder(self) -> Decoder:
         settings = self.settings
-        return Decoder(
-            self.threads, IsolationLimits(settings.decode_limit_s, settings.max_pixels, settings.max_file_bytes)
+        limits = IsolationLimits(
+            settings.decode_limit_s, settings.max_pixels, settings.max_file_bytes, settings.accepted
         )
+        return Decoder(self.threads, limits)
 
     @staticmethod
     def name_of(pid: int) -> str:
@@ -161,6 +162,7 @@ class WorkerProcess:
             batch_size=settings.batch_size,
             scored_by_threads=scorer.device == "cpu",
             gated=bool(run.settings.get("gate", True)),
+            accession_key=settings.accession_key.get_secret_value().encode(),
         )
 
     def close(self) -> None:

@@ -98,7 +98,8 @@ def _write_json(rows: Iterator[dict[str, Any]], file: IO[str], columns: Sequence
     """Write one JSON array, an object a line."""
     file.write("[")
     for index, row in enumerate(rows):
-        line = {column: row[column] for column in columns} | {"time": to_text(row["time"]) or None}
+        times = {column: to_text(row[column]) or None for column in ("time", "acquired_at")}
+        line = {column: row[column] for column in columns} | times
         file.write((",\n" if index else "\n") + json.dumps(line, ensure_ascii=False))
     file.write("\n]\n")
 
@@ -107,7 +108,12 @@ def _write_parquet(rows: Iterator[dict[str, Any]], file: IO[bytes], columns: Seq
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {"score": pa.float64(), "reused": pa.bool_(), "time": pa.timestamp("us", tz="UTC")}
+    kinds = {
+        "score": pa.float64(),
+        "reused": pa.bool_(),
+        "time": pa.timestamp("us", tz="UTC"),
+        "acquired_at": pa.timestamp("us"),
+    }
     schema = pa.schema([(column, kinds.get(column, pa.string())) for column in columns])
     with parquet.ParquetWriter(file, schema) as writer:
         while part := list(islice(rows, _PARQUET_ROWS)):

@@ -16,12 +16,13 @@ from nightread.failpoints import Point, failpoint
 from nightread.model.card import Gate
 from nightread.model.gate import PASSED, Finding, check_pixels
 from nightread.reasons import Reason
+from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition
 from nightread.scan.array import read_array
 from nightread.scan.files import read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.pixel_statistics import Statistics, measure
 from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
-from nightread.scan.scan import DicomUids, Pixels
+from nightread.scan.scan import BrightnessRule, Contradiction, Pixels
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ class Content:
     Attributes:
         data: bytes of the whole file; empty once they are decoded.
         sha256: SHA-256 of the bytes, 64 hexadecimal digits; empty where the file could not be read.
-        uids: of a DICOM file, else None.
+        acquisition: of a DICOM file that could be parsed, else None.
+        rule: how black and white were determined; None if the file was not decoded.
+        contradictions: of a DICOM file's attributes.
         tensor: (H, W, C) float32, the network's input; None before decoding and after scoring.
         statistics: what the pixels measure; None where the model has no gate.
         finding: why the input gate rejects the scan; None where it passes.
@@ -48,7 +51,9 @@ class Content:
 
     data: bytes = b""
     sha256: str = ""
-    uids: DicomUids | None = None
+    acquisition: Acquisition | None = None
+    rule: BrightnessRule | None = None
+    contradictions: frozenset[Contradiction] = frozenset()
     tensor: Tensor | None = None
     statistics: Statistics | None = None
     finding: Finding | None = None
@@ -74,7 +79,8 @@ class Content:
 
     def fill(self, decoded: "Content") -> None:
         """Take over what `decode_content` made of this content's bytes, and release the bytes."""
-        self.data, self.tensor, self.uids = b"", decoded.tensor, decoded.uids
+        self.data, self.tensor, self.acquisition = b"", decoded.tensor, decoded.acquisition
+        self.rule, self.contradictions = decoded.rule, decoded.contradictions
         self.statistics, self.finding = decoded.statistics, decoded.finding
         self.reason, self.text = decoded.reason, decoded.text
 
@@ -103,7 +109,13 @@ def read_content(path: str, roots: Sequence[Path], max_bytes: int, expected_byte
     return Content(data, hashlib.sha256(data).hexdigest())
 
 
-def decode_content(data: bytes | Pixels, spec: InputSpec, max_pixels: int, gate: Gate | None = None) -> Content:
+def decode_content(
+    data: bytes | Pixels,
+    spec: InputSpec,
+    max_pixels: int,
+    gate: Gate | None = None,
+    accepted: Accepted = RADIOGRAPHS,
+) -> Content:
     """Decode a file and prepare it for a network; a fault becomes the reason.
 
     Args:
@@ -111,21 +123,27 @@ def decode_content(data: bytes | Pixels, spec: InputSpec, max_pixels: int, gate:
         spec: the network's input.
         max_pixels: largest width times height that is decoded.
         gate: the model's; pixels are measured and checked by its rules where it is given.
+        accepted: which DICOM instances are radiographs.
 
     Returns:
         A content without `data` and `sha256`, for `Content.fill`.
     """
     try:
         if isinstance(data, bytes):
-            tensor, scan = read_and_prepare(data, spec, max_pixels=max_pixels, with_colors=gate is not None)
+            tensor, scan = read_and_prepare(
+                data, spec, max_pixels=max_pixels, with_colors=gate is not None, accepted=accepted
+            )
         else:
             scan = read_array(data, max_pixels=max_pixels)
             tensor = prepare(scan, spec)
-        decoded = Content(tensor=tensor, uids=scan.uids)
+        decoded = Content(
+            tensor=tensor, acquisition=scan.acquisition, rule=scan.rule, contradictions=scan.contradictions
+        )
         if gate is not None:
             decoded.statistics, decoded.finding = measure(tensor, spec), check_pixels(scan, gate)
     except ScanError as error:
-        return Content(reason=error.reason, text=str(error))
+        acquisition = find_acquisition(data) if isinstance(data, bytes) else None
+        return Content(reason=error.reason, text=str(error), acquisition=acquisition)
     except MemoryError:  # would end Celery's main process, then that of the next worker to take the job
         return Content(reason=Reason.OUT_OF_MEMORY, text="not enough memory to decode the scan")
     except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; recorded, and logged without them
@@ -134,16 +152,18 @@ def decode_content(data: bytes | Pixels, spec: InputSpec, max_pixels: int, gate:
     return decoded
 
 
-def find_uids(data: bytes) -> DicomUids | None:
-    """Return the UIDs of a file that is not decoded, since its scores are stored already."""
+def find_acquisition(data: bytes) -> Acquisition | None:
+    """Return the acquisition of a file that is not decoded: its scores are stored, or it was refused."""
     if sniff(data[:SNIFF_BYTES]) is not Format.DICOM:
         return None
-    from nightread.scan.dicom import read_uids  # pydicom takes 0.2 s to import, and most folders hold none
+    from nightread.scan import dicom  # pydicom takes 0.2 s to import, and most folders hold none
 
     try:
-        return read_uids(data)
+        return dicom.find_acquisition(data)
+    except ScanError:
+        return None
     except Exception as error:  # noqa: BLE001  # the boundary to untrusted bytes; the score is there all the same
-        _log.error("reading UIDs failed with %s", type(error).__name__)
+        _log.error("reading DICOM attributes failed with %s", type(error).__name__)
         return None
 
 

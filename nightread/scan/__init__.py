@@ -9,7 +9,9 @@ raster: decodes JPEG, PNG and TIFF.
 tiff: decodes TIFF pages that Pillow cannot decode.
 frames: headers and decoders of compressed frames.
 dicom: decodes DICOM.
+acquisition: identifiers, view, device and time of a DICOM instance.
 dicom_file: parses the attributes and the frame of a DICOM file.
+dicom_acquisition: reads the acquisition, and refuses lateral views.
 dicom_frame: decodes the frame to stored values.
 dicom_gray: modality and VOI transforms of stored values.
 brightness: estimates black and white if the file does not define them.

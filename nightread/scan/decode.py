@@ -4,6 +4,7 @@ import math
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
+from nightread.scan.acquisition import RADIOGRAPHS, Accepted
 from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, name_other, sniff
 from nightread.scan.raster import read_raster, silence_decoders
 from nightread.scan.scan import Scan
@@ -14,7 +15,14 @@ _LARGEST_GRAY = 1e30
 silence_decoders()
 
 
-def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors: bool = False) -> Scan:
+def read_scan(
+    data: bytes,
+    *,
+    max_pixels: int,
+    at_least_px: int = 0,
+    with_colors: bool = False,
+    accepted: Accepted = RADIOGRAPHS,
+) -> Scan:
     """Decode one file to the pixels of one radiograph.
 
     Args:
@@ -23,6 +31,7 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors
         at_least_px: if not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 scale as long as both sides keep at least this
             many pixels; the decoder then computes a smaller inverse transform.
         with_colors: also sample the colors, for the input gate; the pixels do not depend on it.
+        accepted: which DICOM instances are radiographs.
 
     Raises:
         UnreadableScan: not an image, damaged, truncated, blank, too large or too small.
@@ -34,7 +43,7 @@ def read_scan(data: bytes, *, max_pixels: int, at_least_px: int = 0, with_colors
     if kind is Format.DICOM:
         from nightread.scan.dicom import read_dicom  # 0.2 s to import, and most folders hold no DICOM
 
-        scan = read_dicom(data, max_pixels=max_pixels, with_colors=with_colors)
+        scan = read_dicom(data, max_pixels=max_pixels, with_colors=with_colors, accepted=accepted)
     else:
         scan = read_raster(data, kind, max_pixels, at_least_px, with_colors=with_colors)
     check_content(scan)

@@ -8,7 +8,7 @@ import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from pydicom.sequence import Sequence
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
+from nightread.scan.scan import DECODER_ERRORS, Contradiction
 
 _PREAMBLE_BYTES: Final = 132
 _META_GROUP: Final = 0x0002
@@ -33,9 +34,18 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _ATTRIBUTES_BYTES: Final = 2**20
 _UID = re.compile(r"[0-9.]{1,64}")
 
-#: Only these attributes are parsed, so that no patient data is.
+#: Names and identifiers of persons, with which other values are compared before these are stored.
+PERSON_KEYWORDS: Final = (
+    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName",
+    "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "NameOfPhysiciansReadingStudy",
+    "PhysiciansOfRecord", "RequestingPhysician",
+)  # fmt: skip
+#: Only these attributes are parsed.
 _KEYWORDS: Final = (
-    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "PresentationIntentType", "ViewPosition",
+    *PERSON_KEYWORDS,
+    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber", "Modality", "PresentationIntentType",
+    "BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "ImageLaterality", "Laterality",
+    "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "Manufacturer", "StationName",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
@@ -45,6 +55,7 @@ _KEYWORDS: Final = (
 _TAGS: Final = [tag_for_keyword(keyword) or 0 for keyword in _KEYWORDS]
 
 ENCAPSULATED_NATIVE: Final = uid.UID("1.2.840.10008.1.2.1.98")  # newer than pydicom's list
+JPEG_XL: Final = tuple(uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (110, 111, 112))
 SYNTAXES: Final = frozenset({
     uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
     ENCAPSULATED_NATIVE, uid.RLELossless,
@@ -52,16 +63,26 @@ SYNTAXES: Final = frozenset({
     uid.JPEGLSLossless, uid.JPEGLSNearLossless,
     uid.JPEG2000Lossless, uid.JPEG2000, uid.JPEG2000MCLossless, uid.JPEG2000MC,
     uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K,
-    *(uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (110, 111, 112)),  # JPEG XL
+    *JPEG_XL,
 })  # fmt: skip
+
+
+#: Errors of the image decoders, and those that pydicom adds.
+DICOM_ERRORS: Final = (
+    *DECODER_ERRORS, RuntimeError, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Attributes of an instance by keyword, with typed access so that values of a wrong type are not used."""
+    """Attributes of an instance by keyword, with typed access so that values of a wrong type are not used.
+
+    `noted` collects contradictions while the instance is read.
+    """
 
     dataset: pydicom.Dataset
     is_little_endian: bool
+    noted: set[Contradiction] = field(default_factory=set)
 
     def text(self, keyword: str) -> str:
         """Return the first value as stripped text; "" if there is none."""
@@ -103,7 +124,8 @@ class Attributes:
     def item(self, keyword: str) -> "Attributes | None":
         """Return the first item of a sequence; None if there is none."""
         value = self.raw(keyword)
-        return Attributes(value[0], self.is_little_endian) if isinstance(value, Sequence) and len(value) else None
+        is_filled = isinstance(value, Sequence) and len(value)
+        return Attributes(value[0], self.is_little_endian, self.noted) if is_filled else None
 
     def raw(self, keyword: str) -> Any:
         """Return a value as parsed by pydicom; None if it is missing."""

@@ -12,6 +12,7 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.dicom_file import (
     ENCAPSULATED_NATIVE,
+    JPEG_XL,
     SYNTAXES,
     Attributes,
     DicomFile,
@@ -21,12 +22,23 @@ from nightread.scan.dicom_file import (
 from nightread.scan.dicom_gray import read_table
 from nightread.scan.frames import Codec, FrameHeader, decode, read_header, sample_colors, to_luma
 from nightread.scan.raster import check_jpeg_end, close_jpeg, sample_jpeg_colors
-from nightread.scan.scan import Colors, Pixels
+from nightread.scan.scan import Colors, Contradiction, Pixels
 
 _PALETTES: Final = tuple(f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue"))
 _COMPRESSED: Final = SYNTAXES - {
     uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
     ENCAPSULATED_NATIVE, uid.RLELossless,
+}  # fmt: skip
+#: Transfer syntaxes that declare a codec.
+_CODEC_SYNTAXES: Final = {
+    Codec.JPEG: {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit},
+    Codec.JPEG_LOSSLESS: {uid.JPEGLossless, uid.JPEGLosslessSV1},
+    Codec.JPEG_LS: {uid.JPEGLSLossless, uid.JPEGLSNearLossless},
+    Codec.JPEG_2000: {
+        uid.JPEG2000Lossless, uid.JPEG2000, uid.JPEG2000MCLossless, uid.JPEG2000MC, uid.HTJ2KLossless,
+        uid.HTJ2KLosslessRPCL, uid.HTJ2K,
+    },
+    Codec.JPEG_XL: set(JPEG_XL),
 }  # fmt: skip
 _NATIVE_BITS: Final = frozenset({8, 16, 32})
 
@@ -60,9 +72,13 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
     frame, is_encapsulated = read_frame(file)
     attributes = file.attributes
     header = read_header(frame) if is_encapsulated or file.syntax in _COMPRESSED else None
+    if header is not None and file.syntax and file.syntax not in _CODEC_SYNTAXES[header.codec]:
+        attributes.noted.add(Contradiction.TRANSFER_SYNTAX)
     if header is not None:
         _check_frame_size(header, attributes)
         if header.codec is Codec.JPEG and header.bits == 8:
+            if attributes.whole("BitsStored", 1, 64, 8) != 8:
+                attributes.noted.add(Contradiction.BITS_STORED)
             return _decode_jpeg(bytes(frame), header, attributes, with_colors=with_colors)
         pixels = decode(frame, header)
         bits = _find_bits(pixels, header, attributes)
@@ -98,7 +114,10 @@ def _check_frame_size(header: FrameHeader, attributes: Attributes) -> None:
 def _find_bits(pixels: Pixels, header: FrameHeader, attributes: Attributes) -> int:
     """Return the bits in use of a compressed frame: the declared ones, unless it has fewer or needs more."""
     declared = attributes.whole("BitsStored", 1, 64, header.bits)
-    return declared if declared <= header.bits and int(pixels.max()) < 2**declared else header.bits
+    if declared <= header.bits and int(pixels.max()) < 2**declared:
+        return declared
+    attributes.noted.add(Contradiction.BITS_STORED)
+    return header.bits
 
 
 def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
@@ -166,6 +185,8 @@ def _take_stored_bits(pixels: Pixels, allocated: int, attributes: Attributes) ->
     bits = attributes.whole("BitsStored", 1, allocated, allocated)
     high = attributes.whole("HighBit", 0, 63, bits - 1)
     shift = high + 1 - bits if bits - 1 <= high < allocated else 0
+    if high != bits - 1:
+        attributes.noted.add(Contradiction.HIGH_BIT)
     if shift or bits < allocated:
         pixels = (pixels >> shift) & pixels.dtype.type(2**bits - 1)
     return pixels, bits

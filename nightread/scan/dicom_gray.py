@@ -10,13 +10,13 @@ from nightread.errors import UnreadableScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_extremes
 from nightread.scan.dicom_file import Attributes, describe_tag
-from nightread.scan.scan import Pixels
+from nightread.scan.scan import BrightnessRule, Contradiction, Pixels
 
 _SHAPE = "PresentationLUTShape"
 
 
-def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tuple[Pixels, float, float]:
-    """Return (pixels, black, white) after modality and VOI transforms.
+def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tuple[Pixels, float, float, BrightnessRule]:
+    """Return (pixels, black, white, rule) after modality and VOI transforms.
 
     A linear window leaves the pixels as they are: its ends become black and white (PS3.3 C.11.2.1.2.1). Without table
     and window, black and white are the range of the stored bits or the extremes, see `_find_range`. Padding is black.
@@ -34,17 +34,19 @@ def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tupl
     table, window = attributes.item("VOILUTSequence"), _read_window(attributes)
     if table is not None:
         values = _apply_table(values, table)
-        black, white = 0.0, _find_table_white(values, table)
+        black, white, rule = 0.0, _find_table_white(values, table), BrightnessRule.VOI_TABLE
     elif window is not None:
         values, black, white = _apply_window(values, *window)
+        rule = BrightnessRule.WINDOW
     elif scaling is None:
-        black, white = _find_range(values, None, padding)
+        black, white, rule = _find_range(values, None, padding)
     else:
         slope, intercept = scaling
-        black, white = sorted(slope * end + intercept for end in _find_range(stored, bits, padding))
+        *ends, rule = _find_range(stored, bits, padding)
+        black, white = sorted(slope * end + intercept for end in ends)
     if _is_inverted(attributes):
         black, white = white, black
-    return (values if padding is None else np.where(padding, black, values)), black, white
+    return (values if padding is None else np.where(padding, black, values)), black, white, rule
 
 
 def _is_inverted(attributes: Attributes) -> bool:
@@ -52,13 +54,17 @@ def _is_inverted(attributes: Attributes) -> bool:
 
     Some writers combine MONOCHROME1 with IDENTITY, a contradiction; the photometric interpretation decides.
     """
-    return attributes.text("PhotometricInterpretation").upper() == "MONOCHROME1" or (
-        attributes.text(_SHAPE).upper() == "INVERSE"
-    )
+    is_inverted = attributes.text("PhotometricInterpretation").upper() == "MONOCHROME1"
+    shape = attributes.text(_SHAPE).upper()
+    if shape == ("IDENTITY" if is_inverted else "INVERSE"):
+        attributes.noted.add(Contradiction.PRESENTATION_LUT_SHAPE)
+    return is_inverted or shape == "INVERSE"
 
 
-def _find_range(values: Pixels, bits: int | None, padding: npt.NDArray[np.bool_] | None) -> tuple[float, float]:
-    """Return black and white for an instance without table and window.
+def _find_range(
+    values: Pixels, bits: int | None, padding: npt.NDArray[np.bool_] | None
+) -> tuple[float, float, BrightnessRule]:
+    """Return (black, white, rule) for an instance without table and window.
 
     They are the range of the stored bits. If there are more than 8 bits and no gray level reaches the upper half of
     that range, they are the picture's own extremes without outliers.
@@ -72,12 +78,12 @@ def _find_range(values: Pixels, bits: int | None, padding: npt.NDArray[np.bool_]
     if bits is not None:
         low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if values.dtype.kind == "i" else (0.0, 2.0**bits - 1)
         if bits <= 8:
-            return low, high
+            return low, high, BrightnessRule.FULL_RANGE
     extremes = find_extremes(values, padding)
     if extremes is None:
         raise UnreadableScan(Reason.BLANK, "every pixel is padding")
     is_used = bits is not None and (extremes[1] > high / 2 or extremes[0] < low / 2)
-    return (low, high) if is_used else extremes
+    return (low, high, BrightnessRule.STORED_BITS) if is_used else (*extremes, BrightnessRule.EXTREMES)
 
 
 def _apply_modality(stored: Pixels, attributes: Attributes) -> tuple[Pixels, tuple[float, float] | None]:
@@ -141,13 +147,18 @@ def _apply_table(values: Pixels, item: Attributes) -> Pixels:
 def _find_table_white(values: Pixels, item: Attributes) -> float:
     """Return the white of a VOI table: the largest value of the bits that its entries use, not of the declared ones."""
     table, _ = read_table(item, "LUTDescriptor", "LUTData")
-    return float(2 ** int(table.max()).bit_length() - 1) if table.max() else float(values.max())
+    bits = int(table.max()).bit_length()
+    if bits != item.raw("LUTDescriptor")[2]:
+        item.noted.add(Contradiction.VOI_TABLE)
+    return float(2**bits - 1) if bits else float(values.max())
 
 
 def _read_window(attributes: Attributes) -> tuple[str, float, float] | None:
     """Return (function, center, width) of the first window, which viewers apply; None if there is none."""
     center, width = attributes.number("WindowCenter"), attributes.number("WindowWidth")
     if center is None or width is None or width <= 0:
+        if attributes.raw("WindowCenter") is not None or attributes.raw("WindowWidth") is not None:
+            attributes.noted.add(Contradiction.WINDOW)
         return None
     return attributes.text("VOILUTFunction").upper() or "LINEAR", center, width
 
@@ -173,7 +184,11 @@ def _find_padding(pixels: Pixels, attributes: Attributes) -> npt.NDArray[np.bool
     start, end = attributes.number("PixelPaddingValue"), attributes.number("PixelPaddingRangeLimit")
     if start is None:
         return None
-    low, high = sorted(_match_sign(value, pixels.dtype) for value in (start, start if end is None else end))
+    given = (start, start if end is None else end)
+    matched = [_match_sign(value, pixels.dtype) for value in given]
+    if matched != list(given):
+        attributes.noted.add(Contradiction.PADDING)
+    low, high = sorted(matched)
     mask = (pixels >= low) & (pixels <= high)
     return mask if mask.any() else None
 

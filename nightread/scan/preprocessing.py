@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from nightread.scan.acquisition import RADIOGRAPHS, Accepted
 from nightread.scan.decode import read_scan
 from nightread.scan.scan import Scan
 
@@ -125,7 +126,12 @@ def decode_size_px(spec: InputSpec) -> int:
 
 
 def read_and_prepare(
-    data: bytes, spec: InputSpec, *, max_pixels: int, with_colors: bool = False
+    data: bytes,
+    spec: InputSpec,
+    *,
+    max_pixels: int,
+    with_colors: bool = False,
+    accepted: Accepted = RADIOGRAPHS,
 ) -> tuple[Tensor, Scan]:
     """Decode a file no further than `spec` needs, and prepare it.
 
@@ -134,6 +140,7 @@ def read_and_prepare(
         spec: the network's input.
         max_pixels: see `read_scan`.
         with_colors: see `read_scan`.
+        accepted: see `read_scan`.
 
     Returns:
         The prepared (H, W, C) float32 tensor, and the scan it came from.
@@ -141,5 +148,6 @@ def read_and_prepare(
     Raises:
         ScanError: as `read_scan` does.
     """
-    scan = read_scan(data, max_pixels=max_pixels, at_least_px=decode_size_px(spec), with_colors=with_colors)
+    at_least_px = decode_size_px(spec)
+    scan = read_scan(data, max_pixels=max_pixels, at_least_px=at_least_px, with_colors=with_colors, accepted=accepted)
     return prepare(scan, spec), scan

@@ -14,7 +14,7 @@ from nightread.reasons import Reason
 from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
 from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, sample_colors, to_luma
-from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors, Pixels, Scan, check_size
+from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, BrightnessRule, Colors, Pixels, Scan, check_size
 
 _PNG_BIT_DEPTH_AT = 24
 _JPEG_END = b"\xff\xd9"
@@ -85,7 +85,8 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
         ) from None
     except DECODER_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
-    return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors)
+    rule = BrightnessRule.FULL_RANGE if pixels.dtype == np.uint8 else BrightnessRule.BITS_IN_USE
+    return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors, rule=rule)
 
 
 def _has_preview(image: Image.Image) -> bool:
@@ -102,11 +103,15 @@ def _has_preview(image: Image.Image) -> bool:
 def _read_deep_jpeg(data: bytes, header: FrameHeader, *, with_colors: bool) -> Scan:
     """Decode JPEG Lossless, JPEG-LS and 12-bit JPEG."""
     pixels = decode(data, header)
+    colors, rule = None, BrightnessRule.FULL_RANGE
     if pixels.ndim == 2:
-        return Scan(pixels, 0.0, find_white(pixels), Format.JPEG, header.width_px, header.height_px)
-    colors = sample_colors(pixels, header.bits) if with_colors else None
-    white = float(2**header.bits - 1)
-    return Scan(to_luma(pixels), 0.0, white, Format.JPEG, header.width_px, header.height_px, colors=colors)
+        white = find_white(pixels)
+        rule = BrightnessRule.FULL_RANGE if pixels.dtype == np.uint8 else BrightnessRule.BITS_IN_USE
+    else:
+        colors = sample_colors(pixels, header.bits) if with_colors else None
+        pixels, white = to_luma(pixels), float(2**header.bits - 1)
+    size = header.width_px, header.height_px
+    return Scan(pixels, 0.0, white, Format.JPEG, *size, colors=colors, rule=rule)
 
 
 def close_jpeg(data: bytes, header: FrameHeader) -> bytes:

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from nightread.errors import UnreadableScan
 from nightread.reasons import Reason
+from nightread.scan.acquisition import Acquisition
 from nightread.scan.formats import Format
 
 #: Pixels of one scan as decoded: (H, W), gray, uint8, uint16 or another real dtype.
@@ -29,13 +31,29 @@ DECODER_ERRORS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class DicomUids:
-    """The UIDs of DICOM's three levels, which are not patient data; None if missing."""
+class BrightnessRule(StrEnum):
+    """Which rule determined black and white; docs/reference/pixels.md has the rules."""
 
-    study: str | None
-    series: str | None
-    instance: str | None
+    FULL_RANGE = "full-range"  # 8 bits, or color
+    VOI_TABLE = "voi-table"
+    WINDOW = "window"
+    STORED_BITS = "stored-bits"
+    BITS_IN_USE = "bits-in-use"
+    EXTREMES = "extremes"
+
+
+class Contradiction(StrEnum):
+    """Where attributes contradict each other, the frame or the standard, although the scan was read."""
+
+    TRANSFER_SYNTAX = "transfer-syntax"  # the frame has another compression than declared
+    BITS_STORED = "bits-stored"  # the frame has other bits than declared
+    HIGH_BIT = "high-bit"  # not the highest of the stored bits
+    MISSING_ATTRIBUTE = "missing-attribute"  # a required attribute of the pixels is missing
+    WINDOW = "window"  # without a finite center and a positive width
+    VOI_TABLE = "voi-table"  # its entries take other bits than declared
+    PADDING = "padding"  # its sign is not that of the pixels
+    PRESENTATION_LUT_SHAPE = "presentation-lut-shape"  # not that of the photometric interpretation
+    VIEW = "view"  # one attribute names a frontal view, another one a lateral view
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +67,9 @@ class Scan:
         format: file format; None of an array.
         width_px: width as stored.
         height_px: height as stored.
-        uids: UIDs of a DICOM instance, else None.
+        acquisition: of a DICOM instance, else None.
+        rule: how black and white were determined; None of an array.
+        contradictions: of the attributes of a DICOM instance.
         scale: 1, or 2, 4 or 8 after scaled decoding: each pixel covers `scale` x `scale` stored pixels, the last of a
             row or column fewer if `scale` does not divide the stored size.
         colors: a sample of the colors, if requested; None if the file stores gray.
@@ -61,9 +81,11 @@ class Scan:
     format: Format | None
     width_px: int
     height_px: int
-    uids: DicomUids | None = None
     scale: int = 1
     colors: Colors | None = None
+    rule: BrightnessRule | None = None
+    acquisition: Acquisition | None = None
+    contradictions: frozenset[Contradiction] = frozenset()
 
 
 def check_size(width_px: int, height_px: int, max_pixels: int) -> None:

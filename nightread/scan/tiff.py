@@ -15,7 +15,7 @@ from nightread.reasons import Reason
 from nightread.scan.brightness import find_extremes, find_white
 from nightread.scan.formats import Format
 from nightread.scan.frames import read_header, sample_colors, to_luma
-from nightread.scan.scan import DECODER_ERRORS, Pixels, Scan, check_size
+from nightread.scan.scan import DECODER_ERRORS, BrightnessRule, Pixels, Scan, check_size
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags
 
@@ -125,25 +125,26 @@ def _decode(page: Any, *, with_colors: bool) -> Scan:
         if pixels.dtype.kind == "u":
             colors = sample_colors(pixels, 8 * pixels.dtype.itemsize) if with_colors else None
             gray = np.rint(gray).astype(pixels.dtype)
-    gray, black, white = _find_range(gray)
+    gray, black, white, rule = _find_range(gray)
     if page.photometric == _WHITE_IS_ZERO:
         black, white = white, black
     tag = page.tags.get("Orientation")
     upright = _turn(gray, int(tag.value) if tag is not None else 1)
-    return Scan(upright, black, white, Format.TIFF, page.imagewidth, page.imagelength, colors=colors)
+    return Scan(upright, black, white, Format.TIFF, page.imagewidth, page.imagelength, colors=colors, rule=rule)
 
 
-def _find_range(gray: Pixels) -> tuple[Pixels, float, float]:
-    """Return (pixels, black, white): from the bits in use for unsigned integers, else the extremes without outliers."""
+def _find_range(gray: Pixels) -> tuple[Pixels, float, float, BrightnessRule]:
+    """Return (pixels, black, white, rule): the bits in use of unsigned integers, else the extremes without outliers."""
     if gray.dtype.kind == "u":
-        white = find_white(gray)
-        return (gray if gray.dtype.itemsize <= 2 else gray.astype(np.float64)), 0.0, white
+        white, size = find_white(gray), gray.dtype.itemsize
+        rule = BrightnessRule.FULL_RANGE if size == 1 else BrightnessRule.BITS_IN_USE
+        return (gray if size <= 2 else gray.astype(np.float64)), 0.0, white, rule
     extremes = find_extremes(gray)
     if extremes is None:
         raise UnreadableScan(Reason.BLANK, "no pixel is a finite number")
     if gray.dtype.kind == "f":  # non-finite pixels are a border, shown black
         gray = np.where(np.isfinite(gray), gray, extremes[0])
-    return gray, *extremes
+    return gray, *extremes, BrightnessRule.EXTREMES
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:

@@ -75,7 +75,7 @@ def read_run(process, run_id):
 
 
 def describe(row):
-    uids, origin = row.uids if row.status == "scored" else None, row.provenance
+    uids, origin = row.uids, row.provenance
     return {
         "outcome": (row.status, row.reason and row.reason.value, row.text),
         "scores": row.scores,

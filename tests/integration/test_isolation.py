@@ -64,7 +64,12 @@ def test_what_comes_out_is_what_comes_out_of_a_thread(decoders, encode):
     data = encode(small_chest(1))
     apart, here = decoders.decode(data, SPEC), decode_content(data, SPEC, MAX_PIXELS)
     np.testing.assert_array_equal(apart.tensor, here.tensor)
-    assert (apart.uids, apart.reason, apart.text) == (here.uids, None, "")
+    assert (apart.acquisition, apart.rule, apart.reason, apart.text) == (
+        here.acquisition,
+        here.rule,
+        None,
+        "",
+    )
 
 
 @pytest.mark.parametrize("data", [b"no image", encode_jpeg()[:900], encode_png16(small_chest(0, 1100, 1100))])

@@ -359,3 +359,33 @@ class TestFrom0004:
         upgrade(before)
         with reading(before) as connection:
             assert find_run(connection, "b" * 32).owner == self.OWNER
+
+
+class TestFrom0007:
+    """Upgrade of the schema before acquisitions, with a run that its workers still score."""
+
+    @pytest.fixture
+    def before(self, empty_engine):
+        upgrade_to(empty_engine, "0007")
+        TestFrom0001.insert_model(empty_engine, "1", "candidate", "2026-01-01 00:00:00.000000")
+        TestFrom0001.insert_scored_run(empty_engine)
+        return empty_engine
+
+    def test_a_worker_of_the_release_before_ends_its_scans(self, before):
+        upgrade(before)
+        ended = (
+            f"UPDATE scans SET status = 'scored', sha256 = '{'c' * 64}', reason_code = NULL, reused = false, "
+            "study_uid = '1.2', attempts = 1, finished_at = '2026-01-01' WHERE status = 'queued'"
+        )
+        write(before, lambda connection: connection.exec_driver_sql(ended))
+        with reading(before) as connection:
+            row = connection.execute(select(results)).mappings().one()
+        assert (row["study"], row["station"], row["acquired_at"], row["brightness_rule"]) == ("1.2", None, None, None)
+
+    def test_downgrading_restores_the_view_and_its_rows(self, before):
+        upgrade(before)
+        run_alembic(before, lambda config: command.downgrade(config, "0007"))
+        columns = [column["name"] for column in inspect(before).get_columns("results")]
+        assert columns[-1] == "time"
+        with reading(before) as connection:
+            assert connection.execute(text("SELECT count(*) FROM results")).scalar() == 1

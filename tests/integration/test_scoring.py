@@ -1,5 +1,6 @@
 """A job from claim to commit, with real files, the shipped model and both databases, without Celery."""
 
+import hmac
 import shutil
 
 import pytest
@@ -29,6 +30,7 @@ from tests.db_factories import (
     job_ids,
     shift_time,
 )
+from tests.factories import encode_jpeg, small_chest, write_dicom
 from tests.worker_factories import add_job_of, add_run_of, run_process, write_scans
 from worker.jobs import job as job_module
 from worker.jobs import pipeline
@@ -171,6 +173,44 @@ class TestScoring:
                 write(sqlite_engine, lambda connection: connection.execute(predictions.delete()))
         assert None not in scores[0]
         assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+DEVICE = {
+    "ViewPosition": "PA", "BodyPartExamined": "CHEST", "StationName": "ROOM-3", "Manufacturer": "Maker",
+    "AcquisitionDateTime": "20261128231502", "AccessionNumber": "A-4711", "PresentationLUTShape": "INVERSE",
+}  # fmt: skip
+KEY = "0123456789abcdef"
+
+
+class TestAcquisition:
+    def score(self, process, folder):
+        job_id = add_job_of(process, folder)
+        score_job(process, job_id)
+        return results_of(process, run_id_of(process, job_id))
+
+    @pytest.mark.parametrize("key", ["", KEY])
+    def test_a_scan_keeps_its_acquisition_whether_scored_reused_or_refused(self, engine, tmp_path, key):
+        night = tmp_path / "night"
+        write_dicom(night / "1.dcm", small_chest(1), **DEVICE)
+        write_dicom(night / "2.dcm", small_chest(2), **{**DEVICE, "ViewPosition": "LL"})
+        (night / "3.jpg").write_bytes(encode_jpeg(small_chest(3)))
+        names = ("status", "reason", "view_position", "body_part", "station", "manufacturer", "brightness_rule",
+                 "contradictions", "series")  # fmt: skip
+        device = ("CHEST", "ROOM-3", "Maker")
+        series = "1.2.826.0.1.3680043.8.498.3"
+        expected = [
+            ("scored", None, "PA", *device, "full-range", "presentation-lut-shape", series),
+            ("rejected", "not-frontal", "LL", *device, None, None, series),
+            ("scored", None, None, None, None, None, "full-range", None, None),
+        ]
+        with run_process(engine, accession_key=key, gate=False) as process:
+            for _ in range(2):
+                rows = self.score(process, night)
+                assert [tuple(row[name] for name in names) for row in rows] == expected
+                assert [str(row["acquired_at"]) for row in rows] == ["2026-11-28 23:15:02"] * 2 + ["None"]
+                hashed = hmac.new(key.encode(), b"A-4711", "sha256").hexdigest() if key else None
+                assert [row["accession_hash"] for row in rows] == [hashed, hashed, None]
+        assert rows[0]["reused"]
 
 
 class TestPassingFaults:

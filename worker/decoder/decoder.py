@@ -112,12 +112,12 @@ class Decoder:
         return decoding.finish(decoding.contents)
 
     def _decode(self, decoding: Decoding) -> DeviceFull | None:
-        spec, gate, max_pixels = decoding.spec, decoding.gate, self._limits.max_pixels
+        spec, gate, limits = decoding.spec, decoding.gate, self._limits
         for content in decoding.contents:
             if decoding.is_isolated:
                 decoded = self._isolated.decode(content.data, spec, gate)
             else:
-                decoded = decode_content(content.data, spec, max_pixels, gate)
+                decoded = decode_content(content.data, spec, limits.max_pixels, gate, limits.accepted)
             self._threads.begin_step()  # raises where this thread was given up: `wait` fills the content then
             content.fill(decoded)
         self._threads.begin_step(limited=False)

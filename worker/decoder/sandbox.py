@@ -24,9 +24,10 @@ from nightread.inference.content import Content
 from nightread.model.card import Gate
 from nightread.model.gate import Finding
 from nightread.reasons import Reason
+from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition, make_acquisition
 from nightread.scan.pixel_statistics import Statistics
 from nightread.scan.preprocessing import InputSpec
-from nightread.scan.scan import DicomUids
+from nightread.scan.scan import BrightnessRule, Contradiction
 from worker.decoder.sandbox_child import LENGTH, read_exactly
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ _Result = TypeVar("_Result")
 _START_LIMIT_S = 60.0
 _END_S = 10.0
 _LONGEST_HEADER = 10_000
-_LONGEST_UID = 64
 
 # What one decode may need at most: gray levels in double precision, twice, their mask, and the prepared copy. The base
 # is what Python, numpy and the decoders reserve before the first scan.
@@ -51,6 +51,7 @@ class IsolationLimits:
     limit_s: float
     max_pixels: int
     max_file_bytes: int
+    accepted: Accepted = RADIOGRAPHS
 
     @property
     def memory_bytes(self) -> int:
@@ -129,6 +130,8 @@ class _DecoderProcess:
         request = {
             "size": len(data), "spec": spec.model_dump(mode="json"), "max_pixels": self._limits.max_pixels,
             "gate": None if gate is None else gate.model_dump(mode="json"),
+            "modalities": sorted(self._limits.accepted.modalities),
+            "for_processing": self._limits.accepted.for_processing,
         }  # fmt: skip
         try:
             return self._within(self._limits.limit_s, lambda: self._exchange(request, data, spec))
@@ -224,20 +227,23 @@ def _check_size(answer: dict[str, Any], spec: InputSpec) -> int:
 
 def _to_content(answer: dict[str, Any], body: bytes, spec: InputSpec) -> Content:
     if answer["reason"] is not None:
-        return Content(reason=Reason(answer["reason"]), text=str(answer["text"])[:REASON_TEXT_LENGTH])
+        return Content(
+            reason=Reason(answer["reason"]),
+            text=str(answer["text"])[:REASON_TEXT_LENGTH],
+            acquisition=_to_acquisition(answer["acquisition"]),
+        )
     return Content(
         tensor=np.frombuffer(body, np.float32).reshape(spec.shape),
-        uids=_to_uids(answer["uids"]),
+        acquisition=_to_acquisition(answer["acquisition"]),
+        rule=None if answer["rule"] is None else BrightnessRule(answer["rule"]),
+        contradictions=frozenset(map(Contradiction, answer["contradictions"])),
         statistics=_to_statistics(answer["statistics"]),
         finding=_to_finding(answer["finding"]),
     )
 
 
-def _to_uids(uids: Any) -> DicomUids | None:
-    if uids is None:
-        return None
-    study, series, instance = (None if uid is None else str(uid)[:_LONGEST_UID] for uid in uids)
-    return DicomUids(study, series, instance)
+def _to_acquisition(values: Any) -> Acquisition | None:
+    return None if values is None else make_acquisition(dict(values))
 
 
 def _to_statistics(values: Any) -> Statistics | None:

@@ -10,12 +10,13 @@ import os
 import resource
 import struct
 import sys
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import IO, Any
 
 from nightread.inference.content import Content, decode_content
 from nightread.model.card import Gate
+from nightread.scan.acquisition import Accepted
 from nightread.scan.preprocessing import InputSpec
 
 #: The length of a header, before it; headers are JSON, and what follows a header is as long as it says.
@@ -58,8 +59,9 @@ def main() -> None:
             return
         spec = InputSpec.model_validate(header["spec"])
         gate = None if header["gate"] is None else Gate.model_validate(header["gate"])
+        accepted = Accepted(frozenset(header["modalities"]), header["for_processing"])
         _limit_cpu(cpu_s)
-        _answer(answers, decode_content(data, spec, header["max_pixels"], gate))
+        _answer(answers, decode_content(data, spec, header["max_pixels"], gate, accepted))
         del data
 
 
@@ -84,12 +86,13 @@ def _limit_cpu(cpu_s: int) -> None:
 
 
 def _answer(answers: IO[bytes], decoded: Content) -> None:
-    uids = decoded.uids
     tensor = b"" if decoded.tensor is None else decoded.tensor.tobytes()
     header = {
         "reason": decoded.reason,
         "text": decoded.text,
-        "uids": None if uids is None else [uids.study, uids.series, uids.instance],
+        "acquisition": None if decoded.acquisition is None else asdict(decoded.acquisition),
+        "rule": decoded.rule,
+        "contradictions": sorted(decoded.contradictions),
         "statistics": None if decoded.statistics is None else astuple(decoded.statistics),
         "finding": None if decoded.finding is None else [decoded.finding.reason, decoded.finding.text],
         "size": len(tensor),

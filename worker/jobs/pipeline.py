@@ -6,15 +6,16 @@ the next thing to do, never more. They are handed a few scans at once. On a CPU 
 GPU gets each window as a whole, while the threads decode the next one.
 """
 
+import hmac
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine
 
-from db.contents import find_predicted, find_verdicts
+from db.contents import find_brightness, find_predicted, find_verdicts
 from db.engine import reading
 from db.job_results import NewPrediction
 from db.jobs import OpenScan
@@ -25,19 +26,21 @@ from db.types import ScanStatus
 from nightread.failpoints import Point, failpoint
 from nightread.inference.batch_scorer import BatchScorer
 from nightread.inference.batch_tuner import LARGEST_PART
-from nightread.inference.content import Content, find_uids, read_content
+from nightread.inference.content import Content, find_acquisition, read_content
 from nightread.inference.scorer import Scorer
 from nightread.model.card import Card
 from nightread.model.gate import restore_finding
 from nightread.reasons import Reason
+from nightread.scan.acquisition import Acquisition
 from nightread.scan.files import decode_path
 from worker.decoder.decoder import Decoder, Decoding
 from worker.decoder.thread_pool import Task
 
 _Item = TypeVar("_Item")
 
-#: Looks SHA-256 digests up; returns those with a prediction for each label, and the gate's verdicts by digest.
-FindStored = Callable[[Sequence[str]], tuple[set[str], Mapping[str, str]]]
+#: Looks SHA-256 digests up; returns those with a prediction for each label, the gate's verdicts by digest, and the
+#: brightness rules with contradictions by digest.
+FindStored = Callable[[Sequence[str]], tuple[set[str], Mapping[str, str], Mapping[str, tuple[str, str | None]]]]
 
 #: A window ends early where its files are large, so that a job's memory does not grow with them.
 _WINDOW_BYTES: Final = 256 * 2**20
@@ -54,6 +57,7 @@ class Limits:
         scored_by_threads: whether each part of a batch is scored by the thread that has decoded it; else a batch is
             scored as a whole by the caller, as a GPU wants it.
         gated: whether what the model's gate says is acted on; it is stored in any case.
+        accession_key: secret key of the hash of accession numbers; none is stored where it is empty.
     """
 
     roots: Sequence[Path]
@@ -61,6 +65,7 @@ class Limits:
     batch_size: int
     scored_by_threads: bool = False
     gated: bool = True
+    accession_key: bytes = field(default=b"", repr=False)
 
 
 @dataclass(slots=True)
@@ -88,11 +93,15 @@ def find_under(engine: Engine, model_digest: str, card: Card) -> FindStored:
     """
     preprocessing = card.preprocessing_version
 
-    def find(digests: Sequence[str]) -> tuple[set[str], Mapping[str, str]]:
+    def find(
+        digests: Sequence[str],
+    ) -> tuple[set[str], Mapping[str, str], Mapping[str, tuple[str, str | None]]]:
         with reading(engine) as connection:
             predicted = find_predicted(connection, digests, model_digest, preprocessing, len(card.labels))
             verdicts = find_verdicts(connection, digests, model_digest, preprocessing) if card.gate else {}
-        return predicted, verdicts
+            known = sorted(predicted | verdicts.keys())
+            brightness = find_brightness(connection, known)
+        return predicted, verdicts, brightness
 
     return find
 
@@ -167,6 +176,7 @@ class _Pipeline:
         self._isolated = isolated
         self._batches = BatchScorer(scorer, limits.batch_size, gated=limits.gated)
         self._contents: dict[str, Content] = {}  # of this job, by digest
+        self._brightness: dict[str, tuple[str, str | None]] = {}  # of contents that are not decoded again, by digest
         self.result = JobResult()
 
     def read_ahead(self, open_scans: Sequence[OpenScan]) -> Iterator[list[tuple[OpenScan, Content]]]:
@@ -197,12 +207,15 @@ class _Pipeline:
     def start(self, read: Sequence[tuple[OpenScan, Content]]) -> _Window:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
         scans, fresh = self._unite(read)
-        predicted, verdicts = self._find_stored(sorted(content.sha256 for content in fresh)) if fresh else (set(), {})
+        digests = sorted(content.sha256 for content in fresh)
+        predicted, verdicts, brightness = self._find_stored(digests) if fresh else (set(), {}, {})
+        self._brightness.update(brightness)
         new: list[Content] = []
         scored: list[Content] = []
         for content in fresh:
             verdict = verdicts.get(content.sha256) if self._limits.gated else None
             if verdict is not None and (finding := restore_finding(verdict)) is not None:
+                content.acquisition = find_acquisition(content.data)
                 content.end(finding.reason, finding.text)
             else:
                 (scored if content.sha256 in predicted else new).append(content)
@@ -213,7 +226,7 @@ class _Pipeline:
             for part in self._divide(new)
         ]
         for content in scored:
-            content.uids, content.data = find_uids(content.data), b""
+            content.acquisition, content.data = find_acquisition(content.data), b""
         return _Window(scans, new, parts)
 
     def _unite(self, read: Sequence[tuple[OpenScan, Content]]) -> tuple[list[tuple[OpenScan, Content]], list[Content]]:
@@ -271,18 +284,32 @@ class _Pipeline:
 
     def _end(self, scan: OpenScan, content: Content, *, reused: bool) -> None:
         if content.reason is None:
-            uids = content.uids
-            study, series, instance = (None, None, None) if uids is None else (uids.study, uids.series, uids.instance)
-            outcome = ScanOutcome(
-                scan.id, ScanStatus.SCORED, content.sha256, reused=reused, study_uid=study, series_uid=series,
-                instance_uid=instance,
-            )  # fmt: skip
+            outcome = ScanOutcome(scan.id, ScanStatus.SCORED, content.sha256, reused=reused, **self._describe(content))
         elif content.sha256 or content.reason.is_rejection:
             outcome = end_without_score(scan, content.reason, content.text, content.sha256 or None)
+            outcome = replace(outcome, **self._describe(content))
         else:  # the storage is at fault, perhaps for a moment
             self.result.put_off.append((scan, content.reason, content.text))
             return
         self.result.outcomes.append(outcome)
+
+    def _describe(self, content: Content) -> dict[str, Any]:
+        """Return what is stored with a scan of its acquisition and brightness, by field of `ScanOutcome`."""
+        rule, contradictions = self._brightness.get(content.sha256, (None, None))
+        if content.rule is not None:
+            rule, contradictions = content.rule.value, " ".join(sorted(content.contradictions)) or None
+        found = content.acquisition or Acquisition()
+        key, accession = self._limits.accession_key, found.accession
+        is_hashed = bool(key) and accession is not None
+        return {
+            "study_uid": found.study, "series_uid": found.series, "instance_uid": found.instance,
+            "body_part": found.body_part, "view_position": found.view_position, "laterality": found.laterality,
+            # In the form in which SQLite compares times as text.
+            "acquired_at": found.acquired_at and f"{found.acquired_at.replace('T', ' ')}.000000",
+            "manufacturer": found.manufacturer, "station": found.station,
+            "accession_hash": hmac.digest(key, (accession or "").encode(), "sha256").hex() if is_hashed else None,
+            "brightness_rule": rule, "contradictions": contradictions,
+        }  # fmt: skip
 
 
 def _read(scans: Sequence[OpenScan], limits: Limits, share_bytes: int) -> list[tuple[OpenScan, Content]]:

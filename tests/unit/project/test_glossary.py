@@ -30,7 +30,7 @@ OTHERS = """
     mismatch mixed new no not nothing now open outdated overdue packed partial pixel predict prepared rare refused
     rejections retry s scaling scored scorer showing started stored struck sweeper to train try unavailable unknown
     unreadable unsupported up waiting why wrong
-    cancellation consistency gone old pruned retention
+    accepted cancellation consistency gone old pruned retention
 """
 
 

@@ -49,7 +49,7 @@ def shown(scan: Scan):
 def test_a_scan_tells_format_and_stored_size(chest):
     scan = read(factories.encode_jpeg())
 
-    assert (scan.format, scan.width_px, scan.height_px, scan.uids) == (Format.JPEG, 144, 120, None)
+    assert (scan.format, scan.width_px, scan.height_px, scan.acquisition) == (Format.JPEG, 144, 120, None)
     assert scan.pixels.shape == chest.shape
 
 

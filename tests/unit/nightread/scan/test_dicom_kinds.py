@@ -8,12 +8,14 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLosslessSV1
+from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLosslessSV1
 
 from nightread.errors import ScanError
 from nightread.reasons import Reason
+from nightread.scan.acquisition import Accepted
 from nightread.scan.decode import read_scan
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
+from nightread.scan.scan import BrightnessRule
 from tests import factories
 
 CHEST = factories.small_chest()
@@ -163,13 +165,32 @@ class TestFileStructure:
 
 
 class TestWhatItIs:
-    @pytest.mark.parametrize("modality", ["CR", "DX", "DR", "XR", "RF", "RG", "OT", "SC", "dx", "Cr ", ["CR", "DX"]])
-    def test_modalities_of_radiographs_are_read(self, modality):
+    @pytest.mark.parametrize("modality", ["CR", "DX", "dx", "Cr ", ["CR", "DX"], ["XA", "DX"], None, ""])
+    def test_computed_and_digital_radiographs_are_read(self, modality):
         assert_shown(factories.encode_dicom(DEEP, Modality=modality, **TWELVE, **WINDOW), EXPECTED)
 
+    @pytest.mark.parametrize("modality", ["DR", "XR", "RF", "RG", "XA", "OT", "SC", "xr"])
+    def test_other_modalities_of_radiographs_are_read_if_they_are_accepted(self, modality):
+        data = factories.encode_dicom(DEEP, Modality=modality, **TWELVE, **WINDOW)
+        reason, text = refuse(data)
+        assert reason is Reason.NOT_A_RADIOGRAPH
+        assert f"add {modality.upper()} to NIGHTREAD_MODALITIES" in text
+        scan = read_scan(data, max_pixels=10**7, accepted=Accepted(frozenset({"CR", modality.upper()})))
+        assert scan.rule is BrightnessRule.WINDOW
+
     @pytest.mark.parametrize("modality", ["CT", "MR", "US", "NM", "MG", "SR", ["CT", "MR"]])
-    def test_others_are_no_radiographs(self, modality):
-        assert refuse(factories.encode_dicom(DEEP, Modality=modality))[0] is Reason.NOT_A_RADIOGRAPH
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, MPEG2MPML])
+    def test_others_are_no_radiographs_whatever_their_syntax(self, modality, syntax):
+        frame = None if syntax == ExplicitVRLittleEndian else b"\0\0"
+        data = factories.encode_dicom(DEEP, Modality=modality, syntax=syntax, frame=frame)
+        reason, text = refuse(data)
+        assert reason is Reason.NOT_A_RADIOGRAPH
+        assert "NIGHTREAD_MODALITIES" not in text
+
+    def test_raw_detector_values_are_read_if_they_are_accepted(self):
+        data = factories.encode_dicom(DEEP, PresentationIntentType="FOR PROCESSING", **TWELVE, **WINDOW)
+        assert "NIGHTREAD_FOR_PROCESSING=true" in refuse(data)[1]
+        assert read_scan(data, max_pixels=10**7, accepted=Accepted(for_processing=True)).rule is BrightnessRule.WINDOW
 
     def test_raw_detector_values_are_refused_by_name(self):
         reason, text = refuse(factories.encode_dicom(DEEP, PresentationIntentType="FOR PROCESSING", **TWELVE))

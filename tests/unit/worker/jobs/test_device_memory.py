@@ -74,7 +74,7 @@ def run_job(night, scorer, *, by_threads=False):
     try:
         return score_scans(
             scans, scorer, Limits([night], 10**6, 7, by_threads), decoder=decoder,
-            find_stored=lambda digests: (set(), {}), check_lease=lambda: None, worker="worker-1",
+            find_stored=lambda digests: (set(), {}, {}), check_lease=lambda: None, worker="worker-1",
         )  # fmt: skip
     finally:
         decoder.close()

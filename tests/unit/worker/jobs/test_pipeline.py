@@ -90,7 +90,7 @@ def digest_of(folder, name):
 def run(folder, names, scorer, decoder, *, batch_size=4, by_threads=False, known=(), check_lease=lambda: None):
     return score_scans(
         list_scans(folder, names), scorer, Limits([folder], MAX_BYTES, batch_size, by_threads), decoder=decoder,
-        find_stored=lambda digests: (set(digests) & set(known), {}),
+        find_stored=lambda digests: (set(digests) & set(known), {}, {}),
         check_lease=check_lease, worker="worker-1",
     )  # fmt: skip
 
@@ -227,8 +227,8 @@ def test_known_contents_are_neither_decoded_nor_scored(folder, scorer, decoder, 
     assert result.outcomes[2].series_uid == "1.2.826.0.1.3680043.8.498.3"
 
 
-def test_a_known_content_whose_uids_cannot_be_read_is_scored_all_the_same(folder, scorer, decoder, monkeypatch):
-    monkeypatch.setattr("nightread.scan.dicom.read_uids", fail_with(RecursionError(CANARY)))
+def test_a_known_content_whose_attributes_cannot_be_read_is_scored_all_the_same(folder, scorer, decoder, monkeypatch):
+    monkeypatch.setattr("nightread.scan.dicom.find_acquisition", fail_with(RecursionError(CANARY)))
     (outcome,) = run(folder, ["dicom"], scorer, decoder, known={digest_of(folder, "dicom")}).outcomes
     assert (outcome.status, outcome.study_uid) == (ScanStatus.SCORED, None)
 
@@ -238,7 +238,7 @@ def test_the_database_is_asked_once_a_window_and_never_for_nothing(folder, score
 
     def find_stored(digests):
         asked.append(digests)
-        return set(), {}
+        return set(), {}, {}
 
     score_scans(
         list_scans(folder, ["one", "two", "copy-of-one", "one", "text", "empty"]), scorer,
