@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from cli.exits import Exit, explain
 from nightread import __version__
-from nightread.settings import ENV_FILE_VARIABLE, find_ignored_env_file
+from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
 
 
 class Command(NamedTuple):
@@ -58,12 +58,8 @@ COMMANDS: Final = (
     Command("models promote", "models_stage:promote", "Make a bundle the production model of new runs."),
     Command("models rollback", "models_stage:rollback", "Restore the previous production model."),
     Command("models retire", "models_stage:retire", "Take a model out of use: new runs with it are refused."),
-    Command(
-        "doctor",
-        "doctor:doctor",
-        "Check this host: settings, machine, database, broker, model and device.",
-        "Operations",
-    ),
+    Command("config", "config:config", "Show each setting, its value and its source.", "Operations"),
+    Command("doctor", "doctor:doctor", "Check this host: machine, database, broker, model and device.", "Operations"),
     Command("bench", "bench:bench", "Measure scoring speed by stage, against this machine's limit.", "Operations"),
     Command("prune", "prune:prune", "Delete runs that ended long ago.", "Operations"),
     Command("db backup", "db:backup", "Write a backup of the database to a file, while workers go on."),

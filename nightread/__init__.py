@@ -4,7 +4,9 @@
     for row in model.predict(paths): ...
 
 api: `open_model`, `Model` and the rows that it yields.
-settings: `NIGHTREAD_*` variables and the user's `.env` file.
+settings: the settings and their defaults.
+settings_sources: where they come from: variables `NIGHTREAD_*` and the user's files.
+settings_faults: wrong settings in words.
 errors: every error that is raised on purpose.
 reasons: closed list of the reasons why a scan has no scores.
 logs: log lines as text or JSON.

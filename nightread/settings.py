@@ -1,16 +1,19 @@
-"""Settings: environment variables `NIGHTREAD_*` and the user's `.env` file, read once at the start of a process."""
+"""Settings, read once at the start of a process; `nightread.settings_sources` has the places where they are found."""
 
-# Not pydantic-settings: it would replace `_read_environment` alone (15 lines), import 80 more modules (asyncio, ssl and
-# argparse among them) and add a dependency. Measured with compiled modules on two cores, minimum of 12 to 15 starts in
-# turn: reading settings takes 0.26 s of CPU instead of 0.19, and a command such as `status` 0.54 s instead of 0.49.
+# Not pydantic-settings: it would replace `settings_sources` alone, without the names of the sources, import 80 more
+# modules (asyncio, ssl and argparse among them) and add a dependency. Measured with compiled modules on two cores,
+# minimum of 12 to 15 starts in turn: reading settings takes 0.26 s of CPU instead of 0.19, and a command such as
+# `status` 0.54 s instead of 0.49.
 
-import contextlib
+import logging
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -18,13 +21,34 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from nightread import failpoints
 from nightread.errors import SettingsError
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
+from nightread.settings_faults import explain_faults
+from nightread.settings_sources import (
+    ENV_FILE_VARIABLE,
+    ENVIRONMENT,
+    PREFIX,
+    SETTINGS_FILE_VARIABLE,
+    FoundSetting,
+    read_sources,
+)
 
-_PREFIX: Final = "NIGHTREAD_"
-#: Names another file than the user's `.env`.
-ENV_FILE_VARIABLE: Final = f"{_PREFIX}ENV_FILE"
-_LARGEST_ENV_FILE: Final = 2**20
+_log = logging.getLogger(__name__)
+
+#: Variables with the prefix that are no settings; those of the tests begin with TEST.
+_OTHER_VARIABLES: Final = (
+    failpoints.VARIABLE, failpoints.FOLDER_VARIABLE, ENV_FILE_VARIABLE, SETTINGS_FILE_VARIABLE,
+)  # fmt: skip
+_OF_TESTS: Final = "test_"
+#: Unknown names that this process has warned of.
+_warned: set[str] = set()
+
 #: Accession numbers are short: a weak key could be found by trying them all.
 _SHORTEST_KEY: Final = 16
+#: Parameters of a broker's URL; kombu fails on any other one.
+_BROKER_PARAMETERS: Final = (
+    "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password",
+    "ssl_check_hostname", "virtual_host",
+)  # fmt: skip
+_CERT_REQS: Final = ("required", "optional", "none", "CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 
 #: The default: no broker that other processes reach.
@@ -37,6 +61,15 @@ class Device(StrEnum):
     AUTO = "auto"  # CUDA if it is active, else the CPU; the log says which
     CPU = "cpu"
     CUDA = "cuda"  # refuses to start if CUDA is not active
+
+
+class LogLevel(StrEnum):
+    """Least severe log lines that are written."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
 
 
 class LogFormat(StrEnum):
@@ -53,31 +86,6 @@ def _find_data_folder() -> Path:
         raise SettingsError(
             "this user has no home folder: set HOME, or NIGHTREAD_DATABASE_URL and NIGHTREAD_MODELS_DIR"
         ) from None
-
-
-def find_env_file() -> Path | None:
-    """Return the file with further settings: the one that NIGHTREAD_ENV_FILE names, else the user's, else None.
-
-    A `.env` in the current folder is not read: the current folder may be the scan folder.
-    """
-    if named := os.environ.get(ENV_FILE_VARIABLE):
-        return Path(named)
-    with contextlib.suppress(RuntimeError):  # this user has no home folder
-        file = platformdirs.user_config_path("nightread") / ".env"
-        return file if file.is_file() else None
-    return None
-
-
-def find_ignored_env_file() -> Path | None:
-    """Return the path of a `.env` in the current folder that holds settings and is not read, else None."""
-    file = Path(".env")
-    try:
-        if not file.is_file() or file.resolve() in {found.resolve() for found in [find_env_file()] if found}:
-            return None
-        with file.open("rb") as opened:
-            return file if _PREFIX.encode() in opened.read(_LARGEST_ENV_FILE) else None
-    except OSError:
-        return None
 
 
 class Settings(BaseModel):
@@ -142,7 +150,7 @@ class Settings(BaseModel):
         description="threads of a worker process, or forks of `score`; 0: one per core",
     )
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
+    log_level: LogLevel = Field(LogLevel.INFO, description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator("scan_roots", mode="before")
     @classmethod
@@ -195,6 +203,7 @@ class Settings(BaseModel):
                 "redis+socket:///FILE, memory://"
             )
             raise ValueError(msg)
+        _check_broker_parameters(url.get_secret_value())
         return url
 
     @model_validator(mode="after")
@@ -215,6 +224,10 @@ class Settings(BaseModel):
         return not self.broker_url.get_secret_value().startswith("memory:")
 
 
+#: Settings that a file of their own may hold, named by NIGHTREAD_<NAME>_FILE; no message shows their values.
+SECRETS: Final = tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+
+
 def _read_scheme(url: SecretStr) -> str:
     """Return the part before "://", or "" if it is no scheme: it may be a password."""
     match = _SCHEME.match(url.get_secret_value())
@@ -228,8 +241,23 @@ def _expand_home(folder: Path) -> Path:
         raise ValueError("the home folder of that user is unknown; write the full path") from None
 
 
+def _check_broker_parameters(url: str) -> None:
+    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name not in _BROKER_PARAMETERS:
+            raise ValueError(f"the URL has the unknown parameter {name[:40]!r}; {_suggest(name, _BROKER_PARAMETERS)}")
+        if name == "ssl_cert_reqs" and value not in _CERT_REQS:
+            raise ValueError(f"the URL has ssl_cert_reqs={value[:40]!r}; allowed are {', '.join(_CERT_REQS[:3])}")
+
+
+def _suggest(name: str, known: tuple[str, ...]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"allowed are {', '.join(known)}"
+
+
 def read_settings(**overrides: object) -> Settings:
-    """Read the settings: overrides come before the environment, and the environment before the `.env` file.
+    """Read the settings: overrides come before the environment, that before the `.env` file, that before TOML.
+
+    A name that is no setting is warned of.
 
     Args:
         overrides: settings by field name, as from the command line; None means not given.
@@ -238,46 +266,47 @@ def read_settings(**overrides: object) -> Settings:
         SettingsError: one message that names every wrong setting, its variable and the allowed values.
         TypeError: there is no setting of that name.
     """
+    return read_sourced_settings(**overrides)[0]
+
+
+def read_sourced_settings(**overrides: object) -> tuple[Settings, dict[str, str]]:
+    """Read the settings as `read_settings` does; returns them with the source of each that is not the default."""
     if unknown := overrides.keys() - Settings.model_fields.keys():
         raise TypeError(f"there are no settings {', '.join(sorted(unknown))}")
+    found = read_sources(SECRETS)
+    _warn_of_unknown(found)
     given = {name: value for name, value in overrides.items() if value is not None}
+    values = {name: one.value for name, one in found.items() if name in Settings.model_fields} | given
     faults = _find_failpoint_faults()
     try:
-        settings = Settings.model_validate(_read_environment() | given)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
-        faults += [
-            f"{_PREFIX}{'_'.join(str(part) for part in fault['loc'][:1]).upper() or 'SETTINGS'}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False, include_url=False)
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError(f"the settings file {find_env_file()} cannot be read: {cause}") from None
+        visible = {name: field for name, field in Settings.model_fields.items() if name not in SECRETS}
+        faults += explain_faults(error, visible, {name: one for name, one in found.items() if name not in given})
     else:
         if not faults:
-            return settings
+            sources = {name: "command line" if name in given else found[name].source for name in values}
+            return settings, sources
     raise SettingsError("wrong settings: " + "; ".join(faults))
 
 
-def _read_environment() -> dict[str, object]:
-    """Return the values of the `.env` file and of the environment, which wins, by field name.
+def _warn_of_unknown(found: Mapping[str, FoundSetting]) -> None:
+    known = [*Settings.model_fields, *(f"{name}_file" for name in SECRETS)]
+    others = {name[len(PREFIX) :].lower() for name in _OTHER_VARIABLES}
+    for name, one in found.items():
+        if name in known or name in others or name.startswith(_OF_TESTS) or name in _warned:
+            continue
+        _warned.add(name)
+        near = get_close_matches(name, known, n=1)
+        spelt = _spell(near[0], one.source, one.name) if near else ""
+        where = "" if one.source == ENVIRONMENT else f" in {one.source}"
+        hint = f"did you mean {spelt}?" if near else "`nightread config` lists all settings"
+        _log.warning("%s%s is no setting and has no effect; %s", one.name[:60], where, hint)
 
-    An empty variable counts as not set: docker-compose passes `${NIGHTREAD_X:-}` like that.
-    """
-    sources: list[Mapping[str, str | None]] = [os.environ]
-    if file := find_env_file():
-        from dotenv import dotenv_values
 
-        # Opened here: python-dotenv takes a missing file for an empty one. Values are literal: `${HOME}` in a file
-        # would copy a variable, perhaps a secret, into a URL.
-        with file.open(encoding="utf-8") as opened:
-            sources.insert(0, dotenv_values(stream=opened, interpolate=False))
-    return {
-        name[len(_PREFIX) :].lower(): value
-        for source in sources
-        for name, value in source.items()
-        if value and name.upper().startswith(_PREFIX)
-    }
+def _spell(name: str, source: str, like: str) -> str:
+    """Return a setting's name as its source writes it: a TOML file without the prefix, in small letters."""
+    return PREFIX + name.upper() if source == ENVIRONMENT or like.upper().startswith(PREFIX) else name
 
 
 def _find_failpoint_faults() -> list[str]:

@@ -5,11 +5,21 @@ from typing import Final
 
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PASSWORD_PARAMETER: Final = re.compile(r"(?i)(\w*password=)[^&]*")
 
 
 def show_text(text: str | None) -> str:
     """Return text of unknown origin, such as a file name, with control characters escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text or "")
+
+
+def hide_password(url: str) -> str:
+    """Return a URL for people: passwords before the host and in parameters are replaced by stars."""
+    address, mark, query = url.partition("?")
+    user, at, host = address.rpartition("@")
+    scheme, colons, name = user.partition("://")
+    shown = f"{scheme}{colons}{name.partition(':')[0]}{':***' if ':' in name else ''}{at}{host}"
+    return shown + mark + _PASSWORD_PARAMETER.sub(r"\1***", query)
 
 
 def show_duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from worker.doctor.finding import Level
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check this host: settings, machine, database, broker, model and device.
+    """Check this host: machine, database, broker, model and device.
 
     Each check is ok, warn (scoring works) or fail (it does not); the exit code is 1 if one fails.
 

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from nightread import settings as settings_module
 from nightread.errors import SettingsError
-from nightread.settings import Device, LogFormat, Settings, find_ignored_env_file, read_settings
+from nightread.settings import SECRETS, Device, LogFormat, Settings, read_settings, read_sourced_settings
+from nightread.settings_sources import find_ignored_env_file
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +129,9 @@ def test_every_fault_is_named_at_once():
 
     for name in ("BATCH_SIZE", "DEVICE", "LEASE_S", "LOG_LEVEL", "DATABASE_URL", "BROKER_URL"):
         assert f"NIGHTREAD_{name}:" in message
-    assert "'auto', 'cpu' or 'cuda'" in message
+    assert "NIGHTREAD_DEVICE: 'gpu' is not known; allowed are auto, cpu, cuda" in message
+    assert "NIGHTREAD_BATCH_SIZE: '0' is too small; allowed are 1 to 1024" in message
+    assert "NIGHTREAD_LEASE_S: 'soon' is not a number; allowed are 1 to 86400" in message
     assert "\n" not in message
 
 
@@ -218,3 +222,144 @@ def test_an_unknown_override_is_a_type_error():
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         read_settings().batch_size = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("BATCH_SIZE", "x", "'x' is not a whole number; allowed are 1 to 1024"),
+        ("BATCH_SIZE", "1.5", "'1.5' is not a whole number; allowed are 1 to 1024"),
+        ("BATCH_SIZE", "9999", "'9999' is too large; allowed are 1 to 1024"),
+        ("MAX_PIXELS", "0", "'0' is too small; allowed is 1 or more"),
+        ("LEASE_S", "nan", "'nan' is too large; allowed are 1 to 86400"),
+        ("GATE", "perhaps", "'perhaps' is neither true nor false; write true or false"),
+        ("LOG_LEVEL", "LOUD", "'LOUD' is not known; allowed are DEBUG, INFO, WARNING, ERROR"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_in_our_words(name, value, said):
+    assert faults(**{name: value}) == f"wrong settings: NIGHTREAD_{name}: {said}"
+
+
+def test_every_kind_of_setting_has_words_for_a_wrong_value(env_file):
+    """None of pydantic's own: a TOML file may hold any type."""
+    for name in Settings.model_fields:
+        for value in ("{a = 1}", "[[1]]", "1979-05-27"):
+            env_file.with_name("settings.toml").write_text(f"{name} = {value}\n")
+            with pytest.raises(SettingsError) as caught:
+                read_settings()
+            assert f"NIGHTREAD_{name.upper()} (in " in str(caught.value)
+            assert "nput should" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rediss://h/0?ssl_cert_req=none", "the unknown parameter 'ssl_cert_req'; did you mean ssl_cert_reqs?"),
+        ("redis://h/0?foo=1", "the unknown parameter 'foo'; allowed are ssl_cert_reqs"),
+        ("rediss://h/0?ssl_cert_reqs=maybe", "ssl_cert_reqs='maybe'; allowed are required, optional, none"),
+    ],
+)
+def test_a_wrong_parameter_of_the_broker_is_named(url, said):
+    assert said in faults(BROKER_URL=url)
+
+
+def test_toml_comes_before_the_env_file(monkeypatch, env_file):
+    env_file.with_name("settings.toml").write_text(
+        'batch_size = 1\njob_size = 1\nthreads = 1\nscan_roots = ["/a", "/b"]\ngate = false\nmodel = ""\n'
+    )
+    env_file.write_text("NIGHTREAD_JOB_SIZE=2\nNIGHTREAD_THREADS=2\n")
+    monkeypatch.setenv("NIGHTREAD_THREADS", "3")
+    settings, sources = read_sourced_settings(lease_s=9)
+    assert (settings.batch_size, settings.job_size, settings.threads, settings.gate) == (1, 2, 3, False)
+    assert settings.scan_roots == (Path("/a"), Path("/b"))
+    assert sources == {
+        "batch_size": str(env_file.with_name("settings.toml")), "scan_roots": str(env_file.with_name("settings.toml")),
+        "gate": str(env_file.with_name("settings.toml")), "job_size": str(env_file), "threads": "environment",
+        "lease_s": "command line",
+    }  # fmt: skip
+
+
+def test_a_named_toml_file_replaces_that_of_the_user(monkeypatch, env_file, tmp_path):
+    env_file.with_name("settings.toml").write_text("batch_size = 1\n")
+    (tmp_path / "mine.toml").write_text("job_size = 5\n")
+    monkeypatch.setenv("NIGHTREAD_SETTINGS_FILE", str(tmp_path / "mine.toml"))
+    assert (read_settings().batch_size, read_settings().job_size) == (32, 5)
+
+
+def test_a_toml_file_with_a_fault_names_its_line(env_file):
+    env_file.with_name("settings.toml").write_text("batch_size = 1\ndatabase_url = hunter2\n")
+    with pytest.raises(SettingsError, match=r"settings\.toml cannot be read: it is no TOML: .*line 2") as caught:
+        read_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_wrong_value_of_a_file_names_the_file(env_file):
+    env_file.write_text("NIGHTREAD_BATCH_SIZE=x\n")
+    assert f"NIGHTREAD_BATCH_SIZE (in {env_file}): 'x' is not a whole number" in faults()
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_stand_in_a_file_of_its_own(monkeypatch, name, tmp_path):
+    value = "postgresql://u:hunter2@h/d" if name == "database_url" else "redis://:hunter2@h/0"
+    (tmp_path / "secret").write_text(f"{value}\n")
+    monkeypatch.setenv(f"NIGHTREAD_{name.upper()}_FILE", str(tmp_path / "secret"))
+    settings, sources = read_sourced_settings()
+    assert getattr(settings, name).get_secret_value() == value
+    assert sources == {name: str(tmp_path / "secret")}
+
+
+def test_a_variable_wins_over_a_secret_named_in_a_file(monkeypatch, env_file, tmp_path):
+    (tmp_path / "secret").write_text("redis://:a@h/0")
+    env_file.write_text(f"NIGHTREAD_BROKER_URL_FILE={tmp_path / 'secret'}\n")
+    assert read_settings().broker_url.get_secret_value() == "redis://:a@h/0"
+    monkeypatch.setenv("NIGHTREAD_BROKER_URL", "redis://:b@h/0")
+    assert read_settings().broker_url.get_secret_value() == "redis://:b@h/0"
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "x" * 70_000, b"\xff"])
+def test_a_secret_that_cannot_be_read_is_an_error(tmp_path, content):
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = faults(BROKER_URL_FILE=str(file))
+    assert said.startswith("NIGHTREAD_BROKER_URL_FILE: ")
+    assert str(file) in said
+    assert "xxx" not in said
+
+
+def test_a_secret_given_twice_is_an_error(tmp_path):
+    said = faults(BROKER_URL_FILE=str(tmp_path / "secret"), BROKER_URL="redis://:hunter2@h/0")
+    assert said == "NIGHTREAD_BROKER_URL_FILE and NIGHTREAD_BROKER_URL are both set: leave one of them out"
+
+
+@pytest.fixture
+def _warn_again(monkeypatch):
+    monkeypatch.setattr(settings_module, "_warned", set())
+
+
+@pytest.mark.usefixtures("_warn_again")
+def test_an_unknown_name_is_warned_of_once_with_the_nearest(monkeypatch, env_file, caplog):
+    monkeypatch.setenv("NIGHTREAD_BATCHSIZE", "3")
+    monkeypatch.setenv("NIGHTREAD_TEST_DATA", "/data")
+    env_file.write_text("NIGHTREAD_LEASE=3\n")
+    env_file.with_name("settings.toml").write_text("jobsize = 3\nquite_another = 1\n")
+    for _ in range(2):
+        assert read_settings().batch_size == 32
+    toml = env_file.with_name("settings.toml")
+    assert caplog.messages == [
+        f"jobsize in {toml} is no setting and has no effect; did you mean job_size?",
+        f"quite_another in {toml} is no setting and has no effect; `nightread config` lists all settings",
+        f"NIGHTREAD_LEASE in {env_file} is no setting and has no effect; did you mean NIGHTREAD_LEASE_S?",
+        "NIGHTREAD_BATCHSIZE is no setting and has no effect; did you mean NIGHTREAD_BATCH_SIZE?",
+    ]
+
+
+@pytest.mark.usefixtures("_warn_again")
+def test_no_known_name_is_warned_of(monkeypatch, caplog, tmp_path):
+    (tmp_path / "secret").write_text("redis://h/0")
+    for name, value in {
+        "FAILPOINT": "", "ENV_FILE": "", "SETTINGS_FILE": "", "BATCH_SIZE": "3", "BROKER_URL_FILE": tmp_path / "secret",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"NIGHTREAD_{name}", str(value))
+    read_settings()
+    assert caplog.messages == []

@@ -8,12 +8,13 @@ import nightread.errors
 from cli.exits import Exit
 from nightread.errors import NightreadError
 from nightread.reasons import Reason
-from nightread.settings import ENV_FILE_VARIABLE, Settings
+from nightread.settings import SECRETS, Settings
+from nightread.settings_sources import ENV_FILE_VARIABLE, SETTINGS_FILE_VARIABLE
 from tests.project import COMMANDS, PAGES, find_table_cells, read
 
 
 def test_settings_page_names_every_setting_and_no_other():
-    in_table = find_table_cells(read("docs/reference/settings.md"))
+    in_table = find_table_cells(read("docs/reference/settings.md").partition("| setting |")[2])
     assert sorted(in_table) == sorted(f"NIGHTREAD_{name.upper()}" for name in Settings.model_fields)
     named = {name for page in PAGES for name in re.findall(r"NIGHTREAD_[A-Z_]+[A-Z]", page.read_text())}
     assert named <= {
@@ -22,6 +23,8 @@ def test_settings_page_names_every_setting_and_no_other():
         "NIGHTREAD_FAILPOINT",
         "NIGHTREAD_FAILPOINT_DIR",
         ENV_FILE_VARIABLE,
+        SETTINGS_FILE_VARIABLE,
+        *(f"NIGHTREAD_{name.upper()}_FILE" for name in SECRETS),
     }
 
 

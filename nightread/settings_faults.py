@@ -1,0 +1,60 @@
+"""Wrong settings in words: the setting, what was found, what is allowed."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from nightread.settings_sources import ENVIRONMENT, PREFIX, FoundSetting
+
+#: How pydantic begins the name of a fault, and what it is.
+_FAULTS: Final = {
+    "int": "is not a whole number", "float": "is not a number",
+    "bool": "is neither true nor false", "enum": "is not known", "string": "is not text",
+    "greater": "is too small", "less": "is too large", "path": "is not a path", "tuple": "is not a list of paths",
+}  # fmt: skip
+#: Characters of a wrong value that are shown.
+_SHOWN: Final = 60
+
+
+def explain_faults(
+    error: ValidationError, visible: Mapping[str, FieldInfo], found: Mapping[str, FoundSetting]
+) -> list[str]:
+    """Return a sentence for each fault.
+
+    Args:
+        error: of `Settings`.
+        visible: fields whose values may be shown; those of secrets are not.
+        found: where a value comes from, unless it was given on the command line.
+    """
+    return [_explain(fault, visible, found) for fault in error.errors(include_url=False)]
+
+
+def _explain(fault: Any, visible: Mapping[str, FieldInfo], found: Mapping[str, FoundSetting]) -> str:
+    if not fault["loc"]:  # of several settings together
+        return f"{PREFIX}SETTINGS: {fault['ctx']['error']}"
+    name = str(fault["loc"][0])
+    source = found[name].source if name in found else ENVIRONMENT
+    start = f"{PREFIX}{name.upper()}{'' if source == ENVIRONMENT else f' (in {source})'}: "
+    if fault["type"] == "value_error":
+        return f"{start}{fault['ctx']['error']}"
+    what = _FAULTS.get(fault["type"].partition("_")[0], "is not allowed")
+    if name not in visible:
+        return f"{start}the value {what}"
+    return f"{start}{str(fault['input'])[:_SHOWN]!r} {what}{_describe_allowed(visible[name])}"
+
+
+def _describe_allowed(field: FieldInfo) -> str:
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return f"; allowed are {', '.join(kind)}"
+    if kind is bool:
+        return "; write true or false"
+    limits = {side: getattr(limit, side) for limit in field.metadata for side in ("ge", "le") if hasattr(limit, side)}
+    if "ge" not in limits:
+        return ""
+    if "le" not in limits:
+        return f"; allowed is {limits['ge']:.15g} or more"
+    return f"; allowed are {limits['ge']:.15g} to {limits['le']:.15g}"
