@@ -29,22 +29,28 @@ Value = str | float | bool | None
 
 
 def insert_new(
-    connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
+    connection: Connection,
+    table: Table,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[Value, ...]],
+    *,
+    completed: str | None = None,
 ) -> None:
-    """Insert rows and skip existing ones (`ON CONFLICT DO NOTHING`); `created_at` is the database's time.
+    """Insert rows and skip existing ones (`ON CONFLICT`); `created_at` is the database's time.
 
     Args:
         connection: in a transaction.
         table: target table.
         columns: columns of `rows`, in this order.
         rows: sorted by the table's key: two writers that lock rows in opposite order deadlock.
+        completed: a column that an existing row takes over where it holds NULL.
 
     Raises:
         DBAPIError: the statement failed.
     """
     if not rows:
         return
-    statement = _write_insert(connection.dialect.name, table, columns)
+    statement = _write_insert(connection.dialect.name, table, columns, completed)
     if connection.dialect.name == "postgresql":  # an array for each column
         connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
     else:
@@ -74,13 +80,20 @@ def update_queued(
 
 
 @cache
-def _write_insert(dialect: str, table: Table, columns: tuple[str, ...]) -> str:
+def _write_insert(dialect: str, table: Table, columns: tuple[str, ...], completed: str | None) -> str:
     into = f"INSERT INTO {table.name} ({', '.join(columns)}, created_at)"
     now = _write_now(dialect)
+    conflict = "ON CONFLICT DO NOTHING"
+    if completed is not None:
+        key = ", ".join(column.name for column in table.primary_key)
+        conflict = (
+            f"ON CONFLICT ({key}) DO UPDATE SET {completed} = excluded.{completed} "
+            f"WHERE {table.name}.{completed} IS NULL AND excluded.{completed} IS NOT NULL"
+        )
     if dialect == "postgresql":
         given = _write_arrays(dialect, table, columns)
-        return f"{into} SELECT given.*, {now} FROM {given} ON CONFLICT DO NOTHING"  # noqa: S608  # our own names
-    return f"{into} VALUES ({', '.join('?' * len(columns))}, {now}) ON CONFLICT DO NOTHING"
+        return f"{into} SELECT given.*, {now} FROM {given} {conflict}"  # noqa: S608  # our own names
+    return f"{into} VALUES ({', '.join('?' * len(columns))}, {now}) {conflict}"
 
 
 @cache

@@ -58,8 +58,9 @@ _FIELDS = tuple(field.name for field in fields(NewMeasurement))
 
 
 def store_measurements(connection: Connection, new_measurements: Sequence[NewMeasurement]) -> None:
-    """Store measurements, sorted by key; existing ones are kept."""
-    insert_new(connection, measurements, _FIELDS, sorted(map(_to_row, new_measurements), key=itemgetter(0)))
+    """Store measurements, sorted by key; existing ones are kept, and get the verdict that they lack."""
+    rows = sorted(map(_to_row, new_measurements), key=itemgetter(0))
+    insert_new(connection, measurements, _FIELDS, rows, completed="gate_verdict")
 
 
 def _to_row(measurement: NewMeasurement) -> tuple[str | float | None, ...]:

@@ -8,8 +8,8 @@ from scipy.stats import binomtest
 
 from nightread.errors import ExportError, ParityMismatch
 from nightread.inference.session import OpenSession
-from nightread.model.card import COMPONENTS, DISTANCE, Gate, Metric, Output
-from nightread.model.gate import judge_scan
+from nightread.model.card import COMPONENTS, DISTANCE, PLACEMENT, Gate, Metric, Output
+from nightread.model.gate import VARIANTS, judge_scans
 from nightread.model.training_folder import COMPONENTS_COUNT, FittedGate
 from nightread.scan.preprocessing import InputSpec, Tensor
 
@@ -21,9 +21,9 @@ _TOLERANCE: Final = 1e-3
 _MOST_REJECTED: Final = 0.05
 
 
-def describe_gate() -> tuple[Output, ...]:
+def describe_gate(gate: FittedGate) -> tuple[Output, ...]:
     """Return the outputs that a gate adds to a graph."""
-    return (
+    outputs = (
         Output(
             name=DISTANCE,
             shape=(1,),
@@ -35,6 +35,14 @@ def describe_gate() -> tuple[Output, ...]:
             description="principal components of those features, 0 on average and with a deviation of 1 in training",
         ),
     )
+    if gate.placement is None:
+        return outputs
+    logits = Output(
+        name=PLACEMENT,
+        shape=(1 + len(VARIANTS),),
+        description=f"logits of how the scan lies: upright, {', '.join(VARIANTS)}",
+    )
+    return (*outputs, logits)
 
 
 def check_gate(
@@ -55,20 +63,21 @@ def check_gate(
         ExportError: the gate rejects too many real scans.
     """
 
-    def measure(variant: Tensor) -> float:
-        return float(session.compute([DISTANCE], variant[np.newaxis])[0][0, 0])
+    def measure(variants: Tensor) -> list[float]:
+        return list(session.compute([DISTANCE], variants, spec.scored_at_once)[0].reshape(-1).tolist())
 
-    distances = session.compute([DISTANCE], scans, spec.scored_at_once)[0].reshape(-1)
+    names = [DISTANCE] if trained_gate.placement is None else [DISTANCE, PLACEMENT]
+    measured, *placements = session.compute(names, scans, spec.scored_at_once)
+    distances = measured.reshape(-1)
     difference = float(np.abs(distances / trained_gate.distances - 1).max())
     if exact and not difference <= _TOLERANCE:
         raise ParityMismatch(
             f"the graph's distances differ from Keras' by up to {difference:.2%}; at most {_TOLERANCE:.2%} is allowed: "
             "export again, or repeat `nightread train --resume` if that does not help"
         )
-    rejected = sum(
-        judge_scan(scan, float(distance), spec, card, measure) is not None
-        for scan, distance in zip(scans, distances, strict=True)
-    )
+    logits = placements[0].tolist() if placements else None
+    findings = judge_scans(list(scans), distances.tolist(), logits, spec=spec, gate=card, measure=measure)
+    rejected = sum(finding is not None for finding in findings)
     share = rejected / len(scans)
     if share > _MOST_REJECTED:
         raise ExportError(
@@ -92,4 +101,7 @@ def compute_gate(maps: list[Any], gate: FittedGate) -> dict[str, Any]:
     # Divided by a power of 2, which costs no digit: the squares of large distances would overflow float16.
     spread = tf.reduce_mean(tf.square(whitened / _SHRINK), axis=1, keepdims=True)
     distance = tf.sqrt(spread + tf.square(misplaced / _SHRINK)) * _SHRINK
-    return {DISTANCE: distance, COMPONENTS: whitened[:, :COMPONENTS_COUNT]}
+    outputs = {DISTANCE: distance, COMPONENTS: whitened[:, :COMPONENTS_COUNT]}
+    if gate.placement is not None:
+        outputs[PLACEMENT] = tf.matmul(whitened, gate.placement) + gate.placement_at
+    return outputs

@@ -63,7 +63,7 @@ def find_outputs(model: Any, gate: FittedGate | None = None) -> tuple[Compute, t
             found[ACTIVATION_MAP] = tf.matmul(found[ACTIVATION_MAP], last.kernel)
         return found if gate is None else found | compute_gate(computed[len(tensors) :], gate)
 
-    return compute, (*outputs, *(() if gate is None else describe_gate()))
+    return compute, (*outputs, *(() if gate is None else describe_gate(gate)))
 
 
 def _find_features(model: Any, embedding: Any) -> Any:

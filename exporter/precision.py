@@ -11,7 +11,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from nightread.model.card import COMPONENTS, DISTANCE, EMBEDDING, Precision
+from nightread.model.card import COMPONENTS, DISTANCE, EMBEDDING, PLACEMENT, Precision
 from nightread.scan.preprocessing import Tensor
 
 
@@ -43,7 +43,7 @@ LIMITS: Final[Mapping[Precision, Limits]] = {
 #: Scans in one step of the calibration: every activation of each of them is kept in memory.
 _CALIBRATION_BATCH: Final = 16
 
-_OF_THE_GATE: Final = frozenset({DISTANCE, COMPONENTS})
+_OF_THE_GATE: Final = frozenset({DISTANCE, COMPONENTS, PLACEMENT})
 
 _WITH_WEIGHTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 

@@ -16,7 +16,7 @@ from nightread.errors import DeviceFull
 from nightread.failpoints import Point, failpoint
 from nightread.inference.content import Content
 from nightread.inference.scorer import Scorer
-from nightread.model.gate import Finding, judge_scan
+from nightread.model.gate import Finding, choose_variants, judge_scans
 from nightread.reasons import Reason
 from nightread.scan.preprocessing import Tensor
 
@@ -103,8 +103,8 @@ class BatchScorer:
 def score_contents(scorer: Scorer, contents: Sequence[Content], *, gated: bool) -> None:
     """Score decoded contents in one batch, judge each by the input gate, and fill in what comes of it.
 
-    A scan whose distance is doubtful is measured again, inverted and turned. Nothing is filled in where an error is
-    raised.
+    Scans whose distance is doubtful get a second look, inverted and turned, all in one batch. Where the verdict is not
+    acted on, they get none and stay unjudged. Nothing is filled in where an error is raised.
 
     Args:
         scorer: the model.
@@ -114,33 +114,61 @@ def score_contents(scorer: Scorer, contents: Sequence[Content], *, gated: bool) 
     Raises:
         DeviceFull: the memory does not suffice for so many scans at once.
     """
-    card, gate = scorer.card, scorer.card.gate
     tensors = [content.tensor for content in contents if content.tensor is not None]
-    scores, *measured = scorer.infer_batch(np.stack(tensors))
+    inferred = scorer.infer_batch(np.stack(tensors))
     distances, components = [math.nan] * len(contents), [[math.nan]] * len(contents)
-    findings: list[Finding | None] = [None] * len(contents)
-    if gate is not None:
-        distances, components = measured[0].reshape(-1).tolist(), measured[1].tolist()
-        findings = [
-            # The rules that need no model come first: they know better what a picture is.
-            content.finding or judge_scan(tensor, distance, card.input, gate, lambda scan: _measure(scorer, scan))
-            for content, tensor, distance in zip(contents, tensors, distances, strict=True)
-        ]
-    rows = zip(contents, scores.tolist(), distances, components, findings, strict=True)
-    for content, values, distance, parts, finding in rows:
+    if inferred.distances is not None and inferred.components is not None:
+        distances, components = inferred.distances.tolist(), inferred.components.tolist()
+        _judge(scorer, contents, tensors, distances, inferred.placements, gated=gated)
+    for content, values, distance, parts in zip(contents, inferred.scores.tolist(), distances, components, strict=True):
         content.tensor, content.batch_size = None, len(contents)
         if not all(0.0 <= value <= 1.0 for value in values):  # also where one is not a number
             content.end(Reason.INVALID_SCORE, "the model returned a score that is no number in [0, 1]")
             continue
-        content.finding = finding
         if all(map(math.isfinite, (distance, *parts))):
             content.distance, content.components = distance, [round(part, _COMPONENT_DIGITS) for part in parts]
-        if gated and finding is not None:
-            content.end(finding.reason, finding.text)
+        if gated and content.finding is not None:
+            content.end(content.finding.reason, content.finding.text)
         else:
             content.scores = values
 
 
-def _measure(scorer: Scorer, tensor: Tensor) -> float:
-    """Return the distance of one scan: one at a time, since several might not fit where one does."""
-    return float(scorer.infer_batch(tensor[np.newaxis])[1].reshape(-1)[0])
+def _judge(
+    scorer: Scorer,
+    contents: Sequence[Content],
+    tensors: Sequence[Tensor],
+    distances: Sequence[float],
+    placements: Tensor | None,
+    *,
+    gated: bool,
+) -> None:
+    """Fill in the gate's findings. The rules that need no model came first: they know better what a picture is."""
+    gate = scorer.card.gate
+    if gate is None:
+        return
+    logits = None if placements is None else placements.tolist()
+    open_places = []
+    for place, content in enumerate(contents):
+        if content.finding is None:
+            names = choose_variants(distances[place], gate, None if logits is None else logits[place])
+            if gated or not names:
+                open_places.append(place)
+            else:
+                content.is_judged = False
+
+    def measure(variants: Tensor) -> list[float]:
+        # No more at once than has just fitted into the memory.
+        size = len(contents)
+        batches = [scorer.infer_batch(variants[start : start + size]) for start in range(0, len(variants), size)]
+        return [distance for batch in batches if batch.distances is not None for distance in batch.distances.tolist()]
+
+    findings: list[Finding | None] = judge_scans(
+        [tensors[place] for place in open_places],
+        [distances[place] for place in open_places],
+        None if logits is None else [logits[place] for place in open_places],
+        spec=scorer.card.input,
+        gate=gate,
+        measure=measure,
+    )
+    for place, finding in zip(open_places, findings, strict=True):
+        contents[place].finding = finding

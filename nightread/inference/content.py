@@ -40,6 +40,7 @@ class Content:
         tensor: (H, W, C) float32, the network's input; None before decoding and after scoring.
         statistics: what the pixels measure; None where the model has no gate.
         finding: why the input gate rejects the scan; None where it passes.
+        is_judged: whether the gate has come to a verdict; a doubtful scan gets none where the gate is off.
         distance: of the embedding from the training scans; None without a gate, or where it is not finite.
         components: 8 components of the embedding; None where `distance` is.
         scores: one in [0, 1] for each label, in the card's order; empty where there are none.
@@ -57,6 +58,7 @@ class Content:
     tensor: Tensor | None = None
     statistics: Statistics | None = None
     finding: Finding | None = None
+    is_judged: bool = True
     distance: float | None = None
     components: list[float] | None = None
     scores: Sequence[float] = ()
@@ -67,8 +69,8 @@ class Content:
 
     @property
     def verdict(self) -> str | None:
-        """The input gate's verdict, `passed` or a reason's code; None without a gate, or without valid scores."""
-        if self.statistics is None or self.reason is Reason.INVALID_SCORE:
+        """The input gate's verdict, `passed` or a reason's code; None where it has come to none."""
+        if self.statistics is None or not self.is_judged or self.reason is Reason.INVALID_SCORE:
             return None
         return PASSED if self.finding is None else self.finding.reason.value
 

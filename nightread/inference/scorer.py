@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,8 @@ from nightread.errors import CardMismatch, DeviceFull, ParityMismatch
 from nightread.inference.batch_tuner import BatchTuner
 from nightread.inference.session import RUN_ERRORS, is_out_of_memory, open_session
 from nightread.model.bundle import Bundle
-from nightread.model.card import Card
+from nightread.model.card import COMPONENTS, DISTANCE, PLACEMENT, Card
+from nightread.model.gate import VARIANTS
 from nightread.scan.preprocessing import Tensor
 from nightread.settings import Device
 
@@ -21,7 +23,26 @@ _MACHINE_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 Scores = npt.NDArray[np.float32]
 
 #: What the graph of a model with a gate returns besides its scores, by name, with the shape of one scan.
-_GATE_OUTPUTS: Final = {"distance": (1,), "components": (8,)}
+_GATE_OUTPUTS: Final = {DISTANCE: (1,), COMPONENTS: (8,)}
+#: The same of a graph that tells the placement of a scan; those of older exports do not.
+_PLACEMENT_SHAPE: Final = (1 + len(VARIANTS),)
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What the graph says of N scans.
+
+    Attributes:
+        scores: (N, labels) float32 in the order of the card's labels, not checked for range.
+        distances: (N,) float32 distances of the features from the training scans'; None without a gate.
+        components: (N, 8) float32 components of the features; None without a gate.
+        placements: (N, 5) float32 logits of an upright scan and of its variants; None where the graph does not tell.
+    """
+
+    scores: Scores
+    distances: Scores | None = None
+    components: Scores | None = None
+    placements: Scores | None = None
 
 
 class Scorer:
@@ -60,24 +81,20 @@ class Scorer:
         self._input_name: str = self._session.get_inputs()[0].name
         self._output_names: list[str] = [self._session.get_outputs()[0].name]
         if self.card.gate is not None:
-            self._output_names += _GATE_OUTPUTS
+            self._output_names += [*_GATE_OUTPUTS, *([PLACEMENT] if _tells_placement(self._session) else [])]
         self.tuner = BatchTuner()
         self.allowed_parity = find_allowed_parity(self.card, self.device)
         self.parity = self._check_parity(bundle)
 
     def score_batch(self, batch: Tensor) -> Scores:
         """Score prepared scans; see `infer_batch`."""
-        return self.infer_batch(batch)[0]
+        return self.infer_batch(batch).scores
 
-    def infer_batch(self, batch: Tensor) -> list[Scores]:
-        """Score prepared scans and measure how far they are from the training scans; several threads may do so at once.
+    def infer_batch(self, batch: Tensor) -> Inferred:
+        """Score prepared scans, and compute what the gate needs; several threads may do so at once.
 
         Args:
             batch: (N, H, W, C) float32, as `prepare` made them.
-
-        Returns:
-            (N, labels) float32 scores in the order of the card's labels, not checked for range. Of a model with a gate
-            also (N, 1) float32 distances of the embeddings from the training scans', and (N, 8) float32 components.
 
         Raises:
             DeviceFull: there is not enough memory for so many scans at once.
@@ -92,7 +109,10 @@ class Scorer:
                 f"the memory of the device ({self.device}) does not suffice for {len(batch)} scans at once: free some, "
                 "or set NIGHTREAD_BATCH_SIZE lower"
             ) from None
-        return outputs
+        scores, *of_gate = outputs
+        if not of_gate:
+            return Inferred(scores)
+        return Inferred(scores, of_gate[0].reshape(-1), of_gate[1], of_gate[2] if len(of_gate) > 2 else None)
 
     def _check_parity(self, bundle: Bundle) -> float:
         whole = self.score_batch(bundle.parity_inputs)
@@ -140,6 +160,12 @@ def find_graph_faults(session: Any, card: Card | None) -> list[str]:
     if taken.shape and isinstance(taken.shape[0], int):
         faults.append(f"takes batches of {taken.shape[0]} only: export it again with a batch axis of any size")
     return faults
+
+
+def _tells_placement(session: Any) -> bool:
+    return any(
+        output.name == PLACEMENT and tuple(output.shape[1:]) == _PLACEMENT_SHAPE for output in session.get_outputs()
+    )
 
 
 def _show(value: Any) -> str:

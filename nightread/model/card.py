@@ -80,7 +80,8 @@ class Gate(_Part):
 
     `max_distance` bounds the graph's output `distance`, the Mahalanobis distance of a scan's features from those of the
     training scans, scaled so that a typical training scan lies at 1. From `doubtful_distance` on, a scan is also
-    measured inverted and rotated, and rejected if it is nearer that way. `false_rejection` is the share of hold-out
+    measured inverted and rotated, as far as the graph's output `placement` leaves it open, and rejected if it is nearer
+    that way. `false_rejection` is the share of hold-out
     scans that the gate rejects.
     """
 
@@ -132,12 +133,13 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
-#: Names of the outputs that a graph may have; scores come first, and the last two belong to the input gate.
+#: Names of the outputs that a graph may have; scores come first, and the last three belong to the input gate.
 SCORES: Final = "scores"
 EMBEDDING: Final = "embedding"
 ACTIVATION_MAP: Final = "activation_map"
 DISTANCE: Final = "distance"
 COMPONENTS: Final = "components"
+PLACEMENT: Final = "placement"
 
 
 class Output(_Part):

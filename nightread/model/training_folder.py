@@ -37,6 +37,9 @@ class FittedGate:
         distances: (N,) float32, distances of the hold-out's scans, computed by Keras and numpy.
         misplaced: (D,) float32, weights of the whitened features; their sum rises for inverted and turned scans.
         misplaced_at: added to that sum; above 0 it counts in the distance.
+        placement: (D, 5) float32, weights of the whitened features for the logits of an upright scan and of each of
+            `nightread.model.gate.VARIANTS`; None in folders of older releases.
+        placement_at: (5,) float32, added to those logits.
     """
 
     layers: tuple[str, ...]
@@ -45,6 +48,8 @@ class FittedGate:
     distances: _Floats
     misplaced: _Floats
     misplaced_at: float
+    placement: _Floats | None = None
+    placement_at: _Floats | None = None
 
 
 def read_gate(content: bytes) -> FittedGate:
@@ -62,6 +67,8 @@ def read_gate(content: bytes) -> FittedGate:
             arrays["distances"],
             arrays.get("misplaced", np.zeros(size, np.float32)),  # folders of older programs have none
             float(arrays.get("misplaced_at", 0.0)),
+            arrays.get("placement"),
+            arrays.get("placement_at"),
         )
     if gate.projection.shape != (size, size) or size <= COMPONENTS_COUNT or not gate.layers:
         raise ExportError("gate.npz holds no valid gate; repeat `nightread train --resume` on the training folder")

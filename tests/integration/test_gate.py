@@ -78,7 +78,7 @@ def statuses(process, run_id):
 
 def verdicts(process):
     with reading(process.engine) as connection:
-        return sorted(connection.execute(select(measurements.c.gate_verdict)).scalars())
+        return sorted(connection.execute(select(measurements.c.gate_verdict)).scalars(), key=str)
 
 
 def count_predictions(process):
@@ -108,19 +108,46 @@ def test_rejections_tell_what_is_allowed_and_the_way_around(process, folder):
     assert all("--no-gate" in text for text in texts)
 
 
-def test_without_the_gate_everything_is_scored_and_its_verdicts_are_stored(process, folder):
+def count_inferred(process, monkeypatch):
+    """Return a list that takes the number of scans of each inference from now on, those of opening the model apart."""
+    process.open_default()
+    infer_batch, counts = Scorer.infer_batch, []
+    monkeypatch.setattr(
+        Scorer, "infer_batch", lambda scorer, batch: counts.append(len(batch)) or infer_batch(scorer, batch)
+    )
+    return counts
+
+
+def test_only_doubtful_scans_get_a_second_look(process, folder, monkeypatch):
+    counts = count_inferred(process, monkeypatch)
+    score(process, folder)
+    # Three scans pass the rules; two of them are doubtful and have four variants each.
+    assert sum(counts) == 3 + 2 * 4
+
+
+def test_without_the_gate_everything_is_scored_and_doubtful_scans_get_neither_second_look_nor_verdict(
+    process, folder, monkeypatch
+):
+    counts = count_inferred(process, monkeypatch)
     run_id = score(process, folder, gate=False)
+    assert sum(counts) == len(FILES)
     assert fetch_run(process.engine, run_id).settings["gate"] is False
     assert set(statuses(process, run_id).values()) == {"scored"}
-    assert verdicts(process) == VERDICTS
+    assert verdicts(process) == [None, None, "aspect-ratio", "color-photograph", "document", "passed"]
     assert count_predictions(process) == 6
+    with reading(process.engine) as connection:
+        found = [scan for scan in stream_measured(connection, run_id, "pneumonia") if scan.gate_verdict is None]
+    assert all(scan.distance > 1.5 for scan in found)  # drift is told of them all the same
 
 
-def test_what_was_scored_without_the_gate_is_rejected_with_it_and_reused_without_again(process, folder, monkeypatch):
+def test_what_was_scored_without_the_gate_is_judged_once_with_it_and_reused_without_again(process, folder, monkeypatch):
     score(process, folder, gate=False)
+    before = count_predictions(process)
+    assert statuses(process, score(process, folder)) == REJECTED | {"chest.jpeg": "reused"}
+    assert verdicts(process) == VERDICTS
+    assert count_predictions(process) == before
     monkeypatch.setattr(Scorer, "infer_batch", None)  # nothing is inferred any more
-    with_gate = statuses(process, score(process, folder))
-    assert with_gate == REJECTED | {"chest.jpeg": "reused"}
+    assert statuses(process, score(process, folder)) == REJECTED | {"chest.jpeg": "reused"}
     assert set(statuses(process, score(process, folder, gate=False)).values()) == {"reused"}
 
 

@@ -14,6 +14,7 @@ from exporter.parity import open_converted
 from exporter.precision import change_precision
 from nightread.errors import ExportError, ParityMismatch
 from nightread.model.card import Gate, Precision
+from nightread.model.gate import VARIANTS, make_variant
 from nightread.model.training_folder import GATE_FILE, FittedGate, read_gate
 from nightread.scan.preprocessing import InputSpec
 from trainer.data.split import Part
@@ -131,7 +132,18 @@ def test_the_graph_has_the_distances_of_the_trainer(divided, fitted, graph):
     assert distances.shape == (150, 1)
     assert components.shape == (150, 8)
     np.testing.assert_allclose(distances[:, 0], arrays.distances, rtol=1e-3)
-    assert [output.name for output in graph.outputs][-2:] == ["distance", "components"]
+    assert [output.name for output in graph.outputs][-3:] == ["distance", "components", "placement"]
+
+
+def test_the_graph_tells_how_a_scan_lies(divided, graph):
+    scans = divided.scans.inputs[divided.split[Part.HOLD_OUT]][:40]
+    for place, name in enumerate(VARIANTS, start=1):
+        variants = np.stack([make_variant(scan, name, SPEC) for scan in scans])
+        (placements,) = run_graph(graph.model, variants, ["placement"])
+        assert placements.shape == (40, 5)
+        assert (placements[:, place] > placements[:, 0] - 1).mean() > 0.9, name
+    (placements,) = run_graph(graph.model, scans, ["placement"])
+    assert (placements.argmax(axis=1) == 0).mean() > 0.6  # of a network with random weights
 
 
 def test_turned_scans_are_told_from_upright_ones(divided, fitted, graph):

@@ -7,6 +7,8 @@ no longer tells a chest from other pictures; its earlier layers do (docs/gate.md
 A second term of the distance is a linear classifier of the same features: upright training scans against inverted and
 turned ones. It is zero for nearly every upright scan. Without it, chests of other patients would have to lie nearer
 than a turned scan of a known one.
+
+A classifier with one logit for each way that a scan may lie says which variants of a doubtful scan are worth measuring.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from nightread.model.card import Gate, Metric
-from nightread.model.gate import judge_scan, turn_and_invert
+from nightread.model.gate import VARIANTS, judge_scans, make_variant
 from nightread.model.training_folder import COMPONENTS_COUNT, GATE_FILE
 from nightread.scan.preprocessing import InputSpec, Tensor
 from trainer.data.split import Divided, Indices, Part
@@ -123,6 +125,20 @@ def fit_misplaced(whitening: Whitening, upright: npt.NDArray[Any], misplaced: np
     )
 
 
+def fit_placement(whitened: _Floats, targets: npt.NDArray[np.int64]) -> tuple[_Floats, _Floats]:
+    """Fit the classifier of how scans lie.
+
+    Args:
+        whitened: (N, D) features.
+        targets: (N,) 0 for an upright scan, then the places of `VARIANTS`, counted from 1.
+
+    Returns:
+        (D, 5) weights and (5,) of what is added.
+    """
+    model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=2000).fit(whitened, targets)
+    return model.coef_.T.astype(np.float64), model.intercept_.astype(np.float64)
+
+
 def find_layers(model: Any) -> list[str]:
     """Return the names of the layers whose features the gate looks at, in the order of the network; none without any.
 
@@ -189,13 +205,14 @@ def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gat
     copies = copy_scans(divided, train, spec, rng)
     upright = np.concatenate([features[Part.TRAIN], reader.read(copies, spec.scored_at_once)])
     some = rng.permutation(len(train))[:_MISPLACED_SCANS]
-    misplaced = [
-        variant
-        for scan in (*divided.scans.inputs[train[some]], *copies[some])
-        for variant in turn_and_invert(scan, spec).values()
-    ]
-    whitening = fit_whitening(upright)
-    whitening = fit_misplaced(whitening, upright, reader.read(np.stack(misplaced), spec.scored_at_once))
+    varied = (*divided.scans.inputs[train[some]], *copies[some])
+    variants = np.stack([make_variant(scan, name, spec) for name in VARIANTS for scan in varied])
+    misplaced = reader.read(variants, spec.scored_at_once)
+    whitening = fit_misplaced(fit_whitening(upright), upright, misplaced)
+    placement, placement_at = fit_placement(
+        whitening.whiten(np.concatenate([upright, misplaced])),
+        np.concatenate([np.zeros(len(upright), np.int64), np.repeat(np.arange(len(VARIANTS)) + 1, len(varied))]),
+    )
     unusual = float(np.quantile(whitening.measure(features[Part.VALIDATION])[0], 1 - _UNUSUAL))
     doubtful = round(_DOUBTFUL * unusual, 4)
     hold_out, _ = whitening.measure(features[Part.HOLD_OUT])
@@ -206,6 +223,8 @@ def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gat
         projection=whitening.projection.astype(np.float32),
         misplaced=whitening.misplaced.astype(np.float32),
         misplaced_at=np.float32(whitening.misplaced_at),
+        placement=placement.astype(np.float32),
+        placement_at=placement_at.astype(np.float32),
         distances=hold_out.astype(np.float32),
     )
     gate = Gate(
@@ -215,14 +234,18 @@ def fit_gate(folder: Path, model: Any, divided: Divided, spec: InputSpec) -> Gat
         false_rejection=_measure_share(0, len(hold_out)),
     )
 
-    def measure(scan: Tensor) -> float:
-        return float(whitening.measure(reader.read(scan[np.newaxis], 1))[0][0])
+    def measure(scans: Tensor) -> list[float]:
+        return list(whitening.measure(reader.read(scans, spec.scored_at_once))[0].tolist())
 
-    scans = divided.scans.inputs[divided.split[Part.HOLD_OUT]]
-    rejected = sum(
-        judge_scan(scan, float(distance), spec, gate, measure) is not None
-        for scan, distance in zip(scans, hold_out, strict=True)
+    findings = judge_scans(
+        list(divided.scans.inputs[divided.split[Part.HOLD_OUT]]),
+        hold_out.tolist(),
+        (whitening.whiten(features[Part.HOLD_OUT]) @ placement + placement_at).tolist(),
+        spec=spec,
+        gate=gate,
+        measure=measure,
     )
+    rejected = sum(finding is not None for finding in findings)
     return gate.model_copy(update={"false_rejection": _measure_share(rejected, len(hold_out))})
 
 

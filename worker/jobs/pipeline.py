@@ -212,14 +212,16 @@ class _Pipeline:
         self._brightness.update(brightness)
         new: list[Content] = []
         scored: list[Content] = []
+        card, gated = self._scorer.card, self._limits.gated and self._scorer.card.gate is not None
         for content in fresh:
-            verdict = verdicts.get(content.sha256) if self._limits.gated else None
+            verdict = verdicts.get(content.sha256) if gated else None
             if verdict is not None and (finding := restore_finding(verdict)) is not None:
                 content.acquisition = find_acquisition(content.data)
                 content.end(finding.reason, finding.text)
+            elif content.sha256 not in predicted or (gated and verdict is None):  # scored with the gate off: not judged
+                new.append(content)
             else:
-                (scored if content.sha256 in predicted else new).append(content)
-        card = self._scorer.card
+                scored.append(content)
         finish = self._batches.score_part if self._limits.scored_by_threads else _leave
         parts = [
             self._decoder.start(part, card.input, card.gate, finish, isolated=self._isolated)
@@ -263,7 +265,7 @@ class _Pipeline:
     def _keep(self, content: Content) -> None:
         """Keep the predictions and measurements of a content."""
         card, scorer = self._scorer.card, self._scorer
-        if content.verdict is not None and content.statistics is not None:
+        if content.statistics is not None and content.reason is not Reason.INVALID_SCORE:
             self.result.measurements.append(
                 NewMeasurement(
                     content.sha256, scorer.digest, card.preprocessing_version, content.verdict, content.distance,

@@ -123,14 +123,16 @@ class TestDevices:
 class TestGate:
     def test_a_model_with_a_gate_tells_distances_and_components(self, tmp_path):
         scorer = Scorer(write_tiny_bundle(tmp_path, gate=make_gate()), Device.CPU, 1)
-        scores, distances, components = scorer.infer_batch(np.full((3, 8, 8, 1), USUAL_GRAY + 0.2, np.float32))
-        assert scores.shape == (3, 1)
-        np.testing.assert_allclose(distances, [[2], [2], [2]], atol=1e-5)
-        assert components.shape == (3, 8)
+        inferred = scorer.infer_batch(np.full((3, 8, 8, 1), USUAL_GRAY + 0.2, np.float32))
+        assert inferred.scores.shape == (3, 1)
+        np.testing.assert_allclose(inferred.distances, [2, 2, 2], atol=1e-5)
+        assert inferred.components.shape == (3, 8)
+        assert inferred.placements is None
 
     def test_a_model_without_one_tells_scores_alone(self, tmp_path):
-        (scores,) = Scorer(write_tiny_bundle(tmp_path), Device.CPU, 1).infer_batch(np.zeros((2, 8, 8, 1), np.float32))
-        assert scores.shape == (2, 1)
+        inferred = Scorer(write_tiny_bundle(tmp_path), Device.CPU, 1).infer_batch(np.zeros((2, 8, 8, 1), np.float32))
+        assert inferred.scores.shape == (2, 1)
+        assert inferred.distances is None
 
     def test_a_graph_that_lacks_what_the_gate_of_its_card_needs_is_refused(self, tmp_path):
         inputs = np.zeros((1, 8, 8, 1), np.float32)

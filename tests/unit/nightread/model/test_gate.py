@@ -5,7 +5,16 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from nightread.model.card import Gate, Metric
-from nightread.model.gate import PASSED, check_pixels, judge_distance, judge_scan, restore_finding, turn_and_invert
+from nightread.model.gate import (
+    PASSED,
+    VARIANTS,
+    check_pixels,
+    choose_variants,
+    judge_distance,
+    judge_scans,
+    make_variant,
+    restore_finding,
+)
 from nightread.reasons import Reason
 from nightread.scan.decode import read_scan
 from nightread.scan.preprocessing import InputSpec
@@ -143,7 +152,16 @@ class TestDistance:
     @staticmethod
     def judge(distance, measure=None):
         """Judge a scan with this distance; without `measure`, no variant may be measured."""
-        return judge_scan(np.zeros((32, 32, 1), np.float32), distance, SPEC, GATE, measure)
+        tensors = [np.zeros((32, 32, 1), np.float32)]
+        (finding,) = judge_scans(
+            tensors,
+            [distance],
+            None,
+            spec=SPEC,
+            gate=GATE,
+            measure=measure and (lambda scans: list(map(measure, scans))),
+        )
+        return finding
 
     def test_a_scan_that_is_not_doubtful_passes_unlooked_at(self):
         assert self.judge(1.2) is None
@@ -180,7 +198,7 @@ class TestDistance:
 
     def test_variants_are_the_inverted_and_the_turned_scan(self):
         tensor = np.random.default_rng(0).random((32, 32, 1), np.float32)
-        variants = turn_and_invert(tensor, SPEC)
+        variants = {name: make_variant(tensor, name, SPEC) for name in VARIANTS}
         np.testing.assert_allclose(variants["inverted"], 1 - tensor, atol=1e-6)
         image = Image.fromarray(tensor[:, :, 0])
         for degrees, turn in ((90, Image.Transpose.ROTATE_270), (180, Image.Transpose.ROTATE_180),
@@ -190,13 +208,45 @@ class TestDistance:
 
     def test_inverting_keeps_to_the_value_range(self):
         spec = InputSpec(height_px=32, width_px=32, channels=1, value_range=(-1.0, 0.5))
-        inverted = turn_and_invert(np.full((32, 32, 1), -1.0, np.float32), spec)["inverted"]
+        inverted = make_variant(np.full((32, 32, 1), -1.0, np.float32), "inverted", spec)
         assert (inverted == 0.5).all()
 
     def test_variants_of_an_input_that_is_no_square_have_its_shape(self):
         spec = InputSpec(height_px=24, width_px=40, channels=3)
-        variants = turn_and_invert(np.zeros((24, 40, 3), np.float32), spec)
-        assert {variant.shape for variant in variants.values()} == {(24, 40, 3)}
+        tensor = np.zeros((24, 40, 3), np.float32)
+        assert {make_variant(tensor, name, spec).shape for name in VARIANTS} == {(24, 40, 3)}
+
+    def test_the_variants_of_several_scans_are_measured_together_and_told_apart(self):
+        tensors = [np.full((32, 32, 1), gray, np.float32) for gray in (0.0, 0.5, 0.9)]
+        batches = []
+
+        def measure(scans):
+            batches.append(len(scans))
+            return [1.0 if scan.mean() > 0.99 else 2.5 for scan in scans]
+
+        findings = judge_scans(tensors, [1.8, 1.0, 1.8], None, spec=SPEC, gate=GATE, measure=measure)
+        assert [finding and finding.reason for finding in findings] == [Reason.INVERTED, None, None]
+        assert batches == [8]
+
+
+class TestPlacement:
+    @pytest.mark.parametrize(
+        ("logits", "names"),
+        [
+            ([5.0, -3, -3, -3, -3], []),
+            ([0.0, 4, -3, -3, -3], ["inverted"]),
+            ([0.0, -3, 2, -0.5, -3], ["turned by 90 degrees", "turned by 180 degrees"]),
+            ([float("nan")] * 5, list(VARIANTS)),
+        ],
+    )
+    def test_a_doubtful_scan_is_measured_only_in_the_variants_that_may_put_it_right(self, logits, names):
+        assert choose_variants(1.8, GATE, logits) == names
+
+    def test_a_scan_that_is_not_doubtful_is_not_measured_again(self):
+        assert choose_variants(1.0, GATE, [0.0, 9, 9, 9, 9]) == []
+
+    def test_without_a_placement_every_variant_is_measured(self):
+        assert choose_variants(1.8, GATE) == list(VARIANTS)
 
 
 def test_every_reason_of_the_gate_is_a_rejection_and_names_the_way_around_it():

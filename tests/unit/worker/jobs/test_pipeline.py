@@ -14,6 +14,7 @@ from db.jobs import OpenScan
 from db.types import ScanStatus
 from nightread.inference import content as content_module
 from nightread.inference.batch_tuner import BatchTuner
+from nightread.inference.scorer import Inferred
 from nightread.reasons import Reason
 from nightread.scan.files import encode_path
 from tests.factories import CANARY, encode_dicom, encode_jpeg, encode_png16, small_chest
@@ -40,7 +41,7 @@ class FakeScorer:
 
     def infer_batch(self, batch):
         self.batches.append(len(batch))
-        return [np.array([[self._score(tensor)] for tensor in batch], np.float32)]
+        return Inferred(np.array([[self._score(tensor)] for tensor in batch], np.float32))
 
 
 @pytest.fixture(scope="module")
