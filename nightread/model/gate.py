@@ -51,8 +51,8 @@ _TURNS: Final = {f"turned by {90 * turns} degrees": turns for turns in (1, 2, 3)
 #: The variants of a scan, in the order of a placement's logits after the first, which is that of an upright scan.
 VARIANTS: Final = (INVERTED, *_TURNS)
 
-#: A variant is measured where its logit is at most so far below that of an upright scan. Of 7,200 inverted and turned
-#: scans PLACEMENT_MISSED lay further below (docs/gate.md).
+#: A variant is measured where its logit is at most so far below that of an upright scan: an error of the placement
+#: must not let an inverted scan pass.
 _PLACEMENT_MARGIN: Final = 1.0
 
 _OVERRIDE: Final = "; --no-gate scores it anyway"
