@@ -11,6 +11,8 @@ errors: every error that is raised on purpose.
 reasons: closed list of the reasons why a scan has no scores.
 logs: log lines as text or JSON.
 failpoints: places at which a process can be made to fail on purpose.
+process_limits: what a child process that works on hostile bytes can still do.
+system_calls: those that it does not need, and their filter.
 machine: cores, memory and start time of processes.
 text: file names and messages that are safe to show.
 scan/: a folder of files to network inputs.

@@ -35,7 +35,6 @@ POISONS = {
     b"POISON-SLEEP": "time.sleep(1000)",
     b"POISON-EAT": "held = [bytearray(1 << 26) for _ in range(1000)]",  # 64 GB, were it allowed
     b"POISON-DEEP": "raise RecursionError(data)",
-    b"POISON-WRITE": "os.write(os.open(os.environ['TARGET'], os.O_CREAT | os.O_WRONLY), b'x')",
     b"POISON-PRINT": "os.write(1, b'PRINTED'); print('PRINTED')",
     b"POISON-LIE": "import __main__; __main__._send; __main__._send = lambda *_: os.write(4, b'x' * 90)",
 }  # fmt: skip
@@ -110,16 +109,33 @@ def test_what_does_not_end_is_ended(hooked, mark, said):
     decoders.close()
 
 
-def test_a_decoder_writes_no_file_and_what_it_prints_goes_nowhere(decoders, monkeypatch, tmp_path):
-    target = tmp_path / "written"
-    monkeypatch.setenv("TARGET", str(target))
-    assert decoders.decode(poisoned(b"POISON-WRITE"), SPEC).reason is Reason.INTERNAL_ERROR
-    assert not target.exists() or target.stat().st_size == 0
+def test_what_a_decoder_prints_goes_nowhere(decoders):
     assert decoders.decode(poisoned(b"POISON-PRINT"), SPEC).reason is None
+
+
+def test_a_decoder_that_was_taken_over_reaches_nothing(monkeypatch, tmp_path):
+    """It reads no other file, changes none, has no network, starts nothing, and leaves its parent alone."""
+    target = tmp_path / "secret" / "file"
+    target.parent.mkdir()
+    target.write_text("secret")
+    code = (
+        f"import tests.escapes as escapes; raise type('E_'.join(['', *escapes.find_escapes({str(target)!r})]) + '_END',"
+        " (Exception,), {})"
+    )
+    for name, value in hook_decoding(tmp_path, {b"POISON-ESCAPE": code}).items():
+        monkeypatch.setenv(name, value)
+    decoders = IsolatedDecoders(IsolationLimits(30.0, MAX_PIXELS, 10**6))
+    found = decoders.decode(poisoned(b"POISON-ESCAPE"), SPEC)
+    decoders.close()
+    assert found.text == "decoding failed with _END"
+    assert target.read_text() == "secret"
+    assert sorted(file.name for file in target.parent.iterdir()) == ["file"]
 
 
 def test_a_process_is_used_again_knows_no_password_and_ends_with_its_owner(hooked, monkeypatch):
     monkeypatch.setenv("NIGHTREAD_DATABASE_URL", "postgresql://u:SECRET@h/d")
+    monkeypatch.setenv("PGPASSWORD", "SECRET")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
     decoders = IsolatedDecoders(IsolationLimits(30.0, MAX_PIXELS, 10**6))
     before = {child.pid for child in psutil.Process().children()}
     for seed in range(3):
@@ -127,6 +143,9 @@ def test_a_process_is_used_again_knows_no_password_and_ends_with_its_owner(hooke
     (child,) = [child for child in psutil.Process().children() if child.pid not in before]
     assert "SECRET" not in str(child.environ())
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
+    assert [int(file.name) for file in Path(f"/proc/{child.pid}/fd").iterdir() if int(file.name) > 4] == []
+    status = Path(f"/proc/{child.pid}/status").read_text()
+    assert ("NoNewPrivs:\t1" in status, "Seccomp:\t2" in status) == (True, True)
     decoders.close()
     assert not child.is_running()
 

@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from db.tables import REASON_TEXT_LENGTH
 from nightread.inference.content import Content
 from nightread.model.card import Gate
 from nightread.model.gate import Finding
+from nightread.process_limits import hide_memory, make_child_environment
 from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition, make_acquisition
 from nightread.scan.pixel_statistics import Statistics
@@ -108,6 +108,7 @@ class _DecoderProcess:
         self._limits = limits
         self._is_overdue = False
         cpu_s = max(1, round(limits.limit_s))
+        hide_memory()
         try:
             # -P: the current folder may be the scan folder, and nothing in it is imported.
             self._process = subprocess.Popen(  # noqa: S603  # this very program
@@ -115,7 +116,7 @@ class _DecoderProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # a decoder's words may quote the file, and so a patient
-                env=_make_environment(),
+                env=make_child_environment(),
             )
         except (OSError, MemoryError) as error:
             raise _NotStarted(f"no decoder process could be started: {type(error).__name__}") from None
@@ -199,12 +200,6 @@ def _streams(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:
     if process.stdin is None or process.stdout is None:
         raise AssertionError("both are pipes")
     return process.stdin, process.stdout
-
-
-def _make_environment() -> dict[str, str]:
-    """Return the environment without our settings, which hold passwords, and without threads that nobody needs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTREAD_")}
-    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _read_header(answers: IO[bytes]) -> dict[str, Any]:

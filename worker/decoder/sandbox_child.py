@@ -11,20 +11,16 @@ import resource
 import struct
 import sys
 from dataclasses import asdict, astuple
-from pathlib import Path
 from typing import IO, Any
 
 from nightread.inference.content import Content, decode_content
 from nightread.model.card import Gate
+from nightread.process_limits import limit_process
 from nightread.scan.acquisition import Accepted
 from nightread.scan.preprocessing import InputSpec
 
 #: The length of a header, before it; headers are JSON, and what follows a header is as long as it says.
 LENGTH = struct.Struct("<Q")
-
-_MOST_FILES = 32
-#: The kernel's own word for "take this process first where memory runs out", and never a worker instead of it.
-_FIRST_VICTIM = "1000"
 
 
 def read_exactly(stream: IO[bytes], count: int) -> bytes:
@@ -49,7 +45,8 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):  # a decoder written in C may print
         os.dup2(nothing, descriptor)
-    _limit(memory_bytes)
+    os.close(nothing)
+    limit_process(memory_bytes)
     _send(answers, {"ready": True})
     while True:
         try:
@@ -63,19 +60,6 @@ def main() -> None:
         _limit_cpu(cpu_s)
         _answer(answers, decode_content(data, spec, header["max_pixels"], gate, accepted))
         del data
-
-
-def _limit(memory_bytes: int) -> None:
-    Path("/proc/self/oom_score_adj").write_text(_FIRST_VICTIM)
-    for kind, most in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CORE, 0),  # a core dump would hold the scan
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, _MOST_FILES),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)  # noqa: PLW2901  # never more than allowed
-        resource.setrlimit(kind, (most, most))
 
 
 def _limit_cpu(cpu_s: int) -> None:

@@ -222,7 +222,6 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-if _options:
-    sys.meta_path.insert(0, _Finder())
-    if "CLOCK_S" in _options:
-        _shift_clock(float(_options["CLOCK_S"]))
+sys.meta_path.insert(0, _Finder())  # a decoder's sandbox has none of the variables, and needs the poisons
+if "CLOCK_S" in _options:
+    _shift_clock(float(_options["CLOCK_S"]))
