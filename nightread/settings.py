@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -98,7 +98,8 @@ class Settings(BaseModel):
         description="SQLAlchemy URL of the results database; SQLite or PostgreSQL",
     )
     broker_url: SecretStr = Field(
-        SecretStr(IN_PROCESS_BROKER), description="Celery broker: redis://, rediss://, or memory:// (this process only)"
+        SecretStr(IN_PROCESS_BROKER),
+        description="Celery broker: redis://, rediss://, sentinel://, or memory:// (this process only)",
     )
     model: str = Field(
         "", description="model of new runs, NAME[@VERSION]; empty: the production model, else the shipped bundle"
@@ -191,19 +192,26 @@ class Settings(BaseModel):
         if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
             msg = f"the scheme is {scheme or 'missing'}; allowed are sqlite:///FILE and postgresql://USER@HOST/DATABASE"
             raise ValueError(msg)
+        if not scheme.startswith("sqlite"):
+            _check_address(url, several=True)
         return url
 
     @field_validator("broker_url")
     @classmethod
     def _check_broker_url(cls, url: SecretStr) -> SecretStr:
         scheme = _read_scheme(url)
-        if scheme not in {"redis", "rediss", "redis+socket", "memory"}:
+        if scheme not in {"redis", "rediss", "redis+socket", "sentinel", "memory"}:
             msg = (
                 f"the scheme is {scheme or 'missing'}; allowed are redis://HOST:PORT/0, rediss:// (TLS), "
-                "redis+socket:///FILE, memory://"
+                "redis+socket:///FILE, sentinel://HOST:PORT,HOST:PORT/0?master_name=NAME, memory://"
             )
             raise ValueError(msg)
-        _check_broker_parameters(url.get_secret_value())
+        if scheme in {"redis", "rediss"}:
+            address = _check_address(url)
+            if address.path[1:] and not address.path[1:].isdecimal():
+                raise ValueError("the part after the host must be the number of a database; write /0")
+        if scheme != "sentinel":  # whose parameters are read with its hosts
+            _check_broker_parameters(url.get_secret_value())
         return url
 
     @model_validator(mode="after")
@@ -232,6 +240,26 @@ def _read_scheme(url: SecretStr) -> str:
     """Return the part before "://", or "" if it is no scheme: it may be a password."""
     match = _SCHEME.match(url.get_secret_value())
     return match[1] if match else ""
+
+
+def _check_address(url: SecretStr, *, several: bool = False) -> SplitResult:
+    """Return the parts of a URL; refuse one whose password cuts it into other parts, without showing any.
+
+    Args:
+        url: address of a service.
+        several: whether it may name several hosts, `HOST:PORT,HOST:PORT`.
+    """
+    parts = urlsplit(url.get_secret_value())
+    host = parts.netloc.rpartition("@")[2]
+    hosts = host.split(",") if several else [host]
+    ports = [one.rpartition("]")[2].partition(":")[2] for one in hosts]  # [::1]:6379 is an IPv6 address with a port
+    is_cut = "@" in parts.path or parts.netloc.count("@") > 1 or bool(parts.fragment)
+    if is_cut or not all(port.isdecimal() or not port for port in ports):
+        raise ValueError(
+            "the address cannot be read: a port is no number, or the password holds a special character; write it "
+            "percent-encoded: @ as %40, # as %23, / as %2F, : as %3A, ? as %3F"
+        )
+    return parts
 
 
 def _expand_home(folder: Path) -> Path:

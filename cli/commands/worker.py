@@ -1,12 +1,15 @@
 """`worker`: scores jobs."""
 
 import os
+import socket
 from typing import Annotated
 
 import typer
 
 from cli.cluster import prepare_cluster_process, report_health
+from cli.exits import Exit
 from cli.options import Device, Json, Model
+from nightread.settings import LogFormat
 from worker.health import check_workers
 
 
@@ -40,7 +43,10 @@ def worker(
 
     app = make_app(settings)
     Publisher(app, settings).count_waiting()  # one clear line now rather than endless retries later
-    arguments = ["worker", f"--concurrency={concurrency}", "--pool=prefork", "--without-gossip", "--without-mingle",
-                 "--without-heartbeat",
-                 f"--hostname=nightread-{os.getpid()}@%h", f"--loglevel={settings.log_level}"]  # fmt: skip
-    app.worker_main(arguments)
+    scoring = app.Worker(
+        concurrency=concurrency, pool_cls="prefork", without_gossip=True, without_mingle=True, without_heartbeat=True,
+        hostname=f"nightread-{os.getpid()}@{socket.gethostname()}", loglevel=settings.log_level,
+        quiet=settings.log_format is LogFormat.JSON,  # Celery's banner is no JSON
+    )  # fmt: skip
+    scoring.start()
+    raise typer.Exit(scoring.exitcode or Exit.OK)

@@ -11,6 +11,7 @@ from celery.signals import setup_logging, worker_init
 from kombu import Queue
 
 from nightread.settings import Device, Settings, check_shared_broker
+from worker.queue.broker import read_broker
 from worker.queue.guard import guard_redis
 from worker.queue.publisher import QUEUE
 
@@ -33,26 +34,18 @@ def make_app(settings: Settings) -> NightreadApp:
     """Return the app for `settings`, without connecting.
 
     Raises:
-        SettingsError: the broker lives in one process.
+        SettingsError: the broker lives in one process, or its address is wrong.
     """
     check_shared_broker(settings, "celery -A worker.app")
     guard_redis()
-    app = NightreadApp(
-        "nightread", broker=_verify_broker(settings.broker_url.get_secret_value()), include=["worker.tasks"]
-    )
+    broker = read_broker(settings)
+    app = NightreadApp("nightread", broker=broker.url, include=["worker.tasks"])
     app.nightread = settings
     app.conf.update(_configure(settings))
+    app.conf.broker_transport_options |= broker.options
     setup_logging.connect(_configure_logging, weak=False)
     worker_init.connect(_check_before_start, weak=False)
     return app
-
-
-def _verify_broker(url: str) -> str:
-    """Return the URL of a broker with certificate verification, which kombu leaves out by default."""
-    query = url.partition("?")[2]
-    if not url.startswith("rediss:") or "ssl_cert_reqs=" in query:
-        return url
-    return f"{url}{'&' if query else '?'}ssl_cert_reqs=required"
 
 
 def _configure_logging(**_: Any) -> None:

@@ -13,11 +13,12 @@ import contextlib
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES
-from kombu.transport.redis import Channel, QoS, Transport
+from kombu.transport.redis import Channel, QoS, SentinelChannel, SentinelTransport, Transport
 from redis.exceptions import RedisError, ResponseError
 
 from worker.queue.publisher import QUEUE, SCORE_TASK, WRONG_TYPE, increment_refused
@@ -28,6 +29,7 @@ _LONGEST_BODY: Final = 1_000
 _ID = re.compile(r"[0-9a-f-]{36}")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _NO_JSON: Final = "no JSON"
+_REFUSED_PAUSE_S: Final = 2.0
 
 
 class Refused(Exception):
@@ -177,9 +179,20 @@ class GuardedTransport(Transport):
     """The Redis transport, with every message filtered before its delivery."""
 
     Channel = GuardedChannel
+    # A server that refuses a command may accept it later or elsewhere: it is a replica since a failover, its disk or
+    # memory is full, its users change. Celery ends the worker for an error that is none of the connection.
+    connection_errors = (*Transport.connection_errors, ResponseError)
 
     is_decoded = False
     refused = 0
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Start to consume; after a refusal, wait before Celery tries again, since it would do so at once."""
+        try:
+            super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+        except ResponseError:
+            time.sleep(_REFUSED_PAUSE_S)
+            raise
 
     def _deliver(self, message: Any, queue: str) -> None:
         self.is_decoded = True
@@ -187,10 +200,21 @@ class GuardedTransport(Transport):
         super()._deliver(cleaned, queue)  # type: ignore[no-untyped-call]
 
 
+class GuardedSentinelChannel(GuardedChannel, SentinelChannel):
+    """A guarded channel to the Redis that Sentinel names as the primary."""
+
+
+class GuardedSentinelTransport(GuardedTransport, SentinelTransport):
+    """The Redis transport through Sentinel, with every message filtered before its delivery."""
+
+    Channel = GuardedSentinelChannel
+
+
 def guard_redis() -> None:
     """Filter every connection to Redis that this process opens from now on."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:{GuardedTransport.__name__}"
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{GuardedSentinelTransport.__name__}"
 
 
 def _raise_unless_wrong_type(error: ResponseError) -> None:

@@ -18,6 +18,7 @@ from nightread.errors import DatabaseUnavailable
 from nightread.failpoints import Point, failpoint
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable
+from worker.queue.broker import explain_broker
 
 _log = logging.getLogger(__name__)
 
@@ -211,18 +212,3 @@ def _count_waiting(connection: Any) -> int:
     channel = connection.default_channel
     channel.queue_declare(queue=QUEUE, durable=True)
     return int(channel._size(QUEUE))  # noqa: SLF001  # LLEN; kombu has no public name for it
-
-
-def explain_broker(error: BaseException, settings: Settings) -> BrokerUnavailable:
-    """Return a broker's error in one line, without its password."""
-    host = settings.broker_url.get_secret_value().rpartition("@")[2].partition("?")[0].removeprefix("redis://")
-    if isinstance(error, ResponseError):  # Redis begins its answer with a code, such as NOPERM or WRONGTYPE
-        code = str(error).rpartition("caused error: ")[2].partition(" ")[0]
-        told = f"refuses with {code[:20] if code.isupper() else type(error).__name__}; `ACL LOG` and its log say more"
-    elif "CERTIFICATE_VERIFY_FAILED" in str(error):
-        told = "does not answer: its certificate is not accepted; start it or set NIGHTREAD_BROKER_URL"
-    else:
-        told = f"does not answer: {type(error).__name__}; start it or set NIGHTREAD_BROKER_URL"
-    return BrokerUnavailable(
-        f"the broker {host} {told}. Jobs stay in the database, and are published when the broker answers again"
-    )
