@@ -21,6 +21,9 @@ Model = Annotated[
 NoGate = Annotated[
     bool, typer.Option("--no-gate", help="Also score what the input gate rejects; or set NIGHTREAD_GATE=false.")
 ]
+Archives = Annotated[
+    bool, typer.Option("--archives", help="Also read scans in zip and tar archives; or set NIGHTREAD_ARCHIVES=true.")
+]
 Device = Annotated[
     str | None,
     typer.Option("--device", help="auto, cpu, or cuda (fails without a GPU); or set NIGHTREAD_DEVICE."),

@@ -134,6 +134,7 @@ class Settings(BaseModel):
         60.0, ge=1.0, le=600.0, description="time limit for decoding one scan, in seconds; beyond it that scan fails"
     )
     gate: bool = Field(True, description="whether scans that the input gate rejects get no score")
+    archives: bool = Field(False, description="whether scans in zip and tar archives are read")
     modalities: str = Field(
         ",".join(sorted(RADIOGRAPHS.modalities)),
         description=f"DICOM modalities that are read, separated by ','; allowed are {', '.join(MODALITIES)}",

@@ -162,6 +162,7 @@ class WorkerProcess:
             batch_size=settings.batch_size,
             scored_by_threads=scorer.device == "cpu",
             gated=bool(run.settings.get("gate", True)),
+            archives=bool(run.settings.get("archives")),
             accession_key=settings.accession_key.get_secret_value().encode(),
         )
 

@@ -3,7 +3,7 @@
 import typer
 
 from cli.database import open_database
-from cli.options import Json, Model, Name, NoGate, Paths, Wait
+from cli.options import Archives, Json, Model, Name, NoGate, Paths, Wait
 from cli.output.console import print_json, say, waiting
 from cli.output.follow import follow_run
 from nightread.settings import check_shared_broker, read_settings
@@ -15,6 +15,7 @@ def enqueue(
     name: Name = None,
     model: Model = None,
     no_gate: NoGate = False,
+    archives: Archives = False,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
@@ -22,7 +23,7 @@ def enqueue(
 
     Example: nightread enqueue /scans/2026-11-22 --name ward-a --wait
     """
-    settings = read_settings(model=model, gate=False if no_gate else None)
+    settings = read_settings(model=model, gate=False if no_gate else None, archives=archives or None)
     check_shared_broker(settings, "enqueue")
     written: list[Enqueued] = []
     try:

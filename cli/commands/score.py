@@ -3,7 +3,7 @@
 import typer
 
 from cli.embedded import score_here
-from cli.options import Device, Json, Model, Name, NoGate, Paths
+from cli.options import Archives, Device, Json, Model, Name, NoGate, Paths
 from nightread.settings import read_settings
 
 
@@ -13,6 +13,7 @@ def score(
     model: Model = None,
     device: Device = None,
     no_gate: NoGate = False,
+    archives: Archives = False,
     as_json: Json = False,
 ) -> None:
     """Score scans now, in this process, with no server.
@@ -22,5 +23,5 @@ def score(
 
     Example: nightread score ~/scans/tonight
     """
-    settings = read_settings(model=model, device=device, gate=False if no_gate else None)
+    settings = read_settings(model=model, device=device, gate=False if no_gate else None, archives=archives or None)
     raise typer.Exit(score_here(settings, paths, name=name, as_json=as_json))

@@ -17,6 +17,7 @@ from nightread.model.card import Gate
 from nightread.model.gate import PASSED, Finding, check_pixels
 from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition
+from nightread.scan.archives import read_member, split_path
 from nightread.scan.array import read_array
 from nightread.scan.files import read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
@@ -87,7 +88,14 @@ class Content:
         self.reason, self.text = decoded.reason, decoded.text
 
 
-def read_content(path: str, roots: Sequence[Path], max_bytes: int, expected_bytes: int | None = None) -> Content:
+def read_content(
+    path: str,
+    roots: Sequence[Path],
+    max_bytes: int,
+    expected_bytes: int | None = None,
+    *,
+    archives: bool = False,
+) -> Content:
     """Read and hash a file; a fault becomes the content's reason.
 
     Args:
@@ -95,10 +103,14 @@ def read_content(path: str, roots: Sequence[Path], max_bytes: int, expected_byte
         roots: folders below which the file may lie.
         max_bytes: the largest file that is read.
         expected_bytes: size above which a file has grown, and is not read now; None for no such size.
+        archives: whether `ARCHIVE!MEMBER` is the path of a member of an archive.
     """
     try:
         failpoint(Point.WORKER_READING, _fail_storage)
-        data = read_file(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
+        if archives and (member := split_path(path)) is not None:
+            data = read_member(*member, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
+        else:
+            data = read_file(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
     except ScanError as error:
         return Content(reason=error.reason, text=str(error))
     except StorageError as error:

@@ -2,6 +2,8 @@
 
 walk: lists the files of a folder.
 files: opens and reads one file below the allowed roots.
+archives: lists and reads the scans in zip and tar archives.
+archive_source: reads an archive from any place, within a budget.
 formats: recognises a file's format by its first bytes.
 scan: types of a decoded scan, and size limits.
 decode: turns the bytes of one file into a Scan.

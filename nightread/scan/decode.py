@@ -11,6 +11,8 @@ from nightread.scan.scan import Scan
 
 #: Larger gray levels are damage, and would overflow the float32 of a prepared scan.
 _LARGEST_GRAY = 1e30
+#: Archives that a run with `--archives` reads, as `name_other` names them.
+_LISTED_ARCHIVES = frozenset({"zip archive", "tar archive", "gzip file"})
 
 silence_decoders()
 
@@ -68,8 +70,9 @@ def check_content(scan: Scan) -> None:
 
 def _explain_kind(kind: NoScan, name: str) -> UnreadableScan | UnsupportedScan:
     if kind is NoScan.ARCHIVE:
+        remedy = "unpack it into the folder" + (" or use --archives" if name in _LISTED_ARCHIVES else "")
         return UnsupportedScan(
-            Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are JPEG, PNG, TIFF and DICOM: unpack it into the folder"
+            Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are JPEG, PNG, TIFF and DICOM: {remedy}"
         )
     if kind is NoScan.OTHER_IMAGE:
         return UnsupportedScan(

@@ -59,16 +59,11 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int, expected_byte
         UnsupportedScan: outside the roots.
         StorageError: missing, changing, larger than expected, or an I/O error; all may be transient.
     """
-    if "\0" in path:
-        raise UnreadableScan(Reason.NOT_A_FILE, "the path contains a null byte; no file has such a name")
-    descriptor = _open_without_links(path, roots)
-    if descriptor is None:
-        descriptor = _open_resolved(path, roots)
+    descriptor = open_file(path, roots)
     try:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
-            _check_file(status := os.fstat(descriptor), max_bytes)
-            if expected_bytes is not None and status.st_size > expected_bytes:
-                raise _explain_growth(status.st_size, expected_bytes)
+            status = os.fstat(descriptor)
+            check_size_bytes(status.st_size, max_bytes, expected_bytes)
             data = _read_at_most(file, status.st_size + 1)
     except OSError as error:
         raise _explain(error) from None
@@ -77,6 +72,43 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int, expected_byte
             Reason.STORAGE_ERROR, "the file changed its size while it was read; retry when it is written completely"
         )
     return data
+
+
+def open_file(path: str, roots: Sequence[Path]) -> int:
+    """Open a regular file for reading as `read_file` does, and return its descriptor, which the caller closes.
+
+    Raises:
+        UnreadableScan: no permission, or not a regular file.
+        UnsupportedScan: outside the roots.
+        StorageError: missing, or an I/O error.
+    """
+    if "\0" in path:
+        raise UnreadableScan(Reason.NOT_A_FILE, "the path contains a null byte; no file has such a name")
+    descriptor = _open_without_links(path, roots)
+    if descriptor is None:
+        descriptor = _open_resolved(path, roots)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
+    return descriptor
+
+
+def check_size_bytes(size_bytes: int, max_bytes: int, expected_bytes: int | None) -> None:
+    """Check the size of a file, or of a member of an archive, before it is read.
+
+    Raises:
+        UnreadableScan: empty or too large.
+        StorageError: larger than expected.
+    """
+    if size_bytes == 0:
+        raise UnreadableScan(Reason.EMPTY_FILE, "the file is empty")
+    if size_bytes > max_bytes:
+        raise UnreadableScan(
+            Reason.TOO_LARGE,
+            f"the file has {size_bytes:,} bytes; allowed are {max_bytes:,} (NIGHTREAD_MAX_FILE_BYTES)",
+        )
+    if expected_bytes is not None and size_bytes > expected_bytes:
+        raise _explain_growth(size_bytes, expected_bytes)
 
 
 def _explain_growth(size_bytes: int, expected_bytes: int) -> StorageError:
@@ -114,18 +146,6 @@ def _open_resolved(path: str, roots: Sequence[Path]) -> int:
         return _open_below(root, Path(resolved).relative_to(root).parts)
     except OSError as error:
         raise _explain(error) from None
-
-
-def _check_file(status: os.stat_result, max_bytes: int) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
-    if status.st_size == 0:
-        raise UnreadableScan(Reason.EMPTY_FILE, "the file is empty")
-    if status.st_size > max_bytes:
-        raise UnreadableScan(
-            Reason.TOO_LARGE,
-            f"the file has {status.st_size:,} bytes; allowed are {max_bytes:,} (NIGHTREAD_MAX_FILE_BYTES)",
-        )
 
 
 def _read_at_most(file: io.FileIO, max_bytes: int) -> bytes:

@@ -6,6 +6,7 @@ skipped and counted (plainly no scan).
 
 import errno
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from nightread.errors import ScanError, StorageError
 from nightread.reasons import Reason
+from nightread.scan.archives import SEPARATOR, Archive, Member, can_list, list_archive, read_head
 from nightread.scan.files import find_root
 from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
 
@@ -35,11 +38,13 @@ class FoundScan:
         path: absolute, not resolved.
         size_bytes: size when listed; 0 if unknown.
         reason: None for a scan to score, else why the entry cannot be read.
+        text: the reason in words; "" if only the reason is known.
     """
 
     path: str
     size_bytes: int
     reason: Reason | None = None
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -49,13 +54,20 @@ class Walk:
     skipped: Counter[Skip] = field(default_factory=Counter)
 
 
+_PARTS = re.compile(r"[/\\]")
+#: Holds copies of what Finder shows of each file.
+_APPLE_FOLDER = "__MACOSX"
+#: The largest size that the database holds.
+_LARGEST_SIZE = 2**63 - 1
 # Suffixes that claim "this is a scan": such a file gets a row with a reason, whatever it contains.
 _SCAN_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
 )
 
 
-def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> Iterator[FoundScan]:
+def find_scans(
+    paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path], archives: bool = False
+) -> Iterator[FoundScan]:
     """Yield every scan below `paths`, each once, folders in the order of their names.
 
     Scans are recognised by their first bytes, not by name. Hidden entries of a folder are skipped, but a hidden path in
@@ -66,9 +78,10 @@ def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> I
         paths: existing files and folders.
         walk: receives the counts of skipped entries.
         roots: resolved folders below which reading is allowed.
+        archives: whether to list the scans in zip and tar archives, instead of one row for each archive.
     """
     starts = [os.path.abspath(path) for path in paths]
-    search = _Search(walk, roots, starts)
+    search = _Search(walk, roots, starts, archives=archives)
     for start in starts:
         yield from search.look_below(start)
 
@@ -76,8 +89,9 @@ def find_scans(paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path]) -> I
 class _Search:
     """State of one walk over all paths of a run."""
 
-    def __init__(self, walk: Walk, roots: Sequence[Path], starts: Iterable[str]) -> None:
+    def __init__(self, walk: Walk, roots: Sequence[Path], starts: Iterable[str], *, archives: bool) -> None:
         self._skipped = walk.skipped
+        self._archives = archives
         self._roots = roots
         # `score night night/ward-1` names some scans twice. Since a folder is listed only once, its entries can recur
         # only as starts, so the walk need not remember every path of a large night.
@@ -99,33 +113,71 @@ class _Search:
                 continue
             if path in self._starts:
                 self._seen_paths.add(path)
+            found: Iterable[FoundScan]
             try:
                 found, is_folder = self._look_at(path)
                 if is_folder:
                     self._seen_paths.add(path)
                     pending.append(self._list_folder(path))
             except OSError as error:
-                found = FoundScan(path, 0, _explain(error))
-            if found is not None:
-                yield found
+                found = [FoundScan(path, 0, _explain(error))]
+            yield from found
 
-    def _look_at(self, path: str) -> tuple[FoundScan | None, bool]:
-        """Return (row, whether it is a folder); the row is None for a folder or a skipped entry."""
+    def _look_at(self, path: str) -> tuple[Iterable[FoundScan], bool]:
+        """Return (rows, whether it is a folder); a folder or a skipped entry has no row."""
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
             if find_root(os.path.realpath(path), self._roots) is None:
-                return FoundScan(path, 0, Reason.OUTSIDE_ROOTS), False
+                return [FoundScan(path, 0, Reason.OUTSIDE_ROOTS)], False
             status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            return None, True
+            return (), True
         if not stat.S_ISREG(status.st_mode):
             self._skipped[Skip.SPECIAL] += 1
-            return None, False
-        skip = _find_skip_reason(path, _read_head(path))
+            return (), False
+        head = _read_head(path)
+        if self._archives and sniff(head) is NoScan.ARCHIVE and can_list(head):
+            return self._list_archive(path, status.st_size), False
+        skip = _find_skip_reason(path, head)
         if skip is not None:
             self._skipped[skip] += 1
-            return None, False
-        return FoundScan(path, status.st_size), False
+            return (), False
+        return [FoundScan(path, status.st_size)], False
+
+    def _list_archive(self, path: str, size_bytes: int) -> Iterator[FoundScan]:
+        """Yield a row for each scan of an archive, and one for the archive if it cannot be listed to its end."""
+        try:
+            archive = list_archive(path, self._roots)
+        except (ScanError, StorageError) as error:
+            yield FoundScan(path, size_bytes, error.reason, str(error))
+            return
+        for member in archive.members.values():
+            skip = self._find_skip(archive, member)
+            if skip is not None:
+                self._skipped[skip] += 1
+                continue
+            member_path = f"{path}{SEPARATOR}{member.name}"
+            if os.path.lexists(member_path):
+                text = "a file beside the archive has the path of this member; rename one of them"
+                yield FoundScan(f"{member_path}#", 0, Reason.UNSUPPORTED_FORMAT, text)
+            else:
+                yield FoundScan(member_path, min(member.size_bytes, _LARGEST_SIZE), member.reason, member.text)
+        if archive.fault is not None:
+            yield FoundScan(path, size_bytes, *archive.fault)
+
+    @staticmethod
+    def _find_skip(archive: Archive, member: Member) -> Skip | None:
+        """Return why a member is skipped, as for a file in a folder; None if it gets a row."""
+        if any(part.startswith(".") and part not in {".", ".."} for part in _PARTS.split(member.name)):
+            return Skip.HIDDEN
+        if _PARTS.split(member.name)[0] == _APPLE_FOLDER:
+            return Skip.HIDDEN
+        if member.is_special:
+            return Skip.SPECIAL
+        if member.reason is not None:
+            return None
+        head = read_head(archive, member)
+        return _find_skip_reason(member.name, head) if head else None
 
     def _list_folder(self, path: str) -> Iterator[str]:
         """Return the paths of a folder's entries, sorted by name; empty if it was listed before."""

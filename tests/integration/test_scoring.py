@@ -105,6 +105,13 @@ def list_open_jobs(process, run_id):
     return [job_id for job_id in jobs if fetch_job(process.engine, job_id).status is not JobStatus.DONE]
 
 
+def add_scored_run(process, folder):
+    run_id = add_run_of(process, folder)
+    for job_id in job_ids(process.engine, run_id):
+        score_job(process, job_id)
+    return run_id
+
+
 class TestScoring:
     def test_a_job_ends_with_a_prediction_of_each_scan_and_closes_its_run(self, process, tmp_path, session_runs):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 4))
@@ -211,6 +218,42 @@ class TestAcquisition:
                 hashed = hmac.new(key.encode(), b"A-4711", "sha256").hexdigest() if key else None
                 assert [row["accession_hash"] for row in rows] == [hashed, hashed, None]
         assert rows[0]["reused"]
+
+
+class TestArchives:
+    def test_scans_of_an_archive_are_scored_like_files_and_retried_by_their_path(self, engine, tmp_path):
+        plain = write_scans(tmp_path / "plain", 3)
+        night = tmp_path / "night"
+        night.mkdir()
+        for kind in ("zip", "gztar"):
+            shutil.make_archive(night / "night", kind, plain)
+        with run_process(engine, archives=True) as process:
+            scored = {row["sha256"]: row["score"] for row in results_of(process, add_scored_run(process, plain))}
+            away = night.rename(tmp_path / "away")
+            away.rename(night)
+            run_id = add_run_of(process, night)
+            night.rename(away)
+            for job_id in job_ids(process.engine, run_id):
+                score_job(process, job_id)  # the share is missing
+            away.rename(night)
+        with run_process(engine, max_attempts=1) as process:  # its own setting does not matter
+            for job_id in job_ids(process.engine, run_id):
+                shift_time(process.engine, job_id, "not_before", -1)
+                score_job(process, job_id)
+            rows = results_of(process, run_id)
+        assert all("/night/night.tar.gz!" in row["path"] for row in rows[:3])
+        assert sorted((row["sha256"], row["score"]) for row in rows) == sorted([*scored.items()] * 2)
+
+    def test_without_archives_the_row_names_the_option(self, process, tmp_path):
+        night = tmp_path / "night"
+        night.mkdir()
+        shutil.make_archive(night / "night", "zip", write_scans(tmp_path / "plain", 1))
+        run_id = add_run_of(process, night)
+        (job_id,) = job_ids(process.engine, run_id)
+        score_job(process, job_id)
+        (row,) = results_of(process, run_id)
+        assert (row["status"], row["reason"]) == ("rejected", "unsupported-format")
+        assert "--archives" in row["reason_text"]
 
 
 class TestPassingFaults:

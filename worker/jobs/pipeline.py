@@ -58,6 +58,7 @@ class Limits:
             scored as a whole by the caller, as a GPU wants it.
         gated: whether what the model's gate says is acted on; it is stored in any case.
         accession_key: secret key of the hash of accession numbers; none is stored where it is empty.
+        archives: whether scans in archives are read.
     """
 
     roots: Sequence[Path]
@@ -66,6 +67,7 @@ class Limits:
     scored_by_threads: bool = False
     gated: bool = True
     accession_key: bytes = field(default=b"", repr=False)
+    archives: bool = False
 
 
 @dataclass(slots=True)
@@ -318,8 +320,9 @@ def _read(scans: Sequence[OpenScan], limits: Limits, share_bytes: int) -> list[t
     """Read scans that are no larger than listed, or than their share of a window."""
     roots, max_bytes = limits.roots, limits.max_file_bytes
     return [
-        (scan, read_content(decode_path(scan.path), roots, max_bytes, max(scan.size_bytes, share_bytes)))
+        (scan, read_content(path, roots, max_bytes, max(scan.size_bytes, share_bytes), archives=limits.archives))
         for scan in scans
+        for path in [decode_path(scan.path)]
     ]
 
 

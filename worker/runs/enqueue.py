@@ -18,7 +18,7 @@ import db.runs
 from db.engine import reading, write
 from db.owner import Owner
 from db.runs import NewRun, NewScan, RunInfo, create_run, find_run
-from db.tables import RUN_NAME_LENGTH
+from db.tables import REASON_TEXT_LENGTH, RUN_NAME_LENGTH
 from db.types import ScanStatus
 from nightread.failpoints import Point, failpoint
 from nightread.machine import read_start
@@ -160,7 +160,10 @@ def requeue_failed(engine: Engine, settings: Settings, run: RunInfo, *, embedded
         run: the run.
         embedded: whether this process alone will work on it.
     """
-    described = describe_settings(settings) | {"gate": run.settings.get("gate", True)}
+    described = describe_settings(settings) | {
+        "gate": run.settings.get("gate", True),
+        "archives": run.settings.get("archives", False),
+    }
     queued = write(
         engine,
         lambda connection: db.runs.retry_run(
@@ -203,7 +206,7 @@ def write_run(
     """
     sources = [resolve_source(path, settings.scan_roots) for path in paths]
     walk = Walk()
-    listed = find_scans(sources, walk, roots=settings.scan_roots or sources)
+    listed = find_scans(sources, walk, roots=settings.scan_roots or sources, archives=settings.archives)
     found = PackedScans(map(_to_new_scan, listed))
     skipped = {reason.value: count for reason, count in sorted(walk.skipped.items())}
     if not len(found):
@@ -233,6 +236,7 @@ def describe_settings(settings: Settings) -> dict[str, object]:
     return {
         "job_size": settings.job_size,
         "gate": settings.gate,
+        "archives": settings.archives,
         "scan_roots": [encode_path(root) for root in settings.scan_roots],
     }
 
@@ -268,7 +272,8 @@ def _to_new_scan(scan: FoundScan) -> NewScan:
     if scan.reason is None:
         return NewScan(path, scan.size_bytes)
     status = ScanStatus.REJECTED if scan.reason.is_rejection else ScanStatus.FAILED
-    return NewScan(path, scan.size_bytes, status, scan.reason.value, _LISTING_TEXTS[scan.reason])
+    text = scan.text[:REASON_TEXT_LENGTH] or _LISTING_TEXTS[scan.reason]
+    return NewScan(path, scan.size_bytes, status, scan.reason.value, text)
 
 
 def _to_fields(scan: NewScan) -> tuple[str | int | None, ...]:

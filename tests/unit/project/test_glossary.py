@@ -8,7 +8,7 @@ from tests.project import read, read_packages
 
 #: Names of projects, formats and data sets.
 PROPER = """
-    celery chest cnn covid csv dicom efficientnetlite inception inceptionresnetv keras lenet nightread onnx
+    celery chest cnn covid csv dicom efficientnetlite gzip inception inceptionresnetv keras lenet nightread onnx
     pediatric platt postgresql qos tiff torch utc web
 """
 #: Nouns with the same meaning in the code as everywhere.
@@ -30,7 +30,7 @@ OTHERS = """
     mismatch mixed new no not nothing now open outdated overdue packed partial pixel predict prepared rare refused
     rejections retry s scaling scored scorer showing started stored struck sweeper to train try unavailable unknown
     inferred unreadable unsupported up waiting why wrong
-    accepted cancellation consistency gone old pruned retention
+    accepted over cancellation consistency gone old pruned retention
 """
 
 

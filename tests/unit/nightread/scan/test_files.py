@@ -165,13 +165,13 @@ def test_a_file_that_is_gone_may_come_back(root):
 
 def test_a_file_that_grows_while_it_is_read_is_tried_again(root, monkeypatch):
     (root / "a").write_bytes(b"a" * 100)
-    check = files._check_file
+    check = files.check_size_bytes
 
-    def grow(status, max_bytes):
-        check(status, max_bytes)
+    def grow(*sizes):
+        check(*sizes)
         (root / "a").write_bytes(b"a" * 200)
 
-    monkeypatch.setattr(files, "_check_file", grow)
+    monkeypatch.setattr(files, "check_size_bytes", grow)
 
     assert reason_of(StorageError, root / "a", root) is Reason.STORAGE_ERROR
 

@@ -1,0 +1,307 @@
+"""Scans in zip and tar archives, read without unpacking: nothing is written to disk.
+
+A scan in an archive has the path `ARCHIVE!MEMBER`. Archives are hostile until read: names lead nowhere, since members
+are only looked up by name; links and encrypted members are not followed; directories, members and the inflated size are
+bounded.
+"""
+
+import os
+import re
+import stat
+import struct
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from nightread.errors import StorageError, UnreadableScan, UnsupportedScan
+from nightread.reasons import Reason
+from nightread.scan.archive_source import ArchiveOverLimit, FileSource, GzipSource, check_ratio
+from nightread.scan.files import check_size_bytes, open_file
+from nightread.scan.formats import SNIFF_BYTES, NoScan, sniff
+
+SEPARATOR: Final = "!"
+#: The most members of one archive.
+MOST_MEMBERS: Final = 100_000
+_DIRECTORY_BYTES: Final = 32 * 2**20
+_HEADER_BYTES: Final = 2**20
+_NO_BUDGET: Final = 2**62
+#: Longer names, in characters, are cut: an index of the database holds the path.
+_LONGEST_NAME: Final = 500
+_LONGEST_SHOWN: Final = 200
+_CHUNK_BYTES: Final = 2**20
+_ZIP_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_ENCRYPTED: Final = 0x1
+_OFFICE: Final = "[Content_Types].xml"
+_LEADS_OUT = re.compile(r"[/\\]|[A-Za-z]:|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
+_TAR_BLOCK: Final = 512
+_USTAR_AT: Final = 257
+#: Archives that stay open in a process: jobs read one member after the other.
+_MOST_OPEN: Final = 4
+_ARCHIVE_ERRORS: Final = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError,
+    ValueError, KeyError, IndexError, OverflowError, TypeError, struct.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of an archive.
+
+    Attributes:
+        name: as stored; cut, with its number, if it is too long or not unique.
+        size_bytes: inflated, as declared.
+        place: where it lies, for the reader of its archive.
+        is_special: whether it is a link or a device.
+        reason: why it cannot be read; None if it can.
+        text: the reason in words.
+    """
+
+    name: str
+    size_bytes: int
+    place: Any
+    is_special: bool = False
+    reason: Reason | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An archive that was opened and listed.
+
+    Attributes:
+        members: its files by name, in their order.
+        read: returns at most so many bytes of a member.
+        fault: why further members could not be listed, as a reason and in words; None if all were.
+    """
+
+    members: dict[str, Member]
+    read: Callable[[Member, int], bytes]
+    fault: tuple[Reason, str] | None = None
+
+
+def split_path(path: str) -> tuple[str, str] | None:
+    """Return (archive, member) of a path; None for the path of a file, which wins if both exist."""
+    if SEPARATOR not in path or os.path.lexists(path):
+        return None
+    for found in re.finditer(SEPARATOR, path):
+        if Path(path[: found.start()]).is_file():
+            return path[: found.start()], path[found.end() :]
+    return None
+
+
+def can_list(head: bytes) -> bool:
+    """Return whether a file that begins like this may be a zip or tar archive that is read."""
+    return head.startswith((b"PK", b"\x1f\x8b")) or head.startswith(b"ustar", _USTAR_AT)
+
+
+def list_archive(path: str, roots: Sequence[Path]) -> Archive:
+    """Open an archive and list its members.
+
+    Raises:
+        UnreadableScan: the archive is damaged, or exceeds a limit.
+        UnsupportedScan: a file of another kind, such as a gzip file that holds no tar archive, or outside the roots.
+        StorageError: the archive cannot be read.
+    """
+    return _list(FileSource(open_file(path, roots)))
+
+
+def read_head(archive: Archive, member: Member) -> bytes:
+    """Return the first bytes of a member, which tell its format; none if it is damaged."""
+    try:
+        return archive.read(member, SNIFF_BYTES)
+    except (*_ARCHIVE_ERRORS, ArchiveOverLimit):
+        return b""
+
+
+def read_member(
+    path: str, name: str, *, roots: Sequence[Path], max_bytes: int, expected_bytes: int | None = None
+) -> bytes:
+    """Read a whole member.
+
+    Args:
+        path: absolute path of the archive.
+        name: of the member.
+        roots: resolved folders below which reading is allowed.
+        max_bytes: maximum size of the member.
+        expected_bytes: size above which the member is not read now, since the archive was replaced.
+
+    Raises:
+        UnreadableScan: empty, too large or damaged.
+        UnsupportedScan: outside the roots, or a member that cannot be read.
+        StorageError: the archive or its member is missing, or reading failed.
+    """
+    archive = _open(path, roots)
+    member = archive.members.get(name)
+    if member is None:
+        raise StorageError(Reason.MISSING_FILE, "the archive no longer holds this member")
+    if member.reason is not None:
+        error = UnreadableScan if member.reason is Reason.DAMAGED else UnsupportedScan
+        raise error(member.reason, member.text)
+    check_size_bytes(member.size_bytes, max_bytes, expected_bytes)
+    try:
+        data = archive.read(member, member.size_bytes + 1)
+    except (*_ARCHIVE_ERRORS, ArchiveOverLimit):
+        raise UnreadableScan(Reason.DAMAGED, "the member of the archive is damaged or cut short") from None
+    if len(data) != member.size_bytes:
+        raise UnreadableScan(Reason.DAMAGED, "the member of the archive has another size than declared")
+    return data
+
+
+_opened: "OrderedDict[tuple[int, int, int, int], Archive]" = OrderedDict()
+_opening = threading.Lock()
+
+
+def _open(path: str, roots: Sequence[Path]) -> Archive:
+    """Return an archive, listed once for each process while it stays the same file."""
+    descriptor = open_file(path, roots)  # each time: the path must lead there by now
+    status = os.fstat(descriptor)
+    source = FileSource(descriptor)
+    key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    with _opening:
+        archive = _opened.pop(key, None) or _list(source)
+        _opened[key] = archive
+        while len(_opened) > _MOST_OPEN:
+            _opened.popitem(last=False)
+    return archive
+
+
+def _list(source: FileSource) -> Archive:
+    head = source.read_at(0, SNIFF_BYTES)
+    try:
+        if head.startswith(b"PK"):
+            return _list_zip(source)
+        if head.startswith(b"\x1f\x8b"):
+            return _list_tar(GzipSource(source), None)
+        return _list_tar(source, source.size_bytes)
+    except ArchiveOverLimit as error:
+        raise UnreadableScan(Reason.TOO_LARGE, f"the archive is not read: {error}") from None
+    except _ARCHIVE_ERRORS:
+        raise UnreadableScan(Reason.DAMAGED, "the archive is damaged or cut short") from None
+    except OSError:
+        raise StorageError(Reason.STORAGE_ERROR, "reading the archive failed") from None
+
+
+def _list_zip(source: FileSource) -> Archive:
+    source.budget_bytes = _DIRECTORY_BYTES
+    file = zipfile.ZipFile(source)
+    infos = [info for info in file.infolist() if not info.is_dir()]
+    if any(info.filename == _OFFICE for info in infos):
+        raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, "an Office document; supported are JPEG, PNG, TIFF and DICOM")
+    _check_count(len(infos))
+    check_ratio(sum(info.file_size for info in infos), source.size_bytes)
+    source.budget_bytes = _NO_BUDGET  # what is read of a member is bounded by its caller
+
+    def read(member: Member, most: int) -> bytes:
+        with file.open(member.place) as content:
+            return _read_at_most(content.read, most)
+
+    return Archive(_name_apart([_to_zip_member(info) for info in infos]), read)
+
+
+def _to_zip_member(info: zipfile.ZipInfo) -> Member:
+    is_link = stat.S_ISLNK(info.external_attr >> 16)
+    member = Member(info.filename, info.file_size, info, is_special=is_link)
+    if info.flag_bits & _ENCRYPTED:
+        return _refuse(member, "the member is encrypted; unpack the archive with its password")
+    if info.compress_type not in _ZIP_METHODS:
+        return _refuse(member, "the member has another compression than Deflate; unpack the archive")
+    return member
+
+
+def _list_tar(source: FileSource | GzipSource, size_bytes: int | None) -> Archive:
+    """List a tar archive of `size_bytes`, unknown if it is compressed."""
+    if isinstance(source, GzipSource) and sniff(source.read_at(0, _TAR_BLOCK)) is not NoScan.ARCHIVE:
+        raise UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT, "a gzip file that holds no tar archive; unpack it into the folder"
+        )
+    source.seek(0)
+    members: list[Member] = []
+    fault = None
+    try:
+        for info in _iterate_tar(source):
+            members.append(_to_tar_member(info, size_bytes))  # noqa: PERF401  # those before a fault are kept
+    except ArchiveOverLimit as error:
+        fault = Reason.TOO_LARGE, f"the archive is not read further: {error}"
+    except _ARCHIVE_ERRORS:
+        fault = Reason.DAMAGED, "the archive is not read further: it is damaged or cut short"
+    reading = threading.Lock()
+
+    def read(member: Member, most: int) -> bytes:
+        with reading:
+            return source.read_at(member.place, min(most, member.size_bytes))
+
+    return Archive(_name_apart(members), read, fault)
+
+
+def _iterate_tar(source: FileSource | GzipSource) -> Iterator[tarfile.TarInfo]:
+    """Yield the files of a tar archive; places must ascend, as hostile headers may lead back."""
+    source.budget_bytes = _HEADER_BYTES
+    file = tarfile.TarFile(fileobj=source)  # type: ignore[arg-type]  # it needs no more of a file
+    place, count = -1, 0
+    while (info := file.next()) is not None:
+        if info.offset <= place or info.size < 0:
+            raise ValueError("a header that leads back")
+        place, count = info.offset, count + 1
+        _check_count(count)
+        file.members = []  # type: ignore[attr-defined]  # `next` would keep them all
+        source.budget_bytes = _HEADER_BYTES
+        if not info.isdir():
+            yield info
+
+
+def _to_tar_member(info: tarfile.TarInfo, size_bytes: int | None) -> Member:
+    is_file = info.isreg() and not info.issparse()
+    member = Member(info.name, info.size, info.offset_data, is_special=not is_file)
+    if size_bytes is not None and is_file and info.offset_data + info.size > size_bytes:
+        return Member(
+            info.name, info.size, info.offset_data, reason=Reason.DAMAGED, text="the archive ends within this member"
+        )
+    return member
+
+
+def _name_apart(members: Sequence[Member]) -> dict[str, Member]:
+    """Return members by name; names become unique, bounded in length, and lead nowhere."""
+    counts = Counter(member.name for member in members)
+    named = {}
+    for number, member in enumerate(members, 1):
+        kept = member
+        if not 1 <= len(member.name) <= _LONGEST_NAME or "\0" in member.name:
+            text = f"the name of the member has not 1 to {_LONGEST_NAME} characters, or a null byte"
+            kept = _rename(_refuse(member, text), number, counts)
+        elif counts[member.name] > 1:
+            text = "the archive holds several members of this name; unpack it, and name them apart"
+            kept = _rename(_refuse(member, text), number, counts)
+        elif _LEADS_OUT.match(member.name):
+            kept = _refuse(member, "the name of the member leads out of the archive", Reason.OUTSIDE_ROOTS)
+        named[kept.name] = kept
+    return named
+
+
+def _refuse(member: Member, text: str, reason: Reason = Reason.UNSUPPORTED_FORMAT) -> Member:
+    return replace(member, reason=reason, text=text)
+
+
+def _rename(member: Member, number: int, taken: Container[str]) -> Member:
+    name = f"{member.name[:_LONGEST_SHOWN]}#{number}".replace("\0", "?")
+    while name in taken:
+        name += "#"
+    return replace(member, name=name)
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_MEMBERS:
+        raise ArchiveOverLimit(f"it holds more than {MOST_MEMBERS:,} members")
+
+
+def _read_at_most(read: Callable[[int], bytes], most: int) -> bytes:
+    parts = []
+    while most and (part := read(min(most, _CHUNK_BYTES))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
