@@ -270,7 +270,9 @@ scans = Table(
     _column("reused", Boolean(), comment="scored before: the prediction was there already"),
     _column("created_at", _TIME, comment="UTC"),
     _column("finished_at", _TIME, nullable=True, comment="when it became terminal, UTC"),
-    UniqueConstraint("run_id", "path"),
+    UniqueConstraint("run_id", "path").ddl_if(dialect="sqlite"),  # which drops no constraint without copying the table
+    # What was said of one file, and of the files of a folder by LIKE 'FOLDER/%'.
+    Index("uq_scans_path_run_id", "path", "run_id", unique=True, postgresql_ops={"path": "text_pattern_ops"}),
     CheckConstraint(
         "(status = 'queued' AND reason_code IS NULL AND finished_at IS NULL AND job_id IS NOT NULL)"
         " OR (status = 'scored' AND reason_code IS NULL AND finished_at IS NOT NULL AND sha256 IS NOT NULL)"
@@ -284,6 +286,8 @@ scans = Table(
     Index(None, "run_id", "id"),
     Index(None, "job_id", "status"),
     Index(None, "sha256"),
+    # The rows of some hours over all runs, and the failed ones among them.
+    Index(None, "finished_at", "status"),
 )
 
 #: One stored score: scan content x model x label. Written once, never changed.
@@ -374,6 +378,7 @@ worklist_rows = Table(
     _column("minus_score", Double(), comment="the negated score, so that the highest comes first in an ascending key"),
     _column("scan_id", BigInteger(), comment="scans.id"),
     PrimaryKeyConstraint("run_id", "label", "decision", "minus_score", "scan_id"),
+    Index(None, "scan_id", "label"),  # the view `results` joins by it
     sqlite_with_rowid=False,
 )
 
@@ -390,6 +395,8 @@ results = sqlalchemy.table(
             ("instance", String()), ("body_part", String()), ("view_position", String()), ("laterality", String()),
             ("acquired_at", DateTime()), ("manufacturer", String()), ("station", String()),
             ("accession_hash", _DIGEST), ("brightness_rule", String()), ("contradictions", String()),
+            ("size_bytes", BigInteger()), ("worker", String()), ("gate_verdict", String()),
+            ("gate_distance", Double()), ("run_created", UtcDateTime()),
         )
     ),
 )  # fmt: skip

@@ -207,17 +207,18 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome
             counts.update({(LABEL, row.label): 1, (DECISION, row.decision): 1, (PROVIDER, row.provider): 1})
             worklist.append((run_id, row.label, row.decision, -row.score, scan.scan_id))
     copy_in(connection, worklist_rows, [column.name for column in worklist_rows.c], worklist)
-    connection.execute(_add_counts(connection), _make_rows(run_id, _choose_slot(connection), counts))
+    if model.is_kept:
+        connection.execute(_add_counts(connection), _make_rows(run_id, _choose_slot(connection), counts))
 
 
 @built_once
-def _select_model(_: str) -> Select[str, str]:
-    """Select the model of a run that has a tally; a run of an older release has none and must not get part of one."""
+def _select_model(_: str) -> Select[str, str, bool]:
+    """Select the model of a run, and whether it has a tally: one without must not get part of one."""
     is_kept = exists().where(tallies.c.run_id == runs.c.id, tallies.c.slot == 0, tallies.c.kind == FOUND)
     return (
-        select(runs.c.model_digest, models.c.preprocessing)
+        select(runs.c.model_digest, models.c.preprocessing, is_kept.label("is_kept"))
         .join(models, models.c.digest == runs.c.model_digest)
-        .where(runs.c.id == bindparam("of_run"), is_kept)
+        .where(runs.c.id == bindparam("of_run"))
     )
 
 
@@ -236,7 +237,7 @@ def _add_counts(dialect: str) -> Insert:
 def change_tally(connection: Connection, run_id: str, changes: Mapping[TallyKey, int]) -> None:
     """Add positive or negative changes to a run's tally, last in the caller's transaction."""
     changes = {key: change for key, change in changes.items() if change}
-    if changes and connection.execute(_select_model(connection), {"of_run": run_id}).first() is not None:
+    if changes and connection.execute(_select_model(connection), {"of_run": run_id}).one().is_kept:
         connection.execute(_add_counts(connection), _make_rows(run_id, _choose_slot(connection), changes))
 
 

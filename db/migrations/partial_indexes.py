@@ -1,4 +1,4 @@
-"""Partial indexes, and one by hash; importing this module adds them to `metadata`, for migrations and comparisons.
+"""Partial indexes, and one of SQLite; importing this module adds them to `metadata`, for migrations and comparisons.
 
 They are kept apart from the tables because a PostgreSQL option imports that whole dialect, at each start and for SQLite
 too.
@@ -24,5 +24,7 @@ _index_where("status <> 'done'", "ix_jobs_open_of_run", jobs.c.run_id, jobs.c.cr
 _index_where("crashes > 0", "ix_jobs_crashed", jobs.c.id)
 # Runs whose end nobody has judged by their guards.
 _index_where("guard IS NULL AND guards IS NOT NULL AND finished_at IS NOT NULL", "ix_runs_unjudged", runs.c.id)
-# The rows of one file in all runs. By hash: a path may be longer than a B-tree takes, and the index stays small.
-Index("ix_scans_path", scans.c.path, postgresql_using="hash")
+# Most scans of a night are no DICOM files.
+_index_where("study_uid IS NOT NULL", "ix_scans_study_uid", scans.c.study_uid)
+# SQLite's LIKE disregards case, so that only such an index serves it.
+Index("ix_scans_path_nocase", scans.c.path.collate("NOCASE")).ddl_if(dialect="sqlite")

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
-from sqlalchemy import JSON, Connection, Engine, String, Text, and_, cast, func, or_, select
+from sqlalchemy import JSON, Connection, Engine, Select, String, Text, and_, cast, func, or_, select
 from sqlalchemy.types import Enum
 
 from cli.output.run_summary import summarise
 from db.engine import reading
-from db.results import count_decisions
 from db.runs import find_run
-from db.tables import jobs, metadata, models, predictions, results, runs, scans, worklist_rows
+from db.tables import jobs, metadata, models, predictions, runs, scans, worklist_rows
 from db.tallies import read_tallies
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from nightread.model.card import Card
@@ -355,7 +354,9 @@ def _check_reports(evidence: Evidence) -> Iterator[Violation]:
                 yield Violation("I9", f"{where}: the report says {reported}, the table {counts}")
             if report["found"] != (held := sum(counts.values())):
                 yield Violation("I9", f"{where} has found {report['found']} scans and holds {held}")
-            if tally.decisions != (decisions := count_decisions(connection, run_id)):
+            labels = _select_scored_labels().where(scans.c.run_id == run_id).subquery()
+            decided = select(labels.c.decision, func.count()).group_by(labels.c.decision)
+            if tally.decisions != (decisions := dict(connection.execute(decided).all())):
                 yield Violation("I9", f"{where}: the tally says {tally.decisions}, the predictions {decisions}")
             reasons: dict[str, dict[str, int]] = {"rejected": {}, "failed": {}}
             named = select(scans.c.status, scans.c.reason_code, func.count()).group_by(
@@ -367,12 +368,27 @@ def _check_reports(evidence: Evidence) -> Iterator[Violation]:
             if tally.reasons != reasons:
                 yield Violation("I9", f"{where}: the tally says {tally.reasons}, the scans {reasons}")
         shown = select(worklist_rows.c.run_id, worklist_rows.c.scan_id, worklist_rows.c.label, worklist_rows.c.decision)
-        there = select(results.c.run_id, results.c.scan_id, results.c.label, results.c.decision)
-        there = there.where(results.c.label.is_not(None))
+        there = _select_scored_labels()
         differences = (("holds", shown.except_(there), "lack"), ("lacks", there.except_(shown), "hold"))
         for name, query, verb in differences:
             if count := len(connection.execute(query).all()):
-                yield Violation("I9", f"the worklist {name} {count} rows that the results {verb}")
+                yield Violation("I9", f"the worklist {name} {count} rows that the predictions {verb}")
+
+
+def _select_scored_labels() -> Select[Any]:
+    """Select run, scan, label and decision of each scored scan from its predictions, which the views do not read."""
+    return (
+        select(scans.c.run_id, scans.c.id, predictions.c.label, predictions.c.decision)
+        .join(runs, runs.c.id == scans.c.run_id)
+        .join(models, models.c.digest == runs.c.model_digest)
+        .join(
+            predictions,
+            (predictions.c.sha256 == scans.c.sha256)
+            & (predictions.c.model_digest == runs.c.model_digest)
+            & (predictions.c.preprocessing == models.c.preprocessing),
+        )
+        .where(scans.c.status == ScanStatus.SCORED)
+    )
 
 
 def _show(values: Any) -> str:

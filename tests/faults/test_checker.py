@@ -82,13 +82,15 @@ def loose(sqlite_engine, bundle):
     first = score_run(sqlite_engine, bundle)
     again = score_run(sqlite_engine, bundle, reused=True)
     with sqlite_engine.begin() as connection:
-        view = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = 'results'")).scalar()
-        connection.execute(text("DROP VIEW results"))
+        views = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'view'")).all()
+        for name, _ in views:
+            connection.execute(text(f"DROP VIEW {name}"))
         for table in ("predictions", "measurements", "tallies", "worklist_rows", "scans", "jobs", "runs"):
             connection.execute(text(f"CREATE TABLE bare AS SELECT * FROM {table}"))
             connection.execute(text(f"DROP TABLE {table}"))
             connection.execute(text(f"ALTER TABLE bare RENAME TO {table}"))
-        connection.execute(text(view))
+        for _, sql in views:
+            connection.exec_driver_sql(sql)
     evidence = Evidence(sqlite_engine, {first: EXPECTED, again: EXPECTED}, repeated={again: first})
     assert check(evidence) == []
     return evidence
@@ -150,8 +152,11 @@ _AGAIN = "run_id = (SELECT id FROM runs ORDER BY rowid DESC LIMIT 1)"
             "I9: run .*: the tally says .*'blank'",
         ),
         ("UPDATE tallies SET count = 2 WHERE name = 'pneumonia'", "I9: run .*: the tally says .*2.*, the predictions"),
-        ("DELETE FROM worklist_rows WHERE minus_score < -0.5", "I9: the worklist lacks 2 rows that the results hold"),
-        ("UPDATE worklist_rows SET decision = 'x'", "I9: the worklist holds 4 rows that the results lack"),
+        (
+            "DELETE FROM worklist_rows WHERE minus_score < -0.5",
+            "I9: the worklist lacks 2 rows that the predictions hold",
+        ),
+        ("UPDATE worklist_rows SET decision = 'x'", "I9: the worklist holds 4 rows that the predictions lack"),
     ],
 )
 def test_tables_that_break_an_invariant_are_found(loose, statement, found):

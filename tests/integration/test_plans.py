@@ -90,6 +90,38 @@ def test_no_large_table_is_read_as_a_whole(connection, run_id, work):
     assert [plan for plan in plans if WHOLE_TABLES.search(plan)] == []
 
 
+#: What people ask of the views; each names the rows of an index, whatever other nights hold.
+QUESTIONS = {
+    "last night's high scores": "SELECT path FROM results WHERE time >= '2026-11-28' AND label = 'a' AND score >= 0.9",
+    "positives of a run by name": "SELECT path, score FROM results WHERE run = 'night' AND decision = 'pneumonia' "
+    "ORDER BY score DESC LIMIT 50",
+    "one file": "SELECT run, score, time FROM results WHERE path = '/scans/00001.png'",
+    "one folder": "SELECT count(*) FROM results WHERE path LIKE '/scans/ward-3/%'",
+    "failures of a week": "SELECT reason, count(*) FROM results "
+    "WHERE status = 'failed' AND time >= '2026-11-21' GROUP BY 1",
+    "one content": "SELECT run, path, score FROM results WHERE sha256 = 'abc'",
+    "one study": "SELECT run, path, score FROM results WHERE study = '1.2.3'",
+    "the newest rows": "SELECT path, score, time FROM results ORDER BY time DESC LIMIT 20",
+    "what is known of a file": "SELECT run, score FROM latest_results WHERE path = '/scans/00001.png'",
+    "last night's latest": "SELECT path FROM latest_results WHERE time >= '2026-11-28' AND decision = 'pneumonia'",
+    "a study's roll-up": "SELECT score, decision FROM studies WHERE study = '1.2.3'",
+    "the newest nights": "SELECT * FROM nights WHERE run_id = 'abc'",
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
+def test_a_question_about_few_rows_reads_no_table_as_a_whole(connection, run_id, question):
+    with watch(connection) as plans:
+        connection.exec_driver_sql(question.replace("%", "%%") if "postgresql" in connection.dialect.name else question)
+    assert [plan for plan in plans if WHOLE_TABLES.search(plan)] == []
+
+
+def test_the_newest_rows_are_not_sorted(connection, run_id):
+    with watch(connection) as plans:
+        connection.exec_driver_sql(QUESTIONS["the newest rows"])
+    assert [plan for plan in plans if SORTS.search(plan)] == []
+
+
 def test_rows_come_in_the_order_of_an_index(connection, run_id):
     with watch(connection) as plans:
         WORK["results"](connection, run_id)
