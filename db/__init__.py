@@ -1,7 +1,8 @@
 """The ledger: SQLite embedded, PostgreSQL in production; one file for each table or question.
 
 types: enums and SQL types.
-tables: the tables and the view.
+tables: the tables.
+views: the views that people query.
 postgresql: engines of PostgreSQL servers and poolers.
 engine: connections, read and write transactions.
 server: version, encoding and connections of a PostgreSQL server.

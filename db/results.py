@@ -8,8 +8,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, lite
 
 from db.bulk import ROWS_PER_FETCH
 from db.dialects import allow_slow_reader
-from db.tables import results, scans
+from db.tables import scans
 from db.types import ScanStatus
+from db.views import results
 
 #: Columns of an exported row, in this order. Columns may be added, never removed.
 COLUMNS = (

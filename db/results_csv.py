@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, String, case, cast, func, lite
 
 from db.bulk import copy_out, stream_raw
 from db.results import COLUMNS, OPERATING_POINT, ResultFilter, derive_decision, select_results
-from db.tables import results
+from db.views import results
 
 _LINES_PER_CHUNK = 2_000
 _CSV_END = "\r\n"

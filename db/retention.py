@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, delete, f
 from db.dialects import allow_slow_statement, wait_for_advisory_lock
 from db.engine import reading, write
 from db.runs import is_open, lock_run
-from db.tables import jobs, measurements, models, predictions, results, runs, scans, tallies, worklist_rows
+from db.tables import jobs, measurements, models, predictions, runs, scans, tallies, worklist_rows
 from db.tallies import CONTENTS_LOCK, DECISION, LABEL, PROVIDER, REUSED, begin_tally, count_scans
 from db.types import ScanStatus, database_now
+from db.views import results
 from nightread.failpoints import Point, failpoint
 
 #: Rows of one transaction.

@@ -6,7 +6,6 @@ are declared in `db.migrations.partial_indexes`.
 
 from typing import Any
 
-import sqlalchemy
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -381,22 +380,3 @@ worklist_rows = Table(
     Index(None, "scan_id", "label"),  # the view `results` joins by it
     sqlite_with_rowid=False,
 )
-
-#: The view `results`, which the migrations create; for queries only, so not part of the metadata.
-results = sqlalchemy.table(
-    "results",
-    *(
-        sqlalchemy.column(name, kind)
-        for name, kind in (
-            ("scan_id", BigInteger()), ("run_id", _ID), ("run", String()), ("path", Text()), ("study", String()),
-            ("label", String()), ("score", Double()), ("decision", String()), ("status", scans.c.status.type),
-            ("reason", String()), ("reason_text", String()), ("model", String()), ("sha256", _DIGEST),
-            ("reused", Boolean()), ("provider", String()), ("time", UtcDateTime()), ("series", String()),
-            ("instance", String()), ("body_part", String()), ("view_position", String()), ("laterality", String()),
-            ("acquired_at", DateTime()), ("manufacturer", String()), ("station", String()),
-            ("accession_hash", _DIGEST), ("brightness_rule", String()), ("contradictions", String()),
-            ("size_bytes", BigInteger()), ("worker", String()), ("gate_verdict", String()),
-            ("gate_distance", Double()), ("run_created", UtcDateTime()),
-        )
-    ),
-)  # fmt: skip

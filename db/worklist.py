@@ -8,9 +8,10 @@ from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, 
 
 from db.engine import read_clock
 from db.results import ResultFilter, select_results
-from db.tables import jobs, results, runs, scans, worklist_rows
+from db.tables import jobs, runs, scans, worklist_rows
 from db.tallies import RunTally, read_tallies
 from db.types import JobStatus, ScanStatus
+from db.views import results
 
 # Number of newest runs in which the latest terminal scan is searched; searching all scans would be slow.
 _RUNS_LOOKED_AT = 5

@@ -7,7 +7,8 @@ from sqlalchemy import select
 
 from db.engine import reading
 from db.measurements import stream_measured
-from db.tables import measurements, predictions, results
+from db.tables import measurements, predictions
+from db.views import results
 from nightread.inference.content import decode_content
 from nightread.inference.scorer import Scorer
 from nightread.model.bundle import find_bundle, load_bundle

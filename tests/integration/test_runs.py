@@ -29,9 +29,10 @@ from db.runs import (
     list_runs,
     retry_run,
 )
-from db.tables import jobs, results, runs, scans
+from db.tables import jobs, runs, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
+from db.views import results
 from nightread.errors import DatabaseError, UnknownRun
 from nightread.scan.files import decode_path, encode_path
 from tests.db_factories import (

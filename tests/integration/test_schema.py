@@ -29,8 +29,9 @@ from db.schema import (
     read_version,
     upgrade,
 )
-from db.tables import jobs, metadata, results
+from db.tables import jobs, metadata
 from db.types import database_now
+from db.views import latest_results, nights, results, studies
 from nightread.errors import SchemaOutdated
 from tests.db_factories import add_run, at_once, claim, open_scans
 from tests.factories import ROOT
@@ -231,10 +232,23 @@ def test_enums_are_stored_by_their_value(engine):
         assert connection.execute(text("SELECT stage FROM models")).scalar() == "candidate"
 
 
-def test_the_view_has_the_columns_that_queries_name(engine):
-    assert [column["name"] for column in inspect(engine).get_columns("results")] == [
-        column.name for column in results.columns
+@pytest.mark.parametrize("view", [results, latest_results, studies, nights], ids=lambda view: view.name)
+def test_the_view_has_the_columns_that_queries_name(engine, view):
+    assert [column["name"] for column in inspect(engine).get_columns(view.name)] == [
+        column.name for column in view.columns
     ]
+
+
+@pytest.mark.parametrize("view", [results, latest_results, studies, nights], ids=lambda view: view.name)
+def test_a_view_and_its_columns_carry_comments(engine, view):
+    if engine.dialect.name == "sqlite":
+        stored = "SELECT sql FROM sqlite_master WHERE name = :view"
+        with reading(engine) as connection:
+            lines = connection.execute(text(stored), {"view": view.name}).scalar().splitlines()
+        assert sum("  -- " in line for line in lines) == len(view.columns)
+    else:
+        assert inspect(engine).get_table_comment(view.name)["text"]
+        assert all(column["comment"] for column in inspect(engine).get_columns(view.name))
 
 
 def test_times_are_stored_in_utc_to_the_microsecond_and_compare_with_the_databases_clock(engine):
