@@ -42,6 +42,7 @@ COMMANDS: Final = (
     Command("status", "status:status", "Show a run's counts, rate and workers.", "Results"),
     Command("results", "results:results", "Print a run's results: one row per label of a scan.", "Results"),
     Command("drift", "drift:drift", "Check whether a run's scans resemble the training data.", "Results"),
+    Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM finishes running jobs first.", "Workers"),
     Command("beat", "beat:beat", "Sweep every NIGHTREAD_SWEEP_S seconds; workers do so too.", "Workers"),
     Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),

@@ -21,6 +21,7 @@ tallies: the counts of a run.
 worklist: a run's scans in the order of their scores.
 results: the rows of a run.
 results_csv: the same as CSV.
+stored_scans: what is stored of single scans.
 model_pairs: the scores of two models on one run.
 retention: deletes old runs.
 backup: copies of the database, and back.

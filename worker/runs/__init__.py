@@ -6,4 +6,5 @@ job_pool: the threads that run the jobs of an embedded run.
 forks: the processes that run the jobs of a large embedded run.
 shadow: scores the scans of a past run with another model.
 drift: compares the scans of a run with a reference.
+verification: scores a run again and compares with what is stored.
 """

@@ -29,8 +29,8 @@ OTHERS = """
     full given global guarded idle import imported inference isolated isolation judged labelled load lost measured
     mismatch mixed new no not nothing now open outdated overdue packed partial pixel predict prepared rare refused
     rejections retry s scaling scored scorer showing started stored struck sweeper to train try unavailable unknown
-    inferred unreadable unsupported up waiting why wrong
-    accepted over cancellation consistency gone old pruned retention
+    inferred unreadable unsupported up waiting why wrong accepted over cancellation consistency gone old pruned
+    retention verification verified
 """
 
 

@@ -1,0 +1,61 @@
+"""Stored results of single scans, to be compared with a second scoring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, and_, select
+
+from db.tables import models, predictions, runs, scans
+from db.types import ScanStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScan:
+    """A scan with a verdict that its file alone explains: `scored` or `rejected`.
+
+    Attributes:
+        sha256: of the bytes that were scored; None where the file was never read.
+        reason: code of a rejection.
+        scores: by label, not rounded.
+        decisions: by label.
+    """
+
+    id: int
+    path: str
+    size_bytes: int
+    sha256: str | None
+    status: ScanStatus
+    reason: str | None
+    scores: dict[str, float] = field(default_factory=dict)
+    decisions: dict[str, str] = field(default_factory=dict)
+
+
+def list_ended_scans(connection: Connection, run_id: str) -> list[int]:
+    """Return the ids of a run's `scored` and `rejected` scans, in the order they were found."""
+    ended = scans.c.status.in_([ScanStatus.SCORED, ScanStatus.REJECTED])
+    query = select(scans.c.id).where(scans.c.run_id == run_id, ended).order_by(scans.c.id)
+    return list(connection.execute(query).scalars())
+
+
+def load_stored_scans(connection: Connection, ids: Sequence[int]) -> list[StoredScan]:
+    """Return scans with their scores under the model of their run, by id."""
+    query = select(scans.c.id, scans.c.path, scans.c.size_bytes, scans.c.sha256, scans.c.status, scans.c.reason_code)
+    found = {row.id: StoredScan(*row) for row in connection.execute(query.where(scans.c.id.in_(ids)))}
+    scores = (
+        select(scans.c.id, predictions.c.label, predictions.c.score, predictions.c.decision)
+        .join(runs, runs.c.id == scans.c.run_id)
+        .join(models, models.c.digest == runs.c.model_digest)
+        .join(
+            predictions,
+            and_(
+                predictions.c.sha256 == scans.c.sha256,
+                predictions.c.model_digest == models.c.digest,
+                predictions.c.preprocessing == models.c.preprocessing,
+            ),
+        )
+        .where(scans.c.id.in_(ids), scans.c.status == ScanStatus.SCORED)
+    )
+    for scan_id, label, score, decision in connection.execute(scores):
+        found[scan_id].scores[label] = score
+        found[scan_id].decisions[label] = decision
+    return [found[scan_id] for scan_id in sorted(found)]
