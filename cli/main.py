@@ -62,6 +62,7 @@ COMMANDS: Final = (
     Command("config", "config:config", "Show each setting, its value and its source.", "Operations"),
     Command("doctor", "doctor:doctor", "Check this host: machine, database, broker, model and device.", "Operations"),
     Command("bench", "bench:bench", "Measure scoring speed by stage, against this machine's limit.", "Operations"),
+    Command("metrics", "metrics:metrics", "Serve the state of the database to Prometheus.", "Operations"),
     Command("prune", "prune:prune", "Delete runs that ended long ago.", "Operations"),
     Command("db backup", "db:backup", "Write a backup of the database to a file, while workers go on."),
     Command("db restore", "db:restore", "Fill an empty database from a backup."),

@@ -25,6 +25,7 @@ stored_scans: what is stored of single scans.
 model_pairs: the scores of two models on one run.
 retention: deletes old runs.
 backup: copies of the database, and back.
+metrics: figures of the whole ledger for monitoring.
 consistency: the rules that the rows must obey.
 registry: models and their stages.
 migrations: Alembic revisions.

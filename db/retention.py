@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, and_, delete, func, select, tuple_, update
 
 from db.dialects import allow_slow_statement, wait_for_advisory_lock
 from db.engine import reading, write
@@ -70,7 +70,7 @@ def count_prunable(connection: Connection, cutoff: datetime, *, keep_positives: 
     old = select(runs.c.id).where(_is_old(cutoff))
     stays: ColumnElement[bool] = scans.c.run_id.not_in(old)
     if keep_positives:
-        stays |= _is_positive()
+        stays |= scans.c.id.in_(_select_positives().where(_is_old(cutoff)))
     staying = select(scans.c.id).where(stays)
     has_scan = staying.where(scans.c.run_id == runs.c.id).exists()
     has_scan_of_job = staying.where(scans.c.job_id == jobs.c.id).exists()
@@ -113,9 +113,10 @@ def prune(
     pruned = Pruned()
     with reading(engine) as connection:
         old = select(runs.c.id, runs.c.found).where(_is_old(cutoff)).order_by(runs.c.finished_at, runs.c.id)
-        found = [(_OldRun(row.id, cutoff, keep_positives), row.found) for row in connection.execute(old)]
-    done, every = 0, sum(count for _, count in found)
-    for run, _ in found:
+        found = dict(connection.execute(old).all())
+    done, every = 0, sum(found.values())
+    for run_id in found:
+        run = _OldRun(run_id, cutoff, _find_positives(engine, run_id) if keep_positives else frozenset())
         write(engine, partial(_delete_tally, run=run))
         pruned.worklist_rows += sum(_delete_in_steps(engine, run, _delete_worklist, ("", "", -2.0, 0)))
         for count in _delete_in_steps(engine, run, _delete_scans, 0):
@@ -134,11 +135,11 @@ def prune(
 
 @dataclass(frozen=True, slots=True)
 class _OldRun:
-    """A run that ended before the cutoff."""
+    """A run that ended before the cutoff, with the ids of the scans that it keeps."""
 
     id: str
     cutoff: datetime
-    keep_positives: bool
+    kept: frozenset[int]
 
 
 _Step = Callable[[Connection, _OldRun, Any], tuple[int, Any]]
@@ -169,38 +170,37 @@ def _delete_tally(connection: Connection, run: _OldRun) -> None:
 
 
 def _delete_worklist(connection: Connection, run: _OldRun, after: tuple[Any, ...]) -> tuple[int, Any]:
-    """Delete worklist rows in the order of their key, while their scans still say which of them are positive."""
+    """Delete worklist rows in the order of their key."""
     rows = worklist_rows.c
     key = (rows.label, rows.decision, rows.minus_score, rows.scan_id)
     of_run = and_(rows.run_id == run.id, tuple_(*key) > tuple_(*after))
-    last = connection.execute(select(*key).where(of_run).order_by(*key).offset(_ROWS_PER_STEP - 1).limit(1)).first()
-    if last is not None:
-        of_run &= tuple_(*key) <= tuple_(*last)
-    if run.keep_positives:
-        positive = select(scans.c.id).where(scans.c.id == rows.scan_id, _is_positive()).exists()
-        of_run &= ~positive
-    count = connection.execute(delete(worklist_rows).where(of_run)).rowcount
-    return count, None if last is None else tuple(last)
+    found = connection.execute(select(*key).where(of_run).order_by(*key).limit(_ROWS_PER_STEP)).all()
+    if not found:
+        return 0, None
+    last = tuple(found[-1])
+    kept = [row.scan_id for row in found if row.scan_id in run.kept]
+    doomed = and_(of_run, tuple_(*key) <= tuple_(*last), rows.scan_id.not_in(kept))
+    return connection.execute(delete(worklist_rows).where(doomed)).rowcount, last
 
 
 def _delete_scans(connection: Connection, run: _OldRun, after: int) -> tuple[int, int | None]:
     """Delete scans in the order of their ids; `found` falls with them, and `pruned` grows."""
     of_run = and_(scans.c.run_id == run.id, scans.c.id > after)
-    last = connection.execute(
-        select(scans.c.id).where(of_run).order_by(scans.c.id).offset(_ROWS_PER_STEP - 1).limit(1)
-    ).scalar()
-    if last is not None:
-        of_run &= scans.c.id <= last
-    if run.keep_positives:
-        of_run &= ~_is_positive()
-    count = connection.execute(delete(scans).where(of_run)).rowcount
+    ids = (
+        connection.execute(select(scans.c.id).where(of_run).order_by(scans.c.id).limit(_ROWS_PER_STEP)).scalars().all()
+    )
+    if not ids:
+        return 0, None
+    kept = [scan_id for scan_id in ids if scan_id in run.kept]
+    doomed = and_(of_run, scans.c.id <= ids[-1], scans.c.id.not_in(kept))
+    count = connection.execute(delete(scans).where(doomed)).rowcount
     connection.execute(
         update(runs)
         .where(runs.c.id == run.id)
         .values(found=runs.c.found - count, pruned=func.coalesce(runs.c.pruned, 0) + count)
     )
     failpoint(Point.PRUNE_IN_TRANSACTION)
-    return count, last
+    return count, ids[-1]
 
 
 def _delete_jobs(connection: Connection, run: _OldRun, after: str) -> tuple[int, str | None]:
@@ -257,21 +257,27 @@ def _is_old(cutoff: datetime) -> ColumnElement[bool]:
     return and_(~is_open(), runs.c.finished_at < cutoff)
 
 
-def _is_positive() -> ColumnElement[bool]:
-    """Match scans with a prediction under their run's model whose decision is its label."""
-    of_scan = (
-        select(predictions.c.sha256)
-        .join(models, models.c.digest == predictions.c.model_digest)
-        .join(runs, runs.c.model_digest == models.c.digest)
-        .where(
-            runs.c.id == scans.c.run_id,
-            scans.c.status == ScanStatus.SCORED,
-            predictions.c.sha256 == scans.c.sha256,
-            predictions.c.preprocessing == models.c.preprocessing,
-            predictions.c.decision == predictions.c.label,
+def _find_positives(engine: Engine, run_id: str) -> frozenset[int]:
+    with reading(engine) as connection:
+        return frozenset(connection.execute(_select_positives().where(runs.c.id == run_id)).scalars())
+
+
+def _select_positives() -> Select[int]:
+    """Select the ids of scans with a prediction under their run's model whose decision is its label."""
+    return (
+        select(scans.c.id)
+        .join(runs, runs.c.id == scans.c.run_id)
+        .join(models, models.c.digest == runs.c.model_digest)
+        .join(
+            predictions,
+            and_(
+                predictions.c.sha256 == scans.c.sha256,
+                predictions.c.model_digest == models.c.digest,
+                predictions.c.preprocessing == models.c.preprocessing,
+            ),
         )
+        .where(scans.c.status == ScanStatus.SCORED, predictions.c.decision == predictions.c.label)
     )
-    return of_scan.correlate(scans).exists()
 
 
 def _count(connection: Connection, table: Table, *where: ColumnElement[bool]) -> int:

@@ -5,6 +5,7 @@ tasks: the Celery tasks.
 process: what one worker process keeps: settings, engine, model, decoder.
 preflight: tries the model in a process of its own before a worker starts.
 health: worker liveness, judged by committed work.
+exposition: serves the ledger's metrics to Prometheus.
 errors: the errors of runs and jobs.
 queue: Celery and Redis.
 runs: a run from its folder to its end.

@@ -27,6 +27,7 @@ models_stage: `models promote`, `rollback` and `retire`, the stages of models.
 config: shows the settings and their sources.
 doctor: checks what a host needs before its first night.
 bench: measures scoring speed against the limit of this machine.
+metrics: serves metrics for Prometheus.
 prune: deletes runs that ended long ago.
 db: `db upgrade`, `backup`, `restore` and `check`, the results database.
 """

@@ -1,0 +1,149 @@
+"""Metrics add up to the rows, and Prometheus can read them."""
+
+import re
+import urllib.request
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import delete, func, insert, select, text, update
+
+from db.cancellation import cancel_run
+from db.engine import make_engine, reading, write
+from db.metrics import RATE_WINDOW_S, read_metrics
+from db.tables import jobs, runs, scans, schedule_nights, schedules, tallies
+from db.types import NightStatus, ScanStatus, database_now
+from nightread.errors import SettingsError
+from tests.db_factories import add_run, claim, expire_lease, job_ids, shift_time
+from tests.factories import ROOT
+from tests.web_page import add_night
+from worker.exposition import serve_metrics, write_metrics
+
+
+def read(engine):
+    """Return the samples of the text by name and labels."""
+    return {
+        (sample.name.removeprefix("nightread_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(write_metrics(engine))
+        for sample in family.samples
+    }
+
+
+def count_rows(engine):
+    query = select(scans.c.status, func.coalesce(scans.c.reason_code, ""), func.count())
+    with reading(engine) as connection:
+        rows = connection.execute(query.group_by(scans.c.status, scans.c.reason_code)).all()
+    return {(status.value, reason): count for status, reason, count in rows}
+
+
+@pytest.mark.parametrize("has_tally", [True, False])
+def test_scans_by_status_and_reason_add_up_to_the_rows(engine, has_tally):
+    add_night(engine, [0.5, 0.9, ScanStatus.REJECTED, ScanStatus.FAILED, None])
+    cancel_run(engine, add_run(engine, 3), "cancelled", "x")
+    add_run(engine, 2)
+    if not has_tally:
+        write(engine, lambda connection: connection.execute(delete(tallies)))
+    found = read(engine)
+    told = {key[1:]: value for key, value in found.items() if key[0] == "scans" and value}
+    with_reason_first = {(reason, status): count for (status, reason), count in count_rows(engine).items()}
+    assert told == with_reason_first
+
+
+def test_jobs_are_told_by_what_they_wait_for(engine):
+    run_id = add_run(engine, 5, job_size=1)
+    due, leased, expired, later, old = job_ids(engine, run_id)
+    claim(engine, leased)
+    claim(engine, expired)
+    expire_lease(engine, expired)
+    shift_time(engine, later, "not_before", 100)
+    shift_time(engine, old, "created_at", -1000)
+    found = read(engine)
+    states = {state: found["jobs", state] for state in ("due", "backoff", "leased", "expired")}
+    assert states == {"due": 2, "backoff": 1, "leased": 1, "expired": 1}
+    assert found["jobs_due",] == 3
+    assert 1000 <= found["oldest_due_job_seconds",] < 1100
+    assert found["workers",] == 1
+    assert found["job_attempts",] == 2
+    assert due
+
+
+def test_the_rate_is_that_of_the_last_minutes(engine):
+    add_night(engine, [0.5, 0.9, ScanStatus.REJECTED])
+    assert read(engine)["scans_per_second",] == pytest.approx(3 / RATE_WINDOW_S)
+    long_ago = update(jobs).values(finished_at=database_now(-RATE_WINDOW_S - 1))
+    write(engine, lambda connection: connection.execute(long_ago))
+    assert read(engine)["scans_per_second",] == 0
+
+
+def test_the_last_success_of_a_schedule_is_a_run_that_finished_and_tripped_no_guard(engine):
+    good = add_night(engine, [0.5])
+    bad = add_night(engine, [0.5])
+    ended = datetime(2026, 11, 28, 4, tzinfo=UTC)
+
+    def prepare(connection):
+        for name in ("ward-a", "ward-b"):
+            connection.execute(
+                insert(schedules).values(
+                    name=name, folders=["/scans"], at_time="02:00", timezone="UTC", options={}, created_by="a@b",
+                    created_at=database_now(),
+                )
+            )  # fmt: skip
+        for night, run_id in (("2026-11-28", good), ("2026-11-29", bad)):
+            connection.execute(
+                insert(schedule_nights).values(
+                    schedule="ward-a", night=night, due_at=ended, status=NightStatus.STARTED, run_id=run_id,
+                    attempts=1, changed_at=ended,
+                )
+            )  # fmt: skip
+        connection.execute(update(runs).where(runs.c.id == good).values(finished_at=ended))
+        connection.execute(update(runs).where(runs.c.id == bad).values(guard="max-rejected"))
+
+    write(engine, prepare)
+    found = read(engine)
+    assert found["schedule_last_success_timestamp_seconds", "ward-a"] == ended.timestamp()
+    assert found["schedule_last_success_timestamp_seconds", "ward-b"] == 0
+    assert found["schedule_nights", "ward-a", "started"] == 2
+    assert {1.0} == {found.get(("runs", "max-rejected", "finished")), found.get(("runs", "", "finished"))}
+
+
+def test_a_database_that_is_away_is_told_and_nothing_else():
+    (only,) = read(make_engine("postgresql://nobody@127.0.0.1:1/none")).items()
+    assert only == (("database_up",), 0.0)
+
+
+def test_the_server_answers_each_scrape_from_the_database(engine):
+    port = serve_metrics(engine, "127.0.0.1", 0)
+
+    def scrape():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            return answer.read().decode()
+
+    assert 'nightread_scans{reason="",status="queued"} 0.0' in scrape()
+    add_run(engine, 2, name="ward of Jane Doe")
+    second = scrape()
+    assert 'nightread_scans{reason="",status="queued"} 2.0' in second
+    assert "Jane" not in second
+    assert "/scans" not in second
+    with pytest.raises(SettingsError, match=f"metrics cannot be served at 127.0.0.1:{port}: Address already in use"):
+        serve_metrics(engine, "127.0.0.1", port)
+
+
+@pytest.mark.parametrize("file", ["alerts.yml", "dashboard.json"])
+def test_rules_and_dashboard_name_metrics_that_exist(sqlite_engine, file):
+    with reading(sqlite_engine) as connection:
+        served = {"nightread_database_up"} | {f"nightread_{metric.name}" for metric in read_metrics(connection)}
+    named = set(re.findall(r"\bnightread_\w+", (ROOT / "deploy/monitoring" / file).read_text()))
+    assert named
+    assert named <= served
+
+
+def test_the_query_for_keda_counts_what_workers_could_take(postgres_engine):
+    page = (ROOT / "docs/how-to/watch.md").read_text()
+    query = re.search(r"query: \|\n(.*?)\n```", page, re.DOTALL)[1]
+    run_id = add_run(postgres_engine, 4, job_size=1)
+    add_run(postgres_engine, 1, embedded=True)
+    first, second, *_ = job_ids(postgres_engine, run_id)
+    claim(postgres_engine, first)
+    shift_time(postgres_engine, second, "not_before", 100)
+    with reading(postgres_engine) as connection:
+        assert connection.execute(text(query)).scalar() == 3
