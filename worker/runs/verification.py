@@ -118,7 +118,7 @@ def verify_run(
             scorer,
             limits,
             decoder=process.decoder,
-            find_stored=lambda _: (set(), {}),
+            find_stored=lambda _: (set(), {}, {}),
             check_lease=lambda: None,
             worker=process.name,
         )
