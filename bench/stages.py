@@ -36,6 +36,7 @@ from nightread.scan.preprocessing import Tensor, decode_size_px, prepare
 from nightread.scan.scan import Scan
 from nightread.settings import Settings
 from worker.runs.enqueue import write_run
+from worker.runs.request import Request
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -282,7 +283,7 @@ def measure_commit(engine: Engine, settings: Settings, bundle: Bundle, folder: P
         bundle: model of the invented results.
         folder: scans whose rows are written.
     """
-    run_id = write_run(engine, settings, bundle, [folder], name="bench", embedded=True).run_id
+    run_id = write_run(engine, settings, bundle, [folder], Request(name="bench"), embedded=True).run_id
     job_ids = write(engine, lambda connection: take_due_jobs(connection, _MOST_JOBS, _LONGEST_S, run_id=run_id))
     started, committed = time.perf_counter(), 0
     for job_id in job_ids:

@@ -29,6 +29,7 @@ from nightread.settings import Settings, read_settings
 from worker.queue.celery_app import make_app
 from worker.queue.publisher import Publisher
 from worker.runs.enqueue import write_run
+from worker.runs.request import Request
 
 _PROGRAM: Final = (sys.executable, "-P", "-c", "from cli.main import run; run()")
 #: Polling takes time from the workers; the database records the end of a run to the millisecond.
@@ -130,7 +131,7 @@ def _warm_up(
 
 def _run(engine: Engine, settings: Settings, publisher: Publisher, bundle: Bundle, folder: Path) -> float:
     """Return the seconds from the publishing of a run's jobs to its end, by the clock of the database."""
-    run_id = write_run(engine, settings, bundle, [folder], name="bench", embedded=False).run_id
+    run_id = write_run(engine, settings, bundle, [folder], Request(name="bench"), embedded=False).run_id
     with reading(engine) as connection:
         started: datetime = connection.execute(select(database_now())).scalar_one()
     publisher.publish_due(engine)

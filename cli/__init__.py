@@ -3,6 +3,8 @@
 main: the command table, and the boundary where an error becomes one line and an exit code.
 exits: exit codes.
 options: options that several commands share.
+request_options: options of commands that make runs.
+request: a request for a run from these options.
 train_extra: checks the extra `train` and silences TensorFlow, for `train`, `export` and `evaluate`.
 database: opens the database that the settings name.
 embedded: scores paths in this process, for `score` and `demo`.

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from nightread.logs import configure_logging
 from nightread.settings import Settings
@@ -10,12 +11,27 @@ from nightread.settings import Settings
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def score_here(settings: Settings, paths: list[Path], *, name: str | None, as_json: bool) -> int:
-    """Score paths in this process and print the summary; returns the exit code."""
+def score_here(
+    settings: Settings,
+    paths: list[Path],
+    asked: dict[str, Any],
+    *,
+    listed: list[Path] | None = None,
+    as_json: bool,
+) -> int:
+    """Score paths in this process and print the summary; returns the exit code.
+
+    Args:
+        settings: of this process.
+        paths: files and folders.
+        asked: arguments of `cli.request.make_request`, which takes its time to import.
+        listed: files and folders below `paths` to look at, instead of the paths themselves.
+        as_json: print JSON instead of text.
+    """
     configure_logging(settings, level="WARNING")
     from nightread.inference.early_open import Ahead
 
     ahead = Ahead(settings)
     from cli.output.embedded_run import score_new_run  # SQLAlchemy takes longer than the model, which opens meanwhile
 
-    return score_new_run(settings, ahead, paths, name=name, as_json=as_json)
+    return score_new_run(settings, ahead, paths, asked, listed=listed, as_json=as_json)

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
-from worker.errors import BrokerUnavailable, WrongPaths
+from worker.errors import BrokerUnavailable, NothingToScore, WrongKey, WrongPaths
 
 
 class Exit(IntEnum):
@@ -13,7 +13,9 @@ class Exit(IntEnum):
     ERROR = 1  # a known error, reported in one line
     USAGE = 2  # the command line is wrong
     SOME_FAILED = 3  # some scans are `failed`
+    GUARD = 4  # a guard tripped: the run does not look like a night
     UNAVAILABLE = 5  # a service does not answer: try again later
+    EMPTY = 6  # there was no scan
     INTERRUPTED = 130
 
 
@@ -24,6 +26,8 @@ def explain(error: BaseException) -> tuple[str, Exit] | None:
     message = " ".join(str(error).split())
     if isinstance(error, DatabaseUnavailable | BrokerUnavailable):
         return message, Exit.UNAVAILABLE
-    if isinstance(error, WrongPaths | UnknownRun):
+    if isinstance(error, NothingToScore):
+        return message, Exit.EMPTY
+    if isinstance(error, WrongPaths | UnknownRun | WrongKey):
         return message, Exit.USAGE
     return message, Exit.ERROR

@@ -4,7 +4,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain, repeat
 from typing import Any
 
@@ -40,6 +40,7 @@ class NewScan:
         status: `queued`, or `rejected` or `failed` if listing already found a reason.
         reason_code: set if terminal, like `reason_text`.
         modified_ns: when it was last written, in ns since 1970; None if unknown.
+        is_unsettled: whether it may still be written; such scans get jobs of their own, which wait.
     """
 
     path: str
@@ -48,6 +49,7 @@ class NewScan:
     reason_code: str | None = None
     reason_text: str | None = None
     modified_ns: int | None = None
+    is_unsettled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class NewRun:
         key: idempotency key: a request that is repeated with it gets the run that exists.
         schedule: name of the schedule that makes it, for its `night`.
         guards: limits by which it is judged when it ends; None: it is not judged.
+        settle_s: seconds that jobs of unsettled files wait first.
     """
 
     name: str
@@ -77,6 +80,7 @@ class NewRun:
     schedule: str | None = None
     night: str | None = None
     guards: dict[str, Any] | None = None
+    settle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,7 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
     by_status = Counter((scan.status.value, scan.reason_code or "") for scan in found)
     found_count = by_status.total()
     queued = by_status.pop((ScanStatus.QUEUED.value, ""), 0)
+    unsettled = sum(scan.is_unsettled for scan in found) if run.settle_s else 0
     connection.execute(
         insert(runs).values(
             id=run.id, name=run.name, model_digest=run.model.digest, sources=run.sources, settings=run.settings,
@@ -147,16 +152,18 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
         )
     )  # fmt: skip
     now = read_clock(connection)
-    sizes = list(divide_into_jobs(queued, run.job_size))
-    job_ids = sorted(uuid.uuid4().hex for _ in sizes)  # sorted: jobs are published in the order of their ids
     created_at = write_time(connection, now)
-    new_jobs = (
-        {**new_job(job_id, run.id, now), "status": JobStatus.QUEUED.value, "created_at": created_at}
-        for job_id in job_ids
-    )
-    copy_in(connection, jobs, list(new_job("", "", now)), (tuple(job.values()) for job in new_jobs))
+    later = write_time(connection, now + timedelta(seconds=run.settle_s))
+    dealt: list[Iterator[str]] = []
+    for scan_count, not_before in ((queued - unsettled, None), (unsettled, later)):
+        sizes = list(divide_into_jobs(scan_count, run.job_size))
+        job_ids = sorted(uuid.uuid4().hex for _ in sizes)  # sorted: jobs are published in the order of their ids
+        stored = {"status": JobStatus.QUEUED.value, "created_at": created_at, "not_before": not_before}
+        new_jobs = ({**new_job(job_id, run.id, now), **stored} for job_id in job_ids)
+        copy_in(connection, jobs, [*new_job("", "", now), "not_before"], (tuple(job.values()) for job in new_jobs))
+        dealt.append(chain.from_iterable(map(repeat, job_ids, sizes)))
     failpoint(Point.ENQUEUE_IN_TRANSACTION)
-    copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run.id, _deal(job_ids, sizes), created_at))
+    copy_in(connection, scans, _SCAN_COLUMNS, _make_scan_rows(found, run, dealt, created_at))
     begin_tally(connection, run.id, found_count, by_status)
     failpoint(Point.ENQUEUE_BEFORE_COMMIT)
     return run.id
@@ -206,6 +213,12 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
     if rows:
         raise UnknownRun(f"several runs begin with {reference!r}: give more of the id (`nightread runs` lists them)")
     raise UnknownRun(f"there is no run {reference!r}: `nightread runs` lists them")
+
+
+def find_run_of_key(connection: Connection, key: str) -> RunInfo | None:
+    """Return the run that has this idempotency key."""
+    row = connection.execute(_select_runs().where(runs.c.key == key)).first()
+    return None if row is None else _to_info(row)
 
 
 def list_runs(connection: Connection, limit: int, *, after: str | None = None) -> list[RunInfo]:
@@ -304,7 +317,8 @@ def retry_run(
         update(runs)
         .where(runs.c.id == run_id)
         .values(
-            status=RunStatus.QUEUED, finished_at=None, embedded=embedded, settings=settings, **make_owner_columns(owner)
+            status=RunStatus.QUEUED, finished_at=None, guard=None, guard_text=None, notified_at=None,
+            embedded=embedded, settings=settings, **make_owner_columns(owner),
         )
     )  # fmt: skip
     reasons = Counter((ScanStatus.FAILED.value, reason_code) for _, _, reason_code in failed)
@@ -322,19 +336,22 @@ def find_open_embedded_runs(connection: Connection) -> list[RunInfo]:
     return [_to_info(row) for row in connection.execute(_select_runs().where(runs.c.embedded, is_open()))]
 
 
-def _deal(job_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[str]:
-    """Yield the job id of each queued scan."""
-    return chain.from_iterable(map(repeat, job_ids, sizes))
-
-
 def _make_scan_rows(
-    found: Iterable[NewScan], run_id: str, dealt: Iterator[str], created_at: str
+    found: Iterable[NewScan], run: NewRun, dealt: Sequence[Iterator[str]], created_at: str
 ) -> Iterator[tuple[str | int | bool | None, ...]]:
-    """Yield the rows of a new run's scans, with the columns of `_SCAN_COLUMNS`."""
+    """Yield the rows of a new run's scans, with the columns of `_SCAN_COLUMNS`.
+
+    Args:
+        found: the scans.
+        run: their run.
+        dealt: for each queued scan the id of its job; first of settled ones, then of unsettled ones.
+        created_at: as stored.
+    """
     for scan in found:
         is_queued = scan.status is ScanStatus.QUEUED
+        job_ids = dealt[bool(scan.is_unsettled and run.settle_s)]
         yield (
-            run_id, next(dealt) if is_queued else None, scan.path, scan.size_bytes, scan.modified_ns,
+            run.id, next(job_ids) if is_queued else None, scan.path, scan.size_bytes, scan.modified_ns,
             scan.status.value, scan.reason_code, scan.reason_text, 0, False, created_at,
             None if is_queued else created_at,
         )  # fmt: skip

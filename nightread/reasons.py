@@ -30,12 +30,14 @@ class Reason(StrEnum):
     ROTATED = "rotated"
     NOT_A_CHEST_XRAY = "not-a-chest-xray"
     OUTSIDE_ROOTS = "outside-roots"
-    PERMISSION_DENIED = "permission-denied"
     NOT_A_FILE = "not-a-file"
+    PATH_TOO_LONG = "path-too-long"
 
     # failed: `nightread retry` queues these again
+    PERMISSION_DENIED = "permission-denied"
     MISSING_FILE = "missing-file"
     STORAGE_ERROR = "storage-error"
+    STILL_CHANGING = "still-changing"
     OUT_OF_MEMORY = "out-of-memory"
     WORKER_CRASH = "worker-crash"
     DECODER_CRASH = "decoder-crash"
@@ -53,8 +55,10 @@ class Reason(StrEnum):
 
 _FAILURES = frozenset(
     {
+        Reason.PERMISSION_DENIED,
         Reason.MISSING_FILE,
         Reason.STORAGE_ERROR,
+        Reason.STILL_CHANGING,
         Reason.OUT_OF_MEMORY,
         Reason.WORKER_CRASH,
         Reason.DECODER_CRASH,

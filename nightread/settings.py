@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from nightread import failpoints
 from nightread.errors import SettingsError
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
+from nightread.scan.path_map import PathMap
 from nightread.settings_faults import explain_faults
 from nightread.settings_sources import (
     ENV_FILE_VARIABLE,
@@ -112,6 +113,10 @@ class Settings(BaseModel):
         (),
         description="folders below which jobs may read, separated by ':'; empty: the paths of the run",
     )
+    path_map: str = Field(
+        "",
+        description="folders that this host calls otherwise than the others do: SHARED=LOCAL, separated by ':'",
+    )
     device: Device = Field(Device.AUTO, description="auto, cpu or cuda")
     batch_size: int = Field(32, ge=1, le=1024, description="scans in one session.run()")
     job_size: int = Field(64, ge=1, le=10_000, description="maximum number of scans in one job")
@@ -181,6 +186,12 @@ class Settings(BaseModel):
     def _resolve_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(_expand_home(root).resolve() for root in roots)
 
+    @field_validator("path_map")
+    @classmethod
+    def _check_path_map(cls, value: str) -> str:
+        PathMap.read(value)
+        return value
+
     @field_validator("models_dir")
     @classmethod
     def _expand_models_dir(cls, folder: Path) -> Path:
@@ -226,6 +237,11 @@ class Settings(BaseModel):
     def accepted(self) -> Accepted:
         """Which DICOM instances are accepted as radiographs."""
         return Accepted(frozenset(self.modalities.split(",")), self.for_processing)
+
+    @property
+    def local_paths(self) -> PathMap:
+        """Names of folders on this host."""
+        return PathMap.read(self.path_map)
 
     @property
     def has_shared_broker(self) -> bool:

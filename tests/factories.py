@@ -263,7 +263,7 @@ def make_nasty_folder(path: Path, *, can_read_locked: bool | None = None) -> dic
     if os.access(locked, os.R_OK | os.X_OK) if can_read_locked is None else can_read_locked:
         expected["locked/inside.jpg"] = _SCORED
     else:
-        expected["locked"] = Expected("rejected", Reason.PERMISSION_DENIED)
+        expected["locked"] = Expected("failed", Reason.PERMISSION_DENIED)
     return expected
 
 

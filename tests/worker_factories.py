@@ -14,6 +14,7 @@ from tests.db_factories import job_ids
 from tests.factories import encode_dicom, encode_jpeg, encode_png16, small_chest
 from worker.process import WorkerProcess
 from worker.runs.enqueue import write_run
+from worker.runs.request import Request
 
 
 @contextlib.contextmanager
@@ -40,7 +41,7 @@ def write_scans(folder: Path, count: int) -> Path:
 def add_run_of(process: WorkerProcess, folder: Path, *, embedded: bool = False) -> str:
     """Insert a run over a folder with the default model; returns its id."""
     bundle = process.open_default()
-    return write_run(process.engine, process.settings, bundle, [folder], name=None, embedded=embedded).run_id
+    return write_run(process.engine, process.settings, bundle, [folder], Request(), embedded=embedded).run_id
 
 
 def add_job_of(process: WorkerProcess, folder: Path) -> str:

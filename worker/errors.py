@@ -15,5 +15,13 @@ class NothingToScore(NightreadError):
     """The paths hold no scan."""
 
 
+class NothingNew(NightreadError):
+    """Only new scans were asked for, and there are none; that is in order."""
+
+
+class WrongKey(NightreadError):
+    """The idempotency key of a request belongs to a run over other paths."""
+
+
 class LeaseLost(NightreadError):
     """Another worker has taken over the job; the results of this one do not count."""

@@ -157,13 +157,16 @@ class WorkerProcess:
         """Return the limits for jobs of a run; its own paths are the roots if no roots are set."""
         settings = self.settings
         return Limits(
-            roots=settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources),
+            roots=settings.scan_roots
+            or tuple(Path(settings.local_paths.to_local(decode_path(source))) for source in run.sources),
             max_file_bytes=settings.max_file_bytes,
             batch_size=settings.batch_size,
             scored_by_threads=scorer.device == "cpu",
             gated=bool(run.settings.get("gate", True)),
             archives=bool(run.settings.get("archives")),
             accession_key=settings.accession_key.get_secret_value().encode(),
+            settle_s=float(run.settings.get("settle_s", 0.0)),
+            path_map=settings.local_paths,
         )
 
     def close(self) -> None:

@@ -30,4 +30,4 @@ def demo(
     night = folder or Path(tempfile.mkdtemp(prefix="nightread-demo-"))
     write_demo_night(night)
     say(f"Synthetic scans drawn in {night}")
-    raise typer.Exit(score_here(settings, [night], name="demo", as_json=as_json))
+    raise typer.Exit(score_here(settings, [night], {"name": "demo"}, as_json=as_json))

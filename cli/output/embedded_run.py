@@ -2,21 +2,46 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from cli.exits import Exit
 from cli.output.console import progress_bar, say, waiting
-from cli.output.run_summary import count_run, report_run
+from cli.output.run_summary import count_run, report_run, say_nothing_new
+from cli.request import make_request
 from nightread.inference.early_open import Ahead
 from nightread.settings import Settings
+from worker.errors import NothingNew
 from worker.process import WorkerProcess
 from worker.runs.embedded import begin_run, gather_crew, run_embedded
 
 
-def score_new_run(settings: Settings, ahead: Ahead, paths: list[Path], *, name: str | None, as_json: bool) -> int:
-    """Make a run over paths, score it in this process and print its summary; returns the exit code."""
+def score_new_run(
+    settings: Settings,
+    ahead: Ahead,
+    paths: list[Path],
+    asked: dict[str, Any],
+    *,
+    listed: list[Path] | None,
+    as_json: bool,
+) -> int:
+    """Make a run over paths, score it in this process and print its summary; returns the exit code.
+
+    Args:
+        settings: of this process.
+        ahead: the model that another thread is opening.
+        paths: files and folders.
+        asked: arguments of `cli.request.make_request`.
+        listed: files and folders below `paths` to look at, instead of the paths themselves.
+        as_json: print JSON instead of text.
+    """
+    request = make_request(**asked)
     process = WorkerProcess(settings, ahead)
-    with waiting("listing scans"):
-        run_id = begin_run(process, paths, name=name)
+    try:
+        with waiting("listing scans"):
+            run_id = begin_run(process, paths, request=request, listed=listed)
+    except NothingNew as nothing:
+        say_nothing_new(str(nothing), as_json)
+        return Exit.OK
     return score_run(process, run_id, as_json=as_json)
 
 

@@ -11,6 +11,7 @@ from db.engine import reading
 from db.runs import RunInfo
 from db.tallies import RunTally, count_scans, read_tallies, reconcile
 from nightread.text import show_duration, show_text
+from worker.runs.guards import EMPTY, PASSED, judge_run
 
 
 def count_run(engine: Engine, run_id: str) -> RunTally:
@@ -47,6 +48,8 @@ def summarise(run: RunInfo, tally: RunTally, *, seconds: float, provider: str = 
         "scans_per_second": round(counts.terminal / seconds, 1) if seconds > 0 else 0.0,
         "model": run.model,
         "provider": provider or ", ".join(tally.providers),
+        "guard": run.guard,
+        "guard_text": run.guard_text,
     }
 
 
@@ -54,11 +57,14 @@ def exit_code(summary: dict[str, Any]) -> int:
     """Return the exit code of a finished run."""
     if summary["found"] != summary["scored"] + summary["rejected"] + summary["failed"]:
         return Exit.ERROR
+    if summary["guard"] not in {None, PASSED}:
+        return Exit.EMPTY if summary["guard"] == EMPTY else Exit.GUARD
     return Exit.SOME_FAILED if summary["failed"] else Exit.OK
 
 
 def report_run(engine: Engine, run: RunInfo, *, seconds: float, provider: str = "", as_json: bool) -> int:
     """Print the summary of a finished run; returns the exit code."""
+    run = judge_run(engine, run.id)
     tally = count_run(engine, run.id)
     summary = summarise(run, tally, seconds=seconds, provider=provider)
     if as_json:
@@ -66,6 +72,14 @@ def report_run(engine: Engine, run: RunInfo, *, seconds: float, provider: str = 
     else:
         print_summary(run, tally, summary)
     return exit_code(summary)
+
+
+def say_nothing_new(message: str, as_json: bool) -> None:
+    """Say that all scans are known, so that there is no run."""
+    if as_json:
+        print_json({"run": None, "found": 0})
+    else:
+        say(message)
 
 
 def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> None:
@@ -88,6 +102,8 @@ def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> Non
     out.print(reconcile(run.found, tally.counts) + skipped + pruned)
     if summary["seconds"]:
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s")
+    if run.guard not in {None, PASSED}:
+        out.print(paint(f"guard {run.guard}: {run.guard_text}", of="failed"))
     say(f"See the results: nightread results {run.id[:8]}", style="dim")
 
 

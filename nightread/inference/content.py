@@ -19,7 +19,7 @@ from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition
 from nightread.scan.archives import read_member, split_path
 from nightread.scan.array import read_array
-from nightread.scan.files import read_file
+from nightread.scan.files import check_settled, read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.pixel_statistics import Statistics, measure
 from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
@@ -95,6 +95,7 @@ def read_content(
     expected_bytes: int | None = None,
     *,
     archives: bool = False,
+    settle_s: float = 0.0,
 ) -> Content:
     """Read and hash a file; a fault becomes the content's reason.
 
@@ -104,13 +105,15 @@ def read_content(
         max_bytes: the largest file that is read.
         expected_bytes: size above which a file has grown, and is not read now; None for no such size.
         archives: whether `ARCHIVE!MEMBER` is the path of a member of an archive.
+        settle_s: seconds for which the file, or the archive, must not have changed.
     """
     try:
         failpoint(Point.WORKER_READING, _fail_storage)
         if archives and (member := split_path(path)) is not None:
+            check_settled(member[0], settle_s)
             data = read_member(*member, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
         else:
-            data = read_file(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
+            data = read_file(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes, settle_s=settle_s)
     except ScanError as error:
         return Content(reason=error.reason, text=str(error))
     except StorageError as error:

@@ -1,6 +1,7 @@
 """From a folder of files to network inputs; modules in the order in which a scan passes through them.
 
 walk: lists the files of a folder.
+path_map: folders that have other names on other hosts.
 files: opens and reads one file below the allowed roots.
 archives: lists and reads the scans in zip and tar archives.
 archive_source: reads an archive from any place, within a budget.

@@ -1,10 +1,12 @@
 """File names as text, and safe reading of files: only below the allowed roots, never through a swapped link."""
 
+import contextlib
 import errno
 import io
 import os
 import re
 import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +43,37 @@ def find_root(path: str, roots: Sequence[Path]) -> Path | None:
     return next((root for root in roots if Path(path).is_relative_to(root)), None)
 
 
-def read_file(path: str, *, roots: Sequence[Path], max_bytes: int, expected_bytes: int | None = None) -> bytes:
+def is_settled(modified_ns: int | None, settle_s: float, now_s: float) -> bool:
+    """Return whether a file was last written so long ago that it is taken to be complete.
+
+    A time in the future by more than `settle_s` is a wrong clock and tells nothing.
+
+    Args:
+        modified_ns: when it was last written, in ns since 1970; None if unknown.
+        settle_s: seconds without a change.
+        now_s: the time, in seconds since 1970.
+    """
+    return modified_ns is None or abs(now_s - modified_ns / 1e9) >= settle_s
+
+
+def check_settled(path: str, settle_s: float) -> None:
+    """Check that a file has not changed for some time; one that is not there is left to whoever reads it.
+
+    Raises:
+        StorageError: it has.
+    """
+    with contextlib.suppress(OSError):
+        _refuse_unsettled(os.stat(path), settle_s)
+
+
+def _refuse_unsettled(status: os.stat_result, settle_s: float) -> None:
+    if settle_s and not is_settled(status.st_mtime_ns, settle_s, time.time()):
+        raise StorageError(Reason.STILL_CHANGING, f"the file was changed within the last {settle_s:g} s")
+
+
+def read_file(
+    path: str, *, roots: Sequence[Path], max_bytes: int, expected_bytes: int | None = None, settle_s: float = 0.0
+) -> bytes:
     """Read a whole file once, so that the bytes that are hashed are the bytes that are decoded.
 
     The path is resolved, must lie below one of `roots`, and is opened component by component with O_NOFOLLOW, so that a
@@ -53,16 +85,18 @@ def read_file(path: str, *, roots: Sequence[Path], max_bytes: int, expected_byte
         roots: resolved folders below which reading is allowed.
         max_bytes: maximum size of the file.
         expected_bytes: size above which the file is not read now, since it has grown; None for no such size.
+        settle_s: seconds for which it must not have changed.
 
     Raises:
-        UnreadableScan: empty, too large, no permission, or not a regular file.
+        UnreadableScan: empty, too large, or not a regular file.
         UnsupportedScan: outside the roots.
-        StorageError: missing, changing, larger than expected, or an I/O error; all may be transient.
+        StorageError: missing, changing, larger than expected, no permission, or an I/O error; all may be transient.
     """
     descriptor = open_file(path, roots)
     try:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
+            _refuse_unsettled(status, settle_s)
             check_size_bytes(status.st_size, max_bytes, expected_bytes)
             data = _read_at_most(file, status.st_size + 1)
     except OSError as error:
@@ -181,7 +215,8 @@ def _open_file(name: str | Path, folder: int | None) -> int:
 def _explain(error: OSError) -> UnreadableScan | UnsupportedScan | StorageError:
     """Return the scan error for an operating system error; its message does not contain the path."""
     if error.errno in {errno.EACCES, errno.EPERM}:
-        return UnreadableScan(Reason.PERMISSION_DENIED, "no permission to read the file")
+        # The system's fault, and often a passing one: an expired ticket, a group that is not there yet.
+        return StorageError(Reason.PERMISSION_DENIED, "no permission to read the file")
     if error.errno in {errno.ELOOP, errno.ENOTDIR}:
         return UnsupportedScan(
             Reason.OUTSIDE_ROOTS,

@@ -28,6 +28,7 @@ class Skip(StrEnum):
     NOT_A_SCAN = "not-a-scan"
     SPECIAL = "special"  # FIFO, socket, device
     LINK_LOOP = "link-loop"  # a link to a folder that was listed before
+    ALREADY_SCORED = "already-scored"  # by this model, and not changed since; only where that was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,14 @@ class FoundScan:
         size_bytes: size when listed; 0 if unknown.
         reason: None for a scan to score, else why the entry cannot be read.
         text: the reason in words; "" if only the reason is known.
+        modified_ns: when it was last written, in ns since 1970; None if unknown.
     """
 
     path: str
     size_bytes: int
     reason: Reason | None = None
     text: str = ""
+    modified_ns: int | None = None
 
 
 @dataclass(slots=True)
@@ -137,19 +140,19 @@ class _Search:
             return (), False
         head = _read_head(path)
         if self._archives and sniff(head) is NoScan.ARCHIVE and can_list(head):
-            return self._list_archive(path, status.st_size), False
+            return self._list_archive(path, status), False
         skip = _find_skip_reason(path, head)
         if skip is not None:
             self._skipped[skip] += 1
             return (), False
-        return [FoundScan(path, status.st_size)], False
+        return [FoundScan(path, status.st_size, modified_ns=status.st_mtime_ns)], False
 
-    def _list_archive(self, path: str, size_bytes: int) -> Iterator[FoundScan]:
+    def _list_archive(self, path: str, status: os.stat_result) -> Iterator[FoundScan]:
         """Yield a row for each scan of an archive, and one for the archive if it cannot be listed to its end."""
         try:
             archive = list_archive(path, self._roots)
         except (ScanError, StorageError) as error:
-            yield FoundScan(path, size_bytes, error.reason, str(error))
+            yield FoundScan(path, status.st_size, error.reason, str(error), status.st_mtime_ns)
             return
         for member in archive.members.values():
             skip = self._find_skip(archive, member)
@@ -161,9 +164,10 @@ class _Search:
                 text = "a file beside the archive has the path of this member; rename one of them"
                 yield FoundScan(f"{member_path}#", 0, Reason.UNSUPPORTED_FORMAT, text)
             else:
-                yield FoundScan(member_path, min(member.size_bytes, _LARGEST_SIZE), member.reason, member.text)
+                size_bytes = min(member.size_bytes, _LARGEST_SIZE)
+                yield FoundScan(member_path, size_bytes, member.reason, member.text, status.st_mtime_ns)
         if archive.fault is not None:
-            yield FoundScan(path, size_bytes, *archive.fault)
+            yield FoundScan(path, status.st_size, *archive.fault, status.st_mtime_ns)
 
     @staticmethod
     def _find_skip(archive: Archive, member: Member) -> Skip | None:
@@ -208,6 +212,8 @@ def _explain(error: OSError) -> Reason:
         return Reason.PERMISSION_DENIED
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:  # deleted since it was listed, or a dangling link
         return Reason.MISSING_FILE
+    if error.errno == errno.ENAMETOOLONG:
+        return Reason.PATH_TOO_LONG
     if error.errno == errno.ELOOP:  # a link to itself
         return Reason.NOT_A_FILE
     return Reason.STORAGE_ERROR

@@ -28,6 +28,7 @@ from tests.program import make_environment, run
 from worker.queue.celery_app import make_app
 from worker.queue.publisher import Publisher
 from worker.runs.enqueue import write_run
+from worker.runs.request import Request
 
 LEASE_S = 3.0
 SWEEP_S = 1.0
@@ -163,7 +164,7 @@ class Case:
         """Enqueue in this process, for cases that cannot wait for a command to start."""
         settings = self.settings(**given)
         bundle = load_bundle(find_bundle(settings.model, settings.models_dir))
-        run_id = write_run(self.engine, settings, bundle, [night.folder], name=None, embedded=False).run_id
+        run_id = write_run(self.engine, settings, bundle, [night.folder], Request(), embedded=False).run_id
         self.accept(run_id, night)
         Publisher(make_app(settings), settings).publish_due(self.engine)
         return run_id

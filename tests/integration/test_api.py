@@ -25,6 +25,7 @@ from tests.factories import (
 from tests.worker_factories import run_process
 from worker.jobs.job import score_job
 from worker.runs.enqueue import write_run
+from worker.runs.request import Request
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_rows_are_those_of_a_run(sqlite_engine, night, model, gate):
     content = away.read_bytes()
     with run_process(sqlite_engine, model=model, gate=gate, max_attempts=1) as process:
         bundle = process.open_default()
-        run_id = write_run(process.engine, process.settings, bundle, [night], name=None, embedded=False).run_id
+        run_id = write_run(process.engine, process.settings, bundle, [night], Request(), embedded=False).run_id
         away.unlink()
         for job_id in job_ids(process.engine, run_id):
             assert score_job(process, job_id) is not None

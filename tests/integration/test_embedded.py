@@ -126,7 +126,7 @@ def test_the_jobs_of_a_cluster_in_the_same_database_are_left_alone(process, tmp_
 
 
 def test_a_run_whose_worker_failed_to_close_it_ends_all_the_same(process, tmp_path, monkeypatch):
-    monkeypatch.setattr(job_module, "close_finished_runs", lambda connection: 0)
+    monkeypatch.setattr(job_module, "end_runs", lambda engine: None)
     run_id = add_run_of(process, write_scans(tmp_path / "night", 1), embedded=True)
     assert run_embedded(process, run_id, nothing).status is RunStatus.FINISHED
 

@@ -21,6 +21,7 @@ from tests.worker_factories import run_process
 from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
 from worker.jobs.job import score_job
 from worker.runs.enqueue import write_run
+from worker.runs.request import Request
 from worker.runs.shadow import shadow_run
 
 SPEC = InputSpec(height_px=8, width_px=8, channels=1)
@@ -64,7 +65,7 @@ def process(engine, tmp_path):
 def score(process, folder, **settings):
     """Score a folder as a new run; returns its id."""
     asked = process.settings.model_copy(update=settings)
-    run_id = write_run(process.engine, asked, process.open_default(), [folder], name=None, embedded=False).run_id
+    run_id = write_run(process.engine, asked, process.open_default(), [folder], Request(), embedded=False).run_id
     for job_id in job_ids(process.engine, run_id):
         assert score_job(process, job_id) is not None
     return run_id

@@ -16,6 +16,7 @@ from tests.onnx_factories import write_tiny_bundle
 from worker.process import WorkerProcess
 from worker.runs.embedded import run_embedded
 from worker.runs.enqueue import write_run
+from worker.runs.request import Request
 from worker.runs.shadow import compare_pairs, shadow_run
 
 FILES = 6
@@ -47,7 +48,7 @@ def run(process, folder):
     """Seven scored scans, two with equal content, and a rejected one; thresholds 0.4 and 0.6."""
     bundle = write_tiny_bundle(process.settings.models_dir, "1", bias=-2.0)
     process.open_bundle(bundle)
-    enqueued = write_run(process.engine, process.settings, bundle, [folder], name=None, embedded=True)
+    enqueued = write_run(process.engine, process.settings, bundle, [folder], Request(), embedded=True)
     ended = run_embedded(process, enqueued.run_id, lambda counts: None)
     assert ended.status is RunStatus.FINISHED
     return ended
@@ -150,7 +151,7 @@ def test_models_without_a_common_label_are_not_compared(process, run):
 
 def test_the_first_run_with_the_model_reuses_what_the_shadow_scored(process, run, other, folder):
     shadow(process, run, other)
-    enqueued = write_run(process.engine, process.settings, other, [folder], name=None, embedded=True)
+    enqueued = write_run(process.engine, process.settings, other, [folder], Request(), embedded=True)
     run_embedded(process, enqueued.run_id, lambda counts: None)
     with reading(process.engine) as connection:
         assert find_run(connection, enqueued.run_id).model == "tiny@2"

@@ -19,7 +19,7 @@ from db.jobs import (
     release_job,
     split_job,
 )
-from db.runs import RunInfo, close_finished_runs, find_run, has_open_jobs
+from db.runs import RunInfo, find_run, has_open_jobs
 from db.tables import jobs, runs
 from nightread.errors import (
     DatabaseError,
@@ -37,12 +37,15 @@ from worker.errors import LeaseLost
 from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.pipeline import JobResult, end_without_score, find_under, score_scans
 from worker.process import WorkerProcess
+from worker.runs.guards import end_runs
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_S = 300.0
 #: Claims after which a job ends `model-unavailable`: over an hour, with the back-off, to put the bundle right.
 _MODEL_TRIES = 20
+#: Claims after which a job whose files never stay unchanged ends `still-changing`.
+_SETTLE_TRIES = 60
 #: Less than the half hour after which Celery ends a job by force.
 _ROOM_LIMIT_S = 1200.0
 _ROOM_POLL_S = 5.0
@@ -193,7 +196,15 @@ def _score_claimed(process: WorkerProcess, claimed: _Claimed) -> JobReport:
     except (ModelError, DeviceError) as error:
         _log.error("%s", error)  # the message says it all
         return _await_model(process, claim, open_scans, str(error))
+    if settle_s := _find_settle_s(run, result):
+        return _store(process, claim, result, tries=_SETTLE_TRIES, wait_s=settle_s)
     return _store(process, claim, result)
+
+
+def _find_settle_s(run: RunInfo, result: JobResult) -> float:
+    """Return for how long a job waits whose files still change, in seconds; 0 if none does."""
+    is_changing = any(reason is Reason.STILL_CHANGING for _, reason, _ in result.put_off)
+    return float(run.settings.get("settle_s", 0.0)) if is_changing else 0.0
 
 
 def _store(
@@ -225,7 +236,7 @@ def _store(
     with reading(process.engine) as connection:
         is_last_job = not has_open_jobs(connection, claim.run_id)
     if is_last_job:
-        write(process.engine, close_finished_runs)
+        end_runs(process.engine)
     if not ours:
         _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
         return JobReport()

@@ -33,6 +33,7 @@ from nightread.model.gate import restore_finding
 from nightread.reasons import Reason
 from nightread.scan.acquisition import Acquisition
 from nightread.scan.files import decode_path
+from nightread.scan.path_map import PathMap
 from worker.decoder.decoder import Decoder, Decoding
 from worker.decoder.thread_pool import Task
 
@@ -59,6 +60,8 @@ class Limits:
         gated: whether what the model's gate says is acted on; it is stored in any case.
         accession_key: secret key of the hash of accession numbers; none is stored where it is empty.
         archives: whether scans in archives are read.
+        settle_s: seconds for which a file must not have changed.
+        path_map: names of folders on this host.
     """
 
     roots: Sequence[Path]
@@ -68,6 +71,8 @@ class Limits:
     gated: bool = True
     accession_key: bytes = field(default=b"", repr=False)
     archives: bool = False
+    settle_s: float = 0.0
+    path_map: PathMap = field(default_factory=PathMap)
 
 
 @dataclass(slots=True)
@@ -318,12 +323,14 @@ class _Pipeline:
 
 def _read(scans: Sequence[OpenScan], limits: Limits, share_bytes: int) -> list[tuple[OpenScan, Content]]:
     """Read scans that are no larger than listed, or than their share of a window."""
-    roots, max_bytes = limits.roots, limits.max_file_bytes
-    return [
-        (scan, read_content(path, roots, max_bytes, max(scan.size_bytes, share_bytes), archives=limits.archives))
-        for scan in scans
-        for path in [decode_path(scan.path)]
-    ]
+    return [(scan, _read_one(scan, limits, max(scan.size_bytes, share_bytes))) for scan in scans]
+
+
+def _read_one(scan: OpenScan, limits: Limits, expected_bytes: int) -> Content:
+    path = limits.path_map.to_local(decode_path(scan.path))
+    return read_content(
+        path, limits.roots, limits.max_file_bytes, expected_bytes, archives=limits.archives, settle_s=limits.settle_s
+    )
 
 
 def _leave(_: Sequence[Content]) -> None:

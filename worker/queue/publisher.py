@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Engine
 from db.dialects import try_advisory_lock, wait_for_advisory_lock
 from db.due_jobs import count_just_published, mark_unpublished, take_due_jobs
 from db.engine import write
-from db.runs import close_finished_runs
 from nightread.errors import DatabaseUnavailable
 from nightread.failpoints import Point, failpoint
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable
 from worker.queue.broker import explain_broker
+from worker.runs.guards import end_runs
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Publisher:
         return len(job_ids)
 
     def sweep(self, engine: Engine) -> int:
-        """Close ended runs and republish lost jobs; one process at a time does the work.
+        """Close and judge ended runs, and republish lost jobs; one process at a time does the work.
 
         Returns:
             The number of published jobs.
@@ -173,7 +173,7 @@ class Publisher:
             BrokerUnavailable: nothing is lost; the jobs stay due.
         """
         failpoint(Point.SWEEP_BEFORE, DatabaseUnavailable)
-        write(engine, close_finished_runs)
+        end_runs(engine)
         failpoint(Point.SWEEP_AFTER_CLOSING)
         published = self.publish_due(engine, only_leader=True)
         if published:

@@ -1,6 +1,9 @@
 """A run from its folder to its end.
 
+request: what is asked of a run beside its paths and its model.
+intake: the scans below a run's sources, as rows.
 enqueue: enqueues, retries and cancels runs.
+guards: whether the end of a run looks like that of a night.
 embedded: scores a run in this process.
 job_pool: the threads that run the jobs of an embedded run.
 forks: the processes that run the jobs of a large embedded run.

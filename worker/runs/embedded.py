@@ -19,7 +19,6 @@ from db.engine import reading, write
 from db.jobs import suspect_jobs
 from db.runs import (
     RunInfo,
-    close_finished_runs,
     find_open_embedded_runs,
     find_run,
 )
@@ -33,7 +32,9 @@ from worker.jobs.job import attend_job
 from worker.process import WorkerProcess
 from worker.runs.enqueue import requeue_failed, write_run
 from worker.runs.forks import end_forks, fork_workers
+from worker.runs.guards import end_runs
 from worker.runs.job_pool import Crew
+from worker.runs.request import Request
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,14 @@ def score_paths(
         process.close()
 
 
-def begin_run(process: WorkerProcess, paths: Sequence[Path], *, name: str | None = None) -> str:
+def begin_run(
+    process: WorkerProcess,
+    paths: Sequence[Path],
+    *,
+    name: str | None = None,
+    request: Request | None = None,
+    listed: Sequence[Path] | None = None,
+) -> str:
     """Write a run over everything below `paths` for this process to score; returns its id.
 
     Orphaned runs of this host are closed first: their predictions are reused, and scans of the jobs that were running
@@ -86,6 +94,8 @@ def begin_run(process: WorkerProcess, paths: Sequence[Path], *, name: str | None
         process: settings and database; the run's model is opened.
         paths: files and folders.
         name: for people; None: name of the first path.
+        request: intake and guards; None: the defaults.
+        listed: files and folders below `paths` to look at, instead of the paths themselves.
 
     Raises:
         NightreadError: see `score_paths`.
@@ -93,7 +103,8 @@ def begin_run(process: WorkerProcess, paths: Sequence[Path], *, name: str | None
     ensure_schema(process.engine)
     close_orphans(process.engine)
     bundle = process.open_default()
-    run_id = write_run(process.engine, process.settings, bundle, paths, name=name, embedded=True).run_id
+    request = request or Request(name=name)
+    run_id = write_run(process.engine, process.settings, bundle, paths, request, embedded=True, listed=listed).run_id
     write(process.engine, lambda connection: suspect_jobs(connection, run_id))
     return run_id
 
@@ -163,7 +174,7 @@ def _follow(process: WorkerProcess, crew: Crew, run_id: str, on_progress: Callab
         counts, status = _look(engine, run_id)
         looked_s = time.monotonic() - started
         if not counts.queued and status in {RunStatus.QUEUED, RunStatus.RUNNING}:
-            write(engine, close_finished_runs)  # no sweeper does it here if the last job has failed to
+            end_runs(engine)  # no sweeper does it here if the last job has failed to
         on_progress(counts)
         if status in {RunStatus.FINISHED, RunStatus.CANCELLED}:
             return

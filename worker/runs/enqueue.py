@@ -3,75 +3,50 @@
 Each commits first and publishes afterwards: a message that is lost is sent again, a row that is lost is not.
 """
 
-import json
+import errno
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
 import db.cancellation
 import db.runs
 from db.engine import reading, write
 from db.owner import Owner
-from db.runs import NewRun, NewScan, RunInfo, create_run, find_run
-from db.tables import REASON_TEXT_LENGTH, RUN_NAME_LENGTH
-from db.types import ScanStatus
+from db.runs import NewRun, RunInfo, create_run, find_run, find_run_of_key
+from db.tables import RUN_NAME_LENGTH
 from nightread.failpoints import Point, failpoint
 from nightread.machine import read_start
 from nightread.model.bundle import Bundle
 from nightread.reasons import Reason
 from nightread.scan.files import encode_path, find_root
-from nightread.scan.walk import FoundScan, Walk, find_scans
+from nightread.scan.walk import Skip
 from nightread.settings import Settings, check_shared_broker
-from worker.errors import NothingToScore, WrongPaths
+from worker.errors import NothingNew, NothingToScore, WrongKey, WrongPaths
 from worker.registry.choose import choose_bundle, describe_model
-
-_SCANS_PER_PACK = 5_000
-
-
-class PackedScans:
-    """Scans in the order in which they were given; a million takes some ten megabytes, as paths are much alike."""
-
-    def __init__(self, found: Iterable[NewScan]) -> None:
-        """Take in all of `found`, going through it once."""
-        self._packs: list[bytes] = []
-        self._count = 0
-        scans = iter(found)
-        while part := [_to_fields(scan) for scan in islice(scans, _SCANS_PER_PACK)]:
-            self._packs.append(zlib.compress(json.dumps(part).encode(), 1))
-            self._count += len(part)
-
-    def __len__(self) -> int:
-        """Return how many scans there are."""
-        return self._count
-
-    def __iter__(self) -> Iterator[NewScan]:
-        """Yield the scans, as often as somebody asks for them."""
-        for pack in self._packs:
-            for path, size_bytes, *reason in json.loads(zlib.decompress(pack)):
-                yield NewScan(path, size_bytes, *_read_reason(*reason)) if reason else NewScan(path, size_bytes)
-
-
-_LISTING_TEXTS = {
-    Reason.PERMISSION_DENIED: "no permission to look into it",
-    Reason.OUTSIDE_ROOTS: "a link that leads out of the folders that may be read",
-    Reason.MISSING_FILE: "gone since the folder was listed, or a link to nothing",
-    Reason.NOT_A_FILE: "a link to itself",
-    Reason.STORAGE_ERROR: "reading failed while the folder was listed",
-}
+from worker.runs.guards import judge_run
+from worker.runs.intake import store_path, take_in
+from worker.runs.request import Request
 
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """A run that has been written down."""
+    """A run that has been written down.
+
+    Attributes:
+        run_id: its id.
+        found: number of its scans.
+        skipped: entries that became no row, counted by reason.
+        existed: whether an earlier request with the same key made it.
+    """
 
     run_id: str
     found: int
     skipped: dict[str, int]
+    existed: bool = False
 
 
 def enqueue_run(
@@ -80,6 +55,8 @@ def enqueue_run(
     paths: Sequence[Path],
     *,
     name: str | None = None,
+    request: Request | None = None,
+    listed: Sequence[Path] | None = None,
     on_commit: Callable[[Enqueued], object] = lambda _: None,
 ) -> Enqueued:
     """Create a run for workers over everything below `paths`, and publish its first jobs.
@@ -89,12 +66,16 @@ def enqueue_run(
         settings: model, roots, job size and broker.
         paths: files and folders.
         name: for people; the first path's own name where None.
+        request: key, priority, intake and guards; None: the defaults.
+        listed: files and folders below `paths` to look at, instead of the paths themselves.
         on_commit: called with the run once it is committed; from then on it is safe, whatever becomes of the broker.
 
     Raises:
         SettingsError: the broker lives in one process, so no worker would see the run.
         WrongPaths: a path is missing, or outside the roots.
-        NothingToScore: there is no scan below the paths.
+        NothingToScore: there is no scan below the paths; the run exists, and is marked `empty`.
+        NothingNew: all scans are known, and only new ones were asked for; there is no run.
+        WrongKey: an earlier run over other paths has the request's key.
         ModelError: the model's bundle is missing, damaged or another than the database knows.
         WrongStage: the model is retired.
         DatabaseError: nothing was written.
@@ -102,7 +83,8 @@ def enqueue_run(
     """
     check_shared_broker(settings, "enqueue")
     bundle = choose_bundle(engine, settings).bundle
-    enqueued = write_run(engine, settings, bundle, paths, name=name, embedded=False)
+    request = request or Request(name=name)
+    enqueued = write_run(engine, settings, bundle, paths, request, embedded=False, listed=listed)
     on_commit(enqueued)
     _publish_due(engine, settings)
     return enqueued
@@ -160,10 +142,8 @@ def requeue_failed(engine: Engine, settings: Settings, run: RunInfo, *, embedded
         run: the run.
         embedded: whether this process alone will work on it.
     """
-    described = describe_settings(settings) | {
-        "gate": run.settings.get("gate", True),
-        "archives": run.settings.get("archives", False),
-    }
+    kept = {name: run.settings[name] for name in ("gate", "archives", "settle_s") if name in run.settings}
+    described = describe_settings(settings) | {"gate": True} | kept
     queued = write(
         engine,
         lambda connection: db.runs.retry_run(
@@ -187,7 +167,14 @@ def _publish_due(engine: Engine, settings: Settings) -> None:
 
 
 def write_run(
-    engine: Engine, settings: Settings, bundle: Bundle, paths: Sequence[Path], *, name: str | None, embedded: bool
+    engine: Engine,
+    settings: Settings,
+    bundle: Bundle,
+    paths: Sequence[Path],
+    request: Request,
+    *,
+    embedded: bool,
+    listed: Sequence[Path] | None = None,
 ) -> Enqueued:
     """Write a run over everything below `paths`, its scans and its jobs in one transaction; publishes nothing.
 
@@ -196,39 +183,83 @@ def write_run(
         settings: roots and job size.
         bundle: the run's model.
         paths: files and folders.
-        name: for people; the first path's own name where None.
+        request: what else is asked.
         embedded: whether this process alone will work on it.
+        listed: files and folders below `paths` to look at, instead of the paths themselves.
 
     Raises:
         WrongPaths: a path is missing, or outside the roots.
-        NothingToScore: there is no scan below the paths.
+        NothingToScore: there is no scan below the paths; the run exists, and is marked `empty`.
+        NothingNew: all scans are known, and only new ones were asked for; there is no run.
+        WrongKey: an earlier run over other paths has the request's key.
         DatabaseError: nothing was written.
     """
-    sources = [resolve_source(path, settings.scan_roots) for path in paths]
-    walk = Walk()
-    listed = find_scans(sources, walk, roots=settings.scan_roots or sources, archives=settings.archives)
-    found = PackedScans(map(_to_new_scan, listed))
-    skipped = {reason.value: count for reason, count in sorted(walk.skipped.items())}
-    if not len(found):
-        passed_over = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        raise NothingToScore(
-            f"no scans in {', '.join(map(str, paths))}"
-            + (f" (skipped: {passed_over})" if passed_over else "")
-            + "; name a folder that holds JPEG, PNG, TIFF or DICOM files"
-        )
+    sources = _resolve_sources(paths, settings.scan_roots, is_list=listed is not None)
+    stored_sources = [store_path(str(source), settings) for source in sources]
+    if existing := _find_existing(engine, request, stored_sources):
+        return existing
+    intake = take_in(engine, settings, bundle.digest, sources, request, listed=listed)
+    if not len(intake.found) and request.only_new and intake.skipped.get(Skip.ALREADY_SCORED):
+        raise NothingNew(f"nothing new: {intake.skipped[Skip.ALREADY_SCORED]:,} scans were scored before")
+    is_empty = not len(intake.found)
     run = NewRun(
-        name=_clean_name(name or sources[0].name or "/"),
+        name=_clean_name(request.name or sources[0].name or "/"),
         model=describe_model(bundle),
-        sources=[encode_path(source) for source in sources],
-        settings=describe_settings(settings),
+        sources=stored_sources,
+        settings=describe_settings(settings) | ({"settle_s": request.settle_s} if request.settle_s else {}),
         embedded=embedded,
         owner=describe_owner() if embedded else None,
-        skipped=skipped,
+        skipped=intake.skipped,
         job_size=settings.job_size,
+        priority=request.priority,
+        # An empty folder may be filled later: its run does not keep the key.
+        key=None if is_empty and not request.guards.allow_empty else request.key,
+        schedule=request.schedule,
+        night=request.night,
+        guards=replace(request.guards, empty_sources=intake.empty_sources).to_json(),
+        settle_s=request.settle_s,
     )
-    run_id = write(engine, lambda connection: create_run(connection, run, found))
+    try:
+        run_id = write(engine, lambda connection: create_run(connection, run, intake.found))
+    except IntegrityError:  # another process has just made the run of this key
+        if existing := _find_existing(engine, request, stored_sources):
+            return existing
+        raise
     failpoint(Point.ENQUEUE_AFTER_COMMIT)
-    return Enqueued(run_id, len(found), skipped)
+    if is_empty:
+        judge_run(engine, run_id)
+        if not request.guards.allow_empty:
+            raise NothingToScore(_explain_nothing(paths, intake.skipped))
+    return Enqueued(run_id, len(intake.found), intake.skipped)
+
+
+def _find_existing(engine: Engine, request: Request, sources: list[str]) -> Enqueued | None:
+    """Return the run that an earlier request with the same key made.
+
+    Raises:
+        WrongKey: it is over other paths.
+    """
+    if request.key is None:
+        return None
+    with reading(engine) as connection:
+        run = find_run_of_key(connection, request.key)
+    if run is None:
+        return None
+    if run.sources != sources:
+        raise WrongKey(
+            f"the key {request.key!r} belongs to run {run.id[:8]}, which is over other paths: give each request a key "
+            "of its own"
+        )
+    return Enqueued(run.id, run.found, run.skipped, existed=True)
+
+
+def _explain_nothing(paths: Sequence[Path], skipped: dict[str, int]) -> str:
+    passed_over = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    return (
+        f"no scans in {', '.join(map(str, paths))}"
+        + (f" (skipped: {passed_over})" if passed_over else "")
+        + "; name a folder that holds JPEG, PNG, TIFF or DICOM files, or pass --allow-empty"
+    )
 
 
 def describe_settings(settings: Settings) -> dict[str, object]:
@@ -246,6 +277,21 @@ def describe_owner() -> Owner:
     return Owner(os.uname().nodename, os.getpid(), read_start(os.getpid()))
 
 
+def _resolve_sources(paths: Sequence[Path], roots: Sequence[Path], *, is_list: bool) -> list[Path]:
+    """Return the sources of a run resolved; of a list, those that can be: each of its files gets a row in any case."""
+    sources, faults = [], []
+    for path in paths:
+        try:
+            sources.append(resolve_source(path, roots))
+        except WrongPaths as error:
+            if not is_list:
+                raise
+            faults.append(error)
+    if not sources:
+        raise faults[0]
+    return sources
+
+
 def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
     """Return a named path resolved.
 
@@ -254,7 +300,11 @@ def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
     """
     try:
         resolved = path.expanduser().resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: a loop of links, or an unknown user
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            raise WrongPaths(f"there is no {path}: name a file or folder that exists") from None
+        raise WrongPaths(f"{path} cannot be looked into: {error.strerror}; is its share away?") from None
+    except RuntimeError:  # a loop of links, or an unknown user
         raise WrongPaths(f"there is no {path}: name a file or folder that exists") from None
     if roots and find_root(str(resolved), roots) is None:
         allowed = ", ".join(map(str, roots))
@@ -265,22 +315,3 @@ def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
 def _clean_name(name: str) -> str:
     """Return a name that every database can hold: bytes that are no UTF-8 become text."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")[:RUN_NAME_LENGTH]
-
-
-def _to_new_scan(scan: FoundScan) -> NewScan:
-    path = encode_path(scan.path)
-    if scan.reason is None:
-        return NewScan(path, scan.size_bytes)
-    status = ScanStatus.REJECTED if scan.reason.is_rejection else ScanStatus.FAILED
-    text = scan.text[:REASON_TEXT_LENGTH] or _LISTING_TEXTS[scan.reason]
-    return NewScan(path, scan.size_bytes, status, scan.reason.value, text)
-
-
-def _to_fields(scan: NewScan) -> tuple[str | int | None, ...]:
-    if scan.status is ScanStatus.QUEUED:
-        return scan.path, scan.size_bytes
-    return scan.path, scan.size_bytes, scan.status.value, scan.reason_code, scan.reason_text
-
-
-def _read_reason(status: str, code: str, text: str) -> tuple[ScanStatus, str, str]:
-    return ScanStatus(status), code, text

@@ -4,7 +4,7 @@ import tracemalloc
 
 from db.runs import NewScan
 from db.types import ScanStatus
-from worker.runs.enqueue import PackedScans
+from worker.runs.intake import PackedScans
 
 HOSTILE = ["/scans/new\nline.png", '/scans/"quote".png', "/scans/שלום.png", r"/scans/\\xff.png", "/scans/\u202e.png"]
 
