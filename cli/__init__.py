@@ -5,6 +5,10 @@ exits: exit codes.
 options: options that several commands share.
 request_options: options of commands that make runs.
 request: a request for a run from these options.
+global_options: options that every command has.
+help_page: help pages as plain text.
+completion: completion of arguments by the shell.
+offers: runs and models that the shell may complete.
 train_extra: checks the extra `train` and silences TensorFlow, for `train`, `export` and `evaluate`.
 database: opens the database that the settings name.
 embedded: scores paths in this process, for `score` and `demo`.

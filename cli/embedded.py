@@ -28,7 +28,7 @@ def score_here(
         listed: files and folders below `paths` to look at, instead of the paths themselves.
         as_json: print JSON instead of text.
     """
-    configure_logging(settings, level="WARNING")
+    configure_logging(settings, default="WARNING")
     from nightread.inference.early_open import Ahead
 
     ahead = Ahead(settings)

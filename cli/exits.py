@@ -1,6 +1,7 @@
 """Exit codes, which are frozen, and the exit code of each error."""
 
 from enum import IntEnum
+from typing import Final
 
 from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
 from worker.errors import BrokerUnavailable, NothingToScore, WrongKey, WrongPaths
@@ -17,6 +18,20 @@ class Exit(IntEnum):
     UNAVAILABLE = 5  # a service does not answer: try again later
     EMPTY = 6  # there was no scan
     INTERRUPTED = 130
+
+
+#: What each exit code means, and what to do about it; `docs/reference/exit-codes.md` has the same table.
+MEANINGS: Final[dict[Exit, tuple[str, str]]] = {
+    Exit.OK: ("every file has a terminal status, and none is `failed`", "nothing"),
+    Exit.ERROR: ("an error, in one line with its remedy", "follow the line"),
+    Exit.USAGE: ("wrong usage: an unknown option, path or run", "`--help`"),
+    Exit.SOME_FAILED: (
+        "some scans are `failed`",
+        "`nightread results --status failed`; fix the cause; `nightread retry`",
+    ),
+    Exit.UNAVAILABLE: ("a service is unavailable", "try again later; an enqueued run is safe in the database"),
+    Exit.INTERRUPTED: ("interrupted; finished work is kept", "repeat the command to resume"),
+}
 
 
 def explain(error: BaseException) -> tuple[str, Exit] | None:

@@ -1,16 +1,17 @@
 """The command table, and the boundary where an error becomes one line and an exit code."""
 
 import gc
-import inspect
-import re
 import sys
+import traceback
 from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from cli.exits import Exit, explain
+from cli.global_options import add_global_options
+from cli.help_page import WIDTH, PanelCommand, PanelGroup, explain_report, name_values, split_docstring
 from nightread import __version__
 from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
 
@@ -43,6 +44,7 @@ COMMANDS: Final = (
     Command("results", "results:results", "Print a run's results: one row per label of a scan.", "Results"),
     Command("drift", "drift:drift", "Check whether a run's scans resemble the training data.", "Results"),
     Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
+    Command("explain", "explain:explain", "Say what a reason code or an exit code means, and what to do.", "Results"),
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM finishes running jobs first.", "Workers"),
     Command("beat", "beat:beat", "Sweep every NIGHTREAD_SWEEP_S seconds; workers do so too.", "Workers"),
     Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),
@@ -63,7 +65,7 @@ COMMANDS: Final = (
     Command("doctor", "doctor:doctor", "Check this host: machine, database, broker, model and device.", "Operations"),
     Command("bench", "bench:bench", "Measure scoring speed by stage, against this machine's limit.", "Operations"),
     Command("metrics", "metrics:metrics", "Serve the state of the database to Prometheus.", "Operations"),
-    Command("prune", "prune:prune", "Delete runs that ended long ago.", "Operations"),
+    Command("prune", "prune:prune", "Delete runs that ended long ago, with all that belongs to them.", "Operations"),
     Command("db backup", "db:backup", "Write a backup of the database to a file, while workers go on."),
     Command("db restore", "db:restore", "Fill an empty database from a backup."),
     Command("db check", "db:check", "Check that the rows of the database agree with each other."),
@@ -77,11 +79,10 @@ GROUPS: Final = {
 }
 _ROWS: Final = {command.name: command for command in COMMANDS}
 _PROGRAM: Final = "nightread"
-#: Inside a paragraph.
-_LINE_BREAK: Final = re.compile(r"(?<!\n)\n(?!\n)")
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 
 
-class CommandTable(TyperGroup):
+class CommandTable(PanelGroup):
     """A group of commands: its help comes from the table, and the command that is used is imported."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
@@ -92,12 +93,18 @@ class CommandTable(TyperGroup):
 
 
 def load_command(row: Command) -> Any:
-    """Import a command's function and return it as a command; a paragraph of its docstring is wrapped to the screen."""
+    """Import a command's function and return it as a command; its help page is its docstring."""
     file, _, name = row.place.partition(":")
     function = getattr(import_module(f"cli.commands.{file}"), name)
-    single = typer.Typer(add_completion=False)
-    single.command(row.name.rpartition(" ")[2], help=_LINE_BREAK.sub(" ", inspect.getdoc(function) or ""))(function)
-    return typer.main.get_command(single)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    text, example = split_docstring(function)
+    single.command(
+        row.name.rpartition(" ")[2], cls=PanelCommand, help=text, epilog=example, context_settings=_CONTEXT
+    )(function)  # fmt: skip
+    command = typer.main.get_command(single)
+    add_global_options(command)
+    name_values(command)
+    return command
 
 
 def _make_app() -> typer.Typer:
@@ -106,13 +113,13 @@ def _make_app() -> typer.Typer:
         cls=CommandTable,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings=_CONTEXT,
     )
     groups = {"": app}
     for name, (text, panel) in GROUPS.items():
-        groups[name] = typer.Typer(cls=CommandTable, no_args_is_help=True)
-        app.add_typer(groups[name], name=name, help=text, rich_help_panel=panel)
+        groups[name] = typer.Typer(cls=CommandTable, no_args_is_help=True, rich_markup_mode=None)
+        app.add_typer(groups[name], name=name, help=text, rich_help_panel=panel, context_settings=_CONTEXT)
     for row in COMMANDS:
         group, _, name = row.name.rpartition(" ")
         groups[group].command(name, help=row.help, rich_help_panel=row.panel)(lambda: None)  # for the help page alone
@@ -128,16 +135,13 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog="nightread score FOLDER")
 def main(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", "-V", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Score a night's chest X-rays for pneumonia and query the results.
-
-    Example: nightread score FOLDER
-    """
+    """Score a night's chest X-rays for pneumonia and query the results."""
     if find_ignored_env_file():
         sys.stderr.write(
             "nightread: the file .env in this folder is not read: a scan folder must not change settings; move it "
@@ -154,16 +158,40 @@ def run() -> NoReturn:
 
 
 def _call() -> NoReturn:
+    command = typer.main.get_command(app)
+    add_global_options(command)
+    name_values(command)
     try:
-        app()
-    except KeyboardInterrupt:
-        sys.stderr.write("nightread: interrupted\n")
+        code = command(standalone_mode=False)
+    except TyperException as error:
+        _explain_usage(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write(f"{_PROGRAM}: interrupted\n")
         sys.exit(Exit.INTERRUPTED)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the boundary of the process
         understood = explain(error)
         if understood is None:
-            raise
+            traceback.print_exc()
+            sys.stderr.write(f"{_PROGRAM}: this is a fault of Nightread. {explain_report()}\n")
+            sys.exit(Exit.ERROR)
         message, code = understood
-        sys.stderr.write(f"nightread: {message}\n")
+        sys.stderr.write(f"{_PROGRAM}: {message}\n")
         sys.exit(code)
-    sys.exit(Exit.OK)
+    sys.exit(code or Exit.OK)
+
+
+def _explain_usage(error: TyperException) -> None:
+    """Write what is wrong with a command line; a group without a command shows its help page."""
+    message = error.format_message().removeprefix("Invalid value: ")
+    context = getattr(error, "ctx", None)
+    if message.startswith("Usage:"):
+        sys.stderr.write(f"{message}\n")
+        return
+    hint = f" (see `{context.command_path} --help`)" if context else ""
+    if isinstance(error.__cause__, ValueError) and hasattr(error.__cause__, "errors"):
+        from nightread.settings_faults import describe_fault  # pydantic, which Typer has used by now
+
+        parameter = getattr(error, "param", None)
+        message = f"{parameter.opts[0] if parameter else 'a value'}: {describe_fault(error.__cause__.errors()[0])}"
+    sys.stderr.write(f"{_PROGRAM}: {' '.join(message.split()).rstrip('.')}{hint}\n")

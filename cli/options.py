@@ -5,18 +5,31 @@ from typing import Annotated
 
 import typer
 
+from cli.completion import complete_models, complete_runs
 from nightread.text import read_duration
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders, searched recursively.")]
 RunReference = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="Run id, unique prefix of it, or name; default: the newest run."),
+    typer.Argument(
+        metavar="RUN",
+        help="Run id, unique prefix of it, or name; default: the newest run.",
+        autocompletion=complete_runs,
+    ),
 ]
-NamedRun = Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix of it, or name.")]
+NamedRun = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run id, unique prefix of it, or name.", autocompletion=complete_runs)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run; default: the folder's name.")]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="NAME[@VERSION]", help="Model bundle; or set NIGHTREAD_MODEL.")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME[@VERSION]",
+        help="Model bundle; or set NIGHTREAD_MODEL.",
+        autocompletion=complete_models,
+    ),
 ]
 NoGate = Annotated[
     bool, typer.Option("--no-gate", help="Also score what the input gate rejects; or set NIGHTREAD_GATE=false.")

@@ -13,13 +13,14 @@ _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _FIELDS = "%(levelname)s %(name)s %(process)d %(message)s"
 
 
-def configure_logging(settings: Settings, *, level: str | None = None) -> None:
+def configure_logging(settings: Settings, *, default: str | None = None) -> None:
     """Send all log lines of this process to stderr, with times in UTC.
 
     Args:
         settings: format and level.
-        level: overrides the level of the settings.
+        default: level if the settings name none; default: theirs.
     """
+    level = default if default and "log_level" not in settings.model_fields_set else settings.log_level
     formatter: logging.Formatter
     if settings.log_format is LogFormat.JSON:
         formatter = JsonFormatter(_FIELDS, timestamp="time", rename_fields={"levelname": "level", "name": "logger"})
@@ -28,7 +29,7 @@ def configure_logging(settings: Settings, *, level: str | None = None) -> None:
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    logging.basicConfig(level=level or settings.log_level, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     # Celery logs each received message and each finished task: two lines per job with nothing but ids.
     for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ the file, so that it carries no patient data to a log or a table.
 """
 
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -69,3 +70,131 @@ _FAILURES = frozenset(
         Reason.INTERNAL_ERROR,
     },
 )
+
+#: What each reason means, and what to do about it; `docs/reference/reason-codes.md` has the same table.
+MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
+    Reason.EMPTY_FILE: (
+        "no bytes",
+        "ask the sender",
+    ),
+    Reason.NOT_AN_IMAGE: (
+        "the content is no image, whatever its name",
+        "ask the sender",
+    ),
+    Reason.UNSUPPORTED_FORMAT: (
+        "an image or archive in another format or of an unsupported kind; the row names it: what is read",
+        "convert it",
+    ),
+    Reason.DAMAGED: (
+        "truncated or corrupt",
+        "send it again",
+    ),
+    Reason.TOO_LARGE: (
+        "more pixels or bytes than the limits",
+        "raise `NIGHTREAD_MAX_PIXELS` or `NIGHTREAD_MAX_FILE_BYTES`",
+    ),
+    Reason.TOO_SMALL: (
+        "a side of less than 32 pixels: an icon",
+        "nothing",
+    ),
+    Reason.BLANK: (
+        "every pixel has the same value",
+        "check the detector",
+    ),
+    Reason.MULTI_FRAME: (
+        "more than one frame or page",
+        "send single frames",
+    ),
+    Reason.NOT_A_RADIOGRAPH: (
+        "a DICOM instance of another modality, or without an image",
+        "nothing; `NIGHTREAD_MODALITIES` if it stands for radiographs",
+    ),
+    Reason.UNSUPPORTED_TRANSFER_SYNTAX: (
+        "an unsupported DICOM compression: what is read",
+        "convert it",
+    ),
+    Reason.FOR_PROCESSING: (
+        "raw detector values, by Presentation Intent Type",
+        "send the image FOR PRESENTATION; `NIGHTREAD_FOR_PROCESSING` reads it",
+    ),
+    Reason.NOT_FRONTAL: (
+        "a lateral or oblique view, by its attributes",
+        "nothing",
+    ),
+    Reason.COLOR_PHOTOGRAPH: (
+        "colors, which a radiograph does not have (input gate, as the next five)",
+        "nothing; `--no-gate` scores it",
+    ),
+    Reason.DOCUMENT: (
+        "a page, a screenshot or a chart",
+        "nothing; `--no-gate` scores it",
+    ),
+    Reason.ASPECT_RATIO: (
+        "one side is more than four times the other",
+        "nothing; `--no-gate` scores it",
+    ),
+    Reason.INVERTED: (
+        "black and white appear swapped",
+        "correct the export",
+    ),
+    Reason.ROTATED: (
+        "not upright",
+        "correct the export",
+    ),
+    Reason.NOT_A_CHEST_XRAY: (
+        "too far from the scans that the model was trained on",
+        "nothing; `--no-gate` scores it",
+    ),
+    Reason.OUTSIDE_ROOTS: (
+        "a link or path that leads out of the allowed folders",
+        "set `NIGHTREAD_SCAN_ROOTS`",
+    ),
+    Reason.PERMISSION_DENIED: (
+        "the worker's user may not read it",
+        "fix the permissions, then run the folder again",
+    ),
+    Reason.NOT_A_FILE: (
+        "by now a folder, FIFO, socket or device",
+        "nothing",
+    ),
+    Reason.MISSING_FILE: (
+        "existed when the run was created, and was missing in all attempts",
+        "mount the share on every host",
+    ),
+    Reason.STORAGE_ERROR: (
+        "reading failed in all attempts",
+        "check the storage",
+    ),
+    Reason.OUT_OF_MEMORY: (
+        "the worker ran out of memory",
+        "more memory, or fewer `NIGHTREAD_THREADS`",
+    ),
+    Reason.WORKER_CRASH: (
+        "this one scan crashed its worker again and again",
+        "keep the file and report it",
+    ),
+    Reason.DECODER_CRASH: (
+        "its decoder crashed, in a sandbox",
+        "keep the file and report it",
+    ),
+    Reason.DECODER_TIMEOUT: (
+        "decoding did not end within `NIGHTREAD_DECODE_LIMIT_S`",
+        "raise the limit if the machine was busy; else keep the file and report it",
+    ),
+    Reason.MODEL_UNAVAILABLE: (
+        "for over an hour no worker had the run's model or its device",
+        "`nightread models check`, `nightread doctor`",
+    ),
+    Reason.INVALID_SCORE: (
+        "the model returned no number in [0, 1]",
+        "check the model",
+    ),
+    Reason.CANCELLED: (
+        "the run was cancelled",
+        "`nightread retry`, if that was a mistake",
+    ),
+    Reason.INTERNAL_ERROR: (
+        "a fault of Nightread",
+        "read the worker's log; report it",
+    ),
+}

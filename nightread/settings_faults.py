@@ -1,4 +1,4 @@
-"""Wrong settings in words: the setting, what was found, what is allowed."""
+"""Wrong settings and options in words: the setting, what was found, what is allowed."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -32,6 +32,23 @@ def explain_faults(
     return [_explain(fault, visible, found) for fault in error.errors(include_url=False)]
 
 
+def describe_fault(fault: Any) -> str:
+    """Return a fault of pydantic in words: the value, what is wrong with it, and its limit if the fault knows it."""
+    context = fault.get("ctx", {})
+    if fault["type"] == "value_error":
+        return str(context["error"]).rstrip(".")
+    least, most, expected = (context.get(name) for name in ("ge", "le", "expected"))
+    allowed = f"; the least is {least:.15g}" if least is not None else ""
+    allowed += f"; the most is {most:.15g}" if most is not None else ""
+    allowed += f"; allowed are {expected}" if expected else ""
+    return f"{_describe_value(fault)}{allowed}"
+
+
+def _describe_value(fault: Any) -> str:
+    what = _FAULTS.get(fault["type"].partition("_")[0], "is not allowed")
+    return f"{str(fault['input'])[:_SHOWN]!r} {what}"
+
+
 def _explain(fault: Any, visible: Mapping[str, FieldInfo], found: Mapping[str, FoundSetting]) -> str:
     if not fault["loc"]:  # of several settings together
         return f"{PREFIX}SETTINGS: {fault['ctx']['error']}"
@@ -40,10 +57,9 @@ def _explain(fault: Any, visible: Mapping[str, FieldInfo], found: Mapping[str, F
     start = f"{PREFIX}{name.upper()}{'' if source == ENVIRONMENT else f' (in {source})'}: "
     if fault["type"] == "value_error":
         return f"{start}{fault['ctx']['error']}"
-    what = _FAULTS.get(fault["type"].partition("_")[0], "is not allowed")
     if name not in visible:
-        return f"{start}the value {what}"
-    return f"{start}{str(fault['input'])[:_SHOWN]!r} {what}{_describe_allowed(visible[name])}"
+        return f"{start}the value is not allowed"
+    return f"{start}{_describe_value(fault)}{_describe_allowed(visible[name])}"
 
 
 def _describe_allowed(field: FieldInfo) -> str:

@@ -11,6 +11,7 @@ status: shows the progress of a run.
 results: prints or exports the results of a run.
 drift: compares a run's scans with the training data or with another run.
 verify: scores a run again and compares.
+explain: what a reason code or an exit code means.
 worker: scores jobs.
 beat: sweeps on time.
 sweep: publishes lost jobs now.

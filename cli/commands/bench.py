@@ -74,7 +74,7 @@ def bench(
     Example: nightread bench ~/scans/tonight --chart bench.svg
     """
     settings = read_settings(model=model, device=device)
-    configure_logging(settings, level="WARNING")
+    configure_logging(settings, default="WARNING")
     if chart is not None and chart.suffix.lower() != ".svg":
         raise NightreadError(f"--chart draws SVG: name a file that ends in .svg, not {chart.name}")
     with tempfile.TemporaryDirectory(prefix="nightread-bench-") as temporary:

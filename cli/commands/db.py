@@ -72,7 +72,9 @@ def restore(
 
 
 def check(as_json: Json = False) -> None:
-    """Check that the rows of the database agree with each other; exit code 1 if they do not.
+    """Check that the rows of the database agree with each other.
+
+    The exit code is 1 if they do not.
 
     Reads every row and changes nothing. Workers may go on.
 

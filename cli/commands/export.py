@@ -36,7 +36,7 @@ def export(
     than 0.002 of the hold-out's AUC or change more than 0.5 % of its decisions. With --data, hold-out scans are also
     read again from their files. With --full-resolution, the card gets the differences between kinds of files.
 
-    Example: nightread export trainings/cnn75 --name pneumonia-cnn75 --version 2 --precision int8
+    Example: nightread export trainings/cnn75 --name cnn75 --version 2
     """
     prepare_tensorflow()
     from exporter.export import export as export_bundle

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.completion import complete_models
 from cli.database import open_database
 from cli.options import Json
 from cli.output.card_page import print_card
@@ -18,7 +19,12 @@ from worker.registry.choose import choose_bundle
 from worker.registry.inventory import Entry, list_registry
 
 Reference = Annotated[
-    str, typer.Argument(metavar="[NAME[@VERSION]]", help="Model bundle; default: the one that a new run uses.")
+    str,
+    typer.Argument(
+        metavar="[NAME[@VERSION]]",
+        help="Model bundle; default: the one that a new run uses.",
+        autocompletion=complete_models,
+    ),
 ]
 
 

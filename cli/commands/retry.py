@@ -22,7 +22,7 @@ def retry(run: NamedRun, as_json: Json = False) -> None:
     Example: nightread retry ward-a
     """
     settings = read_settings()
-    configure_logging(settings, level="WARNING")
+    configure_logging(settings, default="WARNING")
     process = WorkerProcess(settings)
     ensure_schema(process.engine)
     with reading(process.engine) as connection:

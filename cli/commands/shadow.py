@@ -35,7 +35,7 @@ def shadow(
     Example: nightread shadow ward-a --model pneumonia-cnn75@2
     """
     settings = read_settings(model=model, device=device)
-    configure_logging(settings, level="WARNING")
+    configure_logging(settings, default="WARNING")
     process = WorkerProcess(settings)
     ensure_schema(process.engine)
     with reading(process.engine) as connection:

@@ -12,6 +12,10 @@ from cli.train_extra import prepare_tensorflow
 from trainer.data.dataset import Choices, Rare, SplitBy
 from trainer.fit.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer, Schedule
 
+#: Panels of the help page.
+_NETWORK, _DATA, _FITTING = "Network", "Data", "Fitting"
+_OVERFITTING, _CALIBRATION = "Against overfitting", "Calibration"
+
 if TYPE_CHECKING:
     from nightread.model.training_folder import Record
     from trainer.train import Progress as TrainingProgress
@@ -22,65 +26,132 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Training folder to write.")],
     arch: Annotated[
-        str, typer.Option(help="cnn75, inceptionresnetv2, lenet, inception or efficientnetlite0.")
+        str,
+        typer.Option(help="cnn75, inceptionresnetv2, lenet, inception or efficientnetlite0.", rich_help_panel=_NETWORK),
     ] = "cnn75",
     recipe: Annotated[str | None, typer.Option(help="Preset: `ship` reproduces the bundled model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")] = False,
     split: Annotated[
-        SplitBy, typer.Option(help="Split by patient, or by scan as in the articles (inflates results).")
+        SplitBy,
+        typer.Option(help="Split by patient, or by scan as in the articles (inflates results).", rich_help_panel=_DATA),
     ] = SplitBy.PATIENT,
     shares: Annotated[
-        str | None, typer.Option(help="Percent train/validation/hold-out; default: 70/15/15, or the article's.")
+        str | None,
+        typer.Option(
+            help="Percent train/validation/hold-out; default: 70/15/15, or the article's.", rich_help_panel=_DATA
+        ),
     ] = None,
-    subtypes: Annotated[bool, typer.Option("--subtypes", help="pediatric: normal, bacterial and viral.")] = False,
+    subtypes: Annotated[
+        bool, typer.Option("--subtypes", help="pediatric: normal, bacterial and viral.", rich_help_panel=_DATA)
+    ] = False,
     healthy: Annotated[
-        Path | None, typer.Option(help="covid: CSV file of healthy scans; default: searched near --data.")
+        Path | None,
+        typer.Option(help="covid: CSV file of healthy scans; default: searched near --data.", rich_help_panel=_DATA),
     ] = None,
-    normals: Annotated[int, typer.Option(min=0, max=1300, help="covid: number of healthy scans.")] = 150,
-    min_per_label: Annotated[int, typer.Option(min=1, help="covid: labels with fewer scans are rare.")] = 1,
-    rare: Annotated[Rare, typer.Option(help="covid: drop rare labels, or merge them into `Other`.")] = Rare.DROP,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; default here and below: the article's.")] = None,
+    normals: Annotated[
+        int, typer.Option(min=0, max=1300, help="covid: number of healthy scans.", rich_help_panel=_DATA)
+    ] = 150,
+    min_per_label: Annotated[
+        int, typer.Option(min=1, help="covid: labels with fewer scans are rare.", rich_help_panel=_DATA)
+    ] = 1,
+    rare: Annotated[
+        Rare, typer.Option(help="covid: drop rare labels, or merge them into `Other`.", rich_help_panel=_DATA)
+    ] = Rare.DROP,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs; default here and below: the article's.", rich_help_panel=_FITTING)
+    ] = None,
     steps_per_epoch: Annotated[
-        int | None, typer.Option(min=0, help="Batches per epoch; 0: one pass over the training part.")
+        int | None,
+        typer.Option(min=0, help="Batches per epoch; 0: one pass over the training part.", rich_help_panel=_FITTING),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Scans per step.")] = None,
-    optimizer: Annotated[Optimizer | None, typer.Option(help="Optimiser.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
-    schedule: Annotated[Schedule | None, typer.Option(help="Learning rate schedule.")] = None,
-    momentum: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="SGD momentum.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0.0, help="Weight decay of adamw.")] = None,
-    monitor: Annotated[Monitor | None, typer.Option(help="Metric that selects the best epoch, or `last`.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Scans per step.", rich_help_panel=_FITTING)] = None,
+    optimizer: Annotated[Optimizer | None, typer.Option(help="Optimiser.", rich_help_panel=_FITTING)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Learning rate.", rich_help_panel=_FITTING)
+    ] = None,
+    schedule: Annotated[Schedule | None, typer.Option(help="Learning rate schedule.", rich_help_panel=_FITTING)] = None,
+    momentum: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="SGD momentum.", rich_help_panel=_FITTING)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0.0, help="Weight decay of adamw.", rich_help_panel=_FITTING)
+    ] = None,
+    monitor: Annotated[
+        Monitor | None, typer.Option(help="Metric that selects the best epoch, or `last`.", rich_help_panel=_FITTING)
+    ] = None,
     patience: Annotated[
-        int | None, typer.Option(min=0, help="Early stopping: epochs without improvement; 0 disables it.")
+        int | None,
+        typer.Option(
+            min=0, help="Early stopping: epochs without improvement; 0 disables it.", rich_help_panel=_FITTING
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Random seed of split, first weights, batches and augmentation.")
+        int | None,
+        typer.Option(
+            min=0, help="Random seed of split, first weights, batches and augmentation.", rich_help_panel=_FITTING
+        ),
     ] = None,
-    augment: Annotated[Augment | None, typer.Option(help="Augmentation; `article` also blackens dark pixels.")] = None,
+    augment: Annotated[
+        Augment | None,
+        typer.Option(help="Augmentation; `article` also blackens dark pixels.", rich_help_panel=_OVERFITTING),
+    ] = None,
     balanced: Annotated[
-        bool | None, typer.Option("--balanced/--as-they-are", help="Batches with equally many scans of each label.")
+        bool | None,
+        typer.Option(
+            "--balanced/--as-they-are",
+            help="Batches with equally many scans of each label.",
+            rich_help_panel=_OVERFITTING,
+        ),
     ] = None,
-    mixup: Annotated[float | None, typer.Option(min=0.0, help="Mixup alpha; 0 disables it.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(min=0.0, max=0.5, help="Label smoothing.")] = None,
+    mixup: Annotated[
+        float | None, typer.Option(min=0.0, help="Mixup alpha; 0 disables it.", rich_help_panel=_OVERFITTING)
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(min=0.0, max=0.5, help="Label smoothing.", rich_help_panel=_OVERFITTING)
+    ] = None,
     class_weights: Annotated[
-        bool | None, typer.Option("--class-weights", help="Class weights: every label counts equally in the loss.")
+        bool | None,
+        typer.Option(
+            "--class-weights",
+            help="Class weights: every label counts equally in the loss.",
+            rich_help_panel=_OVERFITTING,
+        ),
     ] = None,
     average: Annotated[
-        float | None, typer.Option(min=0.0, max=0.9999, help="Decay of the weights' moving average; 0 disables it.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.9999,
+            help="Decay of the weights' moving average; 0 disables it.",
+            rich_help_panel=_OVERFITTING,
+        ),
     ] = None,
     calibrate: Annotated[
         bool | None,
-        typer.Option("--calibrate/--no-calibrate", help="One label: calibrate scores and choose an abstain band."),
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="One label: calibrate scores and choose an abstain band.",
+            rich_help_panel=_CALIBRATION,
+        ),
     ] = None,
     calibration_set: Annotated[
-        Path | None, typer.Option(help="Another site's labelled scans, to choose thresholds and calibration on too.")
+        Path | None,
+        typer.Option(
+            help="Another site's labelled scans, to choose thresholds and calibration on too.",
+            rich_help_panel=_CALIBRATION,
+        ),
     ] = None,
     precision: Annotated[
-        MixedPrecision | None, typer.Option(help="Precision of layers; 16 bits pay off on a GPU.")
+        MixedPrecision | None,
+        typer.Option(help="Precision of layers; 16 bits pay off on a GPU.", rich_help_panel=_FITTING),
     ] = None,
     backbone_weights: Annotated[
         str | None,
-        typer.Option(metavar="imagenet|PATH|none", help="First weights of inceptionresnetv2 and efficientnetlite0."),
+        typer.Option(
+            metavar="imagenet|PATH|none",
+            help="First weights of inceptionresnetv2 and efficientnetlite0.",
+            rich_help_panel=_NETWORK,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print training.json and the card as JSON.")] = False,
 ) -> None:
@@ -90,7 +161,7 @@ def train(
     report. Repeat an interrupted training with --resume to continue it. Augmentation: `article` doubles the scans;
     `modern` and `strong` shift them and vary their exposure.
 
-    Example: nightread train pediatric --data chest_xray --arch cnn75 --out trainings/cnn75
+    Example: nightread train pediatric --data chest_xray --out trainings/cnn75
     """
     prepare_tensorflow()
     from trainer import train as training  # Keras

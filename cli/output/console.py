@@ -13,6 +13,14 @@ from typing import Any
 
 from cli.output.bar import Bar
 
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Write no message and no progress from now on; errors and data stay."""
+    global _quiet  # noqa: PLW0603  # of this process, set once from its command line
+    _quiet = True
+
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
@@ -36,6 +44,8 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 
 def say(message: str, *, style: str | None = None) -> None:
     """Write a message to stderr."""
+    if _quiet:
+        return
     if (tables := _import_tables()) is None:
         sys.stderr.write(f"{message}\n")
     else:
@@ -44,7 +54,7 @@ def say(message: str, *, style: str | None = None) -> None:
 
 def _import_tables() -> Any:
     """Return the module `cli.output.tables` where stderr is a terminal, else None: importing Rich takes its time."""
-    if not sys.stderr.isatty():
+    if _quiet or not sys.stderr.isatty():
         return None
     from cli.output import tables
 

@@ -1,5 +1,8 @@
 """The command table agrees with the commands' modules, and imports only the one that is used."""
 
+import json
+import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -8,8 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import commands
-from cli.main import COMMANDS, GROUPS, app
+from cli import commands, main
+from cli.exits import Exit
+from cli.main import COMMANDS, GROUPS, app, load_command
+from cli.output import console
+from nightread import __version__
+from nightread.reasons import Reason
+from tests.program import PROGRAM, make_environment
 
 
 def find_function(row):
@@ -32,7 +40,31 @@ def test_a_command_has_a_panel_or_a_group(row):
 def test_help_ends_in_an_example(row):
     shown = CliRunner().invoke(app, [*row.name.split(), "--help"])
     assert shown.exit_code == 0
-    assert f"Example: nightread {row.name}" in " ".join(shown.stdout.split())
+    example = shown.stdout.splitlines()[-1]
+    assert example.startswith(f"Example: nightread {row.name}")
+    assert len(example) < 100
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
+def test_help_fits_the_terminal_with_whole_names(row, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    page = CliRunner().invoke(app, [*row.name.split(), "--help"]).stdout
+    assert max(map(len, page.splitlines()[:-1])) <= min(width, 100)
+    assert "…" not in page
+    assert not re.search(r"<\w", page)  # no Python types
+    shown = [parameter for parameter in load_command(row).params if not getattr(parameter, "hidden", False)]
+    options = {name for parameter in shown for name in (*parameter.opts, *parameter.secondary_opts)}
+    long = {name for name in options if name.startswith("--")}
+    assert long <= set(re.findall(r"--[a-z][a-z0-9-]*", page))
+
+
+@pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
+def test_a_page_with_many_options_has_panels(row):
+    page = CliRunner().invoke(app, [*row.name.split(), "--help"]).stdout
+    panels = re.split(r"(?m)^(?=[A-Z][a-z ]+:$)", page)
+    counts = {panel.partition(":")[0]: len(re.findall(r"(?m)^  -", panel)) for panel in panels[1:]}
+    assert {name: count for name, count in counts.items() if count > 12} == {}
 
 
 def test_every_file_of_commands_is_in_the_table():
@@ -54,6 +86,100 @@ def test_an_unknown_command_is_wrong_usage_and_the_nearest_one_is_named():
     shown = CliRunner().invoke(app, ["scord"])
     assert shown.exit_code == 2
     assert "score" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scord"], "No such command 'scord'. Did you mean 'score'? (see `nightread --help`)"),
+        (["runs", "--limit", "x"], "--limit: 'x' is not a whole number (see `nightread runs --help`)"),
+        (["runs", "--limit", "0"], "--limit: '0' is too small; the least is 1 (see `nightread runs --help`)"),
+        (["score"], "Missing argument 'PATH...' (see `nightread score --help`)"),
+        (["explain", "demaged"], "there is no code 'demaged'; did you mean damaged? (see `nightread explain --help`)"),
+        (["score", "/x", "--color", "red"],
+         "--color: 'red' is not one of 'auto', 'always', 'never' (see `nightread score --help`)"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(arguments, said, monkeypatch, capsys):
+    assert call(arguments, monkeypatch) == 2
+    assert capsys.readouterr().err == f"nightread: {said}\n"
+
+
+def test_a_fault_of_the_program_ends_in_an_address(monkeypatch, capsys):
+    monkeypatch.setattr("cli.commands.config.read_sourced_settings", lambda: 1 / 0)
+    assert call(["config"], monkeypatch) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1].startswith("nightread: this is a fault of Nightread. Please report it at https://")
+
+
+@pytest.mark.parametrize("arguments", [["-V"], ["--version"]])
+def test_the_version_is_told(arguments):
+    assert CliRunner().invoke(app, arguments).stdout == f"nightread {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["--color", "always"], {"FORCE_COLOR": "1"}), (["--color", "never"], {"NO_COLOR": "1"}),
+        (["--color", "auto"], {}), (["-v"], {"NIGHTREAD_LOG_LEVEL": "INFO"}),
+        (["-vv"], {"NIGHTREAD_LOG_LEVEL": "DEBUG"}), (["-q"], {"NIGHTREAD_LOG_LEVEL": "ERROR"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [True, False])
+def test_global_options_stand_before_or_after_the_command(arguments, variables, before, monkeypatch, capsys):
+    monkeypatch.setattr(console, "_quiet", False)
+    for name in ("FORCE_COLOR", "NO_COLOR", "NIGHTREAD_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")  # restored at the end
+        monkeypatch.delenv(name)
+    line = [*arguments, "explain", "3"] if before else ["explain", "3", *arguments]
+    assert call(line, monkeypatch) == 0
+    assert {
+        name: os.environ[name] for name in ("FORCE_COLOR", "NO_COLOR", "NIGHTREAD_LOG_LEVEL") if name in os.environ
+    } == variables
+    console.say("hint")
+    assert ("hint" in capsys.readouterr().err) is (arguments != ["-q"])
+
+
+def test_explain_knows_every_code(capsys, monkeypatch):
+    for code in [*Reason, *(str(one.value) for one in Exit)]:
+        assert call(["explain", str(code), "--json"], monkeypatch) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["code"] == code
+        assert told["meaning"]
+        assert told["what_to_do"]
+
+
+@pytest.mark.parametrize(
+    ("line", "offers"),
+    [
+        ("nightread sta", ["status"]), ("nightread explain dam", ["damaged"]),
+        ("nightread models check pneumonia-lite", ["pneumonia-lite0@2"]),
+        ("nightread results --oper", ["--operating-point"]),
+        ("nightread status ", []),  # a database that is not there is not made
+    ],
+)  # fmt: skip
+def test_the_shell_completes(line, offers, tmp_path):
+    assert complete(line, tmp_path) == offers
+    assert list(tmp_path.rglob("*.db")) == []
+
+
+def complete(line, folder):
+    words = line.split(" ")
+    env = make_environment(folder) | {
+        "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_NIGHTREAD_COMPLETE": "complete_bash",
+    }  # fmt: skip
+    done = subprocess.run([PROGRAM], env=env, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def call(arguments, monkeypatch):
+    """Run the program in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["nightread", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main._call()
+    return int(ended.value.code)
 
 
 def list_imported_commands(arguments):

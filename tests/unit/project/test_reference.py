@@ -5,8 +5,10 @@ import re
 import pytest
 
 import nightread.errors
+from cli.exits import MEANINGS as EXIT_MEANINGS
 from cli.exits import Exit
 from nightread.errors import NightreadError
+from nightread.reasons import MEANINGS as REASON_MEANINGS
 from nightread.reasons import Reason
 from nightread.settings import SECRETS, Settings
 from nightread.settings_sources import ENV_FILE_VARIABLE, SETTINGS_FILE_VARIABLE
@@ -43,7 +45,7 @@ def test_settings_page_tells_the_default_of(name):
 
 
 def test_commands_page_names_every_command_and_no_other():
-    rows = find_table_cells(read("docs/reference/commands.md"))
+    rows = [cell for cell in find_table_cells(read("docs/reference/commands.md")) if cell.startswith("nightread ")]
     named = [" ".join(re.findall(r"[a-z]+", re.sub(r"\[?[A-Z]+\]?[.]*", "", row))[1:]) for row in rows]
     assert sorted(named) == sorted(COMMANDS)
 
@@ -92,6 +94,19 @@ def test_reason_codes_page_explains_every_reason_on_its_side():
 def test_exit_codes_page_explains_every_exit_code():
     codes = re.findall(r"^\| (\d+) \|", read("docs/reference/exit-codes.md"), re.MULTILINE)
     assert codes == [str(code.value) for code in Exit]
+
+
+def read_meanings(page, code):
+    """Return meaning and remedy of each code on a page, without links."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", read(page))
+    return {row[0]: row[1:] for row in re.findall(rf"(?m)^\| {code} \| (.*) \| (.*) \|$", text)}
+
+
+def test_explain_says_what_the_pages_say():
+    reasons = read_meanings("docs/reference/reason-codes.md", "`([a-z-]+)`")
+    assert reasons == {reason.value: meaning for reason, meaning in REASON_MEANINGS.items()}
+    codes = read_meanings("docs/reference/exit-codes.md", r"(\d+)")
+    assert codes == {str(code.value): meaning for code, meaning in EXIT_MEANINGS.items()}
 
 
 def test_tree_of_errors_is_drawn_whole():
