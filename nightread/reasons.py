@@ -83,7 +83,7 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
     ),
     Reason.UNSUPPORTED_FORMAT: (
         "an image or archive in another format or of an unsupported kind; the row names it: what is read",
-        "convert it",
+        "convert it; `--archives` reads zip and tar",
     ),
     Reason.DAMAGED: (
         "truncated or corrupt",
