@@ -149,13 +149,17 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
         "a link or path that leads out of the allowed folders",
         "set `NIGHTREAD_SCAN_ROOTS`",
     ),
-    Reason.PERMISSION_DENIED: (
-        "the worker's user may not read it",
-        "fix the permissions, then run the folder again",
-    ),
     Reason.NOT_A_FILE: (
         "by now a folder, FIFO, socket or device",
         "nothing",
+    ),
+    Reason.PATH_TOO_LONG: (
+        "a path of over 2,500 bytes, of which the row holds the beginning and a digest",
+        "shorten the names of its folders",
+    ),
+    Reason.PERMISSION_DENIED: (
+        "the worker's user could not read it in any attempt, or the command's user could not look into it",
+        "fix the permissions or renew the ticket, then retry; a folder: run it again with `--only-new`",
     ),
     Reason.MISSING_FILE: (
         "existed when the run was created, and was missing in all attempts",
@@ -164,6 +168,10 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
     Reason.STORAGE_ERROR: (
         "reading failed in all attempts",
         "check the storage",
+    ),
+    Reason.STILL_CHANGING: (
+        "with `--settle`: it never stayed unchanged for that long",
+        "retry when it is written completely",
     ),
     Reason.OUT_OF_MEMORY: (
         "the worker ran out of memory",
