@@ -40,7 +40,7 @@ def verify(
     Example: nightread verify ward-a --sample 200
     """
     settings = read_settings(device=device)
-    configure_logging(settings, level="WARNING")
+    configure_logging(settings, default="WARNING")
     process = WorkerProcess(settings)
     try:
         ensure_schema(process.engine)
