@@ -22,15 +22,38 @@ class Exit(IntEnum):
 
 #: What each exit code means, and what to do about it; `docs/reference/exit-codes.md` has the same table.
 MEANINGS: Final[dict[Exit, tuple[str, str]]] = {
-    Exit.OK: ("every file has a terminal status, and none is `failed`", "nothing"),
-    Exit.ERROR: ("an error, in one line with its remedy", "follow the line"),
-    Exit.USAGE: ("wrong usage: an unknown option, path or run", "`--help`"),
+    Exit.OK: (
+        "every file has a terminal status, none is `failed`, and no guard tripped",
+        "nothing",
+    ),
+    Exit.ERROR: (
+        "an error, in one line with its remedy",
+        "follow the line",
+    ),
+    Exit.USAGE: (
+        "wrong usage: an unknown option, path or run",
+        "`--help`",
+    ),
     Exit.SOME_FAILED: (
         "some scans are `failed`",
         "`nightread results --status failed`; fix the cause; `nightread retry`",
     ),
-    Exit.UNAVAILABLE: ("a service is unavailable", "try again later; an enqueued run is safe in the database"),
-    Exit.INTERRUPTED: ("interrupted; finished work is kept", "repeat the command to resume"),
+    Exit.GUARD: (
+        "a guard tripped: the run does not look like a night",
+        "`nightread status` says which and why",
+    ),
+    Exit.UNAVAILABLE: (
+        "a service is unavailable",
+        "try again later, with the same `--key`; an enqueued run is safe in the database",
+    ),
+    Exit.EMPTY: (
+        "there was no scan",
+        "is the share mounted? `--allow-empty` if that is in order",
+    ),
+    Exit.INTERRUPTED: (
+        "interrupted; finished work is kept",
+        "repeat the command to resume",
+    ),
 }
 
 
