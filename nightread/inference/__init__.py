@@ -2,6 +2,7 @@
 
 early_open: opens the model on a thread while the command starts.
 session: the ONNX Runtime session, on the device that was asked for; nothing else opens one.
+trial: tries a model from elsewhere in a child process with limits.
 bundle_check: checks a bundle on this machine; compares scores in batches of several sizes.
 scorer: a model opened on one device, checked against its card.
 content: one file content from bytes to scores; reads, hashes and decodes it.

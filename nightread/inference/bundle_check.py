@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from nightread.errors import DeviceError, ModelError
 from nightread.inference.scorer import find_allowed_parity, find_graph_faults
-from nightread.inference.session import OpenSession, open_session
+from nightread.inference.session import ORT_ERRORS, OpenSession, open_session
+from nightread.inference.trial import try_model
 from nightread.machine import count_cores
 from nightread.model.bundle import MODEL_FILE, PARITY_FILE, Bundle, load_bundle
 from nightread.model.onnx_file import read_onnx
@@ -81,6 +82,9 @@ def check_bundle(folder: Path, settings: Settings) -> Checked:
         return checked
     checked.bundle = bundle
     checked.findings += _tell_bundle(bundle)
+    if faults := try_model(bundle.model, bundle.card):
+        checked.findings.append(Finding("graph", "; ".join(faults), ok=False))
+        return checked
     try:
         session = open_session(bundle.model, settings.device, settings.threads or count_cores())
     except DeviceError as error:
@@ -95,7 +99,10 @@ def check_bundle(folder: Path, settings: Settings) -> Checked:
     device = f"{session.provider}, {session.runtime}"
     checked.findings.append(Finding("device", device, ok=True, allowed=settings.device.value))
     if not faults:
-        _check_parity(checked, bundle, session)
+        try:
+            _check_parity(checked, bundle, session)
+        except ORT_ERRORS as error:
+            checked.findings.append(Finding("parity", " ".join(str(error).split())[:200], ok=False))
     return checked
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nightread.errors import CardMismatch, DeviceFull, ParityMismatch
 from nightread.inference.batch_tuner import BatchTuner
-from nightread.inference.session import RUN_ERRORS, is_out_of_memory, open_session
+from nightread.inference.session import ORT_ERRORS, is_out_of_memory, open_session
 from nightread.model.bundle import Bundle
 from nightread.model.card import COMPONENTS, DISTANCE, PLACEMENT, Card
 from nightread.model.gate import VARIANTS
@@ -84,7 +84,11 @@ class Scorer:
             self._output_names += [*_GATE_OUTPUTS, *([PLACEMENT] if _tells_placement(self._session) else [])]
         self.tuner = BatchTuner()
         self.allowed_parity = find_allowed_parity(self.card, self.device)
-        self.parity = self._check_parity(bundle)
+        try:
+            self.parity = self._check_parity(bundle)
+        except ORT_ERRORS as error:
+            said = " ".join(str(error).split())[:200]
+            raise CardMismatch(f"the graph of {self.card.reference} does not score its parity inputs: {said}") from None
 
     def score_batch(self, batch: Tensor) -> Scores:
         """Score prepared scans; see `infer_batch`."""
@@ -102,7 +106,7 @@ class Scorer:
         try:
             with self._turn:
                 outputs: list[Scores] = self._session.run(self._output_names, {self._input_name: batch})
-        except RUN_ERRORS as error:
+        except ORT_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
             raise DeviceFull(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from nightread.errors import CardMismatch, DeviceError
-from nightread.model.onnx_file import refuse_external_data
+from nightread.model.onnx_file import check_onnx
 from nightread.scan.preprocessing import Tensor
 from nightread.settings import Device
 
@@ -31,23 +31,13 @@ _LOAD_ERROR_LENGTH = 200
 #: Texts of ONNX Runtime, CUDA, cuDNN and cuBLAS for a failed allocation, which has no error class of its own.
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 _state = ort.capi.onnxruntime_pybind11_state
-_LOAD_ERRORS: tuple[type[Exception], ...] = (
+#: Errors that loading or running a graph may raise.
+ORT_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
+    TypeError,
     RuntimeError,
-    _state.Fail,
-    _state.InvalidArgument,
-    _state.InvalidGraph,
-    _state.InvalidProtobuf,
-    _state.NotImplemented,
-)
-
-#: Errors that `InferenceSession.run` may raise.
-RUN_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,
-    RuntimeError,
-    _state.Fail,
-    _state.EPFail,
-    _state.RuntimeException,
+    *{error for error in vars(_state).values() if isinstance(error, type) and issubclass(error, Exception)},
 )
 
 
@@ -108,7 +98,7 @@ def open_session(model: bytes, device: Device, threads: int) -> OpenSession:
         DeviceError: `cuda` was asked for and is not active.
         CardMismatch: ONNX Runtime cannot load the bytes as a model, or the model needs tensors from other files.
     """
-    refuse_external_data(model)
+    check_onnx(model)
     wanted = device is Device.CUDA or (device is Device.AUTO and _may_have_gpu())
     if wanted and _CUDA in ort.get_available_providers():
         session = _load_on_cuda(model, threads)
@@ -154,11 +144,13 @@ def _load(model: bytes, providers: list[str], threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY if _CUDA in providers else _ERRORS_ONLY
+    # What was checked is what is run: ONNX Runtime would take some bytes for its own format, which nothing here reads.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.use_deterministic_compute = True  # a scan gets the same score each time
     # Idle inference threads sleep and do not spin: the cores have the next scans to decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(model, options, providers=providers)
-    except _LOAD_ERRORS as error:
+    except ORT_ERRORS as error:
         said = " ".join(str(error).split())[:_LOAD_ERROR_LENGTH]
         raise CardMismatch(f"the model cannot be loaded by ONNX Runtime {ort.__version__}: {said}") from None

@@ -5,11 +5,13 @@ own bytes with the 64 digits of that digest set to zero. A changed byte in any o
 by reading the bundle alone. Nothing is unpickled.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +36,9 @@ CARD_FILE: Final = "card.json"
 SHIPPED_DIR = Path(__file__).parents[1] / "bundles"
 #: The bundle that is used if no other is named.
 DEFAULT_MODEL = "pneumonia-lite0@2"
+
+#: Largest size of each file: of a model that of protocol buffers, of a parity file also that of its arrays.
+MOST_BYTES: Final = {MODEL_FILE: 2**31, PARITY_FILE: 2**30, CARD_FILE: 2**24}
 
 _NO_DIGEST = "0" * 64
 _DIGEST_FIELD = re.compile(rb'("digest": ")[0-9a-f]{64}(")')
@@ -179,10 +184,27 @@ def list_bundles(models_dir: Path) -> list[Path]:
     return [card.parent for card in cards if not card.parent.name.startswith(".")]
 
 
+def read_regular_file(file: Path, most_bytes: int) -> bytes:
+    """Return the content of a file from elsewhere; a FIFO does not block, and a device is not read.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than `most_bytes`.
+    """
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", file)
+        if status.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes; allowed are {most_bytes:,}", file)
+        return opened.read(most_bytes)
+
+
 def _read_parts(folder: Path) -> tuple[bytes, bytes, bytes]:
     """Return the contents of the card, the model and the parity file."""
     try:
-        card, model, parity = ((folder / name).read_bytes() for name in (CARD_FILE, MODEL_FILE, PARITY_FILE))
+        card, model, parity = (
+            read_regular_file(folder / name, MOST_BYTES[name]) for name in (CARD_FILE, MODEL_FILE, PARITY_FILE)
+        )
     except OSError as error:
         name = Path(error.filename).name if error.filename else "a file"
         raise CardMismatch(
@@ -251,10 +273,11 @@ def _parse_card(card_bytes: bytes, folder: Path) -> Card:
 
 def _read_parity(parity: bytes, card: Card, folder: Path) -> tuple[Tensor, npt.NDArray[np.float32]]:
     try:
-        with np.load(BytesIO(parity), allow_pickle=False) as arrays:
-            inputs, scores = arrays["inputs"], arrays["scores"]
-    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+        inputs, scores = _unpack(parity)
+    except Exception:  # noqa: BLE001  # the boundary to untrusted bytes: zip, deflate and numpy's header may all be wrong
         raise CardMismatch(f"{PARITY_FILE} of {_shown(folder)} holds no arrays `inputs` and `scores`") from None
+    if not inputs.ndim or not scores.ndim:
+        raise CardMismatch(f"{PARITY_FILE} of {_shown(folder)} holds single numbers; it must hold inputs and scores")
     expected_scores = (len(inputs), len(card.labels))
     if inputs.shape[1:] != card.input.shape or scores.shape != expected_scores or not len(inputs):
         raise CardMismatch(
@@ -270,10 +293,19 @@ def _read_parity(parity: bytes, card: Card, folder: Path) -> tuple[Tensor, npt.N
     return inputs, scores
 
 
+def _unpack(parity: bytes) -> tuple[Any, Any]:
+    unpacked = sum(member.file_size for member in zipfile.ZipFile(BytesIO(parity)).infolist())
+    if unpacked > MOST_BYTES[PARITY_FILE]:
+        raise ValueError("a bomb")
+    with np.load(BytesIO(parity), allow_pickle=False) as arrays:
+        return arrays["inputs"], arrays["scores"]
+
+
 def _read_created_at(folder: Path) -> datetime:
     try:
-        created_at = datetime.fromisoformat(json.loads((folder / CARD_FILE).read_bytes())["created_at"])
-    except (OSError, ValueError, KeyError, TypeError):
+        card = json.loads(read_regular_file(folder / CARD_FILE, MOST_BYTES[CARD_FILE]))
+        created_at = datetime.fromisoformat(card["created_at"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return datetime.min.replace(tzinfo=UTC)  # loading this bundle reports its fault
     return created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
 

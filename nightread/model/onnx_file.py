@@ -1,7 +1,8 @@
 """Inspection of ONNX files without the package onnx, which workers do not install.
 
 ONNX is a protocol buffer: nested messages of numbered fields. Only what decides whether a graph may be opened is read:
-its operators and their domains, and whether it refers to tensors in other files.
+its operators and their domains, whether it refers to tensors in other files, and whether its time is bounded: a graph
+without control flow computes each node once.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from nightread.errors import CardMismatch
 
 #: Domains whose operators the ONNX standard defines; most files write the empty name for `ai.onnx`.
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+
+#: Where ONNX Runtime's own format names itself. Bytes may be a graph of either format.
+_ORT_AT: Final = slice(4, 8)
+_ORT_FORMAT: Final = b"ORTM"
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL: Final = 1
@@ -34,7 +39,7 @@ _NESTED: Final = {
 _IR_VERSION, _GRAPH = 1, 7
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _OP_TYPE, _NODE_DOMAIN = 4, 7
-_FUNCTION_DOMAIN = 10
+_SUBGRAPHS = frozenset({6, 11})
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _NODE, _INITIALIZER = 1, 5
 _NODE_INPUT, _NODE_OUTPUT, _NODE_ATTRIBUTE = 1, 2, 5
@@ -49,20 +54,42 @@ class OnnxFile:
     Attributes:
         opsets: version of each imported operator set, by domain.
         operators: number of nodes by (domain, operator).
-        own_domains: domains of functions that the file itself defines.
+        functions: number of functions that the file itself defines; one may call others twice, and those again.
+        subgraphs: number of graphs inside nodes, which are the bodies of If, Loop, Scan and the like.
         external_tensors: number of tensors that are stored in other files.
     """
 
     opsets: dict[str, int] = field(default_factory=dict)
     operators: dict[tuple[str, str], int] = field(default_factory=dict)
-    own_domains: set[str] = field(default_factory=set)
+    functions: int = 0
+    subgraphs: int = 0
     external_tensors: int = 0
 
     @property
     def custom_operators(self) -> list[str]:
-        """DOMAIN:OPERATOR of operators that neither the standard nor the file defines, sorted."""
-        known = STANDARD_DOMAINS | self.own_domains
-        return sorted(f"{domain}:{operator}" for domain, operator in self.operators if domain not in known)
+        """DOMAIN:OPERATOR of operators that the standard does not define, sorted."""
+        return sorted(f"{domain}:{operator}" for domain, operator in self.operators if domain not in STANDARD_DOMAINS)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the file must not be opened, each as words that go on after "the model"; empty if it may be."""
+        faults = []
+        if self.external_tensors:  # no digest covers them, and their paths may lead anywhere
+            faults.append(
+                f"stores {self.external_tensors} tensors in other files, which no digest covers: export it again with "
+                "all tensors in the ONNX file"
+            )
+        if self.subgraphs:
+            faults.append(
+                "has control flow (If, Loop, Scan or another operator with a graph inside), whose time has no limit: "
+                "export it again without"
+            )
+        if self.functions:
+            faults.append(
+                "defines functions of its own, which may multiply without a limit: inline them with "
+                "onnx.inliner.inline_local_functions"
+            )
+        return faults
 
 
 def read_onnx(model: bytes) -> OnnxFile:
@@ -71,6 +98,8 @@ def read_onnx(model: bytes) -> OnnxFile:
     Raises:
         CardMismatch: the bytes are not an ONNX file.
     """
+    if model[_ORT_AT] == _ORT_FORMAT:
+        raise CardMismatch("the model has the format of ONNX Runtime itself, which nothing checks: export it as ONNX")
     found = OnnxFile()
     has_graph = has_version = False
     waiting: list[tuple[str, memoryview]] = [("model", memoryview(model))]
@@ -95,17 +124,15 @@ def read_onnx(model: bytes) -> OnnxFile:
     return found
 
 
-def refuse_external_data(model: bytes) -> OnnxFile:
-    """Read an ONNX file and check that it refers to no other file.
-
-    A tensor in another file is not part of the bundle: no digest covers it, and its path may lead anywhere.
+def check_onnx(model: bytes) -> OnnxFile:
+    """Read an ONNX file and check that it may be opened: it refers to no other file, and its time is bounded.
 
     Raises:
-        CardMismatch: it refers to other files, or is not an ONNX file.
+        CardMismatch: it may not, or is not an ONNX file.
     """
     found = read_onnx(model)
-    if found.external_tensors:
-        raise CardMismatch(explain_external_data(found))
+    if found.faults:
+        raise CardMismatch(f"the model {'; it '.join(found.faults)}")
     return found
 
 
@@ -174,14 +201,6 @@ def _find_values(tensor: dict[int, int | memoryview] | None) -> np.ndarray[tuple
     return np.frombuffer(raw, np.dtype("<f4"))
 
 
-def explain_external_data(found: OnnxFile) -> str:
-    """Return the error message for a graph that refers to other files."""
-    return (
-        f"the model stores {found.external_tensors} tensors in other files, which no digest covers: "
-        "export it again with all tensors in the ONNX file"
-    )
-
-
 def _note(kind: str, fields: list[tuple[int, int | memoryview]], found: OnnxFile) -> None:
     values = dict(fields)
     if kind == "node":
@@ -191,7 +210,9 @@ def _note(kind: str, fields: list[tuple[int, int | memoryview]], found: OnnxFile
         version = values.get(_OPSET_VERSION, 0)
         found.opsets[_to_text(values.get(_OPSET_DOMAIN))] = version if isinstance(version, int) else 0
     elif kind == "function":
-        found.own_domains.add(_to_text(values.get(_FUNCTION_DOMAIN)))
+        found.functions += 1
+    elif kind == "attribute":
+        found.subgraphs += len(_SUBGRAPHS & values.keys())
     elif kind == "tensor" and (_EXTERNAL_DATA in values or values.get(_DATA_LOCATION) == _EXTERNAL):
         found.external_tensors += 1
 

@@ -9,6 +9,7 @@ import pytest
 from db.engine import reading, write
 from db.registry import Request, list_models, promote_model, register_model, retire_model
 from nightread.errors import CardMismatch, DatabaseError, ModelError, NightreadError, ParityMismatch, WrongStage
+from nightread.inference import bundle_check, trial
 from nightread.inference.bundle_check import check_bundle
 from nightread.model.bundle import DEFAULT_MODEL, PARITY_FILE, load_bundle
 from nightread.settings import read_settings
@@ -19,6 +20,13 @@ from worker.registry import import_model
 from worker.registry.choose import Why, choose_bundle, describe_model
 from worker.registry.import_model import import_bundle, import_onnx
 from worker.registry.inventory import list_registry
+
+
+@pytest.fixture(autouse=True)
+def _no_child_process(monkeypatch):
+    """Try models in this process, which saves a second each; test_hostile_models.py has the child process."""
+    for module in (import_model, bundle_check):
+        monkeypatch.setattr(module, "try_model", trial.find_model_faults)
 
 
 @pytest.fixture
@@ -116,7 +124,7 @@ class TestImportOfAnOnnxFile:
     @pytest.fixture(autouse=True)
     def _without_the_package_onnx(self, monkeypatch):
         """Workers do not install the package onnx; tests/train covers its additional checks."""
-        monkeypatch.setattr(import_model.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(trial.importlib.util, "find_spec", lambda name: None)
 
     def test_it_becomes_a_bundle_whose_card_tells_what_its_parity_is_worth(self, engine, settings, tmp_path):
         imported = import_tiny(engine, settings, tmp_path)

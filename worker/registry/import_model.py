@@ -5,7 +5,6 @@ ONNX Runtime returns equal scores for a scan in any batch. These scores become t
 says so.
 """
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,12 +20,23 @@ from db.engine import reading, write
 from db.registry import check_identity, find_model, register_model
 from nightread.errors import CardMismatch, DatabaseError, DatabaseUnavailable, NightreadError, ScanError
 from nightread.inference.bundle_check import BATCH_SIZES, measure_batches
-from nightread.inference.scorer import Scorer, Scores, find_graph_faults
-from nightread.inference.session import OpenSession, open_session
+from nightread.inference.scorer import Scorer, Scores
+from nightread.inference.session import ORT_ERRORS, OpenSession, open_session
+from nightread.inference.trial import try_model
 from nightread.machine import count_cores
-from nightread.model.bundle import Bundle, copy_bundle, list_bundles, list_card_faults, load_bundle, write_bundle
+from nightread.model.bundle import (
+    CARD_FILE,
+    MODEL_FILE,
+    MOST_BYTES,
+    Bundle,
+    copy_bundle,
+    list_bundles,
+    list_card_faults,
+    load_bundle,
+    read_regular_file,
+    write_bundle,
+)
 from nightread.model.card import Card
-from nightread.model.onnx_file import explain_external_data, read_onnx
 from nightread.scan.drawn_chest import draw_chest
 from nightread.scan.formats import Format
 from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
@@ -139,6 +149,8 @@ def import_bundle(engine: Engine, settings: Settings, source: Path) -> Imported:
     bundle = load_bundle(source)
     with reading(engine) as connection:
         check_identity(connection, bundle.card.name, bundle.card.version, bundle.digest)
+    if faults := try_model(bundle.model, bundle.card):
+        raise CardMismatch(f"{bundle.card.reference} cannot be served: {'; '.join(faults)}")
     Scorer(bundle, settings.device, settings.threads or count_cores())
     before = set(list_bundles(settings.models_dir))
     copied, folder = copy_bundle(source, settings.models_dir)
@@ -163,20 +175,13 @@ def import_onnx(
         DatabaseError: the database has the name and version already.
         NightreadError: a file cannot be read or written.
     """
-    model, fields = _read(model_file), _read_card(card_file)
+    model, fields = _read(model_file, MOST_BYTES[MODEL_FILE]), _read_card(card_file)
     faults = [f"card: {fault}" for fault in list_card_faults(fields)]
     card = None if faults else Card.model_validate({**fields, **_placeholders()})
-    faults += [f"graph: {fault}" for fault in _list_file_faults(model)]
-    session = None
-    if not any(fault.startswith("graph:") for fault in faults):
-        try:
-            session = open_session(model, Device.CPU, settings.threads or count_cores())
-        except CardMismatch as error:
-            faults.append(f"graph: {error}")
-    if session is not None:
-        faults += [f"graph: it {fault}" for fault in find_graph_faults(session.session, card)]
-    if faults or session is None or card is None:
+    faults += [f"graph: {fault}" for fault in try_model(model, card, standard_only=True)]
+    if faults or card is None:
         raise CardMismatch(f"{model_file.name} and {card_file.name} make no bundle: {'; '.join(faults)}")
+    session = open_session(model, Device.CPU, settings.threads or count_cores())
     _refuse_known(engine, card)
     inputs = make_inputs(card.input)
     folder = settings.models_dir / card.name / card.version
@@ -215,17 +220,17 @@ def _refuse_known(engine: Engine, card: Card) -> None:
         )
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, most_bytes: int) -> bytes:
     try:
-        return file.read_bytes()
+        return read_regular_file(file, most_bytes)
     except OSError as error:
         raise NightreadError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _read_card(file: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(_read(file))
-    except ValueError:
+        fields = json.loads(_read(file, MOST_BYTES[CARD_FILE]))
+    except (ValueError, RecursionError):
         raise CardMismatch(
             f"{file.name} is no JSON: write it like `nightread models show --json` prints a card"
         ) from None
@@ -243,36 +248,6 @@ def _placeholders() -> dict[str, Any]:
     return {"digest": "0" * 64, "files": {"model.onnx": "0" * 64, "parity.npz": "0" * 64}}
 
 
-def _list_file_faults(model: bytes) -> list[str]:
-    """Return the faults of an ONNX file that show without opening it."""
-    try:
-        found = read_onnx(model)
-    except CardMismatch as error:
-        return [str(error)]
-    faults = []
-    if found.external_tensors:
-        faults.append(explain_external_data(found))
-    if custom := found.custom_operators:
-        faults.append(
-            f"it uses {', '.join(custom[:5])}{' ...' if len(custom) > 5 else ''}, which the ONNX standard does not "
-            "define: export it again with standard operators"
-        )
-    return faults or _run_checker(model)
-
-
-def _run_checker(model: bytes) -> list[str]:
-    """Return the fault that the package onnx finds in the graph, if onnx is installed."""
-    if importlib.util.find_spec("onnx") is None:
-        return []
-    import onnx
-
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        return [f"onnx.checker: {' '.join(str(error).split())[:300]}"]
-    return []
-
-
 def _score(session: OpenSession, card: Card, inputs: Tensor) -> Scores:
     """Return the scores of the parity file, after a check that they do not depend on the batch.
 
@@ -287,13 +262,19 @@ def _score(session: OpenSession, card: Card, inputs: Tensor) -> Scores:
     Raises:
         CardMismatch: a score lies outside [0, 1], or depends on the batch.
     """
-    scores: Scores = np.concatenate([session.score(scan[np.newaxis]) for scan in inputs])
+    try:
+        scores: Scores = np.concatenate([session.score(scan[np.newaxis]) for scan in inputs])
+        measured_batches = list(measure_batches(session.score, inputs, scores))
+    except ORT_ERRORS as error:
+        raise CardMismatch(
+            f"{card.reference} does not score its inputs: {' '.join(str(error).split())[:200]}"
+        ) from None
     if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise CardMismatch(
             f"{card.reference} returns scores from {scores.min():.4g} to {scores.max():.4g}; they must lie in [0, 1]: "
             "export the network with its sigmoid or softmax"
         )
-    for measured in measure_batches(session.score, inputs, scores):
+    for measured in measured_batches:
         if not measured.difference <= card.parity_tolerance:
             raise CardMismatch(
                 f"the scores of {card.reference} differ by {measured.difference:.2g} {measured.where} from those of "

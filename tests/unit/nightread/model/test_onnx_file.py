@@ -3,7 +3,7 @@ import pytest
 
 from nightread.errors import CardMismatch
 from nightread.model.bundle import SHIPPED_DIR, find_bundle, load_bundle
-from nightread.model.onnx_file import read_onnx, refuse_external_data, scale_last_layer
+from nightread.model.onnx_file import check_onnx, read_onnx, scale_last_layer
 from tests.onnx_factories import encode_model, encode_node, encode_tensor, make_onnx, message, number
 
 
@@ -24,7 +24,7 @@ def test_operators_and_opsets_are_told():
 
 
 def test_the_bundle_that_ships_holds_all_of_itself_and_standard_operators_alone():
-    found = refuse_external_data(load_bundle(find_bundle("", SHIPPED_DIR)).model)
+    found = check_onnx(load_bundle(find_bundle("", SHIPPED_DIR)).model)
     assert found.operators["", "Conv"] > 0
     assert found.custom_operators == []
 
@@ -33,11 +33,27 @@ def test_an_operator_of_another_domain_is_custom():
     assert read_onnx(make_onnx(last="Magic", domain="com.example")).custom_operators == ["com.example:Magic"]
 
 
-def test_an_operator_of_a_domain_that_the_file_defines_itself_is_not():
+def test_functions_of_the_file_are_refused_whatever_they_hold():
     function = message(1, "Magic") + message(7, encode_node("Sigmoid", "x", "y")) + message(10, "local")
-    found = read_onnx(make_onnx(last="Magic", domain="local", more=message(25, function)))
-    assert found.custom_operators == []
-    assert found.operators["", "Sigmoid"] == 1
+    model = make_onnx(last="Magic", domain="local", more=message(25, function))
+    assert read_onnx(model).operators["", "Sigmoid"] == 1
+    with pytest.raises(CardMismatch, match="functions of its own"):
+        check_onnx(model)
+
+
+@pytest.mark.parametrize("field", [6, 11])
+def test_control_flow_is_refused_by_its_graph_whatever_its_name(field):
+    body = message(5, message(1, "body") + message(field, message(1, encode_node("Relu", "x", "y"))))
+    node = encode_node("Relu", "x", "y", attributes=body)
+    with pytest.raises(CardMismatch, match="control flow"):
+        check_onnx(encode_model([node], [], [], []))
+
+
+def test_bytes_that_onnx_runtime_would_take_for_its_own_format_are_refused():
+    model = number(1, 8) + message(2, "ORTM") + make_onnx()[2:]
+    assert model[4:8] == b"ORTM"
+    with pytest.raises(CardMismatch, match="format of ONNX Runtime itself"):
+        read_onnx(model)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 400])
@@ -53,7 +69,7 @@ def test_tensors_in_other_files_are_refused_wherever_they_stand():
     in_sparse = number(1, 8) + message(7, sparse)
     for model in (make_onnx(external=True), in_node, in_sparse):
         with pytest.raises(CardMismatch, match=r"1 tensors in other files.*export it again"):
-            refuse_external_data(model)
+            check_onnx(model)
 
 
 def test_every_shortened_file_is_read_or_refused_but_never_fails():
