@@ -1,9 +1,11 @@
 """The command table, and the boundary where an error becomes one line and an exit code."""
 
 import gc
+import os
 import sys
 import traceback
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
@@ -151,6 +153,9 @@ def main(
 
 def run() -> NoReturn:
     """Run the program: entry point of the console script."""
+    os.umask(0o077)  # what it writes is its user's alone: paths and reports may tell of patients
+    if isinstance(sys.stdout, TextIOWrapper):  # a locale without umlauts must not end a table
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _call()
     finally:

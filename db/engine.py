@@ -1,6 +1,7 @@
 """Connections and transactions, one code path for SQLite and PostgreSQL."""
 
 import atexit
+import contextlib
 import logging
 import os
 import random
@@ -69,7 +70,7 @@ def _make_sqlite_engine(database: str | None) -> Engine:
             "sqlite:///FILE (NIGHTREAD_DATABASE_URL)"
         )
     try:
-        Path(database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        Path(database).expanduser().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseUnavailable(
             f"the folder of the database cannot be made: {error.strerror}; set NIGHTREAD_DATABASE_URL to a writable "
@@ -78,6 +79,7 @@ def _make_sqlite_engine(database: str | None) -> Engine:
     engine = sqlalchemy.create_engine(
         f"sqlite:///{Path(database).expanduser()}", connect_args={"timeout": _SQLITE_BUSY_S}
     )
+    event.listen(engine, "do_connect", _make_private)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     _OF_FILES[engine] = os.getpid()
@@ -93,6 +95,12 @@ def _close_files() -> None:
     for engine, pid in list(_OF_FILES.items()):
         if pid == os.getpid():
             engine.dispose()
+
+
+def _make_private(_dialect: object, _record: object, arguments: list[Any], _options: object) -> None:
+    """Create a new file for its user alone: paths may name patients. SQLite gives `-wal` and `-shm` the same mode."""
+    with contextlib.suppress(OSError):  # it is there, or SQLite says why it cannot be
+        os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -222,8 +230,20 @@ def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailabl
     if _is_full(error):
         remedy = "make room; stored data is kept (NIGHTREAD_DATABASE_URL)"
         return DatabaseFull(f"the disk of the database {url} is full ({said}): {remedy}")
-    return DatabaseUnavailable(
-        f"the database {url} cannot be used: {said}{find_remedy(error)} (NIGHTREAD_DATABASE_URL)"
+    remedy = _find_sqlite_remedy(error, engine) or find_remedy(error)
+    return DatabaseUnavailable(f"the database {url} cannot be used: {said}{remedy} (NIGHTREAD_DATABASE_URL)")
+
+
+def _find_sqlite_remedy(error: DBAPIError, engine: Engine) -> str:
+    """Return what another user than a file's owner can do, as the end of a sentence; "" for other errors."""
+    if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+        return ""
+    file = Path(engine.url.database or "")
+    if os.access(file, os.R_OK | os.W_OK) and os.access(file.parent, os.W_OK):
+        return ""
+    return (
+        "; SQLite needs to write the file and its folder even to read: run as its owner, or read a copy that the owner "
+        "makes with `nightread db backup`"
     )
 
 

@@ -23,6 +23,8 @@ def predict(
 ) -> None:
     """Score single scans and print the decisions; nothing is stored.
 
+    The exit code is 3 if a scan gets no score, whether it is rejected or failed.
+
     Example: nightread predict chest_xray/test/NORMAL/IM-0001-0001.jpeg
     """
     settings = read_settings(model=model, device=device, gate=False if no_gate else None)
@@ -42,7 +44,7 @@ def predict(
                 decision = row.decisions[label]
                 table.add_row(str(row.path), label, f"{score:.4f}", paint(decision, is_finding=decision == label))
         out.print(table)
-    if any(row.status == "failed" for row in rows):
+    if any(row.reason is not None for row in rows):
         raise typer.Exit(Exit.SOME_FAILED)
 
 

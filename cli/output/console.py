@@ -62,8 +62,9 @@ def _import_tables() -> Any:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value on one line of stdout."""
-    sys.stdout.write(json.dumps(value, default=_to_json, ensure_ascii=False) + "\n")
+    """Print one JSON value on one line of stdout; in ASCII where the locale has no other letters."""
+    is_ascii = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, default=_to_json, ensure_ascii=is_ascii) + "\n")
     sys.stdout.flush()
 
 

@@ -215,12 +215,19 @@ def _read_parts(folder: Path) -> tuple[bytes, bytes, bytes]:
 
 
 def _write_parts(folder: Path, parts: Mapping[str, bytes]) -> None:
-    """Write a bundle's files; the folder is created atomically."""
+    """Write a bundle's files; the folder is created atomically.
+
+    Workers of other users read it, whatever the umask: it holds no path and no identity.
+    """
+    new = [parent for parent in (folder.parent, folder.parent.parent) if not parent.exists()]
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")  # hidden: `list_bundles` skips it
     try:
         unfinished.mkdir(parents=True)
         for name, content in parts.items():
             (unfinished / name).write_bytes(content)
+            (unfinished / name).chmod(0o644)
+        for made in (unfinished, *new):
+            made.chmod(0o755)
         unfinished.rename(folder)
     except OSError as error:
         raise NightreadError(

@@ -1,6 +1,8 @@
 import hashlib
 import io
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -331,3 +333,14 @@ def test_every_fault_of_a_card_is_listed():
     assert {"labels", "threshold", "input.height_px", "input.width_px", "input.channels"} <= named
     assert list_card_faults(factories.make_card()) == []
     assert list_card_faults(factories.make_card(preprocessing_version="0"))[0].startswith("preprocessing_version: 0")
+
+
+def test_workers_of_other_users_may_read_a_bundle(tmp_path):
+    before = os.umask(0o077)
+    try:
+        folder = tmp_path / "models" / "tiny" / "1"
+        write_tiny(folder)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder.parent, folder, *folder.iterdir())}
+    assert {name: mode for name, mode in modes.items() if mode != (0o644 if "." in name else 0o755)} == {}

@@ -1,0 +1,99 @@
+"""The program in a shell: its files are private, its output suits the locale, pipe and exit code."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from tests.factories import write_jpeg
+from tests.program import PROGRAM, last_json, make_environment, run
+
+AS_NOBODY = """\
+import os, sys
+import cli.commands.runs, cli.main, cli.output.tables, db.schema, sqlalchemy.dialects.sqlite
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.argv = ["nightread", "runs"]
+cli.main.run()
+"""
+
+
+@pytest.fixture
+def env(tmp_path):
+    return make_environment(tmp_path)
+
+
+@pytest.fixture
+def night(tmp_path, env):
+    write_jpeg(tmp_path / "night" / "süd [/x].jpeg")
+    run("score", tmp_path / "night", env=env, cwd=tmp_path)
+    return tmp_path / "night"
+
+
+def find_modes(folder):
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
+
+
+def test_what_the_program_writes_is_its_users_alone(night, env, tmp_path):
+    run("results", "--format", "csv", "--out", tmp_path / "night.csv", env=env, cwd=tmp_path)
+    run("demo", "--folder", tmp_path / "demo", env=env, cwd=tmp_path)
+
+    assert find_modes(tmp_path / "data") == {"nightread": 0o700, "nightread.db": 0o600}
+    assert stat.S_IMODE((tmp_path / "night.csv").stat().st_mode) == 0o600
+    assert {mode & 0o077 for mode in find_modes(tmp_path / "demo").values()} == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_another_user_is_told_how_to_read_the_database(night, env, tmp_path):
+    folder = tmp_path / "open"
+    folder.mkdir()
+    for parent in (folder, *folder.parents[:-1]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    (folder / "n.db").write_bytes((tmp_path / "data" / "nightread" / "nightread.db").read_bytes())
+    (folder / "n.db").chmod(0o644)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY], env=env | {"NIGHTREAD_DATABASE_URL": f"sqlite:///{folder / 'n.db'}"},
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert "run as its owner, or read a copy that the owner makes with `nightread db backup`" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("results",), ("runs",), ("results", "--format", "json"), ("runs", "--json")])
+def test_a_locale_without_umlauts_ends_no_command(night, env, tmp_path, command):
+    done = run(*command, env=env | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, cwd=tmp_path)
+    assert done.stdout.isascii()
+    assert "sü" in done.stdout.encode().decode("unicode_escape") or "runs" in command
+
+
+def test_hints_go_to_stderr(night, env, tmp_path):
+    done = run("status", env=env, cwd=tmp_path)
+    assert "nightread results" not in done.stdout
+    assert "nightread results" in done.stderr
+    assert run("-q", "status", env=env, cwd=tmp_path).stderr == ""
+
+
+def test_colors_follow_the_option(night, env, tmp_path):
+    assert "\x1b[" in run("results", "--color", "always", env=env, cwd=tmp_path).stdout
+    assert "\x1b[" not in run("results", env=env, cwd=tmp_path).stdout
+
+
+def test_a_scan_without_score_is_not_exit_code_0(night, env, tmp_path):
+    (tmp_path / "notes.md").write_text("no image")
+    run("predict", night / "süd [/x].jpeg", env=env, cwd=tmp_path)
+    done = run("predict", tmp_path / "notes.md", "--json", env=env, cwd=tmp_path, expect=3)
+    assert last_json(done)[0]["status"] == "rejected"
+
+
+def test_a_finished_run_cannot_be_cancelled(night, env, tmp_path):
+    done = run("cancel", "night", env=env, cwd=tmp_path, expect=1)
+    assert "has already finished; nothing to cancel" in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error(night, env, tmp_path):
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{PROGRAM} runs | true"], env=env, cwd=tmp_path, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
