@@ -270,8 +270,6 @@ scans = Table(
     _column("created_at", _TIME, comment="UTC"),
     _column("finished_at", _TIME, nullable=True, comment="when it became terminal, UTC"),
     UniqueConstraint("run_id", "path").ddl_if(dialect="sqlite"),  # which drops no constraint without copying the table
-    # What was said of one file, and of the files of a folder by LIKE 'FOLDER/%'.
-    Index("uq_scans_path_run_id", "path", "run_id", unique=True, postgresql_ops={"path": "text_pattern_ops"}),
     CheckConstraint(
         "(status = 'queued' AND reason_code IS NULL AND finished_at IS NULL AND job_id IS NOT NULL)"
         " OR (status = 'scored' AND reason_code IS NULL AND finished_at IS NOT NULL AND sha256 IS NOT NULL)"

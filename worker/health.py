@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 
 from db.due_jobs import Waiting, count_waiting_jobs
 from db.engine import reading
+from db.types import Priority
 from nightread.errors import SettingsError
 from nightread.machine import read_start
 from nightread.settings import Settings
@@ -49,11 +50,18 @@ class Progress:
         _write(self._file, self._steps)
 
 
-def register_worker() -> None:
-    """Register this process as the main process of a worker."""
+def register_worker(priorities: Sequence[Priority] = ()) -> None:
+    """Register this process as the main process of a worker.
+
+    Args:
+        priorities: classes of runs that it is kept free for; empty: it takes all.
+    """
     pid = os.getpid()
     with _not_noted():
-        _write(_folder() / f"{pid}{_WORKER}", {"process_started": read_start(pid), "started": time.monotonic()})
+        _write(
+            _folder() / f"{pid}{_WORKER}",
+            {"process_started": read_start(pid), "started": time.monotonic(), "priorities": list(priorities)},
+        )
 
 
 def find_progress() -> Progress:
@@ -74,11 +82,13 @@ class WorkerHealth:
         pid: of its main process.
         still_s: seconds since its last step.
         last: its last step: `started`, `claimed`, `renewed` or `committed`.
+        priorities: classes of runs that it is kept free for; empty: it takes all.
     """
 
     pid: int
     still_s: float
     last: str
+    priorities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +121,12 @@ def check_workers(engine: Engine, settings: Settings) -> Health:
         DatabaseUnavailable: the database does not answer.
         SettingsError: the folder for temporary files cannot be used.
     """
+    workers = find_workers()
+    kept_free = {Priority(each) for worker in workers for each in worker.priorities}
     with reading(engine) as connection:
         waiting = count_waiting_jobs(connection)
-    return judge(find_workers(), waiting, find_limit(settings))
+        of_classes = {each.value: count_waiting_jobs(connection, priority=each) for each in kept_free}
+    return judge(workers, waiting, find_limit(settings), of_classes)
 
 
 def check_sweeping(engine: Engine, settings: Settings) -> Health:
@@ -139,18 +152,29 @@ def find_limit(settings: Settings) -> float:
     return 2 * (settings.lease_s + settings.sweep_s)
 
 
-def judge(workers: list[WorkerHealth], waiting: Waiting, limit_s: float) -> Health:
-    """Return the health of `workers`: a fault if there are none, or if one makes no progress while jobs wait."""
+def judge(
+    workers: list[WorkerHealth], waiting: Waiting, limit_s: float, of_classes: Mapping[str, Waiting] | None = None
+) -> Health:
+    """Return the health of `workers`: a fault if there are none, or if one makes no progress while jobs wait.
+
+    Args:
+        workers: of this host.
+        waiting: due jobs.
+        limit_s: seconds for which jobs may wait while a worker makes no progress.
+        of_classes: due jobs by class, for workers that are kept free for some.
+    """
     faults = []
     if not workers:
         faults.append("no worker of this user runs on this host: start `nightread worker`")
-    if waiting.jobs and waiting.longest_s > limit_s:
-        faults += [
-            f"worker {worker.pid} makes no progress: {worker.last} {worker.still_s:.0f} s ago and nothing since, while "
-            f"{waiting.jobs:,} jobs wait, the oldest for {waiting.longest_s:.0f} s; restart it"
-            for worker in workers
-            if worker.still_s > limit_s
-        ]
+    for worker in workers:
+        kept = [(of_classes or {})[each] for each in worker.priorities]
+        jobs = sum(each.jobs for each in kept) if kept else waiting.jobs
+        longest_s = max(each.longest_s for each in kept) if kept else waiting.longest_s
+        if jobs and longest_s > limit_s and worker.still_s > limit_s:
+            faults.append(
+                f"worker {worker.pid} makes no progress: {worker.last} {worker.still_s:.0f} s ago and nothing since, "
+                f"while {jobs:,} jobs wait, the oldest for {longest_s:.0f} s; restart it"
+            )
     return Health(workers, waiting.jobs, waiting.longest_s, limit_s, faults)
 
 
@@ -173,7 +197,7 @@ def find_workers() -> list[WorkerHealth]:
             for step, at in _read(progress).items():
                 steps[step] = max(at, steps.get(step, 0.0))
         last = max(steps, key=lambda step: steps[step])
-        workers.append(WorkerHealth(pid, now - steps[last], last))
+        workers.append(WorkerHealth(pid, now - steps[last], last, tuple(registered.get("priorities", ()))))
     return workers
 
 

@@ -73,7 +73,7 @@ def refuse_or_start(sender: Any, **_: Any) -> None:
     )  # fmt: skip
     if found["retired"]:
         _log.warning("model %s is retired: its existing runs are scored, new ones are refused", found["model"])
-    register_worker()
+    register_worker(sender.app.priorities)
     if not settings.scan_roots:
         _log.warning("NIGHTREAD_SCAN_ROOTS is not set: jobs may read any folder that their run names")
 

@@ -6,6 +6,7 @@ from typing import Any
 from celery import current_app, shared_task
 from celery.signals import worker_process_init
 
+from db.types import Priority
 from nightread.errors import DatabaseError
 from nightread.failpoints import Point, failpoint
 from nightread.logs import configure_logging
@@ -15,6 +16,7 @@ from worker.jobs.job import attend_job
 from worker.process import WorkerProcess, current_process
 from worker.queue.publisher import SCORE_TASK, Publisher
 from worker.queue.sweeper import Sweeper
+from worker.queue.turns import QUEUES
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ def score_job_task(task: Any, job_id: str) -> None:
     """Score one job; Celery acknowledges the message afterwards."""
     process = _find_process(task.app)
     is_known = attend_job(process, job_id)
-    _look_after_queue(task, process, is_known=is_known)
+    _look_after_queue(task, process, _find_priority(task), is_known=is_known)
     failpoint(Point.WORKER_BEFORE_ACK)
     if process.decoder.is_stuck:
         # A thread cannot be ended, but this process can: its job is committed, and Celery starts another process.
@@ -49,14 +51,20 @@ def _find_process(app: Any) -> WorkerProcess:
     return current_process(settings or read_settings())
 
 
-def _look_after_queue(task: Any, process: WorkerProcess, *, is_known: bool) -> None:
+def _find_priority(task: Any) -> Priority:
+    """Return the class from whose queue a message came; a queue that runs low is refilled by those who take from it."""
+    queue = (task.request.delivery_info or {}).get("routing_key")
+    return next((priority for priority, name in QUEUES.items() if name == queue), Priority.NORMAL)
+
+
+def _look_after_queue(task: Any, process: WorkerProcess, priority: Priority, *, is_known: bool) -> None:
     """Refill a queue that runs low, so that no worker is idle until the next sweep, and count an unknown job."""
     publisher = Publisher(task.app, process.settings)
     try:
         failpoint(Point.WORKER_BEFORE_TOP_UP, MemoryError)
         if not is_known:
             publisher.note_refused()
-        publisher.publish_due(process.engine, below=process.settings.queue_high_water * _LOW_WATER)
+        publisher.publish_due(process.engine, priority, below=process.settings.queue_high_water * _LOW_WATER)
     except (BrokerUnavailable, DatabaseError) as error:
         _log.warning("the queue was not refilled: %s", error)
     except Exception:  # noqa: BLE001  # boundary of a delivery: a MemoryError from a task would end the worker

@@ -9,6 +9,7 @@ import typer
 from cli.cluster import prepare_cluster_process, report_health
 from cli.exits import Exit
 from cli.options import Device, Json, Model
+from db.types import Priority
 from nightread.settings import LogFormat
 from worker.health import check_workers
 
@@ -17,6 +18,14 @@ def worker(
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Number of scoring processes.")] = 1,
     model: Model = None,
     device: Device = None,
+    priority: Annotated[
+        list[Priority] | None,
+        typer.Option(
+            "--priority",
+            case_sensitive=False,
+            help="Take jobs of this class alone, so that the worker is free for it; may be repeated.",
+        ),
+    ] = None,
     beat: Annotated[
         bool, typer.Option("--beat/--no-beat", hidden=True, help="No effect: each worker process sweeps.")
     ] = True,
@@ -40,12 +49,15 @@ def worker(
         report_health(settings, check_workers, as_json)
     from worker.queue.celery_app import make_app  # Celery, which a health check does not wait for
     from worker.queue.publisher import Publisher
+    from worker.queue.turns import QUEUES
 
     app = make_app(settings)
+    app.priorities = tuple(priority or ())
     Publisher(app, settings).count_waiting()  # one clear line now rather than endless retries later
     scoring = app.Worker(
         concurrency=concurrency, pool_cls="prefork", without_gossip=True, without_mingle=True, without_heartbeat=True,
         hostname=f"nightread-{os.getpid()}@{socket.gethostname()}", loglevel=settings.log_level,
+        queues=[QUEUES[each] for each in priority] if priority else None,
         quiet=settings.log_format is LogFormat.JSON,  # Celery's banner is no JSON
     )  # fmt: skip
     scoring.start()

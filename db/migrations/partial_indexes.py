@@ -1,4 +1,4 @@
-"""Partial indexes, and one of SQLite; importing this module adds them to `metadata`, for migrations and comparisons.
+"""Partial indexes, and those of one dialect; importing this module adds them to `metadata`, as migrations need.
 
 They are kept apart from the tables because a PostgreSQL option imports that whole dialect, at each start and for SQLite
 too.
@@ -28,3 +28,5 @@ _index_where("guard IS NULL AND guards IS NOT NULL AND finished_at IS NOT NULL",
 _index_where("study_uid IS NOT NULL", "ix_scans_study_uid", scans.c.study_uid)
 # SQLite's LIKE disregards case, so that only such an index serves it.
 Index("ix_scans_path_nocase", scans.c.path.collate("NOCASE")).ddl_if(dialect="sqlite")
+# What was said of one file, and of the files of a folder by LIKE 'FOLDER/%'.
+Index("uq_scans_path_run_id", scans.c.path, scans.c.run_id, unique=True, postgresql_ops={"path": "text_pattern_ops"})

@@ -9,11 +9,13 @@ import time
 import kombu
 import pytest
 from kombu.exceptions import ContentDisallowed
+from sqlalchemy import func, select
 
 from db.due_jobs import take_due_jobs
-from db.engine import write
+from db.engine import reading, write
+from db.tables import jobs
 from db.tallies import RunCounts
-from db.types import RunStatus
+from db.types import Priority, RunStatus
 from nightread.errors import DatabaseUnavailable
 from nightread.settings import read_settings
 from tests.db_factories import add_job, add_run, at_once, claim, count, fetch_job, fetch_run, job_ids, shift_time
@@ -22,6 +24,7 @@ from worker.queue import guard
 from worker.queue import publisher as publisher_module
 from worker.queue.celery_app import make_app
 from worker.queue.publisher import QUEUE, SCORE_TASK, Publisher
+from worker.queue.turns import QUEUES
 
 KEY = f"nightread:{QUEUE}"
 PASSWORD = "s3cret-canary"
@@ -67,15 +70,15 @@ def sent_ids(client):
 
 class TestPublishing:
     def test_only_up_to_the_high_water_mark_oldest_first(self, engine, publisher, client):
-        older, newer = add_run(engine, 4, job_size=1), add_run(engine, 4, job_size=1)
+        run_id = add_run(engine, 8, job_size=1)
         assert publisher.publish_due(engine) == 5
         assert publisher.count_waiting() == client.llen(KEY) == 5
-        assert set(sent_ids(client)[:4]) == set(job_ids(engine, older))
+        assert set(sent_ids(client)) == set(job_ids(engine, run_id)[:5])
         assert publisher.publish_due(engine) == 0
         client.ltrim(KEY, 0, 1)
-        pass_moment(engine, older, newer)
+        pass_moment(engine, run_id)
         assert publisher.publish_due(engine) == 3
-        assert set(sent_ids(client)[2:]) < set(job_ids(engine, newer))
+        assert set(sent_ids(client)[2:]) == set(job_ids(engine, run_id)[5:])
 
     def test_a_message_holds_the_id_of_its_job_and_nothing_else(self, sqlite_engine, publisher, client):
         job_id = add_job(sqlite_engine, 3, name="canary-name", sources=["/scans/canary-source"])
@@ -102,8 +105,8 @@ class TestPublishing:
         add_run(engine, 40, job_size=1)
         barrier, counted = threading.Barrier(4), publisher.count_waiting
 
-        def count_waiting():
-            waiting = counted()
+        def count_waiting(*priority):
+            waiting = counted(*priority)
             barrier.wait(20)  # all have seen an empty queue before the first of them sends
             return waiting
 
@@ -115,7 +118,7 @@ class TestPublishing:
         add_run(engine, 20, job_size=1)
         waiting = publisher.count_waiting()
         write(engine, lambda connection: take_due_jobs(connection, 3, 60))
-        monkeypatch.setattr(publisher, "count_waiting", lambda: waiting)
+        monkeypatch.setattr(publisher, "count_waiting", lambda *_: waiting)
         assert publisher.publish_due(engine) == 2
 
     def test_a_worker_does_not_wait_for_another_that_fills_the_queue(self, postgres_engine, publisher):
@@ -142,7 +145,7 @@ class TestLosingTheBroker:
         self, engine, publisher, redis_server, client, monkeypatch
     ):
         run_id = add_run(engine, 2, job_size=1)
-        monkeypatch.setattr(publisher, "count_waiting", lambda: 0)
+        monkeypatch.setattr(publisher, "count_waiting", lambda *_: 0)
         redis_server.kill()
         try:
             with pytest.raises(BrokerUnavailable):
@@ -231,7 +234,7 @@ class TestForgedMessages:
     @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-yaml", "text/weird"])
     def test_what_is_not_json_is_refused_and_not_run(self, publisher, client, tmp_path, monkeypatch, content_type):
         """Celery's settings are the second line of defence after `worker.queue.guard`."""
-        monkeypatch.setattr(guard, "clean_message", lambda message: message)
+        monkeypatch.setattr(guard, "clean_message", lambda message, _: message)
         publisher.publish(["0" * 32])
         message = json.loads(client.lpop(KEY))
         message |= {
@@ -246,3 +249,36 @@ class TestForgedMessages:
     def test_a_message_of_ours_is_taken(self, publisher):
         publisher.publish(["0" * 32])
         assert self.receive(publisher)[0] == ["0" * 32]
+
+
+class TestClasses:
+    """Priority: each class has a queue with a high-water mark of its own, which its runs share."""
+
+    def count(self, client):
+        return [client.llen(f"nightread:{queue}") for queue in QUEUES.values()]
+
+    def test_an_urgent_run_is_published_at_once_behind_a_full_queue(self, engine, publisher, client):
+        add_run(engine, 40, job_size=1)
+        publisher.publish_due(engine)
+        before = self.count(client)
+        add_run(engine, 1, priority=Priority.URGENT)
+        add_run(engine, 40, job_size=1, priority=Priority.BULK)
+        publisher.publish_due(engine)
+        assert before == [0, 5, 0]
+        assert self.count(client) == [1, 5, 5]
+        assert publisher.publish_due(engine) == 0
+
+    def test_runs_of_one_class_share_its_queue_and_take_turns(self, engine, publisher, client):
+        first = add_run(engine, 9, job_size=1)
+        second = add_run(engine, 1, job_size=1)
+        third = add_run(engine, 9, job_size=1)
+        publisher.publish_due(engine, Priority.NORMAL)
+        with reading(engine) as connection:
+            published = connection.execute(
+                select(jobs.c.run_id, func.count()).where(jobs.c.published_at.is_not(None)).group_by(jobs.c.run_id)
+            ).all()
+        assert dict(map(tuple, published)) == {first: 2, second: 1, third: 2}
+        sent = sent_ids(client)
+        with reading(engine) as connection:
+            runs_of = dict(map(tuple, connection.execute(select(jobs.c.id, jobs.c.run_id)).all()))
+        assert [runs_of[job_id] for job_id in sent] == [first, second, third, first, third]

@@ -2,7 +2,8 @@
 
 broker: Redis or Sentinel, and their faults.
 celery_app: the Celery app and its settings.
-publisher: publishes due jobs while the queue is below its high-water mark.
+turns: the queues of the classes of runs, and whose turn it is.
+publisher: publishes due jobs while the queues are below their high-water mark.
 guard: refuses messages that Nightread did not send.
 sweeper: sweeps at intervals.
 """

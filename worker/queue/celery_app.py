@@ -10,10 +10,12 @@ from celery import Celery
 from celery.signals import setup_logging, worker_init
 from kombu import Queue
 
+from db.types import Priority
 from nightread.settings import Device, Settings, check_shared_broker
 from worker.queue.broker import read_broker
 from worker.queue.guard import guard_redis
 from worker.queue.publisher import QUEUE
+from worker.queue.turns import QUEUES, Turns
 
 #: Time limit of a job. Only a decoder that does not return reaches it; its process is then ended.
 _JOB_LIMIT_S = 1800
@@ -25,9 +27,11 @@ class NightreadApp(Celery):
 
     Attributes:
         nightread: the settings; None in a spawned process, which has unpickled the app and reads them itself.
+        priorities: classes of runs that this worker is kept free for; empty: it takes all.
     """
 
     nightread: Settings | None = None
+    priorities: tuple[Priority, ...] = ()
 
 
 def make_app(settings: Settings) -> NightreadApp:
@@ -88,6 +92,7 @@ def _configure(settings: Settings) -> dict[str, Any]:
             "retry_on_timeout": False,
             "global_keyprefix": "nightread:",
             "client_name": "nightread",
+            "queue_order_strategy": f"{Turns.__module__}:{Turns.__name__}",
         },
         # Celery reads it from three places and takes the shortest.
         "result_backend_transport_options": {"visibility_timeout": _VISIBILITY_S},
@@ -108,7 +113,7 @@ def _configure(settings: Settings) -> dict[str, Any]:
         # CUDA and its threads do not survive a fork.
         "worker_pool_start_method": "spawn" if settings.device is Device.CUDA else "fork",
         "worker_proc_alive_timeout": 60,  # a spawned child imports ONNX Runtime first
-        "task_queues": [Queue(QUEUE)],
+        "task_queues": [Queue(queue) for queue in QUEUES.values()],
         "task_default_queue": QUEUE,
         "task_create_missing_queues": False,
         "worker_hijack_root_logger": False,

@@ -22,9 +22,11 @@ from kombu.transport.redis import Channel, QoS, SentinelChannel, SentinelTranspo
 from redis.exceptions import RedisError, ResponseError
 
 from worker.queue.publisher import QUEUE, SCORE_TASK, WRONG_TYPE, increment_refused
+from worker.queue.turns import QUEUES
 
 _log = logging.getLogger(__name__)
 
+_QUEUES: Final = tuple(QUEUES.values())
 _LONGEST_BODY: Final = 1_000
 _ID = re.compile(r"[0-9a-f-]{36}")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -91,11 +93,11 @@ class GuardedQoS(QoS):
             if stored is None:
                 return
             try:
-                message = _read_stored(stored)
+                message, queue = _read_stored(stored)
             except Refused as refused:
                 faults.append(str(refused))
             else:
-                self.channel._do_restore_message(message, "", QUEUE, pipe, leftmost)  # noqa: SLF001
+                self.channel._do_restore_message(message, "", queue, pipe, leftmost)  # noqa: SLF001
 
         with self.channel.conn_or_acquire(client) as connected:
             connected.transaction(restore, self.unacked_key)
@@ -145,7 +147,11 @@ class GuardedChannel(Channel):
 
         Redis answers every command on such a key with an error, which would end each worker that starts.
         """
-        keys = [self._q_for_pri(QUEUE, priority) for priority in self.priority_steps]  # type: ignore[no-untyped-call]
+        keys = [
+            self._q_for_pri(queue, priority)  # type: ignore[no-untyped-call]
+            for queue in _QUEUES
+            for priority in self.priority_steps
+        ]
         others = [self.unacked_key, self.unacked_index_key, self.unacked_mutex_key]
         with self.conn_or_acquire() as client:
             with client.pipeline(transaction=False) as pipe:
@@ -196,7 +202,7 @@ class GuardedTransport(Transport):
 
     def _deliver(self, message: Any, queue: str) -> None:
         self.is_decoded = True
-        cleaned = clean_message(message) if queue == QUEUE else message
+        cleaned = clean_message(message, queue) if queue in _QUEUES else message
         super()._deliver(cleaned, queue)  # type: ignore[no-untyped-call]
 
 
@@ -222,8 +228,8 @@ def _raise_unless_wrong_type(error: ResponseError) -> None:
         raise error
 
 
-def _read_stored(stored: Any) -> dict[str, Any]:
-    """Return the message of an entry [message, exchange, routing key], cleaned.
+def _read_stored(stored: Any) -> tuple[dict[str, Any], str]:
+    """Return the message of an entry [message, exchange, routing key], cleaned, and its queue.
 
     Raises:
         Refused: Nightread did not send it.
@@ -234,11 +240,12 @@ def _read_stored(stored: Any) -> dict[str, Any]:
         raise Refused(_NO_JSON) from None
     if not isinstance(entry, list) or len(entry) != 3:
         raise Refused("no entry of three parts")
-    return clean_message(entry[0])
+    queue = entry[2] if entry[2] in _QUEUES else QUEUE
+    return clean_message(entry[0], queue), queue
 
 
-def clean_message(message: Any) -> dict[str, Any]:
-    """Return a new message for the job of `message`; everything else in it is left out.
+def clean_message(message: Any, queue: str = QUEUE) -> dict[str, Any]:
+    """Return a new message for the job of `message`, from a queue; everything else in it is left out.
 
     Raises:
         Refused: Nightread did not send it.
@@ -265,7 +272,7 @@ def clean_message(message: Any) -> dict[str, Any]:
         },
         "properties": {
             "correlation_id": task_id, "reply_to": "", "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
-            "delivery_info": {"exchange": "", "routing_key": QUEUE}, "delivery_tag": tag,
+            "delivery_info": {"exchange": "", "routing_key": queue}, "delivery_tag": tag,
         },
     }  # fmt: skip
 

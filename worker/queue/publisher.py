@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from celery import Celery
@@ -13,18 +14,21 @@ from sqlalchemy import Connection, Engine
 from db.dialects import try_advisory_lock, wait_for_advisory_lock
 from db.due_jobs import count_just_published, mark_unpublished, take_due_jobs
 from db.engine import write
+from db.types import Priority
 from nightread.errors import DatabaseUnavailable
 from nightread.failpoints import Point, failpoint
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable
 from worker.queue.broker import explain_broker
+from worker.queue.turns import QUEUES
 from worker.runs.guards import end_runs
 
 _log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 
-QUEUE = "nightread"
+#: The queue of runs without another priority.
+QUEUE = QUEUES[Priority.NORMAL]
 SCORE_TASK = "nightread.score_job"
 #: Of all keys in Redis.
 PREFIX = "nightread:"
@@ -51,29 +55,31 @@ class Publisher:
         connection = app.connection_for_read()  # does not connect; it names its transport's errors
         self._errors = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
 
-    def publish(self, job_ids: Sequence[str]) -> None:
-        """Send one message per job.
+    def publish(self, job_ids: Sequence[str], priority: Priority = Priority.NORMAL) -> None:
+        """Send one message per job, to the queue of a class.
 
         Raises:
             BrokerUnavailable: some may not have been sent; a second message for a job is harmless.
         """
+        queue = QUEUES[priority]
         try:
             with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
                 for job_id in job_ids:
-                    self._app.send_task(SCORE_TASK, args=[job_id], queue=QUEUE, producer=producer, ignore_result=True)
+                    self._app.send_task(SCORE_TASK, args=[job_id], queue=queue, producer=producer, ignore_result=True)
                     failpoint(Point.PUBLISH_BETWEEN, ConnectionError)
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
-    def count_waiting(self) -> int:
-        """Return the number of waiting messages.
+    def count_waiting(self, priority: Priority = Priority.NORMAL) -> int:
+        """Return the number of waiting messages of a class.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
+        count = partial(_count_waiting, QUEUES[priority])
         with contextlib.suppress(*self._errors), self._app.pool.acquire(block=True, timeout=10) as connection:
-            return _count_waiting(connection)  # called after each job: a new connection would take 3 ms of a core
-        return self._ask(_count_waiting)  # the pooled connection may have been lost since its last use
+            return count(connection)  # called after each job: a new connection would take 3 ms of a core
+        return self._ask(count)  # the pooled connection may have been lost since its last use
 
     def count_refused(self) -> int:
         """Return the number of messages that workers have refused.
@@ -118,8 +124,18 @@ class Publisher:
         except self._errors as error:
             raise explain_broker(error, self._settings) from None
 
-    def publish_due(self, engine: Engine, *, only_leader: bool = False, below: float | None = None) -> int:
-        """Publish due jobs, oldest first, up to the high-water mark of the queue; returns how many.
+    def publish_due(
+        self,
+        engine: Engine,
+        priority: Priority | None = None,
+        *,
+        only_leader: bool = False,
+        below: float | None = None,
+    ) -> int:
+        """Publish due jobs up to the high-water mark of each queue; returns how many.
+
+        The runs of a class share the room in its queue. A class has a queue of its own, so that its first message
+        waits for no job of another.
 
         Jobs are marked in the database before they are sent, so that two publishers do not send the same ones. If
         sending fails, the mark is removed; if this process dies before, the jobs are due again after the lease time.
@@ -129,13 +145,16 @@ class Publisher:
 
         Args:
             engine: the database.
+            priority: of this class alone; None: of all, highest first.
             only_leader: do nothing if another process is publishing.
             below: do nothing unless fewer messages than this are waiting.
 
         Raises:
             BrokerUnavailable: nothing is lost; the jobs stay due.
         """
-        waiting = self.count_waiting()
+        if priority is None:
+            return sum(self.publish_due(engine, each, only_leader=only_leader, below=below) for each in QUEUES)
+        waiting = self.count_waiting(priority)
         room = self._settings.queue_high_water - waiting
         if room <= 0 or (below is not None and waiting >= below):
             return 0
@@ -147,15 +166,15 @@ class Publisher:
                     return []  # the other process fills the queue
             else:
                 wait_for_advisory_lock(connection, _LEADER_LOCK)
-            in_flight = count_just_published(connection, _SENDING_S)
-            return take_due_jobs(connection, room - in_flight, republish_s)
+            in_flight = count_just_published(connection, _SENDING_S, priority)
+            return take_due_jobs(connection, room - in_flight, republish_s, priority=priority)
 
         job_ids = write(engine, take)
         if not job_ids:
             return 0
         failpoint(Point.PUBLISH_AFTER_MARK)
         try:
-            self.publish(job_ids)
+            self.publish(job_ids, priority)
             failpoint(Point.PUBLISH_AFTER_SENDING)
         except BrokerUnavailable:
             failpoint(Point.PUBLISH_BEFORE_UNMARK, DatabaseUnavailable)
@@ -207,8 +226,8 @@ def _read_refused(client: Any) -> int:
         return 0
 
 
-def _count_waiting(connection: Any) -> int:
+def _count_waiting(queue: str, connection: Any) -> int:
     connection.ensure_connection(max_retries=1, timeout=5, interval_start=0.2)
     channel = connection.default_channel
-    channel.queue_declare(queue=QUEUE, durable=True)
-    return int(channel._size(QUEUE))  # noqa: SLF001  # LLEN; kombu has no public name for it
+    channel.queue_declare(queue=queue, durable=True)
+    return int(channel._size(queue))  # noqa: SLF001  # LLEN; kombu has no public name for it

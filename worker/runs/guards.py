@@ -124,7 +124,7 @@ def judge_run(engine: Engine, run_id: str) -> RunInfo:
         tripped.append(("drift", drifted))
     guard = tripped[0][0] if tripped else PASSED
     text = "; ".join(sentence for _, sentence in tripped)
-    if write(engine, lambda connection: store_guard(connection, run_id, guard, text)) and tripped:
+    if write(engine, lambda connection: store_guard(connection, run_id, guard, text)) and guard not in {PASSED, EMPTY}:
         _log.warning("run %s does not look like a night: %s", run_id[:8], text)
     with reading(engine) as connection:
         return find_run(connection, run_id)
