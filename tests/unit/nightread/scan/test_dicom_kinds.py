@@ -282,7 +282,7 @@ class TestPresentation:
     @pytest.mark.parametrize("bits", [8, 12, 16])
     @pytest.mark.parametrize("is_signed", [False, True])
     @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-    @pytest.mark.parametrize("way", ["window", "exact", "voi", "modality", "rescaled"])
+    @pytest.mark.parametrize("way", ["window", "exact", "voi", "modality", "rescaled", "sigmoid"])
     def test_every_representation_shows_the_same_picture(self, bits, is_signed, photometric, way):
         top = 2**bits
         levels = CHEST.astype(np.int64) * (top - 1) // 255
@@ -305,6 +305,17 @@ class TestPresentation:
         elif way == "modality":
             fields |= factories.make_table(np.arange(top), keyword="ModalityLUTSequence", **table)
             fields |= {"WindowCenter": str(top / 2), "WindowWidth": str(top)}
+        elif way == "sigmoid":
+            inside = np.clip(levels / (top - 1), 0.02, 0.98)
+            width = top / 2  # the curve then takes most of the range
+            stored = np.rint(top / 2 - offset - width / 4 * np.log(1 / inside - 1)).astype(kind)
+            fields |= {"WindowCenter": str(top / 2 - offset), "WindowWidth": str(width), "VOILUTFunction": "SIGMOID"}
+            assert_shown(
+                factories.encode_dicom(stored, **fields),
+                np.clip(CHEST / 255, 0.02, 0.98),
+                levels=127 if bits == 8 else 255,
+            )
+            return
         else:
             fields |= {"RescaleSlope": "2", "RescaleIntercept": str(2 * offset + 10)}
             fields |= {"WindowCenter": str(top + 10), "WindowWidth": str(2 * top)}
