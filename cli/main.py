@@ -45,6 +45,7 @@ COMMANDS: Final = (
     Command("status", "status:status", "Show a run's counts, rate and workers.", "Results"),
     Command("results", "results:results", "Print a run's results: one row per label of a scan.", "Results"),
     Command("drift", "drift:drift", "Check whether a run's scans resemble the training data.", "Results"),
+    Command("report", "report:report", "Write the report of a run: one HTML file that needs no server.", "Results"),
     Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
     Command("explain", "explain:explain", "Say what a reason code or an exit code means, and what to do.", "Results"),
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM finishes running jobs first.", "Workers"),

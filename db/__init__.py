@@ -23,6 +23,7 @@ tallies: the counts of a run.
 worklist: a run's scans in the order of their scores.
 results: the rows of a run.
 results_csv: the same as CSV.
+run_report: what a report counts and lists.
 stored_scans: what is stored of single scans.
 model_pairs: the scores of two models on one run.
 retention: deletes old runs.

@@ -10,6 +10,7 @@ errors: the errors of runs and jobs.
 queue: Celery and Redis.
 runs: a run from its folder to its end.
 jobs: one job: claimed, scored, stored.
+report: what a run came to, as a file for people.
 decoder: decoding on threads and in a sandbox.
 registry: model bundles and their stages.
 doctor: what a host needs before its first night, check by check.

@@ -9,7 +9,7 @@ from cli.options import Json, RunReference
 from cli.output.console import print_json
 from nightread.model.drift import FALSE_ALARMS, Shift
 from nightread.text import show_text
-from worker.runs.drift import MeasuredDrift, measure_drift
+from worker.runs.drift import MeasuredDrift, describe_drift, measure_drift
 
 
 def drift(
@@ -44,7 +44,7 @@ def _describe(measured: MeasuredDrift) -> dict[str, Any]:
         "model": run.model,
         "against": "training data" if other is None else other.id,
         "looks_alike": drifted.looks_alike,
-        "verdict": _answer(measured),
+        "verdict": describe_drift(measured),
         "scans": night.scans,
         "measured": night.measured,
         "reference_scans": measured.reference.scans,
@@ -95,21 +95,4 @@ def _print(measured: MeasuredDrift) -> None:
             f"input gate: rejects {found.rejected:,} of {found.judged:,} scans ({found.rejected / found.judged:.1%}), "
             f"reference {found.reference_share:.1%}" + (": more than chance explains" if found.is_alarm else ""),
         )
-    out.print(_answer(measured), style="bold")
-
-
-def _answer(measured: MeasuredDrift) -> str:
-    """Return the answer in one line."""
-    drifted, rejections = measured.drift, measured.drift.rejections
-    what = "the training data" if measured.against is None else f"run {measured.against.id[:8]}"
-    if drifted.looks_alike is None:
-        return f"{measured.night.measured:,} scans are too few to compare this run with {what}"
-    if drifted.looks_alike:
-        return f"this run looks like {what}: no measurement differs by more than chance explains"
-    moved = sorted((shift for shift in drifted.shifts if shift.is_alarm), key=lambda shift: -shift.ks)
-    reasons = [f"{shift.name.replace('_', ' ')} (KS {shift.ks:.2f})" for shift in moved[:3]]
-    more = f" and {len(moved) - len(reasons)} more" if len(moved) > len(reasons) else ""
-    causes = [", ".join(reasons) + more] if reasons else []
-    if rejections is not None and rejections.is_alarm:
-        causes.append(f"the input gate rejects {rejections.rejected / rejections.judged:.1%}")
-    return f"this run does not look like {what}: {'; '.join(causes)}"
+    out.print(describe_drift(measured), style="bold")

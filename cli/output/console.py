@@ -61,10 +61,15 @@ def _import_tables() -> Any:
     return tables
 
 
+def encode_json(value: Any, *, is_ascii: bool = False) -> str:
+    """Return a value as JSON on one line; times are ISO 8601."""
+    return json.dumps(value, default=_to_json, ensure_ascii=is_ascii)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON value on one line of stdout; in ASCII where the locale has no other letters."""
     is_ascii = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    sys.stdout.write(json.dumps(value, default=_to_json, ensure_ascii=is_ascii) + "\n")
+    sys.stdout.write(encode_json(value, is_ascii=is_ascii) + "\n")
     sys.stdout.flush()
 
 

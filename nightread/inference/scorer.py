@@ -12,7 +12,7 @@ from nightread.errors import CardMismatch, DeviceFull, ParityMismatch
 from nightread.inference.batch_tuner import BatchTuner
 from nightread.inference.session import ORT_ERRORS, is_out_of_memory, open_session
 from nightread.model.bundle import Bundle
-from nightread.model.card import COMPONENTS, DISTANCE, PLACEMENT, Card
+from nightread.model.card import ACTIVATION_MAP, COMPONENTS, DISTANCE, PLACEMENT, Card
 from nightread.model.gate import VARIANTS
 from nightread.scan.preprocessing import Tensor
 from nightread.settings import Device
@@ -117,6 +117,21 @@ class Scorer:
         if not of_gate:
             return Inferred(scores)
         return Inferred(scores, of_gate[0].reshape(-1), of_gate[1], of_gate[2] if len(of_gate) > 2 else None)
+
+    def map_activation(self, batch: Tensor) -> Scores | None:
+        """Return the class activation maps of prepared scans.
+
+        Args:
+            batch: (N, H, W, C) float32, as `prepare` made them.
+
+        Returns:
+            (N, h, w, labels) float32, h and w much smaller than H and W; None if the graph computes none.
+        """
+        if all(output.name != ACTIVATION_MAP for output in self._session.get_outputs()):
+            return None
+        with self._turn:
+            maps: list[Scores] = self._session.run([ACTIVATION_MAP], {self._input_name: batch})
+        return maps[0]
 
     def _check_parity(self, bundle: Bundle) -> float:
         whole = self.score_batch(bundle.parity_inputs)

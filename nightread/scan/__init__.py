@@ -20,6 +20,7 @@ dicom_gray: modality and VOI transforms of stored values.
 brightness: estimates black and white if the file does not define them.
 array: turns a NumPy array into a Scan.
 preprocessing: turns a Scan into the network's input tensor.
+thumbnail: a small picture of a scan for people.
 pixel_statistics: measures brightness, contrast, detail and symmetry of a tensor.
 drawn_chest: draws synthetic chest X-rays for the demo, benchmarks and tests.
 """

@@ -1,6 +1,7 @@
 """A user verifies, backs up, prunes and restores a night with the real program."""
 
 import json
+import stat
 
 from tests.factories import small_chest, write_jpeg
 from tests.program import last_json, make_environment, run
@@ -19,6 +20,14 @@ def test_a_night_is_verified_backed_up_pruned_and_restored(tmp_path):
     assert "missing-file" in said
     write_jpeg(tmp_path / "night/1.jpg", small_chest(9))
     assert "the file holds other bytes" in run("verify", env=env, cwd=tmp_path, expect=1).stdout
+
+    run("report", "--out", "night.html", env=env, cwd=tmp_path)
+    page = (tmp_path / "night.html").read_text()
+    assert "3 found = 3 scored + 0 rejected + 0 failed" in page
+    assert "the file holds other bytes" in page
+    assert stat.S_IMODE((tmp_path / "night.html").stat().st_mode) == 0o600
+    assert last_json(run("report", "--format", "json", env=env, cwd=tmp_path))["scored"] == 3
+    assert "no date" in run("report", "--night", "yesterday", env=env, cwd=tmp_path, expect=2).stderr
 
     run("db", "backup", "night.backup", env=env, cwd=tmp_path)
     counted = last_json(run("prune", "--older-than", "0s", "--dry-run", "--json", env=env, cwd=tmp_path))

@@ -141,3 +141,20 @@ def _check_run(night: Night, run: RunInfo) -> None:
             f"none of the {night.scans:,} scans of run {run.id[:8]} was measured: they are unreadable, or their "
             "predictions are from a release without measurements"
         )
+
+
+def describe_drift(measured: MeasuredDrift) -> str:
+    """Return whether a run looks like its reference, and what differs, in one line."""
+    drifted, rejections = measured.drift, measured.drift.rejections
+    what = "the training data" if measured.against is None else f"run {measured.against.id[:8]}"
+    if drifted.looks_alike is None:
+        return f"{measured.night.measured:,} scans are too few to compare this run with {what}"
+    if drifted.looks_alike:
+        return f"this run looks like {what}: no measurement differs by more than chance explains"
+    moved = sorted((shift for shift in drifted.shifts if shift.is_alarm), key=lambda shift: -shift.ks)
+    reasons = [f"{shift.name.replace('_', ' ')} (KS {shift.ks:.2f})" for shift in moved[:3]]
+    more = f" and {len(moved) - len(reasons)} more" if len(moved) > len(reasons) else ""
+    causes = [", ".join(reasons) + more] if reasons else []
+    if rejections is not None and rejections.is_alarm:
+        causes.append(f"the input gate rejects {rejections.rejected / rejections.judged:.1%}")
+    return f"this run does not look like {what}: {'; '.join(causes)}"

@@ -1,0 +1,121 @@
+"""`report`: writes the report of a run."""
+
+import os
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import Device, RunReference
+from cli.output.console import encode_json, print_json, say, waiting
+from db.engine import reading
+from db.run_report import list_runs_of_night
+from db.runs import RunInfo, find_run
+from db.schema import ensure_schema
+from nightread.errors import NightreadError
+from nightread.logs import configure_logging
+from nightread.settings import read_settings
+from worker.process import WorkerProcess
+from worker.report.page import render_page, render_text
+from worker.report.run_report import make_report
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    HTML = "html"
+    JSON = "json"
+    TEXT = "text"
+
+
+def report(
+    run: RunReference = None,
+    night: Annotated[
+        str | None, typer.Option("--night", metavar="DATE", help="All runs of the night that began on this day.")
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.HTML,  # noqa: A002  # the option's name
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default: report-RUN.html here, and stdout otherwise.")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Show the highest scans; reads their files.")
+    ] = True,
+    device: Device = None,
+) -> None:
+    """Write the report of a run: one HTML file that needs no server.
+
+    It has the scores with the thresholds, the highest scans, those near the threshold, rejected and failed scans by
+    reason, drift, throughput and provenance. It holds paths and pictures: keep it where the scans may be seen.
+
+    Example: nightread report ward-a --out ward-a.html
+    """
+    if run is not None and night is not None:
+        raise typer.BadParameter("name a run or a night, not both", param_hint="--night")
+    noon = None if night is None else _read_noon(night)
+    settings = read_settings(device=device)
+    configure_logging(settings, default="WARNING")
+    process = WorkerProcess(settings)
+    try:
+        ensure_schema(process.engine)
+        found = _find_runs(process, run, noon)
+        with waiting("gathering the report"):
+            with_pictures = pictures and format is Format.HTML
+            reports = [make_report(process, one, with_pictures=with_pictures) for one in found]
+    finally:
+        process.close()
+    if format is Format.JSON:
+        _write(out, facts=[one.facts for one in reports] if night else reports[0].facts)
+    elif format is Format.TEXT:
+        _write(out, text="\n".join(render_text(one) for one in reports))
+    else:
+        title = f"Night of {night}" if night else f"Report of {found[0].name}"
+        file = out or Path(f"report-{night or found[0].id[:8]}.html")
+        _write(file, text=render_page(reports, title))
+        say(f"{file}: {len(reports)} run{'s' * (len(reports) != 1)}")
+
+
+def _read_noon(night: str) -> datetime:
+    try:
+        return datetime.strptime(night, "%Y-%m-%d").replace(hour=12).astimezone()
+    except ValueError:
+        raise typer.BadParameter(f"{night!r} is no date; write 2026-11-28", param_hint="--night") from None
+
+
+def _find_runs(process: WorkerProcess, run: str | None, noon: datetime | None) -> list[RunInfo]:
+    with reading(process.engine) as connection:
+        if noon is None:
+            return [find_run(connection, run)]
+        found = list_runs_of_night(connection, noon)
+    if not found:
+        raise NightreadError(f"there is no run of the night of {noon:%Y-%m-%d}: `nightread runs` lists them")
+    return found
+
+
+def _write(out: Path | None, *, text: str = "", facts: Any = None) -> None:
+    """Write a report to a file that only its owner reads, or to stdout."""
+    if out is None:
+        if facts is not None:
+            print_json(facts)
+        else:
+            typer.echo(text, nl=False)
+        return
+    if facts is not None:
+        text = encode_json(facts) + "\n"
+    _replace(out, text)
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file at once and for its owner alone."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as written:
+            written.write(text)
+        part.replace(file)
+    except OSError as error:
+        raise NightreadError(
+            f"{file} cannot be written: {error.strerror}; name a file in a folder that exists and is writable"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+"""The report of a run: one file without a server, for the morning after.
+
+run_report: what a report says, as plain values.
+pictures: thumbnails and activation maps of the listed scans.
+charts: histograms as SVG.
+page: the report as HTML and as text.
+"""
