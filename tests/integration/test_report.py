@@ -27,7 +27,7 @@ from worker.report.page import render_page, render_text
 from worker.report.pictures import lay_over
 from worker.report.run_report import make_report
 from worker.runs.embedded import run_embedded
-from worker.runs.enqueue import write_run
+from worker.runs.enqueue import Request, write_run
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202egpj.\x1b[31m"
 FILES = 4
@@ -70,7 +70,7 @@ def score(process, folder):
     def score(name="ward-a"):
         bundle = write_tiny_bundle(process.settings.models_dir, "1", bias=0.0)
         process.open_bundle(bundle)
-        run_id = write_run(process.engine, process.settings, bundle, [folder], name=name, embedded=True).run_id
+        run_id = write_run(process.engine, process.settings, bundle, [folder], Request(name=name), embedded=True).run_id
         return run_embedded(process, run_id, lambda counts: None)
 
     return score

@@ -11,7 +11,7 @@ from tests.factories import small_chest, write_jpeg
 from tests.onnx_factories import write_tiny_bundle
 from tests.worker_factories import fetch_info, run_process
 from worker.runs.embedded import run_embedded
-from worker.runs.enqueue import write_run
+from worker.runs.enqueue import Request, write_run
 from worker.runs.verification import Agreement, verify_run
 
 FILES = 5
@@ -37,7 +37,7 @@ def run(process, folder):
     """Five scored scans and a rejected one; thresholds 0.4 and 0.6."""
     bundle = write_tiny_bundle(process.settings.models_dir, "1", bias=-2.0)
     process.open_bundle(bundle)
-    enqueued = write_run(process.engine, process.settings, bundle, [folder], name=None, embedded=True)
+    enqueued = write_run(process.engine, process.settings, bundle, [folder], Request(), embedded=True)
     return run_embedded(process, enqueued.run_id, lambda counts: None)
 
 
