@@ -40,7 +40,7 @@ COMMANDS: Final = (
     Command("enqueue", "enqueue:enqueue", "Create a run for workers, publish its jobs and print its id.", "Score"),
     Command("retry", "retry:retry", "Requeue a run's failed scans; a run of `score` resumes in this process.", "Score"),
     Command("cancel", "cancel:cancel", "End a run: its open scans fail with the reason `cancelled`.", "Score"),
-    Command("demo", "demo:demo", "Draw a small night of synthetic scans and score it.", "Score"),
+    Command("demo", "demo:demo", "Write a small night of real scans and score it.", "Score"),
     Command("runs", "runs:runs", "List runs, newest first.", "Results"),
     Command("status", "status:status", "Show a run's counts, rate and workers.", "Results"),
     Command("results", "results:results", "Print a run's results: one row per label of a scan.", "Results"),

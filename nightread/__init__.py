@@ -14,6 +14,7 @@ failpoints: places at which a process can be made to fail on purpose.
 process_limits: what a child process that works on hostile bytes can still do.
 system_calls: those that it does not need, and their filter.
 machine: cores, memory and start time of processes.
+example_night: a small night of real scans and faulty files.
 text: file names and messages that are safe to show.
 scan/: a folder of files to network inputs.
 model/: card, bundle, input gate and drift.

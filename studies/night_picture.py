@@ -25,11 +25,11 @@ _SHADES: Final = {"scored": "#15803d", "reused": "#1d4ed8", "rejected": "#b91c1c
 
 
 def score_demo(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Draw and score the demo's night below `folder`; return its rows and its summary."""
+    """Write and score the demo's night below `folder`; return its rows and its summary."""
     database = ["env", f"NIGHTREAD_DATABASE_URL=sqlite:///{folder / 'nightread.db'}", _PROGRAM]
     demo, rows = (
         subprocess.run([*database, *words], cwd=folder, capture_output=True, text=True, check=True).stdout  # noqa: S603
-        for words in (["demo", "--folder", folder / "night", "--json"], ["results", "--format", "json"])
+        for words in (["demo", "--folder", folder, "--json"], ["results", "--format", "json"])
     )
     return json.loads(rows), json.loads(demo.splitlines()[-1])
 
@@ -56,7 +56,7 @@ def describe(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def draw_night(rows: list[dict[str, Any]], summary: dict[str, Any]) -> Image.Image:
-    """Return the rows of one ward as tiles, above the reconciliation of the whole night."""
+    """Return the rows of a night as tiles, above its reconciliation."""
     step = (_TILE_PX[0] + _GAP_PX, _TILE_PX[1] + _TEXT_PX + _GAP_PX)
     lines = -(-len(rows) // _COLUMNS)
     picture = Image.new("RGB", (_COLUMNS * step[0] + _GAP_PX, lines * step[1] + _GAP_PX + 36), "white")
@@ -68,17 +68,16 @@ def draw_night(rows: list[dict[str, Any]], summary: dict[str, Any]) -> Image.Ima
         text, shade = describe(row)
         pen.text((x, y + _TILE_PX[1] + 4), Path(row["path"]).name, fill="#4b5563", font=small)
         pen.text((x, y + _TILE_PX[1] + 22), text, fill=shade, font=large)
-    total = "The whole night: {found} found = {scored} scored + {rejected} rejected + {failed} failed".format(**summary)
+    total = "{found} found = {scored} scored + {rejected} rejected + {failed} failed".format(**summary)
     pen.text((_GAP_PX, lines * step[1] + _GAP_PX), total, fill="#111827", font=large)
-    return picture.quantize(128, method=Image.Quantize.FASTOCTREE)
+    return picture.quantize(128, method=Image.Quantize.MEDIANCUT)
 
 
 def main(target: Path) -> None:
     """Write the picture to `target`."""
     with tempfile.TemporaryDirectory() as folder:
         rows, summary = score_demo(Path(folder))
-        ward = [row for row in rows if Path(row["path"]).parent.name == "ward-2"]
-        draw_night(ward, summary).save(target, optimize=True)
+        draw_night(rows, summary).save(target, optimize=True)
 
 
 if __name__ == "__main__":

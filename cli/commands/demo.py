@@ -1,33 +1,51 @@
-"""`demo`: draws a night of synthetic scans and scores it."""
+"""`demo`: writes a small night of real scans and faulty files, and scores it."""
 
-import tempfile
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 import typer
 
+from cli.database import open_database
 from cli.embedded import score_here
 from cli.options import Json
-from cli.output.console import say
-from nightread.scan.drawn_chest import write_demo_night
-from nightread.settings import read_settings
+from cli.output.console import leave_out_hints, say
+from cli.output.result_rows import write_rows
+from db.engine import reading
+from db.results import ResultFilter
+from db.runs import find_run
+from nightread.example_night import write_example_night
+from nightread.model.bundle import DEFAULT_MODEL
+from nightread.settings import IN_PROCESS_BROKER, read_settings
 
 
 def demo(
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Folder for the drawn scans; default: a new temporary folder.")
+        Path | None, typer.Option("--folder", help="Folder for scans and results; default: in your data folder.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a small night of synthetic scans and score it.
+    """Write a small night of real scans and score it.
 
-    Some files are faulty on purpose. Drawn chests have no meaningful score: the demo shows the workflow, not the
-    network. The input gate is off, since it would reject them.
+    Eight scans with scores from 0.01 to 0.99, a copy, and six files that cannot be scored, each for another reason.
+    Results go to a database of the demo's own.
 
     Example: nightread demo
     """
-    settings = read_settings(gate=False)
-    night = folder or Path(tempfile.mkdtemp(prefix="nightread-demo-"))
-    write_demo_night(night)
-    say(f"Synthetic scans drawn in {night}")
-    raise typer.Exit(score_here(settings, [night], {"name": "demo"}, as_json=as_json))
+    place = (folder or platformdirs.user_data_path("nightread") / "demo").absolute()
+    attribution = write_example_night(place / "night")
+    database = f"sqlite:///{place / 'nightread.db'}"
+    settings = read_settings(
+        database_url=database, broker_url=IN_PROCESS_BROKER, model=DEFAULT_MODEL, gate=True, scan_roots=""
+    )
+    leave_out_hints()
+    code = score_here(settings, [place / "night"], {"name": "demo"}, as_json=as_json)
+    if not as_json:
+        with reading(open_database(settings)) as connection:
+            typer.echo("")
+            write_rows(connection, ResultFilter(run_id=find_run(connection, None).id), "table", None)
+        say(f"\nThe scans are in {place / 'night'}; {attribution}", style="dim")
+        say("Other commands find these results after:")
+        sys.stderr.write(f"export NIGHTREAD_DATABASE_URL={database}\n")
+    raise typer.Exit(code)

@@ -14,6 +14,7 @@ from typing import Any
 from cli.output.bar import Bar
 
 _quiet = False
+_with_hints = True
 
 
 def be_quiet() -> None:
@@ -50,6 +51,18 @@ def say(message: str, *, style: str | None = None) -> None:
         sys.stderr.write(f"{message}\n")
     else:
         tables.err.print(message, style=style)
+
+
+def hint(message: str) -> None:
+    """Write the next command to stderr, on one line that can be copied."""
+    if _with_hints and not _quiet:
+        sys.stderr.write(f"{message}\n")
+
+
+def leave_out_hints() -> None:
+    """Write no hints from now on: the next command would look into another database."""
+    global _with_hints  # noqa: PLW0603  # of this process, set once by its command
+    _with_hints = False
 
 
 def _import_tables() -> Any:

@@ -79,7 +79,7 @@ def _print_table(connection: Connection, wanted: ResultFilter) -> None:
     )  # fmt: skip
     for row in rows[:limit]:
         score = "" if row["score"] is None else f"{row['score']:.4f}"
-        decision = paint(row["decision"] or "", is_finding=row["decision"] == row["label"])
+        decision = paint(row["decision"] or "", is_finding=bool(row["label"]) and row["decision"] == row["label"])
         table.add_row(
             row["path"] or "", row["label"] or "", score, decision, paint(row["status"]), row["reason"] or "",
             show_time(row["time"]),

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from cli.exits import Exit
-from cli.output.console import print_json, say
+from cli.output.console import hint, print_json, say
 from db.engine import reading
 from db.runs import RunInfo
 from db.tallies import RunTally, count_scans, read_tallies, reconcile
@@ -104,7 +104,7 @@ def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> Non
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s")
     if run.guard not in {None, PASSED}:
         out.print(paint(f"guard {run.guard}: {run.guard_text}", of="failed"))
-    say(f"See the results: nightread results {run.id[:8]}", style="dim")
+    hint(f"See the results: nightread results {run.id[:8]}")
 
 
 def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:

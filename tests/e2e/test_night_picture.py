@@ -8,14 +8,12 @@ from studies.night_picture import describe, draw_night, score_demo
 from tests.factories import ROOT
 
 
-def test_picture_shows_every_file_of_a_ward_with_its_row(tmp_path, monkeypatch):
-    monkeypatch.setenv("NIGHTREAD_MODEL", "")
+def test_picture_shows_every_file_of_the_night_with_its_row(tmp_path):
     rows, summary = score_demo(tmp_path)
-    ward = [row for row in rows if Path(row["path"]).parent.name == "ward-2"]
-    texts = {Path(row["path"]).name: describe(row)[0] for row in ward}
+    texts = {Path(row["path"]).name: describe(row)[0] for row in rows}
     assert len(texts) == 15
     assert texts["cut-short.jpg"] == "rejected: damaged"
     assert texts["no-image.jpg"] == "rejected: not-an-image"
-    assert texts["copy-of-demo-000.jpg"].endswith(", reused")
+    assert texts["copy-of-patient-1.jpg"].endswith(", reused")
     with Image.open(ROOT / "docs" / "pictures" / "night.png") as kept:
-        assert kept.size == draw_night(ward, summary).size
+        assert kept.size == draw_night(rows, summary).size

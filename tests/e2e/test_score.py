@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 
 import pytest
 
+from nightread.scan.drawn_chest import write_demo_night
 from nightread.scan.files import encode_path
 from tests.factories import make_nasty_folder, make_operating_points
 from tests.onnx_factories import write_tiny_bundle
@@ -63,23 +65,35 @@ def test_every_file_of_a_nasty_folder_is_accounted_for(env, tmp_path):
     assert summary["found"] == len(rows) == summary["scored"] + summary["rejected"] + summary["failed"]
 
 
-def test_the_demo_shows_scored_rejected_and_reused_scans(env, tmp_path):
-    summary = last_json(run("demo", "--folder", tmp_path / "night", "--json", env=env, cwd=tmp_path))
+def test_the_demo_shows_each_decision_and_each_kind_of_fault_in_a_database_of_its_own(env, tmp_path):
+    place = tmp_path / "demo"
+    summary = last_json(run("demo", "--folder", place, "--json", env=env, cwd=tmp_path))
+    assert (summary["scored"], summary["rejected"], summary["failed"], summary["reused"]) == (9, 6, 0, 1)
+    assert last_json(run("runs", "--json", env=env, cwd=tmp_path)) == []  # the user's own results
 
-    assert summary["scored"] > 20
-    assert (summary["rejected"], summary["failed"], summary["reused"]) == (2, 0, 1)
-    assert {row["reason"] for row in read_csv(env, tmp_path, "demo", "--status", "rejected")} == {
-        "damaged", "not-an-image",
+    shown = run("demo", "--folder", place, env=env, cwd=tmp_path)
+    database = re.search(r"export (NIGHTREAD_DATABASE_URL)=(\S+)", shown.stderr).groups()
+    rows = read_csv(env | dict([database]), tmp_path)
+    assert {row["decision"] for row in rows if row["score"]} == {"normal", "pneumonia", "uncertain"}
+    assert {row["reason"] for row in rows if not row["score"]} == {
+        "blank", "color-photograph", "damaged", "inverted", "not-an-image", "rotated",
     }  # fmt: skip
-    studies = [row["study"] for row in read_csv(env, tmp_path) if row["path"].endswith(".dcm")]
-    assert studies
-    assert all(studies)
+    assert min(float(row["score"]) for row in rows if row["score"]) < 0.05
+    assert max(float(row["score"]) for row in rows if row["score"]) > 0.95
+    assert "meadow.jpg" in shown.stdout
+    assert "CC BY 4.0" in shown.stderr
+    assert "nightread results" not in shown.stderr
+
+
+def score_drawn_night(env, tmp_path):
+    write_demo_night(tmp_path / "night")
+    run("score", tmp_path / "night", env=env, cwd=tmp_path)
 
 
 def test_results_come_in_every_format(env, tmp_path):
     from pyarrow import parquet
 
-    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    score_drawn_night(env, tmp_path)
     as_csv = read_csv(env, tmp_path)
     as_json = json.loads(run("results", "--format", "json", env=env, cwd=tmp_path).stdout)
     run("results", "--format", "parquet", "--out", tmp_path / "rows.parquet", env=env, cwd=tmp_path)
@@ -94,7 +108,7 @@ def test_results_come_in_every_format(env, tmp_path):
 
 
 def test_results_are_filtered(env, tmp_path):
-    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    score_drawn_night(env, tmp_path)
     scores = sorted(float(row["score"]) for row in read_csv(env, tmp_path, "--status", "scored"))
     middle = scores[len(scores) // 2]
 
@@ -110,7 +124,7 @@ def test_results_are_decided_at_an_operating_point_of_the_card(env, tmp_path):
     band = {"pneumonia": {"low": 0.2, "high": 0.9}}
     write_tiny_bundle(tmp_path / "models", thresholds=band, operating_points=points)
     env |= {"NIGHTREAD_MODELS_DIR": str(tmp_path / "models"), "NIGHTREAD_MODEL": "tiny@1"}
-    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    score_drawn_night(env, tmp_path)
 
     balanced = [row for row in read_csv(env, tmp_path, "--operating-point", "balanced") if row["score"]]
     shown = run("results", "--operating-point", "high-sensitivity", env=env, cwd=tmp_path)
@@ -126,7 +140,7 @@ def test_results_are_decided_at_an_operating_point_of_the_card(env, tmp_path):
 
 
 def test_an_operating_point_that_the_card_does_not_have_is_an_error_with_those_it_has(env, tmp_path):
-    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    score_drawn_night(env, tmp_path)
     done = run("results", "--operating-point", "balanced", env=env, cwd=tmp_path, expect=1)
     assert "has no operating point balanced; it has none: leave out --operating-point" in done.stderr
 
@@ -226,7 +240,7 @@ def test_a_damaged_bundle_is_refused_before_anything_is_written(env, tmp_path):
 
 
 def test_output_into_a_closed_pipe_is_no_error(env, tmp_path):
-    run("demo", "--folder", tmp_path / "night", env=env, cwd=tmp_path)
+    score_drawn_night(env, tmp_path)
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{PROGRAM} results --format csv | head -1"],
         env=env, cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -13,7 +13,7 @@ PROPER = """
 """
 #: Nouns with the same meaning in the code as everywhere.
 PLAIN = """
-    color completion group help offer panel
+    color completion example group help offer panel
     api app array auc bar bench cause change channel chart child choice cli clock cluster column command config console
     count curve data database dataset date db device dialect engine entry env error exit fact fault feature field file
     filter format header history host hyperparameter index info input line list listing log machine main metric
