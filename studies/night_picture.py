@@ -61,7 +61,7 @@ def draw_night(rows: list[dict[str, Any]], summary: dict[str, Any]) -> Image.Ima
     lines = -(-len(rows) // _COLUMNS)
     picture = Image.new("RGB", (_COLUMNS * step[0] + _GAP_PX, lines * step[1] + _GAP_PX + 36), "white")
     pen = ImageDraw.Draw(picture)
-    small, large = ImageFont.load_default(14), ImageFont.load_default(17)
+    small, large = ImageFont.load_default(14), ImageFont.load_default(15)
     for index, row in enumerate(rows):
         x, y = _GAP_PX + index % _COLUMNS * step[0], _GAP_PX + index // _COLUMNS * step[1]
         picture.paste(draw_tile(Path(row["path"])), (x, y))
