@@ -22,6 +22,7 @@ from db.postgresql import LOST_STATEMENT_SQLSTATES, READ_ONLY_SQLSTATE, find_rem
 from db.types import database_now
 from nightread.errors import DatabaseFull, DatabaseUnavailable
 from nightread.failpoints import Point, failpoint
+from nightread.text import hide_password
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ _CONNECTION_SQLSTATE = "08"
 # driver reports a programming error.
 _REFUSING_SQLSTATES = frozenset({"42501", READ_ONLY_SQLSTATE, *LOST_STATEMENT_SQLSTATES})
 _DISK_FULL_SQLSTATE = "53100"
-_SECRET_PARAMETERS = ("password", "sslpassword")
 
 #: Engines of SQLite files, each with the id of the process that made it.
 _OF_FILES: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()
@@ -77,7 +77,7 @@ def _make_sqlite_engine(database: str | None) -> Engine:
             "folder"
         ) from None
     engine = sqlalchemy.create_engine(
-        f"sqlite:///{Path(database).expanduser()}", connect_args={"timeout": _SQLITE_BUSY_S}
+        f"sqlite:///{Path(database).expanduser()}", connect_args={"timeout": _SQLITE_BUSY_S}, hide_parameters=True
     )
     event.listen(engine, "do_connect", _make_private)
     event.listen(engine, "connect", _prepare_sqlite)
@@ -151,7 +151,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     except DBAPIError as error:
         if _is_unavailable(error):
             raise explain_unavailable(error, engine) from error
-        raise
+        raise _hide_values(error) from error.orig
 
 
 def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
@@ -171,7 +171,7 @@ def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
             if not (_is_transient(error) or (attempt > 1 and _is_refused(error))):
                 if _is_unavailable(error):
                     raise explain_unavailable(error, engine) from error
-                raise
+                raise _hide_values(error) from error.orig
             if attempt == _WRITE_TRIES:
                 raise explain_unavailable(error, engine) from error
             _log.warning("database transaction is retried after %s", type(error.orig).__name__)
@@ -222,9 +222,26 @@ def _is_full(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) == _DISK_FULL_SQLSTATE
 
 
+def show_address(engine: Engine) -> str:
+    """Return the URL of a database for people, without secrets."""
+    return hide_password(engine.url.render_as_string(hide_password=True))
+
+
+def _hide_values(error: DBAPIError) -> DBAPIError:
+    """Take stored values out of an error that no one foresaw: its traceback would show paths, and so patients."""
+    cause: Any = error.orig
+    if not isinstance(cause, sqlite3.Error):  # SQLite names columns, PostgreSQL also quotes what they hold
+        details = getattr(cause, "diag", None)
+        names = (getattr(details, f"{part}_name", None) for part in ("table", "column", "constraint", "datatype"))
+        cause.args = (" ".join(filter(None, [type(cause).__name__, getattr(cause, "sqlstate", None), *names])),)
+    error.args = (f"({type(cause).__module__}.{type(cause).__name__}) {cause}",)
+    error.hide_parameters = True
+    return error
+
+
 def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailable:
     """Return a driver's error as one line, without password and statement."""
-    url = engine.url.difference_update_query(_SECRET_PARAMETERS).render_as_string(hide_password=True)
+    url = show_address(engine)
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
     said = lines[0] if lines else type(error.orig).__name__
     if _is_full(error):

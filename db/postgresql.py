@@ -81,6 +81,7 @@ def make_postgresql_engine(url: URL) -> Engine:
     plain = url.difference_update_query(["options", "prepare_threshold"]).set(drivername="postgresql+psycopg")
     engine = sqlalchemy.create_engine(
         plain,
+        hide_parameters=True,  # they hold paths
         # Pre-ping, so that a pooled connection from before a server restart does not fail a job.
         pool_pre_ping=True,
         pool_size=POOL_SIZE,

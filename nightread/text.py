@@ -5,7 +5,19 @@ from typing import Final
 
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_PASSWORD_PARAMETER: Final = re.compile(r"(?i)(\w*password=)[^&]*")
+#: Stands for a secret, and for what may be a part of one.
+HIDDEN: Final = "***"
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
+_USER: Final = re.compile(r"[\w.%-]{0,64}")
+_HOST: Final = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{0,5})?", re.ASCII)
+_HARMLESS_PARAMETERS: Final = frozenset(
+    {
+        "application_name", "connect_timeout", "host", "keepalives", "master_name", "options", "port",
+        "prepare_threshold", "sentinel_username", "socket_timeout", "ssl_ca_certs", "ssl_cert_reqs", "sslcert",
+        "sslmode", "sslrootcert", "target_session_attrs", "user", "virtual_host",
+    }
+)  # fmt: skip
+_SECRET_PARAMETERS: Final = frozenset({"passfile", "password", "sentinel_password", "sslkey", "sslpassword"})
 
 
 def show_text(text: str | None) -> str:
@@ -14,12 +26,39 @@ def show_text(text: str | None) -> str:
 
 
 def hide_password(url: str) -> str:
-    """Return a URL for people: passwords before the host and in parameters are replaced by stars."""
-    address, mark, query = url.partition("?")
-    user, at, host = address.rpartition("@")
-    scheme, colons, name = user.partition("://")
-    shown = f"{scheme}{colons}{name.partition(':')[0]}{':***' if ':' in name else ''}{at}{host}"
-    return shown + mark + _PASSWORD_PARAMETER.sub(r"\1***", query)
+    """Return a URL for people, without secrets: the one redactor for messages, tables and logs.
+
+    Of parameters, only values that are known to be harmless are shown; of an address that is ambiguous, nothing.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark or not _SCHEME.fullmatch(scheme):
+        return HIDDEN
+    if scheme.startswith("sqlite"):
+        return url.partition("?")[0]
+    login, at, address = rest.rpartition("@")
+    if set("/?#") & set(login):  # a special character in a password, or "@" in a parameter: what is what is unknown
+        return f"{scheme}://{HIDDEN}"
+    place, query_mark, query = address.partition("?")
+    hosts, slash, path = place.partition("/")
+    user = login.partition(":")[0]
+    shown_user = (user if _USER.fullmatch(user) else HIDDEN) + (f":{HIDDEN}" if ":" in login else "")
+    shown_hosts = ",".join(host if _HOST.fullmatch(host) else HIDDEN for host in hosts.split(","))
+    parameters = [parameter.partition("=") for parameter in query.split("&")]
+    shown = "&".join(
+        f"{name}={value}"
+        if name in _HARMLESS_PARAMETERS
+        else f"{name if name in _SECRET_PARAMETERS else HIDDEN}={HIDDEN}"
+        for name, _, value in parameters
+    )
+    return (
+        f"{scheme}://{shown_user if at else ''}{at}{shown_hosts}{slash}{path}{query_mark}{shown if query_mark else ''}"
+    )
+
+
+def _show_parameter(name: str, value: str = "") -> str:
+    if name in _HARMLESS_PARAMETERS:
+        return f"{name}={value}"
+    return f"{name if name in _SECRET_PARAMETERS else HIDDEN}={HIDDEN}"
 
 
 def show_duration(seconds: float) -> str:

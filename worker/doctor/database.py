@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from db.engine import make_engine, read_clock, reading
+from db.engine import make_engine, read_clock, reading, show_address
 from db.schema import check_rights, read_revision
 from db.server import describe_server, read_server
 from worker.doctor.finding import Finding, warn_if
@@ -15,7 +15,7 @@ _LARGEST_OFFSET_S: Final = 5.0
 
 def check_database(machine: Machine) -> Finding:
     """Connect, and check the schema."""
-    return Finding(f"{machine.engine.url.render_as_string(hide_password=True)}, schema {read_revision(machine.engine)}")
+    return Finding(f"{show_address(machine.engine)}, schema {read_revision(machine.engine)}")
 
 
 def check_server(machine: Machine) -> Finding:

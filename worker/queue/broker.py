@@ -12,6 +12,7 @@ from redis.sentinel import MasterNotFoundError
 
 from nightread.errors import SettingsError
 from nightread.settings import Settings
+from nightread.text import hide_password
 from worker.errors import BrokerUnavailable
 
 _SENTINEL: Final = "sentinel://"
@@ -103,7 +104,7 @@ def _read_sentinel(url: str) -> Broker:
 def explain_broker(error: BaseException, settings: Settings) -> BrokerUnavailable:
     """Return a broker's error in one line, without its password: what was found, and what to do."""
     address = settings.broker_url.get_secret_value()
-    host = address.rpartition("@")[2].partition("?")[0].removeprefix("redis://")
+    host = hide_password(address).rpartition("@")[2].partition("?")[0].removeprefix("redis://")
     found, remedy = _find_fault(error, address)
     return BrokerUnavailable(
         f"the broker {host} {found}; {remedy} ({_VARIABLE}). Jobs stay in the database, and are published when it "

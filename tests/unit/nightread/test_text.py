@@ -15,10 +15,36 @@ from nightread.text import hide_password, show_duration, show_size, show_text
         ("redis://:p@ss:hunter2@h/0", "redis://:***@h/0"),
         ("sqlite:////home/a/nightread.db", "sqlite:////home/a/nightread.db"),
         ("redis+socket:///run/r.sock?password=hunter2", "redis+socket:///run/r.sock?password=***"),
+        ("redis://:hun/ter2@h:6379/0", "redis://***"),
+        ("redis://:hun?ter2@h:6379/0", "redis://***"),
+        ("redis://:hun#ter2@h:6379/0", "redis://***"),
+        ("redis://h:hunter2/0", "redis://***/0"),
+        ("redis://h:6379/0?hunter2", "redis://h:6379/0?***=***"),
+        ("redis://h/0?passwd=hunter2&api_key=hunter2", "redis://h/0?***=***&***=***"),
+        ("sentinel://:hunter2@a:1;sentinel://:hunter2@b:2/0", "sentinel://***"),
+        ("postgresql://anna:hunter2@a:1,b:2/night", "postgresql://anna:***@a:1,b:2/night"),
+        ("postgresql://anna:hunter2@[::1]:5432/night", "postgresql://anna:***@[::1]:5432/night"),
+        ("hunter2", "***"), ("hunter2://x", "hunter2://x"),
     ],
 )  # fmt: skip
 def test_no_url_shows_its_password(url, shown):
     assert hide_password(url) == shown
+
+
+PLACES = [
+    "postgresql://anna:CANARY@h/d", "postgresql://h/d?password=CANARY", "postgresql://h/d?sslpassword=CANARY&a=b",
+    "postgresql://h/d?passfile=CANARY", "redis://anna:CANARY%2F@h:1/0?x=CANARY", "redis://:CAN%41RY@h/0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("special", list("/?#@:&=;,[]% \n"))
+@pytest.mark.parametrize("place", PLACES)
+def test_no_part_of_a_password_is_shown_whatever_it_holds(place, special):
+    password = f"hunter{special}two"
+    for url in (place.replace("CANARY", password), place.replace("CANARY", password + "@" + password)):
+        shown = hide_password(url)
+        assert "two" not in shown
+        assert "hunter" not in shown
 
 
 @pytest.mark.parametrize(
