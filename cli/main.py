@@ -155,8 +155,10 @@ def main(
 def run() -> NoReturn:
     """Run the program: entry point of the console script."""
     os.umask(0o077)  # what it writes is its user's alone: paths and reports may tell of patients
-    if isinstance(sys.stdout, TextIOWrapper):  # a locale without umlauts must not end a table
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        # A name of a file is no reason to fail: a file or pipe gets UTF-8 in every locale, a terminal what it can show.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
         _call()
     finally:

@@ -1,5 +1,6 @@
 """Arguments and options shared by commands."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -54,3 +55,22 @@ def read_duration_option(text: str) -> float:
         return read_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def read_moment(text: str) -> datetime:
+    """Return the time of an option: a duration before now, or a date or time, local unless it names a zone.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    try:
+        return datetime.now(UTC) - timedelta(seconds=read_duration(text))
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time; write a duration such as 12h or 7d, or a date or time such as 2026-11-28 or "
+            "2026-11-28T22:00"
+        ) from None

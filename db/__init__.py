@@ -25,6 +25,7 @@ results: the rows of a run.
 results_csv: the same as CSV.
 run_report: what a report counts and lists.
 stored_scans: what is stored of single scans.
+changes: what became terminal since a program last asked.
 model_pairs: the scores of two models on one run.
 retention: deletes old runs.
 backup: copies of the database, and back.

@@ -158,13 +158,20 @@ def write_time(connection: Connection, time: datetime) -> str:
     return str(utc if connection.dialect.name == "postgresql" else f"{utc:%Y-%m-%d %H:%M:%S.%f}")
 
 
-def copy_out(connection: Connection, query: Select[Any]) -> Generator[bytes]:
-    """Yield the rows of a query as CSV lines, formatted by PostgreSQL; NULL becomes an empty field."""
+def copy_out(connection: Connection, query: Select[Any], separator: str = ",") -> Generator[bytes]:
+    """Yield the rows of a query as CSV lines, formatted by PostgreSQL; NULL becomes an empty field.
+
+    Args:
+        connection: for reading.
+        query: the rows.
+        separator: between two fields: a comma or a tab.
+    """
     with _driver_errors(connection, "COPY"):
         driver: Any = connection.connection.driver_connection
         # The compiler doubles each "%" for a statement with parameters; this one has none.
         found = _write_out(connection, query).replace("%%", "%")
-        with driver.cursor() as cursor, cursor.copy(f"COPY ({found}) TO STDOUT (FORMAT csv, NULL '')") as copy:
+        form = f"FORMAT csv, NULL '', DELIMITER '{separator}'"
+        with driver.cursor() as cursor, cursor.copy(f"COPY ({found}) TO STDOUT ({form})") as copy:
             yield from copy
 
 

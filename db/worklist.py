@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, or_, select, union_all
 
 from db.engine import read_clock
-from db.results import ResultFilter, select_results
+from db.results import Order, ResultFilter, select_results
 from db.tables import jobs, runs, scans, worklist_rows
 from db.tallies import RunTally, read_tallies
 from db.types import JobStatus, ScanStatus
@@ -74,7 +74,7 @@ def read_page(connection: Connection, wanted: ResultFilter, size: int, after: Po
         ]
         rows = _read_kept_rows(connection, wanted, pairs, size + 1, after)
     else:
-        query = select_results(replace(wanted, by_score=True, limit=size + 1))
+        query = select_results(replace(wanted, order=Order.SCORE, limit=size + 1))
         if after is not None:
             query = query.where(_follows(after))
         rows = _fetch(connection, query)

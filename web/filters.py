@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
-from db.results import ResultFilter, to_text
+from db.results import Order, ResultFilter, to_text
 from db.types import ScanStatus
 from db.worklist import Position
 
@@ -35,7 +35,7 @@ class WorklistFilter:
         """Return the database filter for a run, in the order of the page."""
         return ResultFilter(
             run_id, [self.status] if self.status else [], self.label, self.min_score, decision=self.decision,
-            by_score=True,
+            order=Order.SCORE,
         )  # fmt: skip
 
     def to_query(self, after: Position | None = None) -> str:

@@ -5,7 +5,8 @@ bar: a progress bar that shows nothing; `tables` draws one.
 tables: tables and progress bars for people.
 run_summary: a run's counts and their reconciliation.
 embedded_run: the progress and the summary of a run that this process scores.
-result_rows: result rows as table, JSON and Parquet.
+result_rows: result rows as CSV, JSON, Parquet and sheets.
+result_table: result rows as a table.
 card_page: a model's card for people.
 follow: follows a run until it ends.
 """

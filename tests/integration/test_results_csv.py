@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from db.engine import reading, write
-from db.results import COLUMNS, ResultFilter, stream_results, to_text
+from db.results import COLUMNS, Order, ResultFilter, stream_results, to_text
 from db.results_csv import stream_csv
 from db.runs import NewScan
 from db.tables import scans
@@ -84,10 +84,10 @@ def test_a_filter_holds_any_character(engine, label):
 def test_filters_and_orders_are_those_of_the_rows(engine):
     run_id = add_night(engine, [0.25, 0.75, ScanStatus.REJECTED, 0.75, None, 0.5])
     for wanted in (
-        ResultFilter(run_id, by_score=True),
+        ResultFilter(run_id, order=Order.SCORE),
         ResultFilter(run_id, statuses=[ScanStatus.REJECTED, ScanStatus.QUEUED]),
         ResultFilter(run_id, decision="pneumonia", limit=2),
-        ResultFilter(run_id, min_score=0.5, by_score=True, limit=3),
+        ResultFilter(run_id, min_score=0.5, order=Order.SCORE, limit=3),
     ):
         assert parse(read_csv(engine, wanted)) == read_rows(engine, wanted) != []
 

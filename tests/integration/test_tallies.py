@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, update
 from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.job_results import store_results
-from db.results import ResultFilter
+from db.results import Order, ResultFilter
 from db.runs import NewScan, close_finished_runs, retry_run
 from db.tables import jobs, scans, tallies, worklist_rows
 from db.tallies import RunCounts, RunTally, read_tallies
@@ -203,12 +203,12 @@ class TestWorklist:
         tally = read_tally(engine, run_id)
         assert tally.is_kept
         for filters in self.FILTERS:
-            wanted = ResultFilter(run_id, by_score=True, **filters)
+            wanted = ResultFilter(run_id, order=Order.SCORE, **filters)
             expected = read_all(engine, wanted, RunTally(tally.counts), 1_000)
             assert read_all(engine, wanted, tally, size) == expected, filters
 
     def test_a_run_without_tally_shows_its_worklist_too(self, engine):
         run_id = add_night(engine, [0.25, 0.75, ScanStatus.REJECTED])
         forget_tally(engine, run_id)
-        rows = read_all(engine, ResultFilter(run_id, by_score=True), read_tally(engine, run_id), 2)
+        rows = read_all(engine, ResultFilter(run_id, order=Order.SCORE), read_tally(engine, run_id), 2)
         assert [row["score"] for row in rows] == [0.75, 0.25, None]
