@@ -26,55 +26,95 @@ from db.views import results as view
 from nightread.errors import NightreadError
 
 _ALL_COLUMNS: Final = "all"
+_ROWS, _OUTPUT = "Rows", "Output"
 _NOON: Final = timedelta(hours=12)
 
 
 def results(
     run: RunReference = None,
     status: Annotated[
-        list[ScanStatus] | None, typer.Option("--status", help="Only scans with this status; repeatable.")
+        list[ScanStatus] | None,
+        typer.Option("--status", help="Only scans with this status; repeatable.", rich_help_panel=_ROWS),
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Only rows of this label.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Only rows of this label.", rich_help_panel=_ROWS)
+    ] = None,
     decision: Annotated[
-        str | None, typer.Option("--decision", help="Only this decision: a label, its negative, or uncertain.")
+        str | None,
+        typer.Option(
+            "--decision", help="Only this decision: a label, its negative, or uncertain.", rich_help_panel=_ROWS
+        ),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", min=0, max=1, help="Only rows scoring at least this.")
+        float | None,
+        typer.Option("--min-score", min=0, max=1, help="Only rows scoring at least this.", rich_help_panel=_ROWS),
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only this study, of any run.")] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="UID", help="Only this study, of any run.", rich_help_panel=_ROWS)
+    ] = None,
     since: Annotated[
         datetime | None,
         typer.Option(
-            "--since", metavar="TIME", parser=read_moment, help="Ended since then, of any run: 12h, 7d, a date."
+            "--since",
+            metavar="TIME",
+            parser=read_moment,
+            help="Ended since then, of any run: 12h, 7d, a date.",
+            rich_help_panel=_ROWS,
         ),
     ] = None,
     night: Annotated[
         datetime | None,
-        typer.Option("--night", metavar="DATE", formats=["%Y-%m-%d"], help="Ended from noon of this day to the next."),
+        typer.Option(
+            "--night",
+            metavar="DATE",
+            formats=["%Y-%m-%d"],
+            help="Ended from noon of this day to the next.",
+            rich_help_panel=_ROWS,
+        ),
     ] = None,
-    all_runs: Annotated[bool, typer.Option("--all-runs", help="Rows of all runs.")] = False,
+    all_runs: Annotated[bool, typer.Option("--all-runs", help="Rows of all runs.", rich_help_panel=_ROWS)] = False,
     latest: Annotated[
-        bool, typer.Option("--latest", help="Each file once: the newest run in which it has ended.")
+        bool,
+        typer.Option("--latest", help="Each file once: the newest run in which it has ended.", rich_help_panel=_ROWS),
     ] = False,
     operating_point: Annotated[
         str | None,
         typer.Option(
-            "--operating-point", metavar="NAME", help="Decisions at this point of the card, not the stored ones."
+            "--operating-point",
+            metavar="NAME",
+            help="Decisions at this point of the card, not the stored ones.",
+            rich_help_panel=_ROWS,
         ),
     ] = None,
-    sort: Annotated[Order | None, typer.Option("--sort", help="Order of rows; tables: score, exports: found.")] = None,
-    columns: Annotated[
-        str | None, typer.Option("--columns", metavar="A,B,...", help="Columns by name, or `all`.")
+    sort: Annotated[
+        Order | None,
+        typer.Option("--sort", help="Order of rows; tables: score, exports: found.", rich_help_panel=_OUTPUT),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Maximum rows; tables: 100 by default.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B,...", help="Columns by name, or `all`.", rich_help_panel=_OUTPUT),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Maximum rows; tables: 100 by default.", rich_help_panel=_OUTPUT),
+    ] = None,
     changed_after: Annotated[
         str | None,
-        typer.Option("--changed-after", metavar="CURSOR", help="Rows that ended since, as jsonl; begin with `start`."),
+        typer.Option(
+            "--changed-after",
+            metavar="CURSOR",
+            help="Rows that ended since, as jsonl; begin with `start`.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
-    format: Annotated[Format | None, typer.Option("--format", help="Output format; default: table.")] = None,  # noqa: A002  # the option's name
-    excel: Annotated[bool, typer.Option("--excel", help="CSV as Excel opens it; text is never a formula.")] = False,
+    format: Annotated[  # noqa: A002  # the option's name
+        Format | None, typer.Option("--format", help="Output format; default: table.", rich_help_panel=_OUTPUT)
+    ] = None,
+    excel: Annotated[
+        bool, typer.Option("--excel", help="CSV as Excel opens it; text is never a formula.", rich_help_panel=_OUTPUT)
+    ] = False,
     as_json: Json = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Output file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output file.", rich_help_panel=_OUTPUT)] = None,
 ) -> None:
     """Print a run's results: one row per label of a scan.
 
