@@ -13,6 +13,10 @@ from db.types import JobStatus, Priority, RunStatus, UtcDateTime, database_now
 
 #: A statement has a parameter for each id: PostgreSQL takes 65,535 of them, SQLite 32,766.
 _IDS_PER_UPDATE = 10_000
+#: A time further ahead than this was written before the database's clock stepped back; less is a transaction's length.
+_AHEAD_S = 60.0
+#: The longest lease that NIGHTREAD_LEASE_S allows.
+_LONGEST_LEASE_S = 86_400.0
 
 
 def is_due() -> ColumnElement[bool]:
@@ -23,8 +27,12 @@ def is_due() -> ColumnElement[bool]:
 
 
 def has_expired_lease() -> ColumnElement[bool]:
-    """Match leased jobs whose lease has expired."""
-    return and_(jobs.c.status == JobStatus.LEASED, jobs.c.lease_expires_at < database_now())
+    """Match leased jobs whose lease has expired, or ends later than any lease that begins now."""
+    ends = jobs.c.lease_expires_at
+    return and_(
+        jobs.c.status == JobStatus.LEASED,
+        or_(ends < database_now(), ends > database_now(_LONGEST_LEASE_S + _AHEAD_S)),
+    )
 
 
 def take_due_jobs(
@@ -101,8 +109,13 @@ def _select_due_of_run(_: str) -> Select[str]:
 
 def _is_unsent() -> ColumnElement[bool]:
     """Match due jobs for which no message was sent in the last `since_s` seconds."""
-    unsent = or_(jobs.c.published_at.is_(None), jobs.c.published_at < database_now("since_s"))
+    unsent = or_(jobs.c.published_at.is_(None), jobs.c.published_at < database_now("since_s"), _is_ahead())
     return and_(jobs.c.status != JobStatus.DONE, or_(is_due(), has_expired_lease()), unsent)
+
+
+def _is_ahead() -> ColumnElement[bool]:
+    """Match jobs whose message was sent in the future: the database's clock has stepped back since."""
+    return jobs.c.published_at > database_now(_AHEAD_S)
 
 
 def mark_unpublished(connection: Connection, job_ids: Sequence[str]) -> None:
@@ -145,11 +158,34 @@ def count_waiting_jobs(
     )
     if unpublished_s is not None:
         sent = jobs.c.published_at
-        query = query.where(or_(sent.is_(None), sent < database_now(-unpublished_s)))
+        query = query.where(or_(sent.is_(None), sent < database_now(-unpublished_s), _is_ahead()))
     if priority is not None:
         query = query.where(runs.c.priority == priority)
     count, oldest, now = connection.execute(query).one()
     return Waiting(count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+
+
+def count_jobs_ahead(connection: Connection) -> int:
+    """Count the unfinished jobs that were created, or leased for longer than any lease, in the future."""
+    ahead = or_(
+        jobs.c.created_at > database_now(_AHEAD_S),
+        jobs.c.published_at > database_now(_AHEAD_S),
+        jobs.c.lease_expires_at > database_now(_LONGEST_LEASE_S + _AHEAD_S),
+    )
+    query = select(func.count()).select_from(jobs).where(jobs.c.status != JobStatus.DONE, ahead)
+    return int(connection.execute(query).scalar_one())
+
+
+def find_idle_time(connection: Connection, run_id: str) -> float:
+    """Return the seconds since a run was created, ended a job or lost its last lease; below 0 while a lease lives."""
+    query = select(
+        func.max(jobs.c.lease_expires_at, type_=UtcDateTime()),
+        func.max(jobs.c.finished_at, type_=UtcDateTime()),
+        select(runs.c.created_at).where(runs.c.id == run_id).scalar_subquery(),
+        database_now(),
+    ).where(jobs.c.run_id == run_id)
+    *times, now = connection.execute(query).one()
+    return float((now - max(time for time in times if time is not None)).total_seconds())
 
 
 def count_leases(connection: Connection, run_id: str | None = None) -> int:
@@ -181,6 +217,7 @@ def _count_published(_: str) -> Select[int]:
         .where(
             jobs.c.status == JobStatus.QUEUED,
             jobs.c.published_at > database_now("since_s"),
+            ~_is_ahead(),
             runs.c.priority == bindparam("of_class", type_=runs.c.priority.type),
         )
     )

@@ -11,7 +11,7 @@ class Owner:
     """The process that scores an embedded run.
 
     Attributes:
-        host: name of its machine.
+        host: name of its machine, then "/" and what tells machines and containers of one name apart.
         pid: process id on that machine.
         started: start time in the kernel's ticks since boot; None if the system does not report it.
     """

@@ -1,7 +1,9 @@
 """This machine and process: cores, start time, memory that is kept."""
 
+import contextlib
 import ctypes
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,18 @@ def keep_freed_memory() -> None:
         return
     set_option(_M_MMAP_THRESHOLD, _KEPT_ALLOCATION)
     set_option(_M_TRIM_THRESHOLD, _KEPT_FREE)
+
+
+def name_machine() -> str:
+    """Return HOST/BOOT.NAMESPACE: the scope in which a process id and its start time name one process.
+
+    Machines may share a host's name, and so may containers, whose process ids all begin at 1.
+    """
+    parts = []
+    with contextlib.suppress(OSError):  # no Linux
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")[:12])
+        parts.append(re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")))  # noqa: PTH115  # a link to no path
+    return "/".join([os.uname().nodename, ".".join(parts)]).rstrip("/")
 
 
 def read_start(pid: int) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from db.due_jobs import Waiting, count_waiting_jobs
+from db.due_jobs import Waiting, count_jobs_ahead, count_waiting_jobs
 from db.engine import reading
 from db.types import Priority
 from nightread.errors import SettingsError
@@ -138,7 +138,13 @@ def check_sweeping(engine: Engine, settings: Settings) -> Health:
     limit_s = find_limit(settings)
     with reading(engine) as connection:
         waiting = count_waiting_jobs(connection, unpublished_s=limit_s)
+        ahead = count_jobs_ahead(connection)
     faults = []
+    if ahead:
+        faults.append(
+            f"{ahead:,} jobs have times in the future: the clock of the database has stepped back; correct it. Their "
+            "messages are sent again, and leases end when the clock has caught up"
+        )
     if waiting.jobs and waiting.longest_s > limit_s:
         faults.append(
             f"{waiting.jobs:,} jobs are due and no message was sent for them in {limit_s:.0f} s: no process sweeps, or "

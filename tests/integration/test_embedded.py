@@ -5,18 +5,22 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+from sqlalchemy import update
 
 from db.cancellation import cancel_run
 from db.engine import reading, write
+from db.jobs import claim_job
 from db.owner import Owner
 from db.results import ResultFilter, stream_results
 from db.runs import find_run, retry_run
+from db.tables import jobs, runs
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
-from nightread.machine import read_start
+from nightread.machine import name_machine, read_start
 from nightread.settings import read_settings
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
 from tests.worker_factories import add_run_of, fetch_info, run_process, write_scans
@@ -239,6 +243,24 @@ class TestOrphans:
         add(os.getpid(), started=read_start(os.getpid()))
         assert close_orphans(engine) == 0
         add(os.getpid(), started="1")  # process 1 of the container before this one, say
+        assert close_orphans(engine) == 1
+
+    @pytest.mark.parametrize("machine", ["0123456789ab.4026531836", "name_machine.4026532999"])
+    def test_a_live_run_of_another_boot_or_namespace_is_left_alone_until_it_does_nothing(
+        self, engine, dead_pid, machine
+    ):
+        """Two containers or cloned machines have one host name, and each other's process ids mean nothing."""
+        boot = name_machine().partition("/")[2].partition(".")[0]
+        host = f"{os.uname().nodename}/{machine.replace('name_machine', boot)}"
+        run_id = add_run(engine, 2, embedded=True, owner=Owner(host, dead_pid, "1"))
+        assert close_orphans(engine) == 0
+        (job_id,) = job_ids(engine, run_id)
+        with engine.begin() as connection:
+            connection.execute(update(runs).values(created_at=datetime(2020, 1, 1, tzinfo=UTC)))
+        write(engine, lambda connection: claim_job(connection, job_id, "it", 60, embedded=True))
+        assert close_orphans(engine) == 0
+        with engine.begin() as connection:
+            connection.execute(update(jobs).values(lease_expires_at=datetime(2020, 1, 1, tzinfo=UTC)))
         assert close_orphans(engine) == 1
 
     def test_a_run_of_a_cluster_is_no_orphan(self, engine, dead_pid):

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from db.cancellation import cancel_run
-from db.due_jobs import take_due_jobs
+from db.due_jobs import find_idle_time, take_due_jobs
 from db.engine import reading, write
 from db.jobs import suspect_jobs
 from db.runs import (
@@ -25,7 +25,7 @@ from db.runs import (
 from db.schema import ensure_schema
 from db.tallies import RunCounts, read_tallies
 from db.types import RunStatus
-from nightread.machine import read_start
+from nightread.machine import name_machine, read_start
 from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.jobs.job import attend_job
@@ -37,6 +37,9 @@ from worker.runs.job_pool import Crew
 from worker.runs.request import Request
 
 _log = logging.getLogger(__name__)
+
+#: A run of a process that cannot be seen is abandoned if it has done nothing for this long, in seconds.
+_ABANDONED_S: Final = 600.0
 
 #: Jobs at once on threads: one is decoded and scored while the other is committed. Three are not faster.
 _JOBS_AT_ONCE: Final = 2
@@ -200,17 +203,20 @@ def close_orphans(engine: Engine) -> int:
     decoded in a sandbox from then on.
     """
     with reading(engine) as connection:
-        orphans = [run for run in find_open_embedded_runs(connection) if _is_orphan(run)]
+        orphans = [run for run in find_open_embedded_runs(connection) if _is_orphan(connection, run)]
     for run in orphans:
         ended = _cancel_rest(engine, run.id, crashed=True)
         _log.info("run %s was killed before its end: %d scans marked `%s`", run.id[:8], ended, Reason.CANCELLED)
     return len(orphans)
 
 
-def _is_orphan(run: RunInfo) -> bool:
+def _is_orphan(connection: Connection, run: RunInfo) -> bool:
     owner = run.owner
-    if owner is None or owner.host != os.uname().nodename:
+    if owner is None or owner.host.partition("/")[0] != os.uname().nodename:
         return False
+    if "/" in owner.host and owner.host != name_machine():
+        # Before a reboot of this host, in another container, or on another host of its name: only leases tell.
+        return find_idle_time(connection, run.id) > _ABANDONED_S
     started = read_start(owner.pid)
     if owner.started is not None and started is not None:
         return started != owner.started

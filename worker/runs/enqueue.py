@@ -19,7 +19,7 @@ from db.owner import Owner
 from db.runs import NewRun, RunInfo, create_run, find_run, find_run_of_key
 from db.tables import RUN_NAME_LENGTH
 from nightread.failpoints import Point, failpoint
-from nightread.machine import read_start
+from nightread.machine import name_machine, read_start
 from nightread.model.bundle import Bundle
 from nightread.reasons import Reason
 from nightread.scan.files import encode_path, find_root
@@ -274,7 +274,7 @@ def describe_settings(settings: Settings) -> dict[str, object]:
 
 def describe_owner() -> Owner:
     """Return this process, as the owner of an embedded run."""
-    return Owner(os.uname().nodename, os.getpid(), read_start(os.getpid()))
+    return Owner(name_machine(), os.getpid(), read_start(os.getpid()))
 
 
 def _resolve_sources(paths: Sequence[Path], roots: Sequence[Path], *, is_list: bool) -> list[Path]:
