@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 
 from nightread.errors import NightreadError
 
@@ -15,6 +16,11 @@ def prepare_tensorflow() -> None:
         NightreadError: a package is missing; the message names the remedy.
     """
     missing = [package for package in _TRAIN_PACKAGES if importlib.util.find_spec(package) is None]
+    if missing and sys.version_info >= (3, 14):
+        raise NightreadError(
+            f"training and export need {', '.join(missing)}; TensorFlow has no release for Python 3.14 yet: train with "
+            "Python 3.13, and score with any"
+        )
     if missing:
         raise NightreadError(
             f"training and export need {', '.join(missing)}, which the extra `train` brings: "

@@ -3,6 +3,7 @@
     model = nightread.open_model("pneumonia-lite0")
     for row in model.predict(paths): ...
 
+__main__: start of the program.
 api: `open_model`, `Model` and the rows that it yields.
 settings: the settings and their defaults.
 settings_sources: where they come from: variables `NIGHTREAD_*` and the user's files.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output.console import print_json
+from cli.output.console import hint, print_json
 from cli.train_extra import prepare_tensorflow
 from trainer.data.dataset import Choices, Rare, SplitBy
 from trainer.fit.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer, Schedule
@@ -232,3 +232,4 @@ def _print(record: "Record", card: dict[str, Any], out: Path) -> None:
         typer.echo(f"unreadable: {len(record.unreadable)}: {shown}{' ...' if len(record.unreadable) > 10 else ''}")
     typer.echo(f"training folder: {out}")
     typer.echo(f"report: {out / 'report.html'}")
+    hint(f"Next: nightread export {out} --name {out.resolve().name} --version 1")
