@@ -25,6 +25,7 @@ from nightread.scan.scan import DECODER_ERRORS, Contradiction
 
 _PREAMBLE_BYTES: Final = 132
 _META_GROUP: Final = 0x0002
+_HIGHEST_FIRST_GROUP: Final = 0x0028
 _PIXEL_GROUP: Final = 0x7FE0
 _PIXEL_DATA: Final = (0x7FE0, 0x0010)
 _ITEM: Final = (0xFFFE, 0xE000)
@@ -191,7 +192,7 @@ def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
     if start + 8 > len(data):
         raise UnreadableScan(Reason.DAMAGED, "the file ends before the data set")
     group, vr = data[start : start + 2], data[start + 4 : start + 6]
-    is_little = int.from_bytes(group, "little") <= int.from_bytes(group, "big")
+    is_little = _is_little_endian(group, syntax)
     is_implicit = not (vr.isalpha() and vr.isupper())  # the data decide, not the transfer syntax
     source = BytesIO(data)
     source.seek(start)
@@ -215,6 +216,14 @@ def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
     dataset = pydicom.Dataset(elements)
     dataset.set_original_encoding(is_implicit, is_little, "iso8859")
     return DicomFile(Attributes(dataset, is_little), syntax, data, pixels_at, is_cut, is_implicit)
+
+
+def _is_little_endian(group: bytes, syntax: str) -> bool:
+    """Return the byte order of a data set from its first group, which is low, else from its transfer syntax."""
+    little, big = int.from_bytes(group, "little"), int.from_bytes(group, "big")
+    if min(little, big) > _HIGHEST_FIRST_GROUP:  # it holds private groups alone
+        return syntax != uid.ExplicitVRBigEndian
+    return little <= big
 
 
 def _read_meta(data: bytes, start: int) -> tuple[str, int]:

@@ -7,7 +7,7 @@ another one.
 import contextlib
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -61,6 +61,7 @@ _BARE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _JP2_SIGNATURE: Final = b"\0\0\0\x0cjP  \r\n\x87\n"
 _JXL_SIGNATURE: Final = b"\0\0\0\x0cJXL \r\n\x87\n"
 _CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _IN_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
 #: Number of mid-gray rows at the end of a picture whose data ended early.
@@ -139,18 +140,7 @@ def _decode_by_libjpeg(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
 
 def _read_jpeg(data: bytes | memoryview) -> FrameHeader:
     """Read the frame header of a JPEG or JPEG-LS file (ISO/IEC 10918-1, B.2.2)."""
-    place = 2
-    while True:
-        if data[place] != 0xFF:
-            raise UnreadableScan(Reason.DAMAGED, "the JPEG data is damaged: a segment does not begin with a marker")
-        marker = data[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-            continue
-        if marker in _BARE_MARKERS:
-            place += 2
-            continue
-        (length,) = struct.unpack_from(">H", data, place + 2)
+    for marker, place in _find_segments(data):
         if marker in _SOF_CODECS:
             bits, height, width, components = struct.unpack_from(">BHHB", data, place + 4)
             return FrameHeader(_SOF_CODECS[marker], width, height, components, bits, is_progressive=marker == 0xC2)
@@ -159,7 +149,25 @@ def _read_jpeg(data: bytes | memoryview) -> FrameHeader:
                 Reason.UNSUPPORTED_FORMAT, "an arithmetic or hierarchical JPEG; save it as baseline or lossless JPEG"
             )
         if marker in {0xD9, 0xDA}:
-            raise UnreadableScan(Reason.DAMAGED, "the JPEG data is damaged: it has no frame header")
+            break
+    raise UnreadableScan(Reason.DAMAGED, "the JPEG data is damaged: it has no frame header")
+
+
+def _find_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """Yield (marker, place of its 0xFF) of the segments of a JPEG, those after entropy-coded data included.
+
+    Bytes between segments are passed over, as decoders do: some writers declare a segment shorter than it is.
+    """
+    place = 2
+    while (found := _MARKER.search(data, place)) is not None:
+        place = found.end() - 2
+        marker = data[place + 1]
+        yield marker, place
+        if marker == 0xDA:
+            found = _IN_SCAN.search(data, place + 2)
+            place = len(data) if found is None else found.end() - 2
+            continue
+        length = 0 if marker in _BARE_MARKERS or place + 4 > len(data) else struct.unpack_from(">H", data, place + 2)[0]
         place += 2 + length
 
 
@@ -176,23 +184,22 @@ def check_progressive(data: bytes, header: FrameHeader) -> None:
     if not header.is_progressive:
         return
     left: dict[int, set[int]] = {}  # incomplete coefficients by component
-    place = data.find(b"\xff\xc2")
     first = None
-    while place >= 0 and place + 4 <= len(data):
-        marker = data[place + 1]
+    for marker, place in _find_segments(data):
         if marker == 0xD9:
             break
-        if marker == 0xDA:
+        if marker == 0xDA and place + 5 <= len(data):
             count = data[place + 4]
-            ids = [data[place + 5 + 2 * number] for number in range(count)]
-            start, end, bits = data[place + 5 + 2 * count : place + 8 + 2 * count]
-            first = ids[0] if first is None else first
+            end_of_ids = place + 5 + 2 * count
+            if end_of_ids + 3 > len(data):
+                break
+            ids = data[place + 5 : end_of_ids : 2]
+            start, end, bits = data[end_of_ids : end_of_ids + 3]
+            first = ids[0] if first is None and ids else first
             for component in ids:
                 missing = left.setdefault(component, set(range(_LAST_COEFFICIENT + 1)))
                 if not bits & 0x0F:
                     missing -= set(range(start, end + 1))
-        found = _IN_SCAN.search(data, place + 2)
-        place = -1 if found is None else found.end() - 2
     if first is None or left[first]:
         raise UnreadableScan(
             Reason.DAMAGED, "the JPEG data is cut short: some scans of the progressive picture are missing"

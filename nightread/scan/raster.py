@@ -1,5 +1,6 @@
 """Decoding of JPEG, PNG and TIFF with Pillow: from bytes to gray pixels."""
 
+import contextlib
 import ctypes
 import logging
 import warnings
@@ -93,9 +94,10 @@ def _has_preview(image: Image.Image) -> bool:
     """Return whether the other pictures of a multi-picture JPEG are smaller, like previews; leaves it at the first."""
     size_px = image.size
     others = []
-    for frame in range(1, getattr(image, "n_frames", 1)):
-        image.seek(frame)
-        others.append(image.size)
+    with contextlib.suppress(*DECODER_ERRORS):  # an index that leads nowhere: decoders show the first picture
+        for frame in range(1, getattr(image, "n_frames", 1)):
+            image.seek(frame)
+            others.append(image.size)
     image.seek(0)
     return all(width < size_px[0] and height < size_px[1] for width, height in others)
 

@@ -105,6 +105,13 @@ class TestFileStructure:
         assert sniff(whole[:SNIFF_BYTES]) is Format.DICOM
         assert_shown(whole, EXPECTED)
 
+    @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+    def test_an_instance_of_private_groups_alone_holds_no_image(self, syntax):
+        data = factories.encode_dicom(CHEST, syntax=syntax)
+        meta = data[: data.index(b"\x08\x00\x16\x00")]
+        private = b"\x03\x3f\x10\0" + (b"LO\x04\0" if syntax == ExplicitVRLittleEndian else b"\x04\0\0\0") + b"abcd"
+        assert refuse(meta + private) == (Reason.NOT_A_RADIOGRAPH, "the DICOM instance holds no image")
+
     def test_text_and_random_bytes_are_no_data_set(self):
         random = np.random.default_rng(0)
         for head in (

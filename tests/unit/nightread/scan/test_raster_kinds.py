@@ -142,6 +142,29 @@ class TestJpeg:
         data = factories.encode_jpeg(CHEST)
         assert np.array_equal(read(data[:-2]).pixels, read(data).pixels)
 
+    @pytest.mark.parametrize("progressive", [False, True])
+    @pytest.mark.parametrize("junk", [b"\0\0\x12", b"Adobe\xff\xff\x00", bytes(range(1, 200))])
+    def test_bytes_between_segments_are_passed_over(self, progressive, junk):
+        plain = factories.encode_jpeg(CHEST, progressive=progressive)
+        header = b"\xff\xee\0\x04ab" + junk  # a segment that is declared shorter than it is
+        data = plain[:2] + header + plain[2:]
+        assert np.array_equal(read(data).pixels, read(plain).pixels)
+
+    @pytest.mark.parametrize("marker", [b"\xff\xc2", b"\xff\xda", b"\xff\xd9"])
+    def test_markers_within_a_segment_are_none(self, marker):
+        plain = factories.encode_jpeg(CHEST, progressive=True)
+        content = (marker + b"\0\x0c\x01\x01\0\0\0\0") * 3
+        data = plain[:2] + b"\xff\xe2" + (len(content) + 2).to_bytes(2, "big") + content + plain[2:]
+        assert np.array_equal(read(data).pixels, read(plain).pixels)
+
+    def test_an_index_of_pictures_that_leads_nowhere_is_passed_over(self):
+        buffer = io.BytesIO()
+        image = Image.fromarray(CHEST)
+        image.save(buffer, "MPO", save_all=True, append_images=[image.resize((72, 60))])
+        whole = buffer.getvalue()
+        first = whole[: whole.index(b"\xff\xd9\xff\xd8") + 2]
+        assert read(first).pixels.shape == CHEST.shape
+
     def test_a_preview_is_no_second_frame(self):
         small = Image.fromarray(CHEST[::3, ::3])
         data = factories.encode_image(Image.fromarray(CHEST), "MPO", save_all=True, append_images=[small])
