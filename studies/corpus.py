@@ -2,8 +2,8 @@
 
     uv run --group test python -m studies.corpus FOLDER
 
-Meant for the test files of other projects, such as pydicom's `test_files` and Pillow's `Tests/images`. Prints the number
-of files by outcome, and each file that is `damaged` although another tool reads it.
+Meant for the test files of other projects, such as pydicom's `test_files` and Pillow's `Tests/images`. Prints the
+number of files by outcome, and each file that is `damaged` although another tool reads it.
 """
 
 import argparse
