@@ -79,8 +79,8 @@ def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
         kind = _PHOTOMETRIC.get(page.photometric, "another color space")
         raise UnsupportedScan(
             Reason.UNSUPPORTED_FORMAT,
-            f"a TIFF of {samples} samples of {bits} bits, {kind}, compression {int(page.compression)}; save it as gray "
-            "of 8 or 16 bits, for instance with `magick IN -colorspace Gray -compress None OUT.tif`",
+            f"a TIFF of {samples} samples of {bits} bits, {kind}, compression {_name(page.compression)}; save it as "
+            "gray of 8 or 16 bits, for instance with `magick IN -colorspace Gray -compress None OUT.tif`",
         )
     chunk = page.chunks[0] * page.chunks[1] if len(page.chunks) > 1 else page.chunks[0]
     if chunk > max(4 * page.imagewidth * page.imagelength, _LARGEST_CHUNK):
@@ -88,6 +88,12 @@ def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
     if _COMPRESSIONS[page.compression]:
         for place, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             _check_chunk(data[place : place + size], page, chunk)
+
+
+def _name(compression: Any) -> str:
+    """Return the name and number of a compression; only the number if it is unknown."""
+    name = getattr(compression, "name", "")
+    return f"{name} ({int(compression)})" if name else str(int(compression))
 
 
 def _check_chunk(content: bytes, page: Any, pixels: int) -> None:

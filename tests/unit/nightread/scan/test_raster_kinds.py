@@ -116,7 +116,7 @@ class TestTiffPages:
         pixels = np.repeat(CHEST[..., None], 3, axis=2)
         reason, text = refuse(encode_tiff(pixels, photometric="rgb", compression=compression))
         assert reason is Reason.UNSUPPORTED_FORMAT
-        assert "compression" in text
+        assert compression in text.lower()
 
     def test_a_tile_far_larger_than_the_picture_is_not_decoded(self, monkeypatch):
         data = encode_tiff(CHEST[:64, :64], tile=(8192, 8192), compression="zlib")
