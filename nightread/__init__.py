@@ -11,7 +11,8 @@ settings_faults: wrong settings in words.
 errors: every error that is raised on purpose.
 reasons: closed list of the reasons why a scan has no scores.
 logs: log lines as text or JSON.
-failpoints: places at which a process can be made to fail on purpose.
+failpoints: names of places at which a process can be made to fail.
+fault_injection: makes it fail, in tests; not in the wheel.
 process_limits: what a child process that works on hostile bytes can still do.
 system_calls: those that it does not need, and their filter.
 machine: cores, memory and start time of processes.

@@ -1,31 +1,24 @@
 """Failpoints: named places in the code where a process can be made to fail, for tests of what follows.
 
+Here are the names alone. What makes a process fail is `nightread.fault_injection`, which the wheel leaves out: an
+installed Nightread passes each point with one look at a variable that is None.
+
 `NIGHTREAD_FAILPOINT=POINT:ACTION[:N][,...]` makes a process fail when it passes a point for the N-th time, by default
 the first. `any` stands for every point, so that N = 1, 2, 3, ... crashes a command at each point in turn. The variable
-is read once, at the start of a process; without it a point costs one look at an empty list. Each failpoint strikes once
-in a process. With `NIGHTREAD_FAILPOINT_DIR` it strikes once among all processes that share that folder, restarted ones
-included, and leaves a file there that names the point.
+is read once, at the start of a process. Each failpoint strikes once in a process. With `NIGHTREAD_FAILPOINT_DIR` it
+strikes once among all processes that share that folder, restarted ones included, and leaves a file there that names the
+point.
 """
 
 import contextlib
-import itertools
 import os
-import re
-import signal
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
-from typing import Final, Self
+from importlib import import_module
+from typing import Any, Final, Self
 
 VARIABLE: Final = "NIGHTREAD_FAILPOINT"
 FOLDER_VARIABLE: Final = "NIGHTREAD_FAILPOINT_DIR"
-
-_ANY = "any"
-_FAILPOINT = re.compile(
-    r"(?P<point>[a-z-]+):(?P<action>kill|stop|exit|raise|sleep-(?P<sleep_s>\d+(\.\d+)?))(:(?P<nth>[1-9]\d*))?"
-)
 
 
 class Point(StrEnum):
@@ -102,18 +95,10 @@ class Struck(RuntimeError):
     """Error of a failpoint without an error of its own: stands for an unexpected error."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Failpoint:
-    """One armed failpoint; `passed` counts without a lock, which a fork could inherit while it is held."""
-
-    point: str
-    action: str
-    nth: int
-    sleep_s: float
-    passed: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-
-_armed: list[_Failpoint] = []
+#: What an armed point does with its error; None: nothing is armed.
+Strike = Callable[[Point, Callable[[str], BaseException]], None]
+_INJECTION: Final = "nightread.fault_injection"
+_strike: Strike | None = None
 
 
 def failpoint(point: Point, fault: Callable[[str], BaseException] = Struck) -> None:
@@ -123,8 +108,14 @@ def failpoint(point: Point, fault: Callable[[str], BaseException] = Struck) -> N
         point: this place.
         fault: makes the error to raise from a message.
     """
-    if _armed:
-        _pass(point, fault)
+    if _strike is not None:
+        _strike(point, fault)
+
+
+def set_strike(strike: Strike | None) -> None:
+    """Call `strike` at each point from now on; None: at none."""
+    global _strike  # noqa: PLW0603  # of this process and of its future forks
+    _strike = strike
 
 
 def arm(text: str) -> None:
@@ -134,68 +125,32 @@ def arm(text: str) -> None:
         text: value of `NIGHTREAD_FAILPOINT`; "" disarms.
 
     Raises:
-        ValueError: one line with the fault and the allowed values.
+        ValueError: one line with the fault and the allowed values, or that this installation injects no faults.
     """
-    _armed[:] = parse(text)
+    if text or _strike is not None:
+        _load_injection().arm(text)
+
+
+def check(text: str) -> None:
+    """Check a value of `NIGHTREAD_FAILPOINT`.
+
+    Raises:
+        ValueError: one line with the fault and the allowed values, or that this installation injects no faults.
+    """
+    if text:
+        _load_injection().parse(text)
 
 
 def describe_armed() -> str:
     """Return the armed failpoints of this process as text; "" if there are none."""
-    return ", ".join(f"{failpoint.point}:{failpoint.action}:{failpoint.nth}" for failpoint in _armed)
+    return "" if _strike is None else str(_load_injection().describe_armed())
 
 
-def parse(text: str) -> list[_Failpoint]:
-    """Return the failpoints of a value of `NIGHTREAD_FAILPOINT`.
-
-    Raises:
-        ValueError: one line with the fault and the allowed values.
-    """
-    return [_parse_one(part.strip()) for part in text.split(",") if part.strip()]
-
-
-def _parse_one(text: str) -> _Failpoint:
-    found = _FAILPOINT.fullmatch(text)
-    if found is None:
-        raise ValueError(
-            f"{text!r} is no failpoint; write POINT:ACTION or POINT:ACTION:N, where ACTION is kill, stop, exit, "
-            "raise or sleep-SECONDS"
-        )
-    if found["point"] != _ANY and found["point"] not in set(Point):
-        raise ValueError(f"there is no point {found['point']!r}; there are {_ANY}, {', '.join(sorted(Point))}")
-    return _Failpoint(found["point"], found["action"], int(found["nth"] or 1), float(found["sleep_s"] or 0))
-
-
-def _pass(point: Point, fault: Callable[[str], BaseException]) -> None:
-    for armed in _armed:
-        if armed.point in {_ANY, point} and next(armed.passed) == armed.nth and _is_first(armed, point):
-            _strike(armed, point, fault)
-
-
-def _is_first(armed: _Failpoint, point: Point) -> bool:
-    """Return whether no other process has struck here before, and leave a file for the next ones."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    if not folder:
-        return True
+def _load_injection() -> Any:
     try:
-        with (Path(folder) / f"{armed.point}-{armed.action}-{armed.nth}").open("x") as file:
-            file.write(f"{point} {os.getpid()}\n")
-    except FileExistsError:
-        return False
-    return True
-
-
-def _strike(armed: _Failpoint, point: Point, fault: Callable[[str], BaseException]) -> None:
-    match armed.action:
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
-        case "exit":
-            raise SystemExit(1)
-        case "raise":
-            raise fault(f"made by the failpoint {point}")
-        case _:
-            time.sleep(armed.sleep_s)
+        return import_module(_INJECTION)
+    except ImportError:
+        raise ValueError("it is for tests; an installed Nightread injects no faults, a clone of it does") from None
 
 
 with contextlib.suppress(ValueError):  # `read_settings` reports it together with other faults

@@ -358,7 +358,7 @@ def _find_failpoint_faults() -> list[str]:
     """Return the faults of the failpoints, which are read before the settings."""
     faults = []
     try:
-        failpoints.parse(os.environ.get(failpoints.VARIABLE, ""))
+        failpoints.check(os.environ.get(failpoints.VARIABLE, ""))
     except ValueError as error:
         faults.append(f"{failpoints.VARIABLE}: {error}")
     folder = os.environ.get(failpoints.FOLDER_VARIABLE)

@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from nightread import failpoints as failpoints_module
+from nightread import fault_injection as failpoints_module
 from nightread.errors import SettingsError
 from nightread.failpoints import Point, Struck, arm, describe_armed, failpoint
 from nightread.settings import read_settings
@@ -159,3 +160,24 @@ def test_every_point_is_marked_in_the_code_and_says_where_it_lies():
     for point in Point:
         assert f"Point.{point.name}" in sources
         assert len(point.where) > 20
+
+
+@pytest.fixture
+def _as_installed(monkeypatch):
+    """Without the file that the wheel leaves out."""
+    monkeypatch.setitem(sys.modules, "nightread.fault_injection", None)
+
+
+@pytest.mark.usefixtures("_as_installed")
+def test_an_installed_program_injects_no_fault(monkeypatch):
+    monkeypatch.setenv("NIGHTREAD_FAILPOINT", "any:kill")
+    with pytest.raises(SettingsError, match="NIGHTREAD_FAILPOINT: it is for tests; an installed Nightread injects no"):
+        read_settings()
+    failpoint(Point.WRITE_BEFORE_COMMIT)
+    assert describe_armed() == ""
+
+
+def test_the_wheel_leaves_out_what_injects_faults():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["exclude"] == ["nightread/fault_injection.py"]
+    assert (ROOT / "nightread" / "fault_injection.py").is_file()

@@ -13,7 +13,7 @@ PROPER = """
 """
 #: Nouns with the same meaning in the code as everywhere.
 PLAIN = """
-    color completion example group help offer panel
+    color completion example group help injection offer panel
     api app array auc bar bench cause change channel chart child choice cli clock cluster column command config console
     count curve data database dataset date db device dialect engine entry env error exit fact fault feature field file
     filter format header history host hyperparameter index info input line list listing log machine main metric
@@ -24,7 +24,7 @@ PLAIN = """
 """
 #: Adjectives, participles, verbs and their nouns.
 OTHERS = """
-    explain
+    explain strike
     again ahead assessment augment bulk by cancel catalog check checked choose claimed compare compared conversion
     converted counted decode decoding demo divided doctor download downloaded drawn due early ended ending enqueue
     enqueued evaluate evaluation export exported exporter external extra fetched fit fitted follow follower found

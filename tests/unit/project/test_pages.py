@@ -8,6 +8,7 @@ import tomllib
 import pytest
 
 import nightread
+from studies import terminal_pictures
 from tests.factories import ROOT
 from tests.project import PAGES, find_table_cells, read, read_packages
 
@@ -72,3 +73,12 @@ def test_every_lint_exception_has_its_reason():
 def test_scripts_stop_at_the_first_fault(script):
     assert "set -euo pipefail" in read(script)
     assert (ROOT / script).stat().st_mode & stat.S_IXUSR
+
+
+@pytest.mark.parametrize("width", terminal_pictures.WIDTHS)
+@pytest.mark.parametrize("theme", terminal_pictures.THEMES)
+def test_pictures_of_the_terminal_load_nothing_from_elsewhere(width, theme):
+    picture = read(f"docs/pictures/terminal-{width}-{theme}.svg")
+    assert "url(http" not in picture
+    assert "patient-3.dcm" in picture
+    assert "uncertain" in picture
