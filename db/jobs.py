@@ -118,6 +118,11 @@ def release_job(connection: Connection, claim: Claim, retry_in_s: float, *, is_c
     return released == 1
 
 
+def uncount_attempt(connection: Connection, job_id: str) -> None:
+    """Undo the attempt of a job that its worker has queued again unfinished, because the worker stops."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(attempts=jobs.c.attempts - 1))
+
+
 def reclaim_job(connection: Connection, job_id: str, holder: str, retry_in_s: float) -> bool:
     """Queue a job again whose holder is known to be dead, without waiting for the lease to expire; counts as a crash.
 

@@ -15,6 +15,7 @@ failpoints: names of places at which a process can be made to fail.
 fault_injection: makes it fail, in tests; not in the wheel.
 process_limits: what a child process that works on hostile bytes can still do.
 system_calls: those that it does not need, and their filter.
+cgroup: limits of a container.
 machine: cores, memory and start time of processes.
 example_night: a small night of real scans and faulty files.
 text: file names and messages that are safe to show.

@@ -2,11 +2,14 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Final
+
+from nightread.cgroup import read_core_quota, read_memory
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -58,5 +61,17 @@ def read_start(pid: int) -> str | None:
 
 
 def count_cores() -> int:
-    """Return the number of cores that this process may use; a container may have fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may keep busy.
+
+    That are the machine's, less those that its affinity or the cpuset of its container leaves out, and no more than the
+    whole cores of its container's quota: more threads than that are stopped by the kernel most of the time.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = read_core_quota()
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+def read_memory_limit() -> int | None:
+    """Return the bytes that this process and the others of its container may use; None without a limit."""
+    memory = read_memory()
+    return None if memory is None else memory.limit

@@ -25,6 +25,7 @@ import onnx
 from exporter.conversion import INPUT_NAME, convert
 from exporter.precision import change_precision
 from nightread.inference.session import open_session
+from nightread.machine import count_cores
 from nightread.model.card import Precision
 from nightread.model.training_folder import read_training_folder
 from nightread.scan.preprocessing import InputSpec, Tensor
@@ -56,7 +57,7 @@ def main() -> None:
     started_at = time.perf_counter()
     converted = convert(model, spec)
     seconds = time.perf_counter() - started_at
-    print(f"converted in {seconds:.1f} s; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    print(f"converted in {seconds:.1f} s; load average {os.getloadavg()[0]:.1f} on {count_cores()} cores\n")
     engines: dict[str, Callable[[Tensor], Any]] = {
         "Keras predict": lambda batch: model.predict(batch, verbose=0, batch_size=len(batch)),
         "Keras call": lambda batch: np.asarray(model(batch, training=False)),
@@ -90,7 +91,7 @@ def build_application(name: str, size_px: int) -> tuple[Any, InputSpec]:
 
 def open_engine(model: bytes) -> Callable[[Tensor], Any]:
     """Open a graph as a worker does."""
-    return open_session(model, Device.CPU, os.cpu_count() or 1).score
+    return open_session(model, Device.CPU, count_cores()).score
 
 
 def measure(

@@ -6,6 +6,7 @@ session, because it forks, and a session's threads do not survive a fork.
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -14,14 +15,17 @@ from db.engine import make_engine
 from db.schema import ensure_schema
 from nightread.errors import ModelError, NightreadError
 from nightread.inference.scorer import Scorer
-from nightread.machine import count_cores
+from nightread.machine import count_cores, read_memory_limit
 from nightread.settings import Settings, check_roots, read_settings
+from nightread.text import show_size
 from worker.health import register_worker
 from worker.registry.choose import choose_bundle
 
 _log = logging.getLogger(__name__)
 
 _TRY_LIMIT_S = 300
+#: In bytes: a model, ONNX Runtime and the windows of a job.
+_WORKER_MEMORY = 2**30
 
 
 def check_worker(settings: Settings) -> dict[str, Any]:
@@ -52,11 +56,24 @@ def check_worker(settings: Settings) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         raise ModelError(f"the model did not open within {_TRY_LIMIT_S} s on this machine") from None
+    if tried.returncode == -signal.SIGKILL:
+        raise ModelError(_explain_kill())
     if tried.returncode != 0:
         lines = tried.stderr.strip().splitlines() or [f"the model crashed its process (exit {tried.returncode})"]
         raise ModelError(lines[-1])
     found: dict[str, Any] = json.loads(tried.stdout.splitlines()[-1])
     return found
+
+
+def _explain_kill() -> str:
+    limit = read_memory_limit()
+    found = "the process that opened the model was killed, as the kernel does where memory runs out"
+    if limit is None:
+        return f"{found}; free memory on this machine: a worker needs about {show_size(_WORKER_MEMORY)}"
+    return (
+        f"{found}; this container has {show_size(limit)}, and a worker needs about {show_size(_WORKER_MEMORY)}: raise "
+        "its memory limit"
+    )
 
 
 def refuse_or_start(sender: Any, **_: Any) -> None:

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from db.runs import RunInfo
 from nightread.errors import CardMismatch
 from nightread.inference.early_open import Ahead
 from nightread.inference.scorer import Scorer
-from nightread.machine import count_cores, keep_freed_memory
+from nightread.machine import count_cores, keep_freed_memory, read_memory_limit
 from nightread.model.bundle import Bundle, find_bundle, load_bundle
 from nightread.scan.files import decode_path
 from nightread.settings import Settings
@@ -34,6 +35,11 @@ _log = logging.getLogger(__name__)
 #: Python's default thresholds for garbage collection, which the program raises while it starts.
 _COLLECT_AFTER: Final = (700, 10, 10)
 
+#: A container's memory is divided by this for one window; three of them are in memory.
+_WINDOWS_PER_MEMORY: Final = 16
+#: In bytes of a container's memory: a scan of a batch needs its tensor and the network's activations.
+_BYTES_PER_BATCHED_SCAN: Final = 2**25
+
 
 class WorkerProcess:
     """The state of one worker process.
@@ -44,6 +50,7 @@ class WorkerProcess:
         engine: connections of this process.
         decoder: threads that read and decode, and sandboxes for dangerous scans.
         progress: times of the last steps, for `nightread worker --health`.
+        is_stopping: set when this process must end soon: its job is cut short, and the rest is given back.
         name: HOST:PID, as stored with leases and predictions.
     """
 
@@ -64,6 +71,7 @@ class WorkerProcess:
         self.decoder = self._make_decoder()
         self.name = self.name_of(os.getpid())
         self.progress = find_progress()
+        self.is_stopping = False
         self._scorers: dict[str, Scorer] = {}
         self._ahead = ahead
         self._opening = threading.Lock()  # two jobs of one process may need the same model at once
@@ -71,7 +79,11 @@ class WorkerProcess:
     def _make_decoder(self) -> Decoder:
         settings = self.settings
         limits = IsolationLimits(
-            settings.decode_limit_s, settings.max_pixels, settings.max_file_bytes, settings.accepted
+            settings.decode_limit_s,
+            settings.max_pixels,
+            settings.max_file_bytes,
+            settings.accepted,
+            (read_memory_limit() or sys.maxsize) // 2,
         )
         return Decoder(self.threads, limits)
 
@@ -156,11 +168,13 @@ class WorkerProcess:
     def make_limits(self, run: RunInfo, scorer: Scorer) -> Limits:
         """Return the limits for jobs of a run; its own paths are the roots if no roots are set."""
         settings = self.settings
+        memory = read_memory_limit() or sys.maxsize
         return Limits(
             roots=settings.scan_roots
             or tuple(Path(settings.local_paths.to_local(decode_path(source))) for source in run.sources),
             max_file_bytes=settings.max_file_bytes,
-            batch_size=settings.batch_size,
+            batch_size=min(settings.batch_size, max(1, memory // _BYTES_PER_BATCHED_SCAN)),
+            window_bytes=max(1, memory // _WINDOWS_PER_MEMORY),
             scored_by_threads=scorer.device == "cpu",
             gated=bool(run.settings.get("gate", True)),
             archives=bool(run.settings.get("archives")),

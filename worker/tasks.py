@@ -1,6 +1,7 @@
 """The Celery task. It takes the id of a job and returns nothing; the work is in plain functions that need no Celery."""
 
 import logging
+import signal
 from typing import Any
 
 from celery import current_app, shared_task
@@ -24,10 +25,18 @@ _log = logging.getLogger(__name__)
 _LOW_WATER = 0.5
 
 
-@shared_task(name=SCORE_TASK, bind=True)
+@shared_task(name=SCORE_TASK, bind=True, Request="worker.queue.delivery:Delivery")
 def score_job_task(task: Any, job_id: str) -> None:
     """Score one job; Celery acknowledges the message afterwards."""
     process = _find_process(task.app)
+    # From the main process, or from the system, which stops all processes of a unit. Celery sets its own handlers after
+    # `worker_process_init`, so this one is set here.
+    process.is_stopping = False
+
+    def stop(*_: Any) -> None:
+        process.is_stopping = True  # an Event takes a lock, which a second signal would wait for
+
+    signal.signal(signal.SIGTERM, stop)
     is_known = attend_job(process, job_id)
     _look_after_queue(task, process, _find_priority(task), is_known=is_known)
     failpoint(Point.WORKER_BEFORE_ACK)

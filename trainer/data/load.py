@@ -1,7 +1,6 @@
 """Listed scans to arrays in memory, prepared by the function that workers use."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nightread.errors import ScanError, StorageError
+from nightread.machine import count_cores
 from nightread.reasons import Reason
 from nightread.scan.files import read_file
 from nightread.scan.preprocessing import InputSpec, Tensor, read_and_prepare
@@ -125,7 +125,7 @@ def _map_ahead(
     function: Callable[[LabelledScan], _Outcome], scans: Sequence[LabelledScan]
 ) -> Iterator[tuple[LabelledScan, _Outcome]]:
     """Yield (scan, outcome) in the order of the scans."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         for start in range(0, len(scans), _AHEAD):
             block = scans[start : start + _AHEAD]
             yield from zip(block, pool.map(function, block), strict=True)

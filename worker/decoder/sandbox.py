@@ -46,17 +46,27 @@ _BASE_BYTES = 2**29
 
 @dataclass(frozen=True, slots=True)
 class IsolationLimits:
-    """What one scan may use up in a process of its own."""
+    """What one scan may use up in a process of its own.
+
+    Attributes:
+        limit_s: time for one scan, in seconds.
+        max_pixels: largest width times height.
+        max_file_bytes: largest file.
+        accepted: which DICOM instances are accepted.
+        memory_share: most bytes for one scan, whatever its size; less than a container has, so that the scan ends
+            `out-of-memory` before the kernel kills a process of the container.
+    """
 
     limit_s: float
     max_pixels: int
     max_file_bytes: int
     accepted: Accepted = RADIOGRAPHS
+    memory_share: int = sys.maxsize
 
     @property
     def memory_bytes(self) -> int:
         """The address space of the process."""
-        return _BASE_BYTES + _BYTES_PER_PIXEL * self.max_pixels + 2 * self.max_file_bytes
+        return _BASE_BYTES + min(self.memory_share, _BYTES_PER_PIXEL * self.max_pixels + 2 * self.max_file_bytes)
 
 
 class IsolatedDecoders:

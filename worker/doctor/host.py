@@ -16,6 +16,7 @@ from typing import Final
 from sqlalchemy.engine import make_url
 
 import nightread
+from nightread.cgroup import read_core_quota, read_memory
 from nightread.machine import count_cores
 from nightread.text import show_size
 from worker.doctor.finding import Finding, Level, warn_if
@@ -29,7 +30,6 @@ _LEAST_DISK: Final = 2**30
 #: In seconds: a disk that takes longer to store a job slows a night down.
 _SLOW_COMMIT_S: Final = 0.05
 _WRITTEN_BYTES: Final = 8 * 2**20
-_CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def check_versions(machine: Machine) -> Finding:
@@ -49,22 +49,10 @@ def check_versions(machine: Machine) -> Finding:
 def check_cores(machine: Machine) -> Finding:
     """Compare threads with the cores that this process may use."""
     cores, threads = count_cores(), machine.settings.threads or count_cores()
-    quota = _read_quota()
+    quota = read_core_quota()
     said = f"{cores} of {os.cpu_count()} cores" + (f", limited to {quota:g} by the container" if quota else "")
     said += f"; {threads} threads"
-    allowed = min(cores, quota or cores)
-    return warn_if(
-        threads > allowed + 0.99, said, f"they wait for each other; set NIGHTREAD_THREADS={max(1, int(allowed))}"
-    )
-
-
-def _read_quota() -> float | None:
-    """Return the number of cores that the container's quota grants; None if there is none."""
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
+    return warn_if(threads > cores, said, f"they wait for each other; set NIGHTREAD_THREADS={cores}")
 
 
 def check_memory(machine: Machine) -> Finding:
@@ -86,11 +74,10 @@ def _read_memory() -> tuple[int, int]:
         free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
     except (OSError, ValueError, KeyError):
         return 0, 0
-    try:
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
-    except (OSError, ValueError):  # no limit
+    group = read_memory()
+    if group is None:
         return free, total
-    return min(free, max(0, limit - used)), min(total, limit)
+    return min(free, max(0, group.limit - group.used)), min(total, group.limit)
 
 
 def check_disk(machine: Machine) -> Finding:

@@ -18,6 +18,7 @@ from db.jobs import (
     load_open_scans,
     release_job,
     split_job,
+    uncount_attempt,
 )
 from db.runs import RunInfo, find_run, has_open_jobs
 from db.tables import jobs, runs
@@ -189,6 +190,7 @@ def _score_claimed(process: WorkerProcess, claimed: _Claimed) -> JobReport:
                 check_lease=heartbeat.check,
                 worker=process.name,
                 isolated=claim.crashes > 0,
+                is_stopping=lambda: process.is_stopping,
             )
     except LeaseLost as lost:
         _log.warning("%s", lost)
@@ -196,6 +198,8 @@ def _score_claimed(process: WorkerProcess, claimed: _Claimed) -> JobReport:
     except (ModelError, DeviceError) as error:
         _log.error("%s", error)  # the message says it all
         return _await_model(process, claim, open_scans, str(error))
+    if process.is_stopping and len(result.outcomes) + len(result.put_off) < len(open_scans):
+        return _hand_back(process, claim, result)
     if settle_s := _find_settle_s(run, result):
         return _store(process, claim, result, tries=_SETTLE_TRIES, wait_s=settle_s)
     return _store(process, claim, result)
@@ -205,6 +209,22 @@ def _find_settle_s(run: RunInfo, result: JobResult) -> float:
     """Return for how long a job waits whose files still change, in seconds; 0 if none does."""
     is_changing = any(reason is Reason.STILL_CHANGING for _, reason, _ in result.put_off)
     return float(run.settings.get("settle_s", 0.0)) if is_changing else 0.0
+
+
+def _hand_back(process: WorkerProcess, claim: Claim, result: JobResult) -> JobReport:
+    """Commit what a stopping process has scored of a job, and queue the rest at once; that counts as no attempt."""
+
+    def work(connection: Connection) -> bool:
+        ours = store_results(
+            connection, claim, result.outcomes, result.predictions, result.measurements, retry_in_s=0.0
+        )
+        if ours:
+            uncount_attempt(connection, claim.job_id)
+        return ours
+
+    _write_where_there_is_room(process, work)
+    process.progress.note("committed")
+    return JobReport(ended=len(result.outcomes), put_off=len(result.put_off))
 
 
 def _store(

@@ -57,6 +57,7 @@ class Limits:
         batch_size: the most scans that are scored together.
         scored_by_threads: whether each part of a batch is scored by the thread that has decoded it; else a batch is
             scored as a whole by the caller, as a GPU wants it.
+        window_bytes: files that are read ahead at once; less in a container with little memory.
         gated: whether what the model's gate says is acted on; it is stored in any case.
         accession_key: secret key of the hash of accession numbers; none is stored where it is empty.
         archives: whether scans in archives are read.
@@ -68,6 +69,7 @@ class Limits:
     max_file_bytes: int
     batch_size: int
     scored_by_threads: bool = False
+    window_bytes: int = _WINDOW_BYTES
     gated: bool = True
     accession_key: bytes = field(default=b"", repr=False)
     archives: bool = False
@@ -132,6 +134,7 @@ def score_scans(
     check_lease: Callable[[], None],
     worker: str,
     isolated: bool = False,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> JobResult:
     """Score a job's scans; touches files and the model, and the database only to find what is stored already.
 
@@ -144,6 +147,7 @@ def score_scans(
         check_lease: is called once a window; raises where the job is no longer this worker's.
         worker: name of this worker, for the stored rows.
         isolated: decode in the sandbox, since one of these scans may have crashed a worker.
+        is_stopping: is called once a window; if it is true, the scans from there on are left out of the result.
 
     Raises:
         LeaseLost: from `check_lease`.
@@ -153,6 +157,8 @@ def score_scans(
     before: _Window | None = None
     for scans in pipeline.read_ahead(open_scans):
         check_lease()
+        if is_stopping():
+            break
         failpoint(Point.WORKER_AFTER_READ, MemoryError)
         # The threads never run dry: what they do next is submitted before anything is waited for.
         window = pipeline.start(scans)
@@ -201,9 +207,10 @@ class _Pipeline:
     def _read_windows(self, open_scans: Sequence[OpenScan]) -> Iterator[list[tuple[OpenScan, Content]]]:
         limits = self._limits
         # Small files may grow a little at once: together by no more than another window.
-        share_bytes = _WINDOW_BYTES // limits.batch_size
+        window_bytes = min(_WINDOW_BYTES, limits.window_bytes)
+        share_bytes = window_bytes // limits.batch_size
         reading: list[Task[list[tuple[OpenScan, Content]]]] = []
-        for window in split_windows(open_scans, limits.batch_size, _WINDOW_BYTES):
+        for window in split_windows(open_scans, limits.batch_size, window_bytes):
             upcoming = [self._decoder.submit(_read, part, limits, share_bytes) for part in self._divide(window)]
             if reading:
                 yield [scan for task in reading for scan in task.result()]

@@ -4,10 +4,13 @@ The database is the truth and a message only a hint. So these settings prevent h
 Every process must use them, because Celery applies the shortest visibility timeout of all processes.
 """
 
+import contextlib
+import os
+import signal
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_init
+from celery.signals import setup_logging, worker_init, worker_shutting_down
 from kombu import Queue
 
 from db.types import Priority
@@ -60,6 +63,14 @@ def _check_before_start(sender: Any, **_: Any) -> None:
     from worker.preflight import refuse_or_start  # imports ONNX Runtime, which a publisher does not need
 
     refuse_or_start(sender)
+    worker_shutting_down.connect(lambda **_: _stop_children(sender), weak=False)
+
+
+def _stop_children(worker: Any) -> None:
+    """Let the children cut their jobs short; they commit what they have scored, and give the rest back."""
+    for child in getattr(getattr(worker.pool, "_pool", None), "_pool", ()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGTERM)
 
 
 def _configure(settings: Settings) -> dict[str, Any]:
@@ -112,6 +123,7 @@ def _configure(settings: Settings) -> dict[str, Any]:
         "worker_max_memory_per_child": 6_000_000,  # KiB; bounds a leak, above the need of two windows and CUDA
         # CUDA and its threads do not survive a fork.
         "worker_pool_start_method": "spawn" if settings.device is Device.CUDA else "fork",
+        "worker_lost_wait": 1.0,  # a killed child's job is given back after that; its results are in the database
         "worker_proc_alive_timeout": 60,  # a spawned child imports ONNX Runtime first
         "task_queues": [Queue(queue) for queue in QUEUES.values()],
         "task_default_queue": QUEUE,
