@@ -46,7 +46,7 @@ ENV PATH=/opt/nightread/bin:$PATH \
     NIGHTREAD_LOG_FORMAT=json
 USER 10001:10001
 WORKDIR /
-# SIGTERM is Celery's warm shutdown: the worker takes no new job, finishes its current one and exits. Allow it longer
+# SIGTERM is a warm shutdown: the worker commits what it has scored, gives the rest back and exits. Allow it longer
 # than a job takes (stop_grace_period in docker-compose.yml). A worker that is killed sooner loses nothing: its lease
 # expires, and another worker scores the job's remaining scans.
 STOPSIGNAL SIGTERM

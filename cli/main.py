@@ -48,7 +48,7 @@ COMMANDS: Final = (
     Command("report", "report:report", "Write the report of a run: one HTML file that needs no server.", "Results"),
     Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
     Command("explain", "explain:explain", "Say what a reason code or an exit code means, and what to do.", "Results"),
-    Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM finishes running jobs first.", "Workers"),
+    Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM gives unfinished jobs back.", "Workers"),
     Command("beat", "beat:beat", "Sweep every NIGHTREAD_SWEEP_S seconds; workers do so too.", "Workers"),
     Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),
     Command("train", "train:train", "Train a network on labelled scans.", "Models"),

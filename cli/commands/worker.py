@@ -34,7 +34,7 @@ def worker(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score jobs until stopped; SIGTERM commits what is scored, and gives the rest back.
+    """Score jobs until stopped; SIGTERM gives unfinished jobs back.
 
     Each process decodes on all cores unless NIGHTREAD_THREADS limits it.
     `celery --workdir / -A worker.app worker` also works.
