@@ -5,6 +5,7 @@
 
 __main__: start of the program.
 api: `open_model`, `Model` and the rows that it yields.
+batches: `score_batches`, for other engines.
 settings: the settings and their defaults.
 settings_sources: where they come from: variables `NIGHTREAD_*` and the user's files.
 settings_faults: wrong settings in words.
@@ -31,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nightread.api import Model, Provenance, ScanResult, open_model
+    from nightread.batches import score_batches
 
-__all__ = ["Model", "Provenance", "ScanResult", "__version__", "open_model"]
+__all__ = ["Model", "Provenance", "ScanResult", "__version__", "open_model", "score_batches"]
 
 __version__ = "0.1.0"
 
@@ -45,4 +47,4 @@ def __getattr__(name: str) -> Any:
     """Import the library at its first use: NumPy and ONNX Runtime take half a second."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("nightread.api"), name)
+    return getattr(import_module("nightread.batches" if name == "score_batches" else "nightread.api"), name)

@@ -25,7 +25,7 @@ import numpy as np
 from nightread.errors import DeviceFull
 from nightread.inference.batch_scorer import BatchScorer
 from nightread.inference.batch_tuner import LARGEST_PART
-from nightread.inference.content import Content, decode_content, read_content
+from nightread.inference.content import Content, decode_content, read_content, take_content
 from nightread.inference.scorer import Scorer
 from nightread.machine import count_cores
 from nightread.model.bundle import CARD_FILE, Bundle, find_bundle, load_bundle
@@ -39,8 +39,8 @@ from nightread.settings import Settings, read_settings
 #: A file was named by the one who may read it: it may lie anywhere.
 _ROOT: Final = Path("/")
 
-#: A file's path, or the pixels of a scan; see `Model.predict`.
-ScanInput = str | os.PathLike[str] | Pixels
+#: A file's path, its bytes, or the pixels of a scan; see `Model.predict`.
+ScanInput = str | os.PathLike[str] | bytes | Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ScanResult:
     """The outcome of one scan, as a run's row holds it.
 
     Attributes:
-        path: as given; None for an array.
+        path: as given; None for bytes and arrays.
         status: `scored`; `rejected`, where the file is at fault; `failed`, where the system is and it can be retried.
         reason: code of the reason why there are no scores; None where the scan is scored.
         text: the reason in words, with what is allowed and what to do; empty where the scan is scored.
@@ -134,7 +134,8 @@ class Model:
         """Score scans; yields one row for each, in their order, while the next ones are being decoded.
 
         Args:
-            scans: paths of JPEG, PNG, TIFF or DICOM files, or arrays: (H, W), gray, uint8 (0 is black, 255 white),
+            scans: paths of JPEG, PNG, TIFF or DICOM files, their bytes, or arrays: (H, W), gray, uint8 (0 is black, 255
+                white),
                 uint16 (0 is black, white the largest value of the bits in use, as of a 16-bit PNG)
                 or floating point (0.0 is black, 1.0 white). Any number of them, taken as they are needed; an array must
                 not change before its row is there.
@@ -177,8 +178,8 @@ class Model:
         for scan in window:
             if isinstance(scan, np.ndarray):
                 check_array(scan)
-            elif not isinstance(scan, str | os.PathLike):
-                raise TypeError(f"a {type(scan).__name__}; a scan is a path or an array")
+            elif not isinstance(scan, str | os.PathLike | bytes):
+                raise TypeError(f"a {type(scan).__name__}; a scan is a path, the bytes of a file or an array")
         size = min(LARGEST_PART, ceil(len(window) / self._threads)) or 1
         parts = [window[start : start + size] for start in range(0, len(window), size)]
         return [pool.submit(self._decode, part, batches) for part in parts]
@@ -194,7 +195,11 @@ class Model:
         accepted = self._settings.accepted
         if isinstance(scan, np.ndarray):
             return decode_content(scan, spec, max_pixels, gate)
-        content = read_content(str(Path(scan).absolute()), [_ROOT], self._settings.max_file_bytes)
+        max_bytes = self._settings.max_file_bytes
+        if isinstance(scan, bytes):
+            content = take_content(scan, max_bytes)
+        else:
+            content = read_content(str(Path(scan).absolute()), [_ROOT], max_bytes)
         if content.reason is None:
             content.fill(decode_content(content.data, spec, max_pixels, gate, accepted))
         return content
@@ -206,7 +211,7 @@ class Model:
         if reason is not None:
             status = "rejected" if reason.is_rejection else "failed"
         return ScanResult(
-            path=None if isinstance(scan, np.ndarray) else scan,
+            path=scan if isinstance(scan, str | os.PathLike) else None,
             status=status,
             reason=reason,
             text=content.text,

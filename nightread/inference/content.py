@@ -19,7 +19,7 @@ from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition
 from nightread.scan.archives import read_member, split_path
 from nightread.scan.array import read_array
-from nightread.scan.files import check_settled, read_file
+from nightread.scan.files import check_settled, check_size_bytes, read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.pixel_statistics import Statistics, measure
 from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
@@ -123,6 +123,20 @@ def read_content(
     except Exception as error:  # noqa: BLE001  # the boundary to storage: one file must not end the job of 63 others
         _log.error("reading failed with %s", type(error).__name__)  # its text may hold the path
         return Content(reason=Reason.INTERNAL_ERROR, text=f"reading failed with {type(error).__name__}")
+    return Content(data, hashlib.sha256(data).hexdigest())
+
+
+def take_content(data: bytes, max_bytes: int) -> Content:
+    """Return the content of bytes that are read already, with the faults that `read_content` would find in a file.
+
+    Args:
+        data: a whole file.
+        max_bytes: the largest file that is taken.
+    """
+    try:
+        check_size_bytes(len(data), max_bytes, None)
+    except ScanError as error:
+        return Content(reason=error.reason, text=str(error))
     return Content(data, hashlib.sha256(data).hexdigest())
 
 

@@ -162,10 +162,10 @@ def test_a_file_that_goes_on_growing_is_put_off(tmp_path, scorer, decoder, monke
     (tmp_path / "a").write_bytes(bytes(50_000))
     read = pipeline.read_content
 
-    def grow(path, *arguments):
+    def grow(path, *arguments, **named):
         with Path(path).open("ab") as file:
             file.write(bytes(10_000))
-        return read(path, *arguments)
+        return read(path, *arguments, **named)
 
     monkeypatch.setattr(pipeline, "read_content", grow)
     windows = read_windows(tmp_path, ["a"], scorer, decoder, 40_000, monkeypatch)
