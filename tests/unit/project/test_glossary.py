@@ -16,7 +16,7 @@ PLAIN = """
     color completion example group help injection offer panel
     api app array auc bar bench cause change channel chart child choice cli clock cluster column command config console
     count curve data database dataset date db device dialect engine entry env error exit fact fault feature field file
-    filter format header history host hyperparameter index info input line list listing log machine main metric
+    filter format header history host hyperparameter index info input line list listing log machine main memory metric
     mistake monitor optimizer option output page pair part path plot pool position process progress rate
     reader record report request response result round row schema search server setting share skip source spec statistic
     storage summary table text thread time trainer transport tuner type uid variation view walk way weight
