@@ -221,9 +221,26 @@ def find_run_of_key(connection: Connection, key: str) -> RunInfo | None:
     return None if row is None else _to_info(row)
 
 
-def list_runs(connection: Connection, limit: int, *, after: str | None = None) -> list[RunInfo]:
-    """Return up to `limit` runs, newest first; with `after`, those that follow the run with this id."""
+def list_runs(
+    connection: Connection,
+    limit: int,
+    *,
+    after: str | None = None,
+    name: str | None = None,
+    since: datetime | None = None,
+    statuses: Sequence[RunStatus] = (),
+) -> list[RunInfo]:
+    """Return up to `limit` runs, newest first.
+
+    Each may be restricted to follow the run `after`, to hold `name` in any case, to begin at `since` or later.
+    """
     query = _select_runs().limit(limit)
+    if name is not None:
+        query = query.where(runs.c.name.icontains(name, autoescape=True))
+    if since is not None:
+        query = query.where(runs.c.created_at >= since)
+    if statuses:
+        query = query.where(runs.c.status.in_(statuses))
     if after is not None:
         created_at = select(runs.c.created_at).where(runs.c.id == after).scalar_subquery()
         is_of_then = runs.c.created_at == created_at

@@ -1,29 +1,39 @@
 """`runs`: lists the runs."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from cli.database import open_database
-from cli.options import Json
+from cli.options import Json, read_moment
 from cli.output.console import print_json, say, show_time
 from db.engine import reading
 from db.runs import list_runs
 from db.tallies import read_tallies
+from db.types import RunStatus
 
 _COUNTS = ("queued", "scored", "rejected", "failed", "reused")
 
 
 def runs(
+    name: Annotated[str | None, typer.Option("--name", help="Only runs whose name holds this text.")] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", metavar="TIME", parser=read_moment, help="Only runs created since: 12h, 7d, a date."),
+    ] = None,
+    status: Annotated[
+        list[RunStatus] | None, typer.Option("--status", help="Only runs with this status; repeatable.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Number of runs to show.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first.
 
-    Example: nightread runs --limit 5
+    Example: nightread runs --since 7d --status running
     """
     with reading(open_database()) as connection:
-        listed = list_runs(connection, limit)
+        listed = list_runs(connection, limit, name=name, since=since, statuses=status or [])
         tallies = read_tallies(connection, [run.id for run in listed])
     if as_json:
         print_json(
@@ -39,7 +49,8 @@ def runs(
         )  # fmt: skip
         return
     if not listed:
-        say("No runs yet. Start one: nightread score FOLDER")
+        is_narrowed = bool(name or since or status)
+        say("no runs" if is_narrowed else "No runs yet. Start one: nightread score FOLDER")
         return
     from cli.output.tables import make_table, out, paint
 

@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from pyarrow import parquet
@@ -248,6 +249,11 @@ class TestFinding:
         ids = [add_run(engine, name=f"night-{number}") for number in range(3)]
         with reading(engine) as connection:
             assert [run.id for run in list_runs(connection, 2)] == ids[:0:-1]
+            assert [run.id for run in list_runs(connection, 9, name="IGH", statuses=[RunStatus.QUEUED])] == ids[::-1]
+            assert list_runs(connection, 9, name="n%t") == list_runs(connection, 9, statuses=[RunStatus.FINISHED]) == []
+            first = list_runs(connection, 9)[-1].created_at
+            assert len(list_runs(connection, 9, since=first)) == 3
+            assert list_runs(connection, 9, since=first + timedelta(days=1)) == []
 
 
 class TestClosing:
@@ -460,7 +466,7 @@ class TestAsking:
         (job_id,) = job_ids(engine, first)
         held, (one, two, _) = claim(engine, job_id), open_scans(engine, job_id)
         write(engine, lambda connection: store_results(
-            connection, held, [scored(one), scored(two, reused=True)], [], retry_in_s=0
+            connection, held, [scored(one), scored(two, reused=True)], [new_prediction(two.id)], retry_in_s=0
         ))  # fmt: skip
         with reading(engine) as connection:
             counts = db.tallies.count_scans(connection, [first, second, empty])
