@@ -24,6 +24,7 @@ worklist: a run's scans in the order of their scores.
 results: the rows of a run.
 results_csv: the same as CSV.
 run_report: what a report counts and lists.
+scan_record: all that is stored of one scan.
 stored_scans: what is stored of single scans.
 changes: what became terminal since a program last asked.
 model_pairs: the scores of two models on one run.

@@ -156,6 +156,12 @@ class Settings(BaseModel):
         le=256,
         description="threads of a worker process, or forks of `score`; 0: one per core",
     )
+    web_cache_dir: str = Field(
+        "", description="folder of the page's thumbnails; empty: `thumbnails` in your cache folder"
+    )
+    web_cache_bytes: int = Field(
+        256 * 2**20, ge=0, description="size of all thumbnails of the page together, in bytes; 0: none are kept"
+    )
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
     log_level: LogLevel = Field(LogLevel.INFO, description="DEBUG, INFO, WARNING or ERROR")
 

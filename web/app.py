@@ -18,6 +18,8 @@ from nightread.settings import Settings, read_settings
 from web.errors import ERROR_HANDLERS
 from web.guard import Guard
 from web.pages import check_health, download_csv, show_run, show_runs
+from web.pictures import Pictures
+from web.scan_page import send_evidence, send_picture, send_thumbnail, show_scan
 from web.showing import STATIC_FOLDER
 
 
@@ -32,7 +34,8 @@ def make_app(settings: Settings | None = None) -> Starlette:
         DatabaseUnavailable: the URL in `settings` is malformed.
     """
     try:
-        engine = make_engine((settings or read_settings()).database_url.get_secret_value())
+        known = settings or read_settings()
+        engine = make_engine(known.database_url.get_secret_value())
     except (SettingsError, DatabaseError) as error:
         if settings is not None:
             raise
@@ -48,6 +51,10 @@ def make_app(settings: Settings | None = None) -> Starlette:
             Route("/", show_runs, name="runs"),
             Route("/runs/{reference}", show_run, name="run"),
             Route("/runs/{reference}/results.csv", download_csv, name="csv"),
+            Route("/scans/{scan_id}", show_scan, name="scan"),
+            Route("/scans/{scan_id}/picture.png", send_picture, name="picture"),
+            Route("/scans/{scan_id}/thumbnail.webp", send_thumbnail, name="thumbnail"),
+            Route("/scans/{scan_id}/evidence.png", send_evidence, name="evidence"),
             Route("/healthz", check_health, name="health"),
             Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
         ],
@@ -58,4 +65,5 @@ def make_app(settings: Settings | None = None) -> Starlette:
     app.router.redirect_slashes = False  # would redirect to the requested host, which is wrong behind a proxy
     app.state.engine = engine
     app.state.schema_checked = False
+    app.state.pictures = Pictures(known)
     return app

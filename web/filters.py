@@ -10,26 +10,42 @@ from starlette.exceptions import HTTPException
 
 from db.results import Order, ResultFilter, to_text
 from db.types import ScanStatus
-from db.worklist import Position
+from db.worklist import PageOrder, PageRequest, Position
 
 #: Maximum length of a label or decision in a card.
 _NAME_LENGTH = 64
+#: Maximum length of a text that is searched for.
+_TEXT_LENGTH = 200
+#: No page begins after more rows than this.
+_MOST_PLACES = 10**9
 _SCAN_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class WorklistFilter:
-    """The filter of a request; None means no restriction."""
+    """The filter of a request, and the order of its rows; None means no restriction."""
 
     status: ScanStatus | None = None
     decision: str | None = None
     label: str | None = None
     min_score: float | None = None
+    reason: str | None = None
+    text: str | None = None
+    order: PageOrder = PageOrder.HIGHEST
 
     @property
     def is_set(self) -> bool:
         """Whether the filter restricts the rows."""
-        return self != WorklistFilter()
+        return self != WorklistFilter(order=self.order)
+
+    @property
+    def fits_csv(self) -> bool:
+        """Whether the CSV can have the same rows."""
+        return (self.reason, self.text) == (None, None)
+
+    def to_request(self, *, backwards: bool = False) -> PageRequest:
+        """Return what a page shows besides the database filter."""
+        return PageRequest(self.order, backwards, self.text, self.reason)
 
     def of_run(self, run_id: str) -> ResultFilter:
         """Return the database filter for a run, in the order of the page."""
@@ -38,12 +54,13 @@ class WorklistFilter:
             order=Order.SCORE,
         )  # fmt: skip
 
-    def to_query(self, after: Position | None = None) -> str:
-        """Return the URL query for this filter, including "?"; "" without restrictions."""
+    def to_query(self, **extra: str | None) -> str:
+        """Return the URL query for this filter and further parameters, including "?"; "" without any."""
         parameters = {
             "status": self.status, "decision": self.decision, "label": self.label,
             "min_score": None if self.min_score is None else to_text(self.min_score),
-            "after": after and write_position(after),
+            "reason": self.reason, "text": self.text,
+            "order": None if self.order is PageOrder.HIGHEST else self.order, **extra,
         }  # fmt: skip
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
         return f"?{query}" if query else ""
@@ -60,6 +77,9 @@ def read_filter(parameters: QueryParams) -> WorklistFilter:
         decision=_read_name("decision", parameters.get("decision")),
         label=_read_name("label", parameters.get("label")),
         min_score=_read_score(parameters.get("min_score")),
+        reason=_read_name("reason", parameters.get("reason")),
+        text=_read_name("text", parameters.get("text"), _TEXT_LENGTH),
+        order=_read_order(parameters.get("order")),
     )
 
 
@@ -83,6 +103,19 @@ def read_position(text: str | None) -> Position | None:
     return Position(_read_score(score), int(scan_id), _read_name("label", label))
 
 
+def read_place(text: str | None) -> int:
+    """Return how many rows come before the page, as the link to it says.
+
+    Raises:
+        HTTPException: 400, the text is malformed.
+    """
+    if not text:
+        return 0
+    if not _SCAN_ID.fullmatch(text) or int(text) > _MOST_PLACES:
+        raise HTTPException(400, "The place in the address is not valid: begin at the first page.")
+    return int(text)
+
+
 def read_run_id(text: str | None) -> str | None:
     """Parse the id of the run after which a page begins.
 
@@ -104,9 +137,17 @@ def _read_status(text: str | None) -> ScanStatus | None:
         raise HTTPException(400, f"The status is “{text}”; allowed are {allowed}.") from None
 
 
-def _read_name(name: str, text: str | None) -> str | None:
-    if text and (len(text) > _NAME_LENGTH or "\0" in text):  # PostgreSQL text cannot contain NUL
-        raise HTTPException(400, f"The {name} is not valid; allowed are up to {_NAME_LENGTH} characters.")
+def _read_order(text: str | None) -> PageOrder:
+    try:
+        return PageOrder(text) if text else PageOrder.HIGHEST
+    except ValueError:
+        raise HTTPException(400, f"The order is “{text}”; allowed are {', '.join(PageOrder)}.") from None
+
+
+def _read_name(name: str, text: str | None, most: int = _NAME_LENGTH) -> str | None:
+    # PostgreSQL text can hold neither NUL nor half of a surrogate pair.
+    if text and (len(text) > most or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text)):
+        raise HTTPException(400, f"The {name} is not valid; allowed are up to {most} characters.")
     return text or None
 
 

@@ -1,8 +1,9 @@
 """Request handlers. They are plain functions, which Starlette runs on threads, since the database may be slow."""
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
@@ -20,11 +21,11 @@ from db.results import ResultFilter
 from db.results_csv import stream_csv
 from db.runs import RunInfo, find_run, list_runs
 from db.schema import check_schema
-from db.tallies import read_tallies, reconcile
+from db.tallies import RunTally, read_tallies, reconcile
 from db.types import RunStatus, ScanStatus
-from db.worklist import read_page, read_progress
+from db.worklist import PageOrder, count_rows, read_page, read_progress
 from nightread.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
-from web.filters import WorklistFilter, read_filter, read_position, read_run_id
+from web.filters import WorklistFilter, read_filter, read_place, read_position, read_run_id, write_position
 from web.showing import render
 
 _log = logging.getLogger(__name__)
@@ -33,13 +34,16 @@ _log = logging.getLogger(__name__)
 ROWS_PER_PAGE: Final = 50
 #: Runs on one page.
 RUNS_PER_PAGE: Final = 30
+_ORDERS: Final = {
+    PageOrder.HIGHEST: "Highest score", PageOrder.LOWEST: "Lowest score", PageOrder.FOUND: "As found",
+}  # fmt: skip
 _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 def show_runs(request: Request) -> Response:
     """Show the runs, newest first."""
     after = read_run_id(request.query_params.get("after"))
-    with _reading(request) as connection:
+    with reading_request(request) as connection:
         listed = list_runs(connection, RUNS_PER_PAGE + 1, after=after)
         runs, has_more = listed[:RUNS_PER_PAGE], len(listed) > RUNS_PER_PAGE
         tallies = read_tallies(connection, [run.id for run in runs])
@@ -49,14 +53,21 @@ def show_runs(request: Request) -> Response:
 
 
 def show_run(request: Request) -> Response:
-    """Show the worklist of a run: its rows by score, the highest first."""
-    asked = read_filter(request.query_params)
-    after = read_position(request.query_params.get("after"))
-    with _reading(request) as connection:
-        run = _find_run(connection, request)
+    """Show the worklist of a run: its rows in the order that was asked for, by score at first."""
+    parameters = request.query_params
+    asked = read_filter(parameters)
+    after, before = read_position(parameters.get("after")), read_position(parameters.get("before"))
+    page_request = asked.to_request(backwards=before is not None)
+    place = read_place(parameters.get("place")) if after or before else 0
+    with reading_request(request) as connection:
+        run = find_requested_run(connection, request)
         tally = read_tallies(connection, [run.id])[run.id]
         card = read_card(connection, run.model_digest)
-        page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, after, tally)
+        page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, before or after, tally, request=page_request)
+        total = count_rows(connection, asked.of_run(run.id), tally, page_request)
+    if page.first is None:
+        place = 0
+    following, preceding = str(place + len(page.rows)), str(max(0, place - ROWS_PER_PAGE))
     return render(
         request,
         "run.html",
@@ -65,28 +76,66 @@ def show_run(request: Request) -> Response:
         sentence=reconcile(run.found, tally.counts),
         rows=page.rows,
         asked=asked,
-        statuses=list(ScanStatus),
-        # The chosen decision and label stay in their lists even if no row has them.
-        decisions=_by_count(tally.decisions),
-        decision_names=sorted({*tally.decisions, *([asked.decision] if asked.decision else [])}),
-        labels=list(dict.fromkeys([*_read_labels(card), *([asked.label] if asked.label else [])])),
-        reasons={status: _by_count(counted) for status, counted in tally.reasons.items() if counted},
+        order_names=_ORDERS,
+        order_queries={order: replace(asked, order=order).to_query() for order in _ORDERS},
+        total=total,
+        place=place,
+        labels=list(dict.fromkeys([*read_labels(card), *([asked.label] if asked.label else [])])),
+        thresholds=read_thresholds(card),
+        facets=_list_facets(asked, tally),
         providers=tally.providers,
         calibration=str(card.get("calibration") or ""),
         intended_use=str(card.get("intended_use") or ""),
-        is_first=after is None,
+        is_first=page.first is None,
         query=asked.to_query(),
-        next_query=asked.to_query(page.last) if page.last else None,
-        status_queries={status: WorklistFilter(status=ScanStatus(status)).to_query() for status in tally.reasons},
-        decision_queries={decision: WorklistFilter(decision=decision).to_query() for decision in tally.decisions},
+        all_query=WorklistFilter(order=asked.order).to_query(),
+        next_query=page.last and asked.to_query(after=write_position(page.last), place=following),
+        previous_query=page.first and asked.to_query(before=write_position(page.first), place=preceding),
     )
+
+
+def _list_facets(asked: WorklistFilter, tally: RunTally) -> list[dict[str, Any]]:
+    """Return the facets of a worklist: values with their counts in the run, and the queries that choose them."""
+    facets: list[dict[str, Any]] = []
+
+    def add(title: str, name: str, counts: Iterable[tuple[str, int]], unit: str) -> None:
+        chosen = getattr(asked, name)
+        values = [
+            {
+                "value": value, "count": count, "is_chosen": value == chosen,
+                "query": replace(asked, **{name: None if value == chosen else value}).to_query(),
+            }
+            for value, count in counts
+        ]  # fmt: skip
+        if chosen and not any(value["is_chosen"] for value in values):
+            values.append({
+                "value": chosen, "count": 0, "is_chosen": True, "query": replace(asked, **{name: None}).to_query()
+            })  # fmt: skip
+        if values:
+            facets.append({"title": title, "name": name, "unit": unit, "values": values})
+
+    add("Decision", "decision", _by_count(tally.decisions), "rows")
+    statuses = [(status, getattr(tally.counts, status.value)) for status in ScanStatus]
+    add("Status", "status", [(status, count) for status, count in statuses if count], "scans")
+    add("Reason", "reason", [pair for counted in tally.reasons.values() for pair in _by_count(counted)], "scans")
+    return facets
+
+
+def read_thresholds(card: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the thresholds (low, high) of a stored card, which may be of another release, by label."""
+    stored = card.get("thresholds")
+    return {
+        label: (float(threshold["low"]), float(threshold["high"]))
+        for label, threshold in (stored.items() if isinstance(stored, dict) else ())
+        if isinstance(threshold, dict) and {"low", "high"} <= threshold.keys()
+    }
 
 
 def download_csv(request: Request) -> Response:
     """Stream the rows of a worklist as `nightread results --format csv` writes them, in the order of the page."""
     asked = read_filter(request.query_params)
-    with _reading(request) as connection:
-        run = _find_run(connection, request)
+    with reading_request(request) as connection:
+        run = find_requested_run(connection, request)
     return _CsvResponse(request.app.state.engine, run, asked.of_run(run.id))
 
 
@@ -140,7 +189,7 @@ def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[bytes]:
 
 
 @contextmanager
-def _reading(request: Request) -> Iterator[Connection]:
+def reading_request(request: Request) -> Iterator[Connection]:
     """Open a read transaction on a database with a current schema.
 
     The schema is checked until it was current once; later migrations stay compatible with this release.
@@ -153,7 +202,12 @@ def _reading(request: Request) -> Iterator[Connection]:
         yield connection
 
 
-def _find_run(connection: Connection, request: Request) -> RunInfo:
+def find_requested_run(connection: Connection, request: Request) -> RunInfo:
+    """Return the run that the address names, by id, prefix of its id, or name.
+
+    Raises:
+        UnknownRun: no run, or more than one.
+    """
     reference: str = request.path_params["reference"]
     if "\0" in reference:  # PostgreSQL text cannot contain NUL
         raise UnknownRun(reference)
@@ -164,6 +218,7 @@ def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _read_labels(card: dict[str, Any]) -> list[str]:
+def read_labels(card: dict[str, Any]) -> list[str]:
+    """Return the labels of a stored card, which may be of another release, in its order."""
     labels = card.get("labels")
     return [str(label) for label in labels] if isinstance(labels, list) else []

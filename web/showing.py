@@ -14,6 +14,8 @@ from db.runs import RunInfo
 _FOLDER: Final = Path(__file__).parent
 STATIC_FOLDER: Final = _FOLDER / "static"
 _PARTS_SHOWN = 2
+#: The reader's theme, `light` or `dark`; the page's script sets it.
+THEME_COOKIE: Final = "nightread_theme"
 
 
 def render(
@@ -25,7 +27,8 @@ def render(
         # A path without host: behind a proxy the host differs, and there may be a prefix (uvicorn --root-path).
         return f"{request.scope.get('root_path', '')}{request.app.url_path_for(route, **parameters)}"
 
-    html = _TEMPLATES.get_template(name).render(link=link, **context)
+    theme = "light" if request.cookies.get(THEME_COOKIE) == "light" else "dark"
+    html = _TEMPLATES.get_template(name).render(link=link, theme=theme, **context)
     # A URL may contain a lone surrogate, which cannot be encoded; text from the database does not.
     return HTMLResponse(html.encode("utf-8", "replace"), status_code, headers)
 

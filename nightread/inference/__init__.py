@@ -8,4 +8,5 @@ scorer: a model opened on one device, checked against its card.
 content: one file content from bytes to scores; reads, hashes and decodes it.
 batch_scorer: scores decoded contents in batches, and judges each by the input gate.
 batch_tuner: finds the batch size that is fastest on this machine.
+evidence: where in one scan a model finds what speaks for a label.
 """

@@ -23,4 +23,5 @@ preprocessing: turns a Scan into the network's input tensor.
 thumbnail: a small picture of a scan for people.
 pixel_statistics: measures brightness, contrast, detail and symmetry of a tensor.
 drawn_chest: draws synthetic chest X-rays for the demo, benchmarks and tests.
+picture: draws a scan for people, in a window of gray levels.
 """

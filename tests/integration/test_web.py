@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import anyio
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from starlette.requests import ClientDisconnect
 
 from cli.output.result_rows import write_rows
@@ -17,7 +17,7 @@ from db.job_results import store_results
 from db.jobs import claim_job
 from db.results import COLUMNS, ResultFilter
 from db.runs import NewScan
-from db.tables import runs
+from db.tables import runs, tallies
 from db.types import ScanStatus
 from tests.db_factories import (
     add_run,
@@ -45,15 +45,30 @@ def read_rows(text):
     """Return the rows of a worklist as (path, label, score), in the order of the page."""
     body = text.partition('<table role="table" class="cards worklist"')[2].partition("</table>")[0]
     rows = []
-    for row in body.split('<tr role="row">')[2:]:
+    for row in body.split('<tr role="row" data-row>')[1:]:
         path = html.unescape(re.search(r'title="([^"]*)"', row)[1])
         label = re.search(r'data-label="Label">([^<]*)<', row)[1]
-        score = re.search(r'class="number">([^<]*)<', row)[1]
+        score = re.search(r'data-label="Score">(?:.*?class="number">)?([^<]*)<', row, re.DOTALL)[1]
         rows.append((path, label, score))
     return rows
 
 
-def follow(client, address):
+def find_link(text, rel):
+    found = re.search(rf'href="([^"]*)" rel="{rel}"', text)
+    return html.unescape(found[1]) if found else None
+
+
+def read_place(text):
+    return re.search(r"<strong>(\d+).(\d+)</strong> of (\d+) rows", text).groups()
+
+
+def find_last_page(client, address):
+    while following := find_link(client.get(address).text, "next"):
+        address = following
+    return address
+
+
+def follow(client, address, rel="next"):
     """Return the rows of all pages from an address on, and the number of pages."""
     rows, count = [], 0
     while address:
@@ -61,8 +76,7 @@ def follow(client, address):
         assert response.status_code == 200
         rows += read_rows(response.text)
         count += 1
-        following = re.search(r'href="([^"]*)" rel="next"', response.text)
-        address = html.unescape(following[1]) if following else None
+        address = find_link(response.text, rel)
     return rows, count
 
 
@@ -158,7 +172,7 @@ class TestWorklist:
             ("min_score=0.75&label=pneumonia", {"01"}),
             ("status=rejected&min_score=0.1", set()),
             ("label=nothing", set()),
-            ("status=&decision=&label=&min_score=", {"00", "01", "02", "03", "04", "05"}),
+            ("status=&decision=&label=&min_score=&text=&order=", {"00", "01", "02", "03", "04", "05"}),
         ],
     )
     def test_filters_leave_out_the_rest_on_the_page_and_in_the_csv(self, engine, client, query, expected):
@@ -173,12 +187,14 @@ class TestWorklist:
         monkeypatch.setattr(pages, "ROWS_PER_PAGE", 2)
         run_id = add_night(engine, [0.9, 0.1, 0.8, 0.2, 0.7])
         text = client.get(f"/runs/{run_id}?decision=pneumonia&min_score=0.5").text
-        assert '<option value="pneumonia" selected>' in text
+        assert f'href="/runs/{run_id}?min_score=0.5" aria-current="true"' in text
         assert f'href="/runs/{run_id}/results.csv?decision=pneumonia&amp;min_score=0.5"' in text
         rows, count = follow(client, f"/runs/{run_id}?decision=pneumonia&min_score=0.5")
         assert ([score for _, _, score in rows], count) == (["0.9000", "0.8000", "0.7000"], 2)
 
-    @pytest.mark.parametrize("query", ["status=lost", "min_score=x", "label=%00", "after=x", "decision=" + "x" * 65])
+    @pytest.mark.parametrize(
+        "query", ["status=lost", "min_score=x", "label=%00", "after=x", "decision=" + "x" * 65, "order=x"]
+    )
     def test_a_wrong_filter_is_told(self, engine, client, query):
         run_id = add_night(engine, [0.5])
         for address in (f"/runs/{run_id}?{query}", f"/runs/{run_id}/results.csv?{query}"):
@@ -189,10 +205,9 @@ class TestWorklist:
         run_id = add_night(engine, [0.5, 0.1, ScanStatus.REJECTED, ScanStatus.FAILED], skipped={"hidden": 2})
         text = client.get(f"/runs/{run_id}").text
         assert "4 found = 2 scored + 1 rejected + 1 failed; 2 hidden skipped" in text
-        assert "1 damaged" in text
-        assert f'href="/runs/{run_id}?status=rejected"' in text
-        assert f'href="/runs/{run_id}?decision=normal"' in text
-        assert text.count("cut &lt;short&gt;") == 2
+        for query in ("status=rejected", "decision=normal", "reason=damaged"):
+            assert f'href="/runs/{run_id}?{query}"' in text
+        assert text.count("</code> cut &lt;short&gt;") == 2
 
     def test_a_run_that_goes_on_says_so(self, engine, client):
         run_id = add_night(engine, [0.5, None, None])
@@ -215,12 +230,90 @@ class TestWorklist:
         card = {"labels": ["pneumonia", "<i>"], "calibration": "by <Platt>", "intended_use": "research"}
         text = client.get(f"/runs/{add_run(engine, 1, model=new_model(card=card))}").text
         assert "by &lt;Platt&gt;" in text
-        assert '<option value="&lt;i&gt;">' in text
+        assert "&lt;i&gt;" in text
+        assert "<i>" not in text
         assert "Not a medical device" in text
 
     def test_a_card_of_another_release_does_no_harm(self, engine, client):
         text = client.get(f"/runs/{add_run(engine, 1, model=new_model(card={'labels': 'pneumonia'}))}").text
         assert "so a score is not a probability" in text
+
+
+ORDERS = ("highest", "lowest", "found")
+#: Each query shows some rows of the run below, in each order.
+QUERIES = (
+    "",
+    "label=pneumonia",
+    "decision=normal",
+    "min_score=0.3",
+    "status=scored",
+    "status=failed",
+    "text=0000",
+    "reason=damaged",
+)
+
+
+class TestOrder:
+    @pytest.fixture(params=[True, False], ids=["kept", "counted"])
+    def run_id(self, request, engine):
+        both = {"effusion": 0.5, "pneumonia": 0.5}
+        scores = [0.5, both, None, 1 / 3, 0.25, ScanStatus.REJECTED, both, 0.9, ScanStatus.FAILED, 0.25]
+        run_id = add_night(engine, scores)
+        if not request.param:
+            write(engine, lambda connection: connection.execute(delete(tallies).where(tallies.c.run_id == run_id)))
+        return run_id
+
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_of_pages_is_that_of_the_whole_both_ways(self, client, monkeypatch, run_id, order):
+        for query in QUERIES:
+            address = f"/runs/{run_id}?order={order}&{query}"
+            whole = read_rows(client.get(address).text)
+            assert len(whole) == len(set(whole)) > 0, query
+            monkeypatch.setattr(pages, "ROWS_PER_PAGE", 3)
+            rows, _ = follow(client, address)
+            assert rows == whole, query
+            back, _ = follow(client, find_last_page(client, address), "prev")
+            assert sorted(set(back)) == sorted(whole), query
+            assert len(back) == len(whole), query
+            monkeypatch.undo()
+
+    def test_turns_with_the_score_and_leaves_scans_without_one_last(self, client, run_id):
+        scores = {
+            order: [score for _, _, score in read_rows(client.get(f"/runs/{run_id}?order={order}").text)]
+            for order in ORDERS
+        }
+        assert scores["highest"][:-3] == scores["lowest"][:-3][::-1]
+        assert scores["highest"][-3:] == scores["lowest"][-3:] == [""] * 3
+        assert sorted(scores["found"]) == sorted(scores["highest"])
+
+    def test_tells_the_place_and_the_total(self, client, monkeypatch, run_id):
+        monkeypatch.setattr(pages, "ROWS_PER_PAGE", 5)
+        first = client.get(f"/runs/{run_id}").text
+        assert read_place(first) == ("1", "5", "12")
+        second = client.get(find_link(first, "next")).text
+        assert read_place(second) == ("6", "10", "12")
+        assert read_place(client.get(find_link(second, "prev")).text) == ("1", "5", "12")
+        assert read_place(client.get(find_link(second, "next")).text) == ("11", "12", "12")
+
+    @pytest.mark.parametrize(
+        ("query", "total"),
+        [
+            ("status=failed", 1), ("status=scored", 9), ("decision=pneumonia", 6), ("label=effusion", 2),
+            ("label=pneumonia&decision=normal", 3), ("min_score=0.5", 6), ("text=00001", 2), ("reason=damaged", 2),
+            ("status=failed&label=pneumonia", 0), ("text=100%25", 0), ("text=_", 0), ("text=1.2.", 9),
+        ],
+    )  # fmt: skip
+    def test_total_counts_the_rows_of_the_filter(self, client, run_id, query, total):
+        text = client.get(f"/runs/{run_id}?{query}").text
+        assert f"{total} rows</span>" in text
+        assert len(read_rows(text)) == total
+
+    def test_search_finds_paths_in_any_case_and_those_with_a_backslash(self, engine, client):
+        found = [NewScan(path, 1) for path in ("/scans/Ward-A/1.png", "/scans/ward-b/2.png", r"/scans/c\\d.png")]
+        run_id = add_night(engine, [0.1, 0.2, 0.3], found=found, name="wards")
+        for text, paths in (("WARD-a", ["/scans/Ward-A/1.png"]), ("c\\d", [r"/scans/c\\d.png"]), ("'", []), ("%", [])):
+            response = client.get(f"/runs/{run_id}", params={"text": text})
+            assert [path for path, _, _ in read_rows(response.text)] == paths, text
 
 
 class TestHostilePaths:
@@ -230,12 +323,13 @@ class TestHostilePaths:
 
     def test_are_escaped_and_made_visible(self, client, run_id):
         text = client.get(f"/runs/{run_id}").text
-        assert "<script" not in text
+        assert "<script>" not in text
         assert ' onmouseover="' not in text
         assert "\u202e" not in text
         assert r"line\nbreak.png" in text
         assert "{{ 7 * 7 }}.png" in text
         assert "&amp;amp;.png" in text
+        assert text.count("<script ") == 1
         assert [path for path, _, _ in read_rows(text)] == [
             path.replace("\n", r"\n").replace("\u202e", r"\u202e") for path in HOSTILE
         ]

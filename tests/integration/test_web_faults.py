@@ -44,7 +44,7 @@ class TestErrors:
             break_database(client.app, engine, monkeypatch)
             return found
 
-        monkeypatch.setattr(pages, "_find_run", find_and_break)
+        monkeypatch.setattr(pages, "find_requested_run", find_and_break)
         assert client.get(f"/runs/{run_id}/results.csv").status_code == 503
 
     def test_a_database_without_tables_is_told_and_left_alone(self, database_url):

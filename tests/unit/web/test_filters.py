@@ -7,8 +7,8 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
 from db.types import ScanStatus
-from db.worklist import Position
-from web.filters import WorklistFilter, read_filter, read_position, read_run_id, write_position
+from db.worklist import PageOrder, Position
+from web.filters import WorklistFilter, read_filter, read_place, read_position, read_run_id, write_position
 
 
 def read(**parameters):
@@ -30,15 +30,20 @@ def test_unknown_parameters_are_passed_over():
 
 
 def test_every_field_is_read_and_written_again():
-    asked = read(status="scored", decision="not & normal", label="effusion:é", min_score="0.1")
-    assert asked == WorklistFilter(ScanStatus.SCORED, "not & normal", "effusion:é", 0.1)
+    asked = read(
+        status="scored", decision="not & normal", label="effusion:é", min_score="0.1", reason="blank", text="ward & 1",
+        order="lowest",
+    )  # fmt: skip
+    assert asked == WorklistFilter(
+        ScanStatus.SCORED, "not & normal", "effusion:é", 0.1, "blank", "ward & 1", PageOrder.LOWEST
+    )
     assert asked.is_set
     assert read_filter(QueryParams(asked.to_query().removeprefix("?"))) == asked
 
 
 def test_a_filter_is_kept_beside_the_place_to_go_on_from():
     place = Position(0.1 + 0.2, 17, "a:b")
-    query = parse_qs(WorklistFilter(min_score=0.5).to_query(place).removeprefix("?"))
+    query = parse_qs(WorklistFilter(min_score=0.5).to_query(after=write_position(place)).removeprefix("?"))
     assert query["min_score"] == ["0.5"]
     assert read_position(query["after"][0]) == place
 
@@ -46,6 +51,7 @@ def test_a_filter_is_kept_beside_the_place_to_go_on_from():
 @pytest.mark.parametrize(
     "parameters",
     [
+        {"order": "random"}, {"text": "a\0b"}, {"text": "x" * 201}, {"reason": "x" * 65}, {"text": "\ud800"},
         {"status": "lost"}, {"status": "SCORED"}, {"min_score": "half"}, {"min_score": "nan"}, {"min_score": "-0.1"},
         {"min_score": "1.1"}, {"min_score": "inf"}, {"label": "x" * 65}, {"label": "a\0b"}, {"decision": "\0"},
     ],
@@ -85,3 +91,10 @@ def test_only_a_whole_id_is_a_run_to_go_on_from():
     for text in ("a" * 31, "A" * 32, "g" * 32, "a" * 32 + "\n"):
         with pytest.raises(HTTPException):
             read_run_id(text)
+
+
+def test_a_place_is_a_number_of_rows():
+    assert (read_place(None), read_place(""), read_place("50")) == (0, 0, 50)
+    for text in ("-1", "x", "1e3", "²", "1" * 19, str(10**12)):
+        with pytest.raises(HTTPException):
+            read_place(text)

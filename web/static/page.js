@@ -1,0 +1,157 @@
+// The page works without this script: it adds keys, zoom and the reader's time zone to plain links and forms.
+"use strict";
+
+const find = (selector, root = document) => root.querySelector(selector);
+const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+function showTimes(root) {
+  const format = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
+  for (const time of findAll("time[datetime]", root)) {
+    const moment = new Date(time.dateTime);
+    if (!Number.isNaN(moment.getTime())) {
+      time.textContent = format.format(moment);
+      time.title = moment.toISOString();
+    }
+  }
+}
+
+function tellZone() {
+  const name = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  for (const place of findAll("[data-zone]")) place.textContent = `your time zone, ${name}`;
+}
+
+function switchTheme() {
+  const button = find("[data-theme-switch]");
+  const root = document.documentElement;
+  const tell = () => { button.textContent = root.dataset.theme === "light" ? "Dark theme" : "Light theme"; };
+  button.hidden = false;
+  tell();
+  button.addEventListener("click", () => {
+    root.dataset.theme = root.dataset.theme === "light" ? "dark" : "light";
+    document.cookie = `nightread_theme=${root.dataset.theme}; path=/; max-age=31536000; SameSite=Strict`;
+    tell();
+  });
+}
+
+function view(canvas) {
+  const layers = find(".layers", canvas);
+  const pixels = find(".pixels", canvas);
+  const evidence = find(".evidence", canvas);
+  const tools = find("[data-tools]");
+  let scale = 1, x = 0, y = 0, size = "screen", waiting = 0;
+
+  const place = () => { layers.style.transform = `translate(${x}px, ${y}px) scale(${scale})`; };
+  const query = () => {
+    const parameters = new URLSearchParams({ center: tools.center.value, width: tools.width.value });
+    if (tools.invert.checked) parameters.set("invert", "1");
+    return parameters;
+  };
+  const load = () => {
+    const parameters = query();
+    parameters.set("size", size);
+    pixels.src = `${canvas.dataset.picture}?${parameters}`;
+  };
+  const soon = () => { clearTimeout(waiting); waiting = setTimeout(load, 80); };
+  const zoom = (factor, atX, atY) => {
+    const next = Math.min(16, Math.max(1, scale * factor));
+    x = atX - (atX - x) * next / scale;
+    y = atY - (atY - y) * next / scale;
+    scale = next;
+    if (scale === 1) x = y = 0;
+    if (scale > 1.5 && size === "screen") { size = "full"; load(); }
+    place();
+  };
+  const zoomCentered = (factor) => zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2);
+  const reset = () => {
+    scale = 1; x = y = 0; place();
+    tools.center.value = 50; tools.width.value = 100; tools.invert.checked = false;
+    tell(); load();
+  };
+  const tell = () => {
+    for (const name of ["center", "width"]) find("output", tools[name].parentElement).textContent = tools[name].value;
+    for (const link of findAll("a[data-key=m]", tools)) {
+      const target = new URL(link.href);
+      for (const name of ["center", "width", "invert"]) target.searchParams.delete(name);
+      for (const [name, value] of query()) target.searchParams.set(name, value);
+      link.href = target;
+    }
+  };
+
+  for (const name of ["center", "width", "invert"]) tools[name].addEventListener("input", () => { tell(); soon(); });
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    const box = canvas.getBoundingClientRect();
+    zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX - box.left, event.clientY - box.top);
+  }, { passive: false });
+  canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); event.preventDefault(); });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!canvas.hasPointerCapture(event.pointerId)) return;
+    if (event.shiftKey || event.buttons === 2) {  // as on a reading station: across is width, along is center
+      tools.width.value = Number(tools.width.value) + event.movementX / 2;
+      tools.center.value = Number(tools.center.value) + event.movementY / 4;
+      tell(); soon();
+    } else if (scale > 1) { x += event.movementX; y += event.movementY; place(); }
+  });
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("dblclick", () => { scale = 1; x = y = 0; place(); });
+  const act = { in: () => zoomCentered(1.4), out: () => zoomCentered(1 / 1.4), reset };
+  for (const button of findAll("[data-zoom]")) {
+    button.hidden = false;
+    button.addEventListener("click", act[button.dataset.zoom]);
+  }
+  for (const button of findAll("[data-without-script]")) button.hidden = true;
+  const opacity = find("[data-opacity]");
+  if (opacity && evidence) {
+    opacity.addEventListener("input", () => {
+      evidence.style.opacity = opacity.value / 100;
+      find("[data-opacity-shown]").textContent = opacity.value;
+    });
+  }
+}
+
+function listenToKeys() {
+  const rows = findAll("[data-row]");
+  const move = (step) => {
+    const at = rows.indexOf(document.activeElement.closest("[data-row]"));
+    const next = rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + step))];
+    if (next) find("a", next).focus();
+  };
+  document.addEventListener("keydown", (event) => {
+    const typed = event.target.closest("textarea, select, input:not([type=checkbox], [type=range])");
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (typed) { if (event.key === "Escape") typed.blur(); return; }
+    if (rows.length && (event.key === "j" || event.key === "k")) { move(event.key === "j" ? 1 : -1); return; }
+    const target = findAll("[data-key]").find((one) => one.dataset.key === event.key && !one.disabled && !one.hidden);
+    if (!target) return;
+    event.preventDefault();
+    if (target.matches("input:not([type=checkbox]), textarea, select")) target.focus(); else target.click();
+  });
+}
+
+function follow() {
+  const progress = find("[data-live]");
+  if (!progress) return;
+  const state = find("[data-connection]");
+  setTimeout(async function ask() {
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (!answer.ok) throw new Error(answer.statusText);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      for (const place of findAll("[data-live]")) {
+        const fresh = page.getElementById(place.id);
+        if (fresh) { place.replaceChildren(...fresh.childNodes); showTimes(place); } else { location.reload(); return; }
+      }
+      if (state) state.textContent = "live";
+    } catch {
+      if (state) state.textContent = "no connection; trying again";
+    }
+    setTimeout(ask, 3000);
+  }, 3000);
+}
+
+showTimes(document);
+tellZone();
+switchTheme();
+for (const canvas of findAll("[data-viewer]")) view(canvas);
+listenToKeys();
+follow();
