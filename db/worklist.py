@@ -215,7 +215,9 @@ def _find_kept_places(
     places: list[tuple[int, str | None]] = []
     if request.backwards:
         if has_unscored and not is_among_scored:
-            places += _find_unscored(connection, wanted, limit, after and after.scan_id, backwards=True)
+            places += _find_unscored(
+                connection, wanted, limit, None if after is None else after.scan_id, backwards=True
+            )
         if has_scored and len(places) < limit:
             start = after if is_among_scored else None
             places += _find_scored(connection, wanted, pairs, limit - len(places), start, falls=falls)

@@ -98,18 +98,22 @@ def _list_facets(asked: WorklistFilter, tally: RunTally) -> list[dict[str, Any]]
     """Return the facets of a worklist: values with their counts in the run, and the queries that choose them."""
     facets: list[dict[str, Any]] = []
 
+    def query_of(name: str, value: str | None) -> str:
+        changed: Any = {name: value}
+        return replace(asked, **changed).to_query()
+
     def add(title: str, name: str, counts: Iterable[tuple[str, int]], unit: str) -> None:
         chosen = getattr(asked, name)
         values = [
             {
                 "value": value, "count": count, "is_chosen": value == chosen,
-                "query": replace(asked, **{name: None if value == chosen else value}).to_query(),
+                "query": query_of(name, None if value == chosen else value),
             }
             for value, count in counts
         ]  # fmt: skip
         if chosen and not any(value["is_chosen"] for value in values):
             values.append({
-                "value": chosen, "count": 0, "is_chosen": True, "query": replace(asked, **{name: None}).to_query()
+                "value": chosen, "count": 0, "is_chosen": True, "query": query_of(name, None)
             })  # fmt: skip
         if values:
             facets.append({"title": title, "name": name, "unit": unit, "values": values})

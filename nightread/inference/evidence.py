@@ -54,7 +54,9 @@ class Evidence:
         shares = self.values[:, :, place] / (self.strongest(place) or 1.0)
         smooth = np.asarray(Image.fromarray(shares.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
         layer = np.empty((*smooth.shape, 4), np.uint8)
-        layer[:, :, :3] = np.where(smooth[:, :, np.newaxis] >= 0, np.uint8(_FOR), np.uint8(_AGAINST))
+        layer[:, :, :3] = np.where(
+            smooth[:, :, np.newaxis] >= 0, np.array(_FOR, np.uint8), np.array(_AGAINST, np.uint8)
+        )
         layer[:, :, 3] = np.rint(np.clip(np.abs(smooth), 0, 1) * 255)
         return layer
 
