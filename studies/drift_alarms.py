@@ -56,4 +56,6 @@ def _choose(values: dict[str, Values], places: Values) -> dict[str, Values]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 200)

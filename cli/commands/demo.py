@@ -11,10 +11,11 @@ from cli.database import open_database
 from cli.embedded import score_here
 from cli.options import Json
 from cli.output.console import leave_out_hints, say
-from cli.output.result_rows import write_rows
+from cli.output.result_table import print_rows
 from db.engine import reading
 from db.results import ResultFilter
 from db.runs import find_run
+from db.tallies import read_tallies
 from nightread.example_night import write_example_night
 from nightread.model.bundle import DEFAULT_MODEL
 from nightread.settings import IN_PROCESS_BROKER, read_settings
@@ -44,8 +45,9 @@ def demo(
     if not as_json:
         with reading(open_database(settings)) as connection:
             typer.echo("")
-            write_rows(connection, ResultFilter(run_id=find_run(connection, None).id), "table", None)
+            run = find_run(connection, None)
+            print_rows(connection, ResultFilter(run_id=run.id), read_tallies(connection, [run.id])[run.id])
         say(f"\nThe scans are in {place / 'night'}; {attribution}", style="dim")
-        say("Other commands find these results after:")
+        say("Other commands, such as `nightread report`, find these results after:")
         sys.stderr.write(f"export NIGHTREAD_DATABASE_URL={database}\n")
     raise typer.Exit(code)

@@ -1,6 +1,8 @@
 """The program in a shell: its files are private, its output suits the locale, pipe and exit code."""
 
 import os
+import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import pytest
 
 from tests.factories import write_jpeg
 from tests.program import PROGRAM, last_json, make_environment, run
+from tests.project import read
 
 AS_NOBODY = """\
 import os, sys
@@ -65,6 +68,16 @@ def test_a_locale_without_umlauts_ends_no_command(night, env, tmp_path, command)
     done = run(*command, env=env | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, cwd=tmp_path)
     assert done.stdout.isascii()
     assert "sü" in done.stdout.encode().decode("unicode_escape") or "runs" in command
+
+
+def test_the_commands_of_a_first_night_run(env, tmp_path):
+    tutorial = read("README.md").partition("**4. Add workers")[0].partition("## A first night")[2]
+    lines = [shlex.split(line, comments=True) for line in re.findall(r"^uv run nightread (.+)", tutorial, re.MULTILINE)]
+    assert [line[0] for line in lines] == ["demo", "score", "results", "results", "results"]
+    for line in lines:
+        given = [str(tmp_path / "data/nightread/demo/night") if word.startswith("~") else word for word in line]
+        run(*given, env=env, cwd=tmp_path)
+    assert (tmp_path / "night.csv").read_text().count("\n") == 16
 
 
 def test_hints_go_to_stderr(night, env, tmp_path):

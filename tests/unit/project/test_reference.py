@@ -1,12 +1,16 @@
 """The reference pages agree with the program."""
 
 import re
+import shlex
 
 import pytest
+import typer
 
 import nightread.errors
 from cli.exits import MEANINGS as EXIT_MEANINGS
 from cli.exits import Exit
+from cli.main import COMMANDS as TABLE
+from cli.main import load_command
 from nightread.errors import NightreadError
 from nightread.reasons import MEANINGS as REASON_MEANINGS
 from nightread.reasons import Reason
@@ -65,6 +69,27 @@ def test_every_command_line_on_a_page_is_one_of_the_program():
         name = next((name for name in (" ".join(words[:2]), words[0]) if name in {*COMMANDS, "models"}), None)
         assert name is not None, line
         assert {word for word in words if word.startswith("--")} <= COMMANDS.get(name, set()), line
+
+
+def find_command_lines(text):
+    """Yield the words of each line of the program in the shell blocks of a page."""
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    for line in re.findall(
+        r"^(?:uv run (?:--\w+ \w+ )*|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
+    ):
+        words = shlex.split(line, comments=True)
+        yield words[: next((index for index, word in enumerate(words) if word in {"|", ">", "&&"}), None)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_program_parses_every_command_of(page):
+    rows = {row.name: row for row in TABLE}
+    for words in find_command_lines(page.read_text(encoding="utf-8")):
+        name = next(name for name in (" ".join(words[:2]), words[0]) if name in rows)
+        try:
+            load_command(rows[name]).make_context(name, words[len(name.split()) :])
+        except typer.BadParameter as error:
+            assert "does not exist" in error.format_message(), words  # noqa: PT017  # a reader's own folder
 
 
 def test_commands_page_names_options_that_exist():
