@@ -105,7 +105,14 @@ class TestArrays:
         assert (row.status, row.reason, row.path, row.sha256) == ("rejected", reason, None, None)
 
     @pytest.mark.parametrize(
-        "scan", [np.zeros((50, 50, 3), np.uint8), np.zeros((50, 50), np.int32), np.zeros((50, 50), bool), 7, b"x.png"]
+        "scan",
+        [
+            np.zeros((50, 50, 3), np.uint8),
+            np.zeros((50, 50), np.int32),
+            np.zeros((50, 50), bool),
+            7,
+            bytearray(b"x.png"),
+        ],
     )
     def test_what_is_neither_a_path_nor_a_gray_array_raises(self, model, scan):
         with pytest.raises(TypeError, match="a scan is"):
