@@ -95,8 +95,9 @@ class TestCompose:
             assert {variable for variable in environment if variable.startswith("NIGHTREAD_")} <= known
 
     def test_nothing_starts_before_the_tables_are_there(self, services):
-        for name in OF_NIGHTREAD - {"migrate"}:
+        for name in OF_NIGHTREAD - {"migrate", "cli"}:
             assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+        assert services["cli"]["depends_on"].keys() == {"redis", "postgres"}
         assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
 
     def test_networks_have_no_way_out(self, services):
