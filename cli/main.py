@@ -49,8 +49,12 @@ COMMANDS: Final = (
     Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
     Command("explain", "explain:explain", "Say what a reason code or an exit code means, and what to do.", "Results"),
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM gives unfinished jobs back.", "Workers"),
-    Command("beat", "beat:beat", "Sweep every NIGHTREAD_SWEEP_S seconds; workers do so too.", "Workers"),
+    Command("beat", "beat:beat", "Sweep on time, and start the nights of schedules; workers do so too.", "Workers"),
     Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),
+    Command("schedule add", "schedule:add", "Add what is enqueued each night, and when."),
+    Command("schedule list", "schedule:list_", "List schedules, their next night and what became of the last one."),
+    Command("schedule remove", "schedule:remove", "Remove a schedule; its runs stay."),
+    Command("schedule run", "schedule:run", "Start one night of a schedule now, if it has no run yet."),
     Command("train", "train:train", "Train a network on labelled scans.", "Models"),
     Command("evaluate", "evaluate:evaluate", "Compute a network's metrics on a folder of labelled scans.", "Models"),
     Command("export", "export:export", "Convert a trained network into a model bundle that workers serve.", "Models"),
@@ -78,6 +82,7 @@ COMMANDS: Final = (
 GROUPS: Final = {
     "data": ("Training data sets.", "Models"),
     "models": ("Model bundles: import, check, compare and promote.", "Models"),
+    "schedule": ("What is enqueued night after night.", "Workers"),
     "db": ("Results database.", "Operations"),
 }
 _ROWS: Final = {command.name: command for command in COMMANDS}

@@ -13,6 +13,7 @@ runs: makes, finds, closes and retries runs.
 cancellation: ends a run before its scans are scored.
 guards: what the guards of runs found.
 known_scans: files that a model has come across before.
+schedules: schedules and their nights.
 owner: the process that scores an embedded run.
 jobs: claims, renews and ends jobs.
 due_jobs: jobs to publish, and in-flight messages.

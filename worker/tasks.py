@@ -16,7 +16,7 @@ from worker.errors import BrokerUnavailable
 from worker.jobs.job import attend_job
 from worker.process import WorkerProcess, current_process
 from worker.queue.publisher import SCORE_TASK, Publisher
-from worker.queue.sweeper import Sweeper
+from worker.queue.sweeper import Sweeper, start_scheduler
 from worker.queue.turns import QUEUES
 
 _log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def _start_child(**_: Any) -> None:
     app = current_app._get_current_object()  # noqa: SLF001  # the app itself: `current_app` differs by thread
     process = _find_process(app)
     Sweeper(Publisher(app, process.settings), process.engine, process.settings.sweep_s).start()
+    start_scheduler(process.engine, process.settings)
 
 
 def _find_process(app: Any) -> WorkerProcess:

@@ -16,6 +16,7 @@ explain: what a reason code or an exit code means.
 worker: scores jobs.
 beat: sweeps on time.
 sweep: publishes lost jobs now.
+schedule: `schedule add`, `list`, `remove` and `run`.
 train: trains a network on labelled scans.
 evaluate: computes a network's metrics on labelled scans.
 export: converts a trained network into a model bundle.

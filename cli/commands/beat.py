@@ -15,7 +15,7 @@ def beat(
     health: Annotated[bool, typer.Option("--health", help="Health check: are due jobs published?")] = False,
     as_json: Json = False,
 ) -> None:
-    """Sweep every NIGHTREAD_SWEEP_S seconds; workers do so too.
+    """Sweep on time, and start the nights of schedules; workers do so too.
 
     A sweep closes finished runs and republishes lost jobs. With --health: exit code 1 if due jobs stay unpublished, 5
     if the database does not answer.
@@ -27,11 +27,13 @@ def beat(
         report_health(settings, check_sweeping, as_json)
     from worker.queue.celery_app import make_app  # Celery, which a health check does not wait for
     from worker.queue.publisher import Publisher
-    from worker.queue.sweeper import Sweeper
+    from worker.queue.sweeper import Sweeper, start_scheduler
 
     publisher = Publisher(make_app(settings), settings)
     publisher.count_waiting()
-    sweeper = Sweeper(publisher, open_database(settings), settings.sweep_s)
+    engine = open_database(settings)
+    start_scheduler(engine, settings)
+    sweeper = Sweeper(publisher, engine, settings.sweep_s)
     for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
         signal.signal(number, lambda *_: sweeper.stop())
     sweeper.run()

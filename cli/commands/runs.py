@@ -1,7 +1,8 @@
 """`runs`: lists the runs."""
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +10,7 @@ from cli.database import open_database
 from cli.options import Json, read_moment
 from cli.output.console import print_json, say, show_time
 from db.engine import reading
-from db.runs import list_runs
+from db.runs import RunInfo, list_runs
 from db.tallies import read_tallies
 from db.types import RunStatus
 
@@ -42,6 +43,8 @@ def runs(
                     "run": run.id, "name": run.name, "status": run.status.value, "found": run.found,
                     "skipped": sum(run.skipped.values()), "model": run.model, "sources": run.sources,
                     "created_at": run.created_at, "finished_at": run.finished_at, "pruned": run.pruned,
+                    "priority": run.priority.value, "schedule": run.schedule, "night": run.night,
+                    "guard": run.guard, "guard_text": run.guard_text,
                     **{name: getattr(tallies[run.id].counts, name) for name in _COUNTS},
                 }
                 for run in listed
@@ -62,7 +65,12 @@ def runs(
         counts = {name: getattr(tallies[run.id].counts, name) for name in _COUNTS[1:]}
         cells = (paint(f"{count:,}", of=name if count else "") for name, count in counts.items())
         table.add_row(
-            run.id[:8], run.name, paint(run.status.value), f"{run.found:,}", *cells, run.model,
+            run.id[:8], run.name, _show_status(run, paint), f"{run.found:,}", *cells, run.model,
             show_time(run.created_at),
         )  # fmt: skip
     out.print(table)
+
+
+def _show_status(run: RunInfo, paint: Callable[..., Any]) -> Any:
+    """Return a run's status, or the guard that tripped at its end."""
+    return paint(run.status.value) if run.guard in {None, "passed"} else paint(str(run.guard), of="failed")

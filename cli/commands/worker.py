@@ -48,8 +48,7 @@ def worker(
     if health:
         report_health(settings, check_workers, as_json)
     from worker.queue.celery_app import make_app  # Celery, which a health check does not wait for
-    from worker.queue.publisher import Publisher
-    from worker.queue.turns import QUEUES
+    from worker.queue.publisher import Publisher, name_queues
 
     app = make_app(settings)
     app.priorities = tuple(priority or ())
@@ -57,7 +56,7 @@ def worker(
     scoring = app.Worker(
         concurrency=concurrency, pool_cls="prefork", without_gossip=True, without_mingle=True, without_heartbeat=True,
         hostname=f"nightread-{os.getpid()}@{socket.gethostname()}", loglevel=settings.log_level,
-        queues=[QUEUES[each] for each in priority] if priority else None,
+        queues=name_queues(priority) if priority else None,
         quiet=settings.log_format is LogFormat.JSON,  # Celery's banner is no JSON
     )  # fmt: skip
     scoring.start()

@@ -200,6 +200,11 @@ class Publisher:
         return published
 
 
+def name_queues(priorities: Sequence[Priority]) -> list[str]:
+    """Return the queues of some classes of runs."""
+    return [QUEUES[priority] for priority in priorities]
+
+
 def increment_refused(client: Any) -> None:
     """Count one refused message in Redis; a count that is no number begins anew.
 

@@ -7,9 +7,16 @@ import threading
 from sqlalchemy import Engine
 
 from nightread.errors import NightreadError
+from nightread.settings import Settings
 from worker.queue.publisher import Publisher
+from worker.runs.schedules import Scheduler
 
 _log = logging.getLogger(__name__)
+
+
+def start_scheduler(engine: Engine, settings: Settings) -> None:
+    """Start the nights of schedules from now on, beside the sweeps."""
+    Scheduler(engine, settings).start()
 
 
 class Sweeper:

@@ -3,6 +3,8 @@
 request: what is asked of a run beside its paths and its model.
 intake: the scans below a run's sources, as rows.
 enqueue: enqueues, retries and cancels runs.
+schedules: nights that start themselves.
+schedule_times: when the nights of a schedule are due.
 guards: whether the end of a run looks like that of a night.
 embedded: scores a run in this process.
 job_pool: the threads that run the jobs of an embedded run.

@@ -1,0 +1,234 @@
+"""`schedule add`, `list`, `remove`, `run`: what is enqueued night after night."""
+
+import getpass
+import os
+import re
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from cli.database import open_database
+from cli.options import Json, Model, NoGate, read_duration_option
+from cli.output.console import print_json, say
+from cli.request import AsPriority, make_request
+from cli.request_options import AllowEmpty, DriftAlarm, Expect, MaxFailed, MaxRejected, OnlyNew, Settle
+from db.engine import read_clock, reading, write
+from db.runs import find_run_of_key
+from db.schedules import Schedule, add_schedule, find_last_nights, find_nights, list_schedules, remove_schedule
+from db.tables import SCHEDULE_NAME_LENGTH
+from db.types import Priority
+from nightread.errors import NightreadError, SettingsError, UnknownRun
+from nightread.settings import check_shared_broker, read_settings
+from nightread.text import show_duration
+from worker.runs import schedules
+from worker.runs.schedule_times import DueNight, find_due, find_moment, find_slot, find_timezone, name_night, read_time
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{SCHEDULE_NAME_LENGTH - 1}}}")
+_SHORTEST_S = 60
+Named = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
+
+
+def add(  # one argument for each option
+    name: Named,
+    folder: Annotated[
+        list[str],
+        typer.Option("--folder", metavar="PATH", help="Folder; %Y, %m, %d stand for the night's date. Repeatable."),
+    ],
+    at: Annotated[str | None, typer.Option("--at", metavar="HH:MM", help="Time of day, once each night.")] = None,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", metavar="DURATION", parser=read_duration_option, help="Interval, instead of --at: 5m."),
+    ] = None,
+    tz: Annotated[str, typer.Option("--tz", metavar="ZONE", help="Time zone of --at, such as Europe/Berlin.")] = "UTC",
+    catch_up: Annotated[
+        float,
+        typer.Option(
+            "--catch-up",
+            metavar="DURATION",
+            parser=read_duration_option,
+            help="A night that nobody started is started this late; later it is told as missed.",
+        ),
+    ] = "7d",  # type: ignore[assignment]  # as typed: the parser makes seconds of it
+    model: Model = None,
+    no_gate: NoGate = False,
+    priority: AsPriority = Priority.NORMAL,
+    settle: Settle = "0s",  # type: ignore[assignment]  # as typed
+    only_new: OnlyNew = False,
+    expect: Expect = None,
+    max_rejected: MaxRejected = "50%",
+    max_failed: MaxFailed = None,
+    allow_empty: AllowEmpty = False,
+    drift_alarm: DriftAlarm = False,
+    as_json: Json = False,
+) -> None:
+    """Add a schedule: workers and beats enqueue its folders, each night once.
+
+    A night is named after the day on whose evening it begins: --at 02:00 on the 29th enqueues the folder of the 28th.
+
+    Example: nightread schedule add ward-a --folder '/scans/%Y-%m-%d' --at 02:00 --tz Europe/Berlin --settle 10m
+    """  # fmt: skip
+    request = make_request(
+        settle_s=settle, only_new=only_new, max_rejected=max_rejected, max_failed=max_failed, expect=expect,
+        allow_empty=allow_empty, drift_alarm=drift_alarm,
+    )  # fmt: skip
+    schedule = Schedule(
+        name=name,
+        folders=folder,
+        at_time=at,
+        every_s=None if every is None else int(every),
+        timezone=tz,
+        options={
+            "model": model, "gate": False if no_gate else None, "priority": priority.value, "settle_s": settle,
+            "only_new": only_new, "catch_up_s": catch_up, "guards": request.guards.to_json(),
+        },
+        created_by=f"{getpass.getuser()}@{os.uname().nodename}",
+    )  # fmt: skip
+    _check(schedule)
+    settings = read_settings()
+    check_shared_broker(settings, "schedule")
+    engine = open_database(settings)
+    if not write(engine, lambda connection: add_schedule(connection, schedule)):
+        raise NightreadError(f"there is a schedule {name} already: `nightread schedule remove {name}` first")
+    with reading(engine) as connection:
+        now = read_clock(connection)
+    following = _find_next(schedule, now)
+    if as_json:
+        print_json(_describe(schedule, following))
+    else:
+        say(f"{name} starts {_say_next(schedule, following)}")
+
+
+def list_(as_json: Json = False) -> None:
+    """List schedules, their next night and what became of the last one.
+
+    Example: nightread schedule list
+    """
+    with reading(open_database()) as connection:
+        now = read_clock(connection)
+        known, last = list_schedules(connection), find_last_nights(connection)
+    if as_json:
+        print_json(
+            [
+                _describe(schedule, _find_next(schedule, now))
+                | {"last": asdict(last[schedule.name]) if schedule.name in last else None}
+                for schedule in known
+            ]
+        )
+        return
+    if not known:
+        say("No schedules yet. Add one: nightread schedule add NAME --folder '/scans/%Y-%m-%d' --at 02:00")
+        return
+    from cli.output.tables import make_table, out
+
+    table = make_table("schedule", "next", "last night", "became", "run", "why", text=("next", "why"))
+    for schedule in known:
+        before = last.get(schedule.name)
+        told = (
+            (before.night, before.status.value, (before.run_id or "")[:8], before.message or "")
+            if before is not None
+            else ("", "", "", "")
+        )
+        table.add_row(schedule.name, _say_next(schedule, _find_next(schedule, now)), *told)
+    out.print(table)
+
+
+def remove(name: Named, as_json: Json = False) -> None:
+    """Remove a schedule; its runs stay.
+
+    Example: nightread schedule remove ward-a
+    """
+    if not write(open_database(), lambda connection: remove_schedule(connection, name)):
+        raise UnknownRun(f"there is no schedule {name!r}: `nightread schedule list` lists them")
+    if as_json:
+        print_json({"removed": name})
+    else:
+        say(f"{name} removed")
+
+
+def run(
+    name: Named,
+    night: Annotated[
+        str | None, typer.Option("--night", metavar="DATE", help="Night to start, such as 2026-11-28; default: this.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start one night of a schedule now; one that has its run is left alone, and its run's id is printed.
+
+    Example: nightread schedule run ward-a --night 2026-11-28
+    """
+    settings = read_settings()
+    check_shared_broker(settings, "schedule")
+    engine = open_database(settings)
+    with reading(engine) as connection:
+        now = read_clock(connection)
+        schedule = next((each for each in list_schedules(connection) if each.name == name), None)
+    if schedule is None:
+        raise UnknownRun(f"there is no schedule {name!r}: `nightread schedule list` lists them")
+    due = _find_asked(schedule, night, now)
+    schedules.start_night(engine, settings, schedule, due, asked=True)
+    with reading(engine) as connection:
+        became = find_nights(connection, name, due.due_at)[due.night]
+        made = find_run_of_key(connection, str(schedules.make_request(schedule, due.night).key))
+    run_id = became.run_id or (made and made.id)
+    if as_json:
+        print_json(asdict(became) | {"run_id": run_id})
+    elif run_id is not None:
+        say(f"the night {due.night} of {name}; run:")
+        typer.echo(run_id)
+    if run_id is None and became.status.value != "started":
+        raise NightreadError(f"the night {due.night} of {name} is {became.status.value}: {became.message}")
+
+
+def _check(schedule: Schedule) -> None:
+    """Raise SettingsError if a schedule could not be kept."""
+    if not _NAME.fullmatch(schedule.name):
+        raise SettingsError(
+            f"{schedule.name!r} is no name of a schedule; allowed are up to {SCHEDULE_NAME_LENGTH} letters, digits, "
+            "dots, dashes and underscores"
+        )
+    if (schedule.at_time is None) == (schedule.every_s is None):
+        raise SettingsError("a schedule needs either --at HH:MM or --every DURATION")
+    if schedule.at_time is not None:
+        read_time(schedule.at_time)
+    if schedule.every_s is not None and schedule.every_s < _SHORTEST_S:
+        raise SettingsError(f"--every {schedule.every_s}s is too often; allowed are 60s and more")
+    find_timezone(schedule.timezone)
+    for folder in schedule.folders:
+        if not folder.startswith("/"):
+            raise SettingsError(f"--folder {folder!r} is no full path; write one that begins with /")
+
+
+def _find_asked(schedule: Schedule, night: str | None, now: datetime) -> DueNight:
+    zone = find_timezone(schedule.timezone)
+    if schedule.at_time is None:
+        if night is not None:
+            raise SettingsError(f"{schedule.name} runs at intervals and has no nights: leave out --night")
+        return find_slot(schedule.every_s or _SHORTEST_S, now)
+    try:
+        day = date.fromisoformat(night or name_night(now, zone))
+    except ValueError:
+        raise SettingsError(f"--night {night!r} is no date; write it such as 2026-11-28") from None
+    moment = read_time(schedule.at_time)
+    following = day if moment.hour >= 12 else day + timedelta(days=1)  # noon
+    return DueNight(day.isoformat(), find_moment(following, moment, zone))
+
+
+def _find_next(schedule: Schedule, now: datetime) -> DueNight:
+    if schedule.every_s is not None:
+        return find_slot(schedule.every_s, now + timedelta(seconds=schedule.every_s))
+    zone = find_timezone(schedule.timezone)
+    return next(find_due(schedule.at_time or "", zone, now, now + timedelta(days=8)))
+
+
+def _say_next(schedule: Schedule, following: DueNight) -> str:
+    local = following.due_at.astimezone(find_timezone(schedule.timezone))
+    if schedule.every_s is not None:
+        return f"every {show_duration(schedule.every_s)}"
+    folders = ", ".join(map(str, schedules.find_folders(schedule, following.night)))
+    return f"{local:%Y-%m-%d %H:%M %Z}, night {following.night}: {folders}"
+
+
+def _describe(schedule: Schedule, following: DueNight) -> dict[str, Any]:
+    return asdict(schedule) | {"next_at": following.due_at, "next_night": following.night}

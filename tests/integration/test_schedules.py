@@ -1,0 +1,187 @@
+"""Schedules: each night is started once, however many look; late, empty, failed and missed nights are told."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import kombu
+import pytest
+from sqlalchemy import update
+
+from db.engine import reading, write
+from db.runs import list_runs
+from db.schedules import Schedule, add_schedule, find_nights, list_schedules, remove_schedule
+from db.tables import schedules as table
+from db.types import NightStatus, Priority
+from nightread.settings import read_settings
+from tests.db_factories import at_once
+from tests.worker_factories import write_scans
+from worker.runs import schedules
+from worker.runs.schedules import start_due_nights
+
+ADDED = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_outlives_a_test():
+    yield
+    kombu.pools.reset()
+
+
+@pytest.fixture
+def settings(redis_url):
+    return read_settings(broker_url=redis_url, database_url="sqlite:///unused")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that schedules see."""
+    now = [ADDED]
+    monkeypatch.setattr(schedules, "read_clock", lambda _: now[0])
+
+    def go_to(text):
+        now[0] = datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+    return go_to
+
+
+def add(engine, folder, **fields):
+    schedule = Schedule(**{
+        "name": "ward-a", "folders": [f"{folder}/%Y-%m-%d"], "at_time": "02:00", "every_s": None,
+        "timezone": "Europe/Berlin", "options": {}, "created_by": "me@here", **fields,
+    })  # fmt: skip
+    assert write(engine, lambda connection: add_schedule(connection, schedule))
+    _set_added(engine)
+
+
+def _set_added(engine):
+    write(engine, lambda connection: connection.execute(update(table).values(created_at=ADDED)))
+
+
+def nights(engine, name="ward-a"):
+    with reading(engine) as connection:
+        found = find_nights(connection, name, ADDED - timedelta(days=365))
+    return {night: each.status.value for night, each in found.items()}
+
+
+def runs(engine):
+    with reading(engine) as connection:
+        return list_runs(connection, 100)
+
+
+def test_nights_are_started_when_they_are_due_and_once(engine, settings, clock, tmp_path):
+    for day in ("27", "28"):
+        write_scans(tmp_path / f"2026-11-{day}", 1)
+    add(engine, tmp_path, options={"priority": "urgent", "settle_s": 60.0, "guards": {"max_rejected": "5%"}})
+    clock("2026-11-28T00:59:59")
+    assert start_due_nights(engine, settings) == 0
+    clock("2026-11-28T01:00:00")
+    assert [start_due_nights(engine, settings) for _ in range(3)] == [1, 0, 0]
+    (run,) = runs(engine)
+    assert (run.schedule, run.night, run.key, run.name) == (
+        "ward-a", "2026-11-27", "ward-a/2026-11-27", "ward-a 2026-11-27",
+    )  # fmt: skip
+    assert (run.priority, run.settings["settle_s"], run.guards["max_rejected"]) == (Priority.URGENT, 60.0, "5%")
+    assert run.guards["is_learned"]
+    clock("2026-11-29T01:00:00")
+    assert start_due_nights(engine, settings) == 1
+    assert nights(engine) == {"2026-11-27": "started", "2026-11-28": "started"}
+
+
+def test_of_many_that_look_at_once_one_starts_a_night(engine, settings, clock, tmp_path):
+    write_scans(tmp_path / "2026-11-27", 2)
+    add(engine, tmp_path)
+    clock("2026-11-28T01:00:05")
+    assert sum(at_once([lambda: start_due_nights(engine, settings)] * 4)) == 1
+    assert len(runs(engine)) == 1
+
+
+def test_a_process_that_dies_while_it_lists_is_replaced_and_the_night_has_one_run(
+    engine, settings, clock, tmp_path, monkeypatch
+):
+    write_scans(tmp_path / "2026-11-27", 1)
+    add(engine, tmp_path)
+    clock("2026-11-28T01:00:05")
+    monkeypatch.setattr(schedules, "_LEASE_S", 0.0)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("end_night", "_enqueue"):  # after its run was made, and before
+        with monkeypatch.context() as patch:
+            patch.setattr(schedules, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                start_due_nights(engine, settings)
+        assert nights(engine) == {"2026-11-27": "starting"}
+    assert start_due_nights(engine, settings) == 1
+    assert nights(engine) == {"2026-11-27": "started"}
+    assert len(runs(engine)) == 1
+
+
+def test_nights_are_started_late_after_time_away_and_those_too_old_are_told(engine, settings, clock, tmp_path, caplog):
+    for day in ("27", "28", "29"):
+        write_scans(tmp_path / f"2026-11-{day}", 1)
+    add(engine, tmp_path, options={"catch_up_s": 36 * 3600.0})
+    clock("2026-11-30T12:00:00")
+    assert start_due_nights(engine, settings) == 2
+    assert nights(engine) == {"2026-11-27": "missed", "2026-11-28": "started", "2026-11-29": "started"}
+    assert "the night 2026-11-27 of schedule ward-a was missed" in caplog.text
+    caplog.clear()
+    assert start_due_nights(engine, settings) == 0
+    assert caplog.text == ""
+
+
+def test_a_folder_that_is_away_is_tried_again_and_an_empty_one_is_told(engine, settings, clock, tmp_path, monkeypatch):
+    (tmp_path / "2026-11-28").mkdir()
+    add(engine, tmp_path)
+    clock("2026-11-28T01:00:05")
+    monkeypatch.setattr(schedules, "_RETRY_S", 0.0)
+    assert start_due_nights(engine, settings) == 0
+    assert nights(engine) == {"2026-11-27": "failed"}
+    write_scans(tmp_path / "2026-11-27", 1)
+    assert start_due_nights(engine, settings) == 1
+    clock("2026-11-29T01:00:05")
+    assert start_due_nights(engine, settings) == 0
+    assert nights(engine) == {"2026-11-27": "started", "2026-11-28": "empty"}
+    assert [(run.night, run.found, run.guard) for run in runs(engine)] == [
+        ("2026-11-28", 0, "empty"), ("2026-11-27", 1, None),
+    ]  # fmt: skip
+
+
+def test_a_watch_folder_is_a_schedule_at_intervals_that_takes_what_is_new(engine, settings, clock, tmp_path):
+    folder = write_scans(tmp_path / "in", 2)
+    add(engine, tmp_path, folders=[str(folder)], at_time=None, every_s=300, options={"only_new": True})
+    clock("2026-11-28T01:01:00")
+    assert [start_due_nights(engine, settings) for _ in range(2)] == [1, 0]
+    clock("2026-11-28T01:06:00")
+    assert start_due_nights(engine, settings) == 1  # nothing new: no run
+    write_scans(folder / "more", 1)
+    clock("2026-11-28T03:00:00")  # slots that passed meanwhile are not made up for
+    assert start_due_nights(engine, settings) == 1
+    assert [run.found for run in runs(engine)] == [1, 2]
+    assert set(nights(engine).values()) == {"started"}
+
+
+def test_a_removed_schedule_starts_nothing_and_its_runs_stay(engine, settings, clock, tmp_path):
+    write_scans(tmp_path / "2026-11-27", 1)
+    add(engine, tmp_path)
+    clock("2026-11-28T01:00:05")
+    start_due_nights(engine, settings)
+    assert write(engine, lambda connection: remove_schedule(connection, "ward-a"))
+    clock("2026-11-29T01:00:05")
+    assert start_due_nights(engine, settings) == 0
+    with reading(engine) as connection:
+        assert list_schedules(connection) == []
+    assert (len(runs(engine)), nights(engine)) == (1, {})
+
+
+def test_a_broker_that_is_away_delays_a_night_and_loses_nothing(engine, clock, tmp_path):
+    write_scans(tmp_path / "2026-11-27", 1)
+    add(engine, tmp_path)
+    clock("2026-11-28T01:00:05")
+    away = read_settings(broker_url="redis://127.0.0.1:1/0", database_url="sqlite:///unused")
+    assert start_due_nights(engine, away) == 1
+    (run,) = runs(engine)
+    with reading(engine) as connection:
+        (night,) = find_nights(connection, "ward-a", ADDED).values()
+    assert (night.status, night.run_id) == (NightStatus.STARTED, run.id)
+    assert os.environ.get("NIGHTREAD_BROKER_URL") is None

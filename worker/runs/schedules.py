@@ -1,0 +1,200 @@
+"""Nights that start themselves: every process that sweeps looks for nights that are due.
+
+However many processes look, a night is started at most once: they claim it by its key in the table `schedule_nights`,
+and its run has an idempotency key of its own, should a claim be held for longer than its lease. A night for which no
+process was there in time is started late, or told as `missed`.
+"""
+
+import logging
+import os
+import random
+import threading
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Engine
+
+from db.engine import read_clock, reading, write
+from db.runs import find_run_of_key
+from db.schedules import (
+    Schedule,
+    claim_night,
+    end_night,
+    find_nights,
+    list_schedules,
+    reopen_night,
+    tell_missed,
+)
+from db.types import NightStatus, Priority
+from nightread.errors import NightreadError
+from nightread.settings import Settings
+from worker.errors import BrokerUnavailable, NothingNew, NothingToScore
+from worker.runs.enqueue import enqueue_run
+from worker.runs.guards import Guards
+from worker.runs.request import Request
+from worker.runs.schedule_times import DueNight, find_date, find_due, find_slot, find_timezone
+
+_log = logging.getLogger(__name__)
+
+#: A night that was due longer ago than this is told as missed, unless its schedule says otherwise.
+CATCH_UP_S: Final = 7 * 86_400.0
+#: Nights that were due longer ago than this are not even told.
+_LOOK_BACK: Final = timedelta(days=62)
+#: Longer than listing a large folder on a slow share takes.
+_LEASE_S: Final = 900.0
+_RETRY_S: Final = 300.0
+_LOOK_S: Final = 15.0
+
+
+class Scheduler:
+    """Looks for nights that are due, on a thread of its own: listing a folder may take minutes."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        """Start nothing yet."""
+        self._engine = engine
+        self._settings = settings
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Look for due nights until the process ends."""
+        threading.Thread(target=self.run, name="nightread-scheduler", daemon=True).start()
+
+    def run(self) -> None:
+        """Look for due nights; never raises."""
+        look_s = min(_LOOK_S, self._settings.sweep_s)
+        while not self._stop.wait(look_s * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter, no secret
+            try:
+                start_due_nights(self._engine, self._settings)
+            except NightreadError as error:
+                _log.warning("schedules: %s", error)
+            except Exception:  # noqa: BLE001  # the boundary of a thread: the next look may succeed
+                _log.exception("schedules failed")
+
+    def stop(self) -> None:
+        """End `run` after the night that is being started."""
+        self._stop.set()
+
+
+def start_due_nights(engine: Engine, settings: Settings) -> int:
+    """Start the nights that are due and that no other process starts; returns how many were started.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer; the nights stay due.
+    """
+    with reading(engine) as connection:
+        known = list_schedules(connection)
+        now = read_clock(connection) if known else None
+    if now is None:
+        return 0
+    return sum(
+        start_night(engine, settings, schedule, due)
+        for schedule in known
+        for due in _find_due(engine, schedule, now)
+    )  # fmt: skip
+
+
+def _find_due(engine: Engine, schedule: Schedule, now: datetime) -> list[DueNight]:
+    """Return the nights of a schedule to start, oldest first; tells those that are too old."""
+    created_at = schedule.created_at or now
+    if schedule.every_s is not None:
+        due = find_slot(schedule.every_s, now)
+        return [due] if due.due_at >= created_at else []
+    since = max(created_at, now - _LOOK_BACK)
+    zone = find_timezone(schedule.timezone)
+    nights = list(find_due(schedule.at_time or "", zone, since, now))
+    with reading(engine) as connection:
+        known = find_nights(connection, schedule.name, since)
+    catch_up = timedelta(seconds=float(schedule.options.get("catch_up_s", CATCH_UP_S)))
+    to_start = []
+    for due in nights:
+        before = known.get(due.night)
+        if before is not None and before.status not in {NightStatus.STARTING, NightStatus.FAILED}:
+            continue
+        if now - due.due_at <= catch_up:
+            to_start.append(due)
+        elif before is None:
+            _tell_missed(engine, schedule, due)
+    return to_start
+
+
+def _tell_missed(engine: Engine, schedule: Schedule, due: DueNight) -> None:
+    message = "no process was there to start it in time: nightread schedule run"
+    if write(engine, lambda connection: tell_missed(connection, schedule.name, due.night, due.due_at, message)):
+        _log.error("the night %s of schedule %s was missed: start it by `schedule run`", due.night, schedule.name)
+
+
+def start_night(engine: Engine, settings: Settings, schedule: Schedule, due: DueNight, *, asked: bool = False) -> bool:
+    """Start one night, if no other process does; returns whether this one did.
+
+    Args:
+        engine: the database.
+        settings: roots, broker and job size.
+        schedule: the schedule.
+        due: the night.
+        asked: whether a person asks for it, so that a night that was empty, missed or failed is tried again.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer; the night stays due.
+    """
+    holder = f"{os.uname().nodename}:{os.getpid()}:{threading.get_ident()}"
+    name, night = schedule.name, due.night
+    if asked:
+        write(engine, lambda connection: reopen_night(connection, name, night))
+    if not write(engine, lambda connection: claim_night(connection, name, night, due.due_at, holder, lease_s=_LEASE_S)):
+        return False
+    ended = _enqueue(engine, settings, schedule, night)
+    write(engine, lambda connection: end_night(connection, name, night, holder, **ended))
+    status = ended["status"]
+    if status is NightStatus.STARTED:
+        _log.info("the night %s of schedule %s has started", night, name)
+    else:  # the message may name a folder, which does not belong into a log
+        _log.error("the night %s of schedule %s is %s: see `nightread schedule list`", night, name, status.value)
+    return status is NightStatus.STARTED
+
+
+def _enqueue(engine: Engine, settings: Settings, schedule: Schedule, night: str) -> dict[str, Any]:
+    """Enqueue a night; returns what `end_night` is to store."""
+    request = make_request(schedule, night)
+    try:
+        chosen = settings.model_copy(update=_find_settings(schedule))
+        run_id = enqueue_run(engine, chosen, find_folders(schedule, night), request=request).run_id
+    except NothingNew as nothing:
+        return {"status": NightStatus.STARTED, "message": str(nothing)}
+    except NothingToScore as nothing:
+        return {"status": NightStatus.EMPTY, "message": str(nothing)}
+    except BrokerUnavailable:  # the run is written, and the next sweep publishes it
+        with reading(engine) as connection:
+            run = find_run_of_key(connection, str(request.key))
+        return {"status": NightStatus.STARTED, "run_id": run and run.id}
+    except NightreadError as error:
+        return {"status": NightStatus.FAILED, "message": str(error), "retry_in_s": _RETRY_S}
+    return {"status": NightStatus.STARTED, "run_id": run_id}
+
+
+def _find_settings(schedule: Schedule) -> dict[str, Any]:
+    return {name: schedule.options[name] for name in ("model", "gate") if schedule.options.get(name) is not None}
+
+
+def find_folders(schedule: Schedule, night: str) -> list[Path]:
+    """Return the folders of a night."""
+    day = find_date(night, find_timezone(schedule.timezone))
+    return [Path(day.strftime(folder)) for folder in schedule.folders]
+
+
+def make_request(schedule: Schedule, night: str) -> Request:
+    """Return the request for one night of a schedule."""
+    options = schedule.options
+    guards = Guards.from_json(options.get("guards", {}))
+    is_learned = schedule.at_time is not None and guards.least is None and guards.most is None
+    return Request(
+        name=f"{schedule.name} {night}",
+        key=f"{schedule.name}/{night}",
+        priority=Priority(options.get("priority", Priority.NORMAL)),
+        settle_s=float(options.get("settle_s", 0.0)),
+        only_new=bool(options.get("only_new")),
+        guards=replace(guards, is_learned=is_learned),
+        schedule=schedule.name,
+        night=night,
+    )
