@@ -63,8 +63,6 @@ class Crop:
         gamma: of its natural logarithm.
         contrast: of the distance from the mean.
         brightness: of the range from black to white.
-        exchanged: share of the scans that take over the histogram of another training scan, to a random degree: how
-            gray levels are spread goes with the label too.
     """
 
     least_area: float = 0.25
@@ -72,7 +70,6 @@ class Crop:
     gamma: float = 0.2
     contrast: float = 0.2
     brightness: float = 0.075
-    exchanged: float = 0.5
 
 
 CROP: Final = Crop()
@@ -81,39 +78,11 @@ CROP: Final = Crop()
 SOURCE_SCALE: Final = 2
 
 
-def exchange_histograms(
-    sources: npt.NDArray[np.uint8], donors: npt.NDArray[np.uint8], rng: np.random.Generator, share: float
-) -> npt.NDArray[np.uint8]:
-    """Return scans of which a share has gray levels between its own and those of a donor of the same rank.
-
-    Args:
-        sources: (N, H, W) gray.
-        donors: (N, H, W) gray.
-        rng: decides.
-        share: of the scans.
-    """
-    levels, exchanged = np.arange(256), sources.copy()
-    degrees = np.where(rng.random(len(sources)) < share, rng.random(len(sources)), 0.0)
-    for place in np.flatnonzero(degrees).tolist():
-        own, other = _rank_levels(sources[place]), _rank_levels(donors[place])
-        table = degrees[place] * np.interp(own, other, levels) + (1 - degrees[place]) * levels
-        exchanged[place] = np.rint(table).astype(np.uint8)[sources[place]]
-    return exchanged
-
-
-def _rank_levels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return (256,) for each gray level the share of darker pixels, half of its own among them."""
-    counts = np.bincount(pixels.reshape(-1), minlength=256)
-    ranks: npt.NDArray[np.float64] = (np.cumsum(counts) - counts / 2) / pixels.size
-    return ranks
-
-
 def crop(
     sources: npt.NDArray[np.uint8],
     spec: InputSpec,
     rng: np.random.Generator,
     variation: Crop = CROP,
-    donors: npt.NDArray[np.uint8] | None = None,
 ) -> Tensor:
     """Cut a random part out of each scan, resize it to the input, mirror every other one and vary its gray levels.
 
@@ -122,13 +91,10 @@ def crop(
         spec: the network's input.
         rng: decides; the same state gives the same scans.
         variation: how far.
-        donors: (N, H, W) gray, whose histograms are taken over; None for none.
 
     Returns:
         (N, H, W, C) float32 within `spec.value_range`.
     """
-    if donors is not None:
-        sources = exchange_histograms(sources, donors, rng, variation.exchanged)
     count, height, width = sources.shape
     area = rng.uniform(variation.least_area, 1.0, count)
     aspect = np.exp(rng.uniform(-variation.aspect, variation.aspect, count))

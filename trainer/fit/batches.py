@@ -80,8 +80,7 @@ def iterate_batches(data: FitData, settings: FitSettings, epoch: int) -> Iterato
         targets = data.targets[scans]
         rng = np.random.default_rng([settings.seed, epoch, step, 1])
         if settings.augment is Augment.CROP and data.sources is not None:
-            donors = data.sources[rng.choice(data.train, len(scans))]
-            inputs = crop(data.sources[scans], data.spec, rng, donors=donors)
+            inputs = crop(data.sources[scans], data.spec, rng)
         else:
             inputs = data.inputs[scans]
         if settings.augment is Augment.ARTICLE:

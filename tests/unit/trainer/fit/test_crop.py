@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nightread.scan.preprocessing import InputSpec
-from trainer.fit.augmentation import CROP, Crop, crop, exchange_histograms
+from trainer.fit.augmentation import CROP, Crop, crop
 from trainer.fit.batches import FitData, iterate_batches
 from trainer.fit.hyperparameters import Augment, FitSettings
 
@@ -86,23 +86,3 @@ def test_batches_are_cropped_from_the_larger_scans():
     assert [len(batch) for batch in first] == [3, 3]
     assert all(batch.std() > 0 for batch in first)
     assert np.array_equal(np.concatenate(first), np.concatenate(again))
-
-
-def draw_tones(count, low, high, seed):
-    return np.random.default_rng(seed).integers(low, high, (count, 32, 32)).astype(np.uint8)
-
-
-def test_scans_take_over_the_histograms_of_others_to_a_random_degree():
-    dark, bright = draw_tones(200, 20, 80, 1), draw_tones(200, 160, 240, 2)
-    exchanged = exchange_histograms(dark, bright, np.random.default_rng(3), share=0.5)
-    means = exchanged.mean(axis=(1, 2))
-    changed = means > 60
-    assert 0.3 < changed.mean() < 0.6
-    assert means.max() > 180
-    order = np.argsort(dark[changed][0].reshape(-1), kind="stable")
-    assert (np.diff(exchanged[changed][0].reshape(-1)[order].astype(int)) >= 0).all()  # darker stays darker
-
-
-def test_a_share_of_none_leaves_the_scans():
-    dark = draw_tones(20, 20, 80, 1)
-    assert np.array_equal(exchange_histograms(dark, dark[::-1], np.random.default_rng(3), share=0.0), dark)
