@@ -80,8 +80,8 @@ class Gate(_Part):
 
     `max_distance` bounds the graph's output `distance`, the Mahalanobis distance of a scan's features from those of the
     training scans, scaled so that a typical training scan lies at 1. From `doubtful_distance` on, a scan is also
-    measured inverted and rotated, as far as the graph's output `placement` leaves it open, and rejected if it is nearer
-    that way. `false_rejection` is the share of hold-out
+    measured inverted and rotated, unless the graph's output `placement` says that it is upright, and rejected if it is
+    nearer that way. `false_rejection` is the share of hold-out
     scans that the gate rejects.
     """
 

@@ -2,9 +2,9 @@
 
 Cheap rules without a model come first: aspect ratio, colors, and large areas of one flat gray. Scans that pass them are
 scored, and the distance of their features from those of the training scans decides. A scan of a doubtful distance gets
-a second look: it is measured inverted and turned, too. Where the graph tells the placement of a scan, only the variants
-that would put it right are measured, so that a night of unusual but upright chests costs no more than any other. A gate
-belongs to a model: without a gate in the card everything passes.
+a second look: it is measured inverted and turned, too, unless the graph's output `placement` says that it is upright: a
+night of unusual chests costs no more than any other. A gate belongs to a model: without a gate in the card everything
+passes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,8 +51,8 @@ _TURNS: Final = {f"turned by {90 * turns} degrees": turns for turns in (1, 2, 3)
 #: The variants of a scan, in the order of a placement's logits after the first, which is that of an upright scan.
 VARIANTS: Final = (INVERTED, *_TURNS)
 
-#: A variant is measured where its logit is at most so far below that of an upright scan: an error of the placement
-#: must not let an inverted scan pass.
+#: A scan looks upright where the logit of upright is more than this above that of every variant: an error of the
+#: placement must not let an inverted scan pass.
 _PLACEMENT_MARGIN: Final = 1.0
 
 _OVERRIDE: Final = "; --no-gate scores it anyway"
@@ -159,20 +159,19 @@ def _turn(tensor: Tensor, turns: int) -> Tensor:
 
 
 def choose_variants(distance: float, gate: Gate, placement: Sequence[float] | None = None) -> list[str]:
-    """Return the names of the variants that a scan must be measured in before it is judged; none for most scans.
+    """Return the names of the variants in which a scan must be measured before it is judged; none for most scans.
+
+    All of them where there are any: the placement of an adult's turned scan often names the wrong quarter.
 
     Args:
         distance: distance of its features from those of the training scans; may be NaN.
         gate: the gate of the model's card.
-        placement: logits of an upright scan and of each of `VARIANTS`; None where the graph does not tell it: then a
-            doubtful scan is measured in all variants.
+        placement: logits of an upright scan and of each of `VARIANTS`; None where the graph does not tell it.
     """
     if distance <= min(gate.doubtful_distance, gate.max_distance):
         return []
-    if placement is None:
-        return list(VARIANTS)
-    least = placement[0] - _PLACEMENT_MARGIN
-    return [name for name, logit in zip(VARIANTS, placement[1:], strict=True) if not logit < least]
+    looks_upright = placement is not None and all(placement[0] - logit > _PLACEMENT_MARGIN for logit in placement[1:])
+    return [] if looks_upright else list(VARIANTS)
 
 
 def judge_scans(

@@ -92,7 +92,7 @@ def describe(row):
 
 
 @pytest.mark.parametrize(
-    ("model", "gate"), [("pneumonia-lite0@2", True), ("pneumonia-lite0@2", False), ("pneumonia-cnn75@1", True)]
+    ("model", "gate"), [("pneumonia-lite0@3", True), ("pneumonia-lite0@3", False), ("pneumonia-cnn75@1", True)]
 )
 def test_rows_are_those_of_a_run(sqlite_engine, night, model, gate):
     away = night / "away.jpeg"

@@ -179,8 +179,8 @@ def test_a_night_has_the_runs_from_noon_to_noon_and_those_that_say_so(engine):
 
 
 def test_an_activation_map_adds_up_to_the_score(tmp_path):
-    scorer = Scorer(load_bundle(find_bundle("pneumonia-lite0@2", tmp_path)), Device.CPU, 1)
-    batch = load_bundle(find_bundle("pneumonia-lite0@2", tmp_path)).parity_inputs
+    scorer = Scorer(load_bundle(find_bundle("pneumonia-lite0@3", tmp_path)), Device.CPU, 1)
+    batch = load_bundle(find_bundle("pneumonia-lite0@3", tmp_path)).parity_inputs
     maps, scores = scorer.map_activation(batch), scorer.score_batch(batch)
     assert maps.shape == (len(batch), 4, 4, 1)
     logits = [math.log(score / (1 - score)) for score in scores[:, 0].astype(float)]

@@ -36,16 +36,16 @@ def test_its_parity_scans_take_every_decision():
 
 def test_it_keeps_what_it_was_made_for():
     hold_out = BUNDLE.card.metrics["hold-out"]
-    assert hold_out["auc"].value >= 0.995
+    assert hold_out["auc"].value >= 0.985
     assert hold_out["balanced_accuracy_decided"].value >= 0.97
-    assert hold_out["ece"].value <= 0.035
+    assert hold_out["ece"].value <= 0.03
     assert BUNDLE.card.gate.false_rejection.value <= 0.01
 
 
 def test_its_decisions_carry_over_to_other_children_of_another_period():
     """The visible half of the official test part: thresholds were chosen there, no weight was fitted on it."""
     visible = BUNDLE.card.metrics["next-hospital"]
-    assert visible["auc"].value >= 0.96
+    assert visible["auc"].value >= 0.985
     assert visible["balanced_accuracy_decided"].value >= 0.94
     assert visible["uncertain_share"].value <= 0.12
     assert visible["ece"].value <= 0.05

@@ -154,7 +154,7 @@ def test_explain_knows_every_code(capsys, monkeypatch):
     ("line", "offers"),
     [
         ("nightread sta", ["status"]), ("nightread explain dam", ["damaged"]),
-        ("nightread models check pneumonia-lite", ["pneumonia-lite0@2"]),
+        ("nightread models check pneumonia-lite", ["pneumonia-lite0@3"]),
         ("nightread results --oper", ["--operating-point"]),
         ("nightread status ", []),  # a database that is not there is not made
     ],

@@ -58,10 +58,10 @@ def test_a_scan_that_a_rule_of_the_gate_rejects_is_not_inferred(tmp_path, monkey
     strip.write_bytes(encode_image(small_chest(2, 60, 400)))
     infer, batches = Scorer.infer_batch, []
     monkeypatch.setattr(Scorer, "infer_batch", lambda scorer, batch: batches.append(len(batch)) or infer(scorer, batch))
-    (row,) = json.loads(invoke(strip, "--model", "pneumonia-lite0@2", "--json"))
+    (row,) = json.loads(invoke(strip, "--model", "pneumonia-lite0@3", "--json"))
     assert (row["status"], row["reason"], row["gate_verdict"]) == ("rejected", "aspect-ratio", "aspect-ratio")
     opening = len(batches)
-    nightread.open_model("pneumonia-lite0@2", device="cpu")
+    nightread.open_model("pneumonia-lite0@3", device="cpu")
     assert len(batches) == 2 * opening  # what opening a model takes, and no more
 
 
@@ -77,7 +77,7 @@ class TestModel:
     def test_without_a_database_it_is_the_one_that_ships_and_none_is_made(self, scan, tmp_path, monkeypatch):
         monkeypatch.setenv("NIGHTREAD_MODEL", "")
         (row,) = json.loads(invoke(scan, "--json"))
-        assert row["model"] == "pneumonia-lite0@2"
+        assert row["model"] == "pneumonia-lite0@3"
         assert not (tmp_path / "data").exists()
 
     def test_a_database_knows_the_production_model(self, scan, tmp_path, monkeypatch):
@@ -85,7 +85,7 @@ class TestModel:
         call = CliRunner().invoke(app, ["models", "promote", "pneumonia-cnn75@1"], catch_exceptions=False)
         assert call.exit_code == 0
         assert json.loads(invoke(scan, "--json"))[0]["model"] == "pneumonia-cnn75@1"
-        assert json.loads(invoke(scan, "--model", "pneumonia-lite0", "--json"))[0]["model"] == "pneumonia-lite0@2"
+        assert json.loads(invoke(scan, "--model", "pneumonia-lite0", "--json"))[0]["model"] == "pneumonia-lite0@3"
 
 
 @pytest.mark.parametrize(("name", "told"), [("", "nightread score"), ("gone.png", "there is no file")])
