@@ -77,8 +77,8 @@ class ScanResult:
         text: the reason in words, with what is allowed and what to do; empty where the scan is scored.
         scores: score in [0, 1] by label; empty unless the scan is scored.
         decisions: decision by label, from the thresholds of the model's card; empty unless the scan is scored.
-        gate_verdict: `passed`, or the reason why the input gate rejects the scan; None where the model has no gate or
-            the scan could not be decoded.
+        gate_verdict: `passed`, or the reason why the input gate rejects the scan; None where the model has no gate,
+            the scan could not be decoded, or the gate is off and would have had to look twice.
         distance: of the scan's embedding from the training scans, of which a typical one lies at 1; None where it was
             not measured.
         sha256: SHA-256 of the file's bytes, 64 hexadecimal digits; None for an array, or where reading failed.

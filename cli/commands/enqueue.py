@@ -61,7 +61,7 @@ def enqueue(  # one argument for each option
 
     Exit codes with --wait: 3 if scans failed, 4 if a guard trips, 6 if there is no scan (without --wait, too).
 
-    Example: nightread enqueue /scans/2026-11-22 --key 2026-11-22/ward-a --settle 60s --expect 200..3000 --wait
+    Example: nightread enqueue /scans/2026-11-22 --key 2026-11-22/ward-a --settle 60s --expect 200..900
     """  # fmt: skip
     settings = read_settings(model=model, gate=False if no_gate else None, archives=archives or None)
     check_shared_broker(settings, "enqueue")

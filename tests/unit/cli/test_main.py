@@ -94,7 +94,7 @@ def test_an_unknown_command_is_wrong_usage_and_the_nearest_one_is_named():
         (["scord"], "No such command 'scord'. Did you mean 'score'? (see `nightread --help`)"),
         (["runs", "--limit", "x"], "--limit: 'x' is not a whole number (see `nightread runs --help`)"),
         (["runs", "--limit", "0"], "--limit: '0' is too small; the least is 1 (see `nightread runs --help`)"),
-        (["score"], "Missing argument 'PATH...' (see `nightread score --help`)"),
+        (["predict"], "Missing argument 'SCAN...' (see `nightread predict --help`)"),
         (["explain", "demaged"], "there is no code 'demaged'; did you mean damaged? (see `nightread explain --help`)"),
         (["score", "/x", "--color", "red"],
          "--color: 'red' is not one of 'auto', 'always', 'never' (see `nightread score --help`)"),

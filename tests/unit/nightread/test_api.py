@@ -126,7 +126,8 @@ class TestOpening:
         dark = usual - 0.28
         rows = list(nightread.open_model(tmp_path / "tiny" / "1", device="cpu").predict([usual, dark]))
         every = list(nightread.open_model(tmp_path / "tiny" / "1", device="cpu", gate=False).predict([usual, dark]))
-        assert [row.gate_verdict for row in every] == [row.gate_verdict for row in rows]
+        # With the gate off a doubtful scan gets no second look, so there is no verdict on it.
+        assert [row.gate_verdict for row in every] == ["passed", None]
         assert [row.status for row in every] == ["scored", "scored"]
         assert rows[1].status == "rejected"
         assert rows[1].reason.value == rows[1].gate_verdict

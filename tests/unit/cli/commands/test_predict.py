@@ -36,13 +36,12 @@ def test_scans_are_predicted_in_order_and_faults_are_told(scan, tmp_path):
     letter, damaged = tmp_path / "letter.txt", tmp_path / "damaged.png"
     letter.write_text("no scan")
     damaged.write_bytes(b"\x89PNG\r\n\x1a\n damaged")
-    # Exit code 0, as of `score`: what is rejected is accounted for.
-    rows = json.loads(invoke(scan, letter, damaged, "--model", "pneumonia-cnn75@1", "--json"))
+    rows = json.loads(invoke(scan, letter, damaged, "--model", "pneumonia-cnn75@1", "--json", expect=3))
     assert [(row["path"], row["status"], row.get("reason")) for row in rows] == [
         (str(scan), "scored", None), (str(letter), "rejected", "not-an-image"), (str(damaged), "rejected", "damaged"),
     ]  # fmt: skip
     assert rows[0]["model"] == "pneumonia-cnn75@1"
-    assert "rejected: not-an-image" in invoke(letter)
+    assert "rejected: not-an-image" in invoke(letter, expect=3)
 
 
 def test_scores_are_those_of_the_library_to_the_last_digit(scan):
@@ -58,7 +57,7 @@ def test_a_scan_that_a_rule_of_the_gate_rejects_is_not_inferred(tmp_path, monkey
     strip.write_bytes(encode_image(small_chest(2, 60, 400)))
     infer, batches = Scorer.infer_batch, []
     monkeypatch.setattr(Scorer, "infer_batch", lambda scorer, batch: batches.append(len(batch)) or infer(scorer, batch))
-    (row,) = json.loads(invoke(strip, "--model", "pneumonia-lite0@3", "--json"))
+    (row,) = json.loads(invoke(strip, "--model", "pneumonia-lite0@3", "--json", expect=3))
     assert (row["status"], row["reason"], row["gate_verdict"]) == ("rejected", "aspect-ratio", "aspect-ratio")
     opening = len(batches)
     nightread.open_model("pneumonia-lite0@3", device="cpu")
