@@ -24,6 +24,7 @@ tallies: the counts of a run.
 worklist: a run's scans in the order of their scores.
 results: the rows of a run.
 results_csv: the same as CSV.
+notices: ended runs that somebody is to be told of.
 run_report: what a report counts and lists.
 scan_record: all that is stored of one scan.
 stored_scans: what is stored of single scans.

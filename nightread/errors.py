@@ -10,6 +10,7 @@
         ParityMismatch       this machine does not reproduce the scores of the parity file
       DeviceError          the requested device is not active
         DeviceFull           its memory is too small for a batch
+      NoticeFailed         a notice could not be delivered
       SettingsError        the operator is at fault: the program ends at its start and names every fault
       ExportError          the training folder or the converted network is at fault
       DatabaseError        the database refuses or fails
@@ -83,6 +84,10 @@ class DeviceError(NightreadError):
 
 class DeviceFull(DeviceError):
     """The device's memory is too small for a batch; a smaller batch may fit."""
+
+
+class NoticeFailed(NightreadError):
+    """An address did not take the notice of a run's end."""
 
 
 class SettingsError(NightreadError):

@@ -3,14 +3,45 @@
 import logging
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from nightread.failpoints import describe_armed
 from nightread.settings import LogFormat, Settings
 
-_TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_TEXT = "%(asctime)s %(levelname)-7s %(name)s%(place)s: %(message)s"
 _FIELDS = "%(levelname)s %(name)s %(process)d %(message)s"
+
+
+#: What this thread works on: `run` and `job`, by id.
+_context: ContextVar[Mapping[str, str]] = ContextVar("nightread_log_context", default=MappingProxyType({}))
+
+
+@contextmanager
+def log_context(**ids: str) -> Iterator[None]:
+    """Add ids to the log lines of this thread, and of the threads that get its context.
+
+    Args:
+        ids: `run` or `job`; those of an outer context stay.
+    """
+    token = _context.set({**_context.get(), **ids})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def _add_context(record: logging.LogRecord) -> bool:
+    """Add the ids to a record: as fields in JSON, shortened in text."""
+    ids = _context.get()
+    vars(record).update(ids)
+    record.place = "".join(f" {name} {value[:8]}" for name, value in ids.items())
+    return True
 
 
 def configure_logging(settings: Settings, *, default: str | None = None) -> None:
@@ -23,12 +54,18 @@ def configure_logging(settings: Settings, *, default: str | None = None) -> None
     level = default if default and "log_level" not in settings.model_fields_set else settings.log_level
     formatter: logging.Formatter
     if settings.log_format is LogFormat.JSON:
-        formatter = JsonFormatter(_FIELDS, timestamp="time", rename_fields={"levelname": "level", "name": "logger"})
+        formatter = JsonFormatter(
+            _FIELDS,
+            timestamp="time",
+            rename_fields={"levelname": "level", "name": "logger"},
+            reserved_attrs=[*RESERVED_ATTRS, "place"],
+        )
     else:
         formatter = logging.Formatter(_TEXT)
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_add_context)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Celery logs each received message and each finished task: two lines per job with nothing but ids.
     for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):

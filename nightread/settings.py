@@ -160,8 +160,11 @@ class Settings(BaseModel):
         "", description="folder of the page's thumbnails; empty: `thumbnails` in your cache folder"
     )
     web_cache_bytes: int = Field(
-        256 * 2**20, ge=0, description="size of all thumbnails of the page together, in bytes; 0: none are kept"
+        256 * 2**20, ge=0, description="largest size of all thumbnails together; 0: none are kept"
     )
+    notify_urls: SecretStr = Field(SecretStr(""), description="addresses of notices, as apprise writes them, by blanks")
+    notify_on: str = Field("end", pattern="^(end|guard)$", description="end: each run; guard: those that tripped one")
+    notify_details: bool = Field(False, description="whether notices hold names of runs and paths of folders")
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
     log_level: LogLevel = Field(LogLevel.INFO, description="DEBUG, INFO, WARNING or ERROR")
 

@@ -11,6 +11,7 @@ status: shows the progress of a run.
 results: prints or exports the results of a run.
 drift: compares a run's scans with the training data or with another run.
 report: writes the report of a run.
+notify: sends the notice of a run.
 verify: scores a run again and compares.
 explain: what a reason code or an exit code means.
 worker: scores jobs.

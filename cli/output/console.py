@@ -1,4 +1,4 @@
-"""Data on stdout, messages on stderr, progress on a terminal alone.
+"""Data on stdout, messages and progress on stderr.
 
 `cli.output.tables` draws bars and tables; it is imported when something is drawn, since Rich takes its time.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from cli.output.bar import Bar
+from cli.output.bar import Bar, LineBar
 
 _quiet = False
 _with_hints = True
@@ -25,12 +25,17 @@ def be_quiet() -> None:
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
-    """Show a bar with count, rate and remaining time on stderr; without a terminal, show nothing."""
+    """Show a bar with count, rate and remaining time on stderr; without a terminal, write a line now and then."""
     if (tables := _import_tables()) is None:
-        yield Bar()
+        yield Bar() if _quiet else LineBar(description, _write_line)
         return
     with tables.draw_bar(description, total) as bar:
         yield bar
+
+
+def _write_line(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from nightread.inference.early_open import Ahead
 from nightread.settings import Settings
 from worker.errors import NothingNew
 from worker.process import WorkerProcess
+from worker.report.notice import notify_ended
 from worker.runs.embedded import begin_run, gather_crew, run_embedded
 
 
@@ -59,6 +60,8 @@ def score_run(process: WorkerProcess, run_id: str, *, as_json: bool) -> int:
             "Run the command again to continue."
         )
         return Exit.INTERRUPTED
-    return report_run(
+    code = report_run(
         process.engine, run, seconds=time.monotonic() - started, provider=process.provider, as_json=as_json
     )
+    notify_ended(process.engine, process.settings)
+    return code

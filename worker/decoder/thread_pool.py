@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -51,7 +52,8 @@ class Threads:
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Task[_Result]:
         """Have a thread call `work(*arguments)`, in the order of submission."""
         task: Task[_Result] = Task()
-        self._queue.put((task, work, arguments))
+        # With the context of the caller, so that a line of the log names run and job.
+        self._queue.put((task, copy_context().run, (work, *arguments)))
         if self._started < self._count:
             with self._lock:
                 if self._started < self._count:

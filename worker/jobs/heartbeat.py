@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from types import TracebackType
 from typing import Self
 
@@ -40,7 +41,9 @@ class Heartbeat:
         self._on_renewed = on_renewed
         self._stop = threading.Event()
         self._lost = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="nightread-heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._renew,), name="nightread-heartbeat", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()

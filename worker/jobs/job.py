@@ -32,6 +32,7 @@ from nightread.errors import (
     PredictionGone,
 )
 from nightread.failpoints import Point, failpoint
+from nightread.logs import log_context
 from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.errors import LeaseLost
@@ -72,6 +73,11 @@ def attend_job(process: WorkerProcess, job_id: str) -> bool:
     Returns:
         Whether it is one that this process may be told of; nobody has sent a message for another.
     """
+    with log_context(job=job_id):
+        return _attend(process, job_id)
+
+
+def _attend(process: WorkerProcess, job_id: str) -> bool:
     try:
         report = score_job(process, job_id)
         if report is None and not _is_known(process, job_id):
@@ -100,21 +106,8 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     claimed = _claim(process, job_id)
     if claimed is None:
         return None
-    claim = claimed.claim
-    process.progress.note("claimed")
-    try:
-        failpoint(Point.WORKER_AFTER_CLAIM)
-        return _score_claimed(process, claimed)
-    except (DatabaseUnavailable, PredictionGone) as error:
-        _release(process, claim, error)
-        raise
-    except DatabaseError:
-        raise
-    except Exception:
-        # Without this the job would lie until its lease has run out, and count as a crash all the same.
-        retry_in_s = backoff_s(claim.attempts)
-        write(process.engine, lambda connection: release_job(connection, claim, retry_in_s, is_crash=True))
-        raise
+    with log_context(run=claimed.claim.run_id):
+        return _score_or_release(process, claimed)
 
 
 def _is_known(process: WorkerProcess, job_id: str) -> bool:
@@ -132,6 +125,24 @@ class _Claimed:
     claim: Claim
     run: RunInfo
     open_scans: list[OpenScan]
+
+
+def _score_or_release(process: WorkerProcess, claimed: _Claimed) -> JobReport:
+    claim = claimed.claim
+    process.progress.note("claimed")
+    try:
+        failpoint(Point.WORKER_AFTER_CLAIM)
+        return _score_claimed(process, claimed)
+    except (DatabaseUnavailable, PredictionGone) as error:
+        _release(process, claim, error)
+        raise
+    except DatabaseError:
+        raise
+    except Exception:
+        # Without this the job would lie until its lease has run out, and count as a crash all the same.
+        retry_in_s = backoff_s(claim.attempts)
+        write(process.engine, lambda connection: release_job(connection, claim, retry_in_s, is_crash=True))
+        raise
 
 
 def _claim(process: WorkerProcess, job_id: str) -> _Claimed | None:

@@ -21,6 +21,7 @@ from nightread.settings import Settings
 from worker.errors import BrokerUnavailable
 from worker.queue.broker import explain_broker
 from worker.queue.turns import QUEUES
+from worker.report.notice import notify_ended
 from worker.runs.guards import end_runs
 
 _log = logging.getLogger(__name__)
@@ -197,6 +198,7 @@ class Publisher:
         published = self.publish_due(engine, only_leader=True)
         if published:
             _log.info("swept: %d jobs published", published)
+        notify_ended(engine, self._settings)
         return published
 
 

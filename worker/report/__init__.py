@@ -4,4 +4,5 @@ run_report: what a report says, as plain values.
 pictures: thumbnails and activation maps of the listed scans.
 charts: histograms as SVG.
 page: the report as HTML and as text.
+notice: the end of a run, told by mail, chat or webhook.
 """

@@ -33,7 +33,7 @@ OTHERS = """
     mismatch mixed new no not nothing now open outdated overdue packed partial pixel predict prepared rare refused
     rejections retry s scaling scored scorer showing started stored struck sweeper to train try unavailable unknown
     inferred unreadable unsupported up waiting why wrong accepted over cancellation consistency gone old pruned
-    retention verification verified collector exposition listed picture example scheduled scheduler
+    retention verification verified collector exposition listed picture example scheduled scheduler notify
 """
 
 
