@@ -6,6 +6,7 @@ unless the settings ask for names and paths.
 
 import logging
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Engine
@@ -128,7 +129,7 @@ def _send(settings: Settings, title: str, body: str, *, is_alarm: bool) -> None:
 
 def _import_apprise() -> Any:
     try:
-        import apprise
+        apprise = import_module("apprise")  # of the extra `notify`
     except ImportError:
         raise SettingsError("NIGHTREAD_NOTIFY_URLS needs the extra notify: pip install 'nightread[notify]'") from None
     logging.getLogger("apprise").setLevel(logging.WARNING)  # below it are addresses, which hold passwords
