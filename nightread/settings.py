@@ -156,12 +156,8 @@ class Settings(BaseModel):
         le=256,
         description="threads of a worker process, or forks of `score`; 0: one per core",
     )
-    web_cache_dir: str = Field(
-        "", description="folder of the page's thumbnails; empty: `thumbnails` in your cache folder"
-    )
-    web_cache_bytes: int = Field(
-        256 * 2**20, ge=0, description="largest size of all thumbnails together; 0: none are kept"
-    )
+    web_cache_dir: str = Field("", description="folder of the page's thumbnails; empty: in your cache folder")
+    web_cache_bytes: int = Field(256 * 2**20, ge=0, description="size of all thumbnails; 0: none are kept")
     notify_urls: SecretStr = Field(SecretStr(""), description="addresses of notices, as apprise writes them, by blanks")
     notify_on: str = Field("end", pattern="^(end|guard)$", description="end: each run; guard: those that tripped one")
     notify_details: bool = Field(False, description="whether notices hold names of runs and paths of folders")
