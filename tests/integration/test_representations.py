@@ -27,8 +27,8 @@ from tests.unit.nightread.scan.test_dicom_syntaxes import ENCODERS, encode_dicom
 
 #: Largest difference of a score between two representations.
 SCORE_TOLERANCE = 0.01
-#: The same for a lossy JPEG of 8 bits.
-LOSSY_TOLERANCE = 0.05
+#: The same for a lossy JPEG of 8 bits, whose score lies in the steep middle.
+LOSSY_TOLERANCE = 0.06
 SHRINK = 5
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 
