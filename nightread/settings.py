@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import platformdirs
@@ -137,6 +137,9 @@ class Settings(BaseModel):
     max_pixels: int = Field(40_000_000, ge=1, description="largest width x height of a scan that is decoded")
     decode_limit_s: float = Field(
         60.0, ge=1.0, le=600.0, description="time limit for decoding one scan, in seconds; beyond it that scan fails"
+    )
+    isolate: Literal["suspect", "dicom", "all"] = Field(
+        "suspect", description="scans decoded in a sandbox from the start: suspect ones only, all DICOM, or all"
     )
     gate: bool = Field(True, description="whether scans that the input gate rejects get no score")
     archives: bool = Field(False, description="whether scans in zip and tar archives are read")

@@ -85,7 +85,7 @@ class WorkerProcess:
             settings.accepted,
             (read_memory_limit() or sys.maxsize) // 2,
         )
-        return Decoder(self.threads, limits)
+        return Decoder(self.threads, limits, settings.isolate)
 
     @staticmethod
     def name_of(pid: int) -> str:

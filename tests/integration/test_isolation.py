@@ -195,6 +195,21 @@ class TestJobs:
         assert [row.reason_code for row in rows] == [None, None, reason, None, None]
         assert rows[2].status is ScanStatus.FAILED
 
+    @pytest.mark.parametrize(("isolate", "apart"), [("suspect", 0), ("dicom", 1), ("all", 3)])
+    def test_the_operator_chooses_what_is_decoded_in_the_sandbox_from_the_start(
+        self, sqlite_engine, tmp_path, monkeypatch, isolate, apart
+    ):
+        decoded = []
+        decode = IsolatedDecoders.decode
+        monkeypatch.setattr(
+            IsolatedDecoders, "decode", lambda self, data, *more: decoded.append(data) or decode(self, data, *more)
+        )
+        with run_process(sqlite_engine, isolate=isolate) as process:
+            job_id = add_job_of(process, write_scans(tmp_path / "night", 3))  # JPEG, PNG, DICOM
+            assert score_job(process, job_id).ended == 3
+            assert count(process.engine, fetch_job(process.engine, job_id).run_id).scored == 3
+        assert len(decoded) == apart
+
     def test_a_thread_that_does_not_come_back_costs_one_scan_and_no_time_limit(
         self, process, tmp_path, monkeypatch, caplog
     ):

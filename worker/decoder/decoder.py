@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from nightread.errors import DeviceFull
 from nightread.inference.content import Content, decode_content
 from nightread.model.card import Gate
+from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.preprocessing import InputSpec
 from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
 from worker.decoder.thread_pool import Overdue, Task, Threads
@@ -55,13 +56,15 @@ class Decoder:
         threads: how many things it does side by side.
     """
 
-    def __init__(self, threads: int, limits: IsolationLimits) -> None:
+    def __init__(self, threads: int, limits: IsolationLimits, isolate: str = "suspect") -> None:
         """Start nothing yet.
 
         Args:
             threads: for reading and decoding; each may have a decoder process.
             limits: of one scan.
+            isolate: which scans are decoded in the sandbox from the start: `suspect` ones only, all `dicom`, or `all`.
         """
+        self._isolate = isolate
         self.threads = threads
         self._threads = Threads(threads, "nightread-decode")
         self._isolated = IsolatedDecoders(limits)
@@ -102,8 +105,9 @@ class Decoder:
             Exception: from their `finish`.
         """
         limit_s = self._limits.limit_s
+        is_apart = decoding.is_isolated or self._isolate != "suspect"
         try:
-            return self._threads.wait(decoding.task, limit_s + (_ISOLATION_S if decoding.is_isolated else 0.0))
+            return self._threads.wait(decoding.task, limit_s + (_ISOLATION_S if is_apart else 0.0))
         except Overdue:
             _log.warning("decoding a scan took over %g s: decoded again in a process of its own", limit_s)
         for content in decoding.contents:
@@ -114,7 +118,7 @@ class Decoder:
     def _decode(self, decoding: Decoding) -> DeviceFull | None:
         spec, gate, limits = decoding.spec, decoding.gate, self._limits
         for content in decoding.contents:
-            if decoding.is_isolated:
+            if decoding.is_isolated or self._is_apart(content.data):
                 decoded = self._isolated.decode(content.data, spec, gate)
             else:
                 decoded = decode_content(content.data, spec, limits.max_pixels, gate, limits.accepted)
@@ -122,6 +126,12 @@ class Decoder:
             content.fill(decoded)
         self._threads.begin_step(limited=False)
         return decoding.finish(decoding.contents)
+
+    def _is_apart(self, data: bytes) -> bool:
+        """Whether the operator wants such a file decoded in the sandbox from the start."""
+        if self._isolate == "dicom":
+            return sniff(data[:SNIFF_BYTES]) is Format.DICOM
+        return self._isolate == "all"
 
     def close(self) -> None:
         """End threads and processes; a thread that is stuck ends with the program."""
