@@ -17,7 +17,7 @@ from web.showing import render
 _log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = "30"
-_HTTP_TITLES = {400: "Invalid request", 404: "Page not found", 405: "Method not allowed"}
+_HTTP_TITLES = {400: "Invalid request", 404: "Page not found", 405: "Method not allowed", 503: "Busy"}
 _HTTP_EXPLANATIONS = {
     404: "There is no page at this address.",
     405: "This page is read-only.",

@@ -1,6 +1,7 @@
 """Request handlers. They are plain functions, which Starlette runs on threads, since the database may be slow."""
 
 import logging
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,9 +12,10 @@ import anyio
 from anyio.to_thread import run_sync
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from db.engine import reading
 from db.registry import read_card
@@ -37,6 +39,12 @@ RUNS_PER_PAGE: Final = 30
 _ORDERS: Final = {
     PageOrder.HIGHEST: "Highest score", PageOrder.LOWEST: "Lowest score", PageOrder.FOUND: "As found",
 }  # fmt: skip
+#: CSV files that are downloaded at once; fewer than a pool has connections.
+MOST_STREAMS: Final = 4
+#: Seconds for which a reader of a CSV file may take nothing.
+SEND_LIMIT_S = 30.0
+_STREAMS: Final = threading.BoundedSemaphore(MOST_STREAMS)
+_RETRY: Final = {"Retry-After": "60"}
 _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
@@ -168,11 +176,20 @@ def check_health(request: Request) -> Response:
 
 
 class _CsvResponse(StreamingResponse):
-    """Streamed CSV; the database connection is returned even if the client disconnects."""
+    """Streamed CSV; the database connection is returned even if the client disconnects, or reads nothing.
+
+    Each stream holds a connection, so their number is bounded: sleeping readers must not keep the page from others.
+    """
 
     def __init__(self, engine: Engine, run: RunInfo, wanted: ResultFilter) -> None:
+        if not _STREAMS.acquire(blocking=False):
+            raise HTTPException(503, f"{MOST_STREAMS} files are being downloaded: try again in a minute.", _RETRY)
         self._chunks = _stream_csv(engine, wanted)
-        first = next(self._chunks)  # raises if the database is unavailable, before a status code is sent
+        try:
+            first = next(self._chunks)  # raises if the database is unavailable, before a status code is sent
+        except BaseException:
+            _STREAMS.release()
+            raise
         super().__init__(
             chain([first], self._chunks),
             media_type="text/csv",
@@ -180,11 +197,18 @@ class _CsvResponse(StreamingResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            with anyio.fail_after(SEND_LIMIT_S):
+                await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
+        except TimeoutError:
+            _log.warning("a download ended: its reader took nothing for %g s", SEND_LIMIT_S)
         finally:
             with anyio.CancelScope(shield=True):
                 await run_sync(self._chunks.close)
+            _STREAMS.release()
 
 
 def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[bytes]:
