@@ -4,7 +4,6 @@ Headers are read before decoding: they bound the memory, and identify the codec 
 another one.
 """
 
-import contextlib
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -103,7 +102,7 @@ def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
 
     decoders: dict[Codec, Callable[[bytes], npt.NDArray[Any]]] = {
         Codec.JPEG: partial(_decode_by_libjpeg, header=header),
-        Codec.JPEG_LOSSLESS: partial(_decode_lossless, header=header),
+        Codec.JPEG_LOSSLESS: partial(_decode_by_libjpeg, header=header),
         Codec.JPEG_LS: imagecodecs.jpegls_decode,
         Codec.JPEG_2000: imagecodecs.jpeg2k_decode,
         Codec.JPEG_XL: imagecodecs.jpegxl_decode,
@@ -115,17 +114,6 @@ def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
     if pixels.shape[:2] != (header.height_px, header.width_px) or pixels.dtype.kind not in "iu":
         raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data has another size than its header declares")
     return pixels
-
-
-def _decode_lossless(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
-    """Decode JPEG Lossless with liblj92, which is strict, or else with libjpeg-turbo, which supports more variants."""
-    import imagecodecs
-
-    if header.components == 1:
-        with contextlib.suppress(RuntimeError):
-            pixels: npt.NDArray[Any] = imagecodecs.ljpeg_decode(data)
-            return pixels
-    return _decode_by_libjpeg(data, header)
 
 
 def _decode_by_libjpeg(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
