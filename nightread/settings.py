@@ -153,12 +153,7 @@ class Settings(BaseModel):
         description="secret key of the stored hash of accession numbers, at least 16 characters; empty: none is stored",
     )
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read, in bytes")
-    threads: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="threads of a worker process, or forks of `score`; 0: one per core",
-    )
+    threads: int = Field(0, ge=0, le=256, description="threads of a worker, or forks of `score`; 0: one per core")
     web_cache_dir: str = Field("", description="folder of the page's thumbnails; empty: in your cache folder")
     web_cache_bytes: int = Field(256 * 2**20, ge=0, description="size of all thumbnails; 0: none are kept")
     notify_urls: SecretStr = Field(SecretStr(""), description="addresses of notices, as apprise writes them, by blanks")
