@@ -12,6 +12,7 @@ from db.runs import find_run
 from db.scan_record import ScanFile, find_scan_file, read_scan_record
 from nightread.reasons import MEANINGS, Reason
 from nightread.scan.picture import Window, encode_png
+from web.filters import read_filter
 from web.pages import read_labels, read_thresholds, reading_request
 from web.pictures import SIDES_PX, PictureMissing, Pictures
 from web.showing import render
@@ -27,7 +28,7 @@ _GATE_OFF: Final = "the card of this model has no input gate"
 def show_scan(request: Request) -> Response:
     """Show one scan: picture, score and what it means, the gate's verdict, provenance, other models and runs."""
     scan_id = read_scan_id(request)
-    window = _read_window(request)
+    window, back_query = _read_window(request), read_filter(request.query_params).to_query()
     with reading_request(request) as connection:
         file, record = find_scan_file(connection, scan_id), read_scan_record(connection, scan_id)
         if file is None or record is None:
@@ -55,6 +56,7 @@ def show_scan(request: Request) -> Response:
         request,
         "scan.html",
         run=run,
+        back_query=back_query,
         scan=record.scan,
         record=record,
         why_missing=why,

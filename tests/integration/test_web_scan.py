@@ -197,6 +197,13 @@ class TestFacts:
             assert value in text
         assert "Research output, not for diagnosis" in text
 
+    def test_lead_back_to_the_filtered_worklist(self, client, night):
+        rows = client.get(f"/runs/{night[0]}?decision=uncertain&order=lowest").text
+        query = "?decision=uncertain&amp;order=lowest"
+        assert f'href="/scans/{night[1][1]}{query}"' in rows
+        text = client.get(f"/scans/{night[1][1]}?decision=uncertain&order=lowest").text
+        assert f'href="/runs/{night[0]}{query}" data-key="Escape"' in text
+
     def test_tell_the_verdict_of_the_gate_in_words(self, engine, client, night):
         model = shipped_model()
         sha256 = re.search(r"<dd>([0-9a-f]{64})</dd>", client.get(f"/scans/{night[1][0]}").text)[1]

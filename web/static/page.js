@@ -149,7 +149,16 @@ function follow() {
   }, 3000);
 }
 
+function hideMissing() {
+  for (const image of findAll("img.thumbnail")) {  // a scan that cannot be drawn has none
+    const hide = () => { image.style.visibility = "hidden"; };
+    if (image.complete && image.naturalWidth === 0 && image.currentSrc) hide();
+    image.addEventListener("error", hide);
+  }
+}
+
 showTimes(document);
+hideMissing();
 tellZone();
 switchTheme();
 for (const canvas of findAll("[data-viewer]")) view(canvas);
