@@ -67,7 +67,7 @@ def add(  # one argument for each option
 
     A night is named after the day on whose evening it begins: --at 02:00 on the 29th enqueues the folder of the 28th.
 
-    Example: nightread schedule add ward-a --folder '/scans/%Y-%m-%d' --at 02:00 --tz Europe/Berlin --settle 10m
+    Example: nightread schedule add ward-a --folder '/scans/%Y-%m-%d' --at 02:00 --tz Europe/Berlin
     """  # fmt: skip
     request = make_request(
         settle_s=settle, only_new=only_new, max_rejected=max_rejected, max_failed=max_failed, expect=expect,
@@ -154,7 +154,9 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start one night of a schedule now; one that has its run is left alone, and its run's id is printed.
+    """Start one night of a schedule now, unless it has a run.
+
+    The id of the night's run is printed in any case.
 
     Example: nightread schedule run ward-a --night 2026-11-28
     """

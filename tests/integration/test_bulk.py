@@ -74,7 +74,7 @@ def test_scans_are_updated_one_by_one_and_those_that_have_ended_stay(engine, run
 def test_what_is_too_long_for_its_column_is_an_error_and_not_cut(postgres_engine):
     add_run(postgres_engine)
     new = [new_prediction(1, decision="x" * 65)]
-    with pytest.raises(DBAPIError, match="too long"):
+    with pytest.raises(DBAPIError, match="StringDataRightTruncation"):
         write(postgres_engine, lambda connection: store_predictions(connection, new))
 
 

@@ -148,7 +148,7 @@ def test_a_hostile_model_is_refused_in_one_line_and_leaves_nothing(
             sqlite_engine, settings, tmp_path / "model.onnx", tmp_path / "card.json", lambda spec: inputs
         )
     )
-    assert words in said
+    assert words in said or "onnx.checker" in said  # which looks first where it is installed
     assert not settings.models_dir.exists()
     with reading(sqlite_engine) as connection:
         assert list_models(connection) == []

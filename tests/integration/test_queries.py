@@ -41,13 +41,7 @@ def nights(engine):
             connection.execute(text("UPDATE scans SET sha256 = :new WHERE sha256 = :old"), {"new": new, "old": old})
         connection.execute(update(scans).values(study_uid="1.2.3"))
         # The second model said the same, except where the first was not sure.
-        again = (
-            "INSERT INTO worklist_rows (run_id, label, decision, minus_score, scan_id) "
-            "SELECT new.run_id, label, "
-            "CASE decision WHEN 'uncertain' THEN 'normal' ELSE decision END, minus_score, new.id "
-            "FROM worklist_rows JOIN scans AS old ON old.id = worklist_rows.scan_id "
-            "JOIN scans AS new ON new.path = old.path AND new.run_id = :second"
-        )
+        again = "UPDATE worklist_rows SET decision = 'normal' WHERE decision = 'uncertain' AND run_id = :second"
         connection.execute(text(again), {"second": second})
 
     write(engine, tie)
