@@ -42,7 +42,7 @@ class Accepted:
         for_processing: whether raw detector values (Presentation Intent Type FOR PROCESSING) are accepted.
     """
 
-    modalities: frozenset[str] = frozenset({"CR", "DX"})
+    modalities: frozenset[str] = frozenset({"CR", "DX", "DR", "XR", "RG", "RF"})
     for_processing: bool = False
 
 
