@@ -114,8 +114,13 @@ def _publisher(module: ModuleType) -> None:
             return take(connection, limit, 1e9, **more)  # never republish
 
         _replace(module, "take_due_jobs", take_due_jobs)
-        close_runs, write = module.close_finished_runs, module.write
-        _replace(module.Publisher, "sweep", lambda self, engine: write(engine, close_runs) * 0)
+        end_runs = module.end_runs
+
+        def sweep(self: Any, engine: Any) -> int:
+            end_runs(engine)
+            return 0
+
+        _replace(module.Publisher, "sweep", sweep)
 
 
 def _jobs(module: ModuleType) -> None:
