@@ -147,14 +147,12 @@ def _judge(
     if gate is None:
         return
     logits = None if placements is None else placements.tolist()
-    open_places = []
-    for place, content in enumerate(contents):
-        if content.finding is None:
-            names = choose_variants(distances[place], gate, None if logits is None else logits[place])
-            if gated or not names:
-                open_places.append(place)
-            else:
-                content.is_judged = False
+    places = [place for place, content in enumerate(contents) if content.finding is None]
+    if not gated:
+        for place in places:
+            placement = None if logits is None else logits[place]
+            contents[place].is_judged = not choose_variants(distances[place], gate, placement)
+        places = [place for place in places if contents[place].is_judged]
 
     def measure(variants: Tensor) -> list[float]:
         # No more at once than has just fitted into the memory.
@@ -163,12 +161,12 @@ def _judge(
         return [distance for batch in batches if batch.distances is not None for distance in batch.distances.tolist()]
 
     findings: list[Finding | None] = judge_scans(
-        [tensors[place] for place in open_places],
-        [distances[place] for place in open_places],
-        None if logits is None else [logits[place] for place in open_places],
+        [tensors[place] for place in places],
+        [distances[place] for place in places],
+        None if logits is None else [logits[place] for place in places],
         spec=scorer.card.input,
         gate=gate,
         measure=measure,
     )
-    for place, finding in zip(open_places, findings, strict=True):
+    for place, finding in zip(places, findings, strict=True):
         contents[place].finding = finding
