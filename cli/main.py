@@ -47,6 +47,7 @@ COMMANDS: Final = (
     Command("drift", "drift:drift", "Check whether a run's scans resemble the training data.", "Results"),
     Command("report", "report:report", "Write the report of a run: one HTML file that needs no server.", "Results"),
     Command("notify", "notify:notify", "Send the notice of a run now, to try NIGHTREAD_NOTIFY_URLS.", "Results"),
+    Command("web", "web:web", "Serve the worklist page, on which people look at runs and scans.", "Results"),
     Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
     Command("explain", "explain:explain", "Say what a reason code or an exit code means, and what to do.", "Results"),
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM gives unfinished jobs back.", "Workers"),

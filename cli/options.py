@@ -42,6 +42,7 @@ Device = Annotated[
     str | None,
     typer.Option("--device", help="auto, cpu, or cuda (fails without a GPU); or set NIGHTREAD_DEVICE."),
 ]
+Listen = Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Address to serve on.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the run to finish; exit codes as for `score`.")]
 
 
@@ -74,3 +75,17 @@ def read_moment(text: str) -> datetime:
             f"{text!r} is no time; write a duration such as 12h or 7d, or a date or time such as 2026-11-28 or "
             "2026-11-28T22:00"
         ) from None
+
+
+def read_listen(listen: str) -> tuple[str, int]:
+    """Return host and port of an address.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise typer.BadParameter(
+            f"{listen!r} is no address; write HOST:PORT, such as 127.0.0.1:8000 or [::1]:8000", param_hint="--listen"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)

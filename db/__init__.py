@@ -1,6 +1,7 @@
 """The ledger: SQLite embedded, PostgreSQL in production; one file for each table or question.
 
 types: enums and SQL types.
+columns: the parts of tables.
 tables: the tables.
 views: the views that people query.
 postgresql: engines of PostgreSQL servers and poolers.
@@ -26,6 +27,7 @@ results: the rows of a run.
 results_csv: the same as CSV.
 notices: ended runs that somebody is to be told of.
 run_report: what a report counts and lists.
+page_actions: what users of the worklist page did.
 scan_record: all that is stored of one scan.
 stored_scans: what is stored of single scans.
 changes: what became terminal since a program last asked.

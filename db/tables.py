@@ -4,14 +4,11 @@ They use SQLAlchemy Core: nothing maps rows to objects, and importing the ORM ta
 are declared in `db.migrations.partial_indexes`.
 """
 
-from typing import Any
-
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
-    Column,
     DateTime,
     Double,
     ForeignKey,
@@ -26,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from db.columns import DIGEST, ID, SERIAL, TIME, column
 from db.types import (
     JobStatus,
     ModelStage,
@@ -34,7 +32,6 @@ from db.types import (
     RunStatus,
     ScanStatus,
     StageCause,
-    UtcDateTime,
     enum_by_value,
 )
 
@@ -59,28 +56,17 @@ metadata = MetaData(
     }
 )
 
-_DIGEST = String(64)
-_ID = String(32)
-_TIME = UtcDateTime()
-_SERIAL = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER keys autoincrement there
-
-
-def _column(name: str, *described: Any, nullable: bool = False, **options: Any) -> Column[Any]:
-    """Return a column that is NOT NULL by default."""
-    return Column(name, *described, nullable=nullable, **options)
-
-
 #: A model bundle that has scored, or may score.
 models = Table(
     "models",
     metadata,
-    _column("digest", _DIGEST, primary_key=True, comment="SHA-256 over model and card"),
-    _column("name", String(64), comment="bundle name"),
-    _column("version", String(64), comment="bundle version; with its name it never changes its digest"),
-    _column("preprocessing", String(16), comment="preprocessing version that it was trained with"),
-    _column("card", JSON(), comment="the bundle's card"),
-    _column("stage", enum_by_value(ModelStage, "stage"), comment="candidate, production or retired"),
-    _column("created_at", _TIME, comment="first seen by this database, UTC"),
+    column("digest", DIGEST, primary_key=True, comment="SHA-256 over model and card"),
+    column("name", String(64), comment="bundle name"),
+    column("version", String(64), comment="bundle version; with its name it never changes its digest"),
+    column("preprocessing", String(16), comment="preprocessing version that it was trained with"),
+    column("card", JSON(), comment="the bundle's card"),
+    column("stage", enum_by_value(ModelStage, "stage"), comment="candidate, production or retired"),
+    column("created_at", TIME, comment="first seen by this database, UTC"),
     UniqueConstraint("name", "version"),
 )
 
@@ -88,15 +74,13 @@ models = Table(
 stage_changes = Table(
     "stage_changes",
     metadata,
-    _column("id", _SERIAL, primary_key=True, comment="in the order of the changes"),
-    _column("request", _ID, comment="random; one command's changes share it"),
-    _column("model_digest", ForeignKey("models.digest")),
-    _column("stage", enum_by_value(ModelStage, "stage"), comment="the stage that it took"),
-    _column(
-        "cause", enum_by_value(StageCause, "cause"), comment="promoted, replaced, rolled-back, retired or restored"
-    ),
-    _column("changed_by", String(200), comment="user@host of the command"),
-    _column("changed_at", _TIME, comment="UTC"),
+    column("id", SERIAL, primary_key=True, comment="in the order of the changes"),
+    column("request", ID, comment="random; one command's changes share it"),
+    column("model_digest", ForeignKey("models.digest")),
+    column("stage", enum_by_value(ModelStage, "stage"), comment="the stage that it took"),
+    column("cause", enum_by_value(StageCause, "cause"), comment="promoted, replaced, rolled-back, retired or restored"),
+    column("changed_by", String(200), comment="user@host of the command"),
+    column("changed_at", TIME, comment="UTC"),
     Index(None, "request"),
 )
 
@@ -104,56 +88,56 @@ stage_changes = Table(
 runs = Table(
     "runs",
     metadata,
-    _column("id", _ID, primary_key=True, comment="random, 32 hexadecimal digits"),
-    _column("name", String(RUN_NAME_LENGTH), index=True, comment="for people; need not be unique"),
-    _column("model_digest", ForeignKey("models.digest"), comment="the model of the whole run"),
-    _column("sources", JSON(), comment="the paths that were asked for, resolved"),
-    _column("settings", JSON(), comment="what the run was started with"),
-    _column("embedded", Boolean(), comment="scored by the process that made it; no other may take its jobs"),
-    _column("host", String(200), nullable=True, comment="of an embedded run: the machine of its process"),
-    _column("pid", Integer(), nullable=True, comment="of an embedded run: its process"),
-    _column(
+    column("id", ID, primary_key=True, comment="random, 32 hexadecimal digits"),
+    column("name", String(RUN_NAME_LENGTH), index=True, comment="for people; need not be unique"),
+    column("model_digest", ForeignKey("models.digest"), comment="the model of the whole run"),
+    column("sources", JSON(), comment="the paths that were asked for, resolved"),
+    column("settings", JSON(), comment="what the run was started with"),
+    column("embedded", Boolean(), comment="scored by the process that made it; no other may take its jobs"),
+    column("host", String(200), nullable=True, comment="of an embedded run: the machine of its process"),
+    column("pid", Integer(), nullable=True, comment="of an embedded run: its process"),
+    column(
         "process_started",
         String(32),
         nullable=True,
         comment="of an embedded run: when its process was started, in ticks since boot; a process id is used again",
     ),
-    _column("skipped", JSON(), comment="entries that are plainly no scan, counted by reason"),
-    _column("found", Integer(), comment="scans of this run, whatever became of them"),
-    _column("pruned", Integer(), nullable=True, comment="scans that `prune` has deleted; null: none"),
-    _column("status", enum_by_value(RunStatus, "status"), comment="queued, running, finished or cancelled"),
-    _column("created_at", _TIME, comment="UTC"),
-    _column("finished_at", _TIME, nullable=True, comment="when the last scan became terminal, UTC"),
-    _column(
+    column("skipped", JSON(), comment="entries that are plainly no scan, counted by reason"),
+    column("found", Integer(), comment="scans of this run, whatever became of them"),
+    column("pruned", Integer(), nullable=True, comment="scans that `prune` has deleted; null: none"),
+    column("status", enum_by_value(RunStatus, "status"), comment="queued, running, finished or cancelled"),
+    column("created_at", TIME, comment="UTC"),
+    column("finished_at", TIME, nullable=True, comment="when the last scan became terminal, UTC"),
+    column(
         "priority",
         enum_by_value(Priority, "priority"),
         server_default=Priority.NORMAL.value,
         comment="urgent, normal or bulk: whose jobs go first",
     ),
-    _column(
+    column(
         "key",
         String(RUN_KEY_LENGTH),
         nullable=True,
         comment="idempotency key: a request that is repeated with it gets this run",
     ),
-    _column("schedule", String(SCHEDULE_NAME_LENGTH), nullable=True, comment="name of the schedule that made it"),
-    _column("night", String(32), nullable=True, comment="of a schedule: the day on whose evening the night began"),
-    _column(
+    column("schedule", String(SCHEDULE_NAME_LENGTH), nullable=True, comment="name of the schedule that made it"),
+    column("night", String(32), nullable=True, comment="of a schedule: the day on whose evening the night began"),
+    column(
         "guards",
         JSON(none_as_null=True),
         nullable=True,
         comment="limits by which it is judged when it ends; null: it is not judged",
     ),
-    _column(
+    column(
         "guard",
         String(32),
         nullable=True,
         comment="passed, or the code of the guard that tripped; null: not judged yet",
     ),
-    _column(
+    column(
         "guard_text", String(REASON_TEXT_LENGTH), nullable=True, comment="why it tripped, for people; holds no path"
     ),
-    _column("notified_at", _TIME, nullable=True, comment="when somebody was told of its end, UTC"),
+    column("notified_at", TIME, nullable=True, comment="when somebody was told of its end, UTC"),
     Index(None, "created_at"),
     Index(None, "schedule", "night"),
     Index("uq_runs_key", "key", unique=True),
@@ -163,14 +147,14 @@ runs = Table(
 schedules = Table(
     "schedules",
     metadata,
-    _column("name", String(SCHEDULE_NAME_LENGTH), primary_key=True, comment="for people; part of its runs' keys"),
-    _column("folders", JSON(), comment="paths; %Y, %m, %d and the like stand for the night's date"),
-    _column("at_time", String(5), nullable=True, comment="HH:MM, once each night, by the clocks of its time zone"),
-    _column("every_s", Integer(), nullable=True, comment="seconds between two runs, instead of at_time"),
-    _column("timezone", String(64), comment="IANA name"),
-    _column("options", JSON(), comment="model, priority, intake and guards of its runs"),
-    _column("created_by", String(200), comment="user@host of the command"),
-    _column("created_at", _TIME, comment="UTC; no night that was due before is missed"),
+    column("name", String(SCHEDULE_NAME_LENGTH), primary_key=True, comment="for people; part of its runs' keys"),
+    column("folders", JSON(), comment="paths; %Y, %m, %d and the like stand for the night's date"),
+    column("at_time", String(5), nullable=True, comment="HH:MM, once each night, by the clocks of its time zone"),
+    column("every_s", Integer(), nullable=True, comment="seconds between two runs, instead of at_time"),
+    column("timezone", String(64), comment="IANA name"),
+    column("options", JSON(), comment="model, priority, intake and guards of its runs"),
+    column("created_by", String(200), comment="user@host of the command"),
+    column("created_at", TIME, comment="UTC; no night that was due before is missed"),
     CheckConstraint("(at_time IS NULL) <> (every_s IS NULL)", name="one_rhythm"),
 )
 
@@ -178,16 +162,16 @@ schedules = Table(
 schedule_nights = Table(
     "schedule_nights",
     metadata,
-    _column("schedule", ForeignKey("schedules.name", ondelete="CASCADE"), comment="its name"),
-    _column("night", String(32), comment="the day on whose evening the night began; with every_s the time it was due"),
-    _column("due_at", _TIME, comment="UTC"),
-    _column("status", enum_by_value(NightStatus, "status"), comment="starting, started, empty, failed or missed"),
-    _column("run_id", _ID, nullable=True, comment="its run, where it has one"),
-    _column("message", String(REASON_TEXT_LENGTH), nullable=True, comment="why it is failed or missed, for people"),
-    _column("attempts", Integer(), comment="how often a process began to start it"),
-    _column("holder", String(200), nullable=True, comment="the process that starts it"),
-    _column("not_before", _TIME, nullable=True, comment="until then no other process starts it, UTC"),
-    _column("changed_at", _TIME, comment="UTC"),
+    column("schedule", ForeignKey("schedules.name", ondelete="CASCADE"), comment="its name"),
+    column("night", String(32), comment="the day on whose evening the night began; with every_s the time it was due"),
+    column("due_at", TIME, comment="UTC"),
+    column("status", enum_by_value(NightStatus, "status"), comment="starting, started, empty, failed or missed"),
+    column("run_id", ID, nullable=True, comment="its run, where it has one"),
+    column("message", String(REASON_TEXT_LENGTH), nullable=True, comment="why it is failed or missed, for people"),
+    column("attempts", Integer(), comment="how often a process began to start it"),
+    column("holder", String(200), nullable=True, comment="the process that starts it"),
+    column("not_before", TIME, nullable=True, comment="until then no other process starts it, UTC"),
+    column("changed_at", TIME, comment="UTC"),
     PrimaryKeyConstraint("schedule", "night"),
     Index(None, "schedule", "due_at"),
 )
@@ -196,18 +180,18 @@ schedule_nights = Table(
 jobs = Table(
     "jobs",
     metadata,
-    _column("id", _ID, primary_key=True, comment="random, 32 hexadecimal digits; all that a message carries"),
-    _column("run_id", ForeignKey("runs.id")),
-    _column("status", enum_by_value(JobStatus, "status"), comment="queued, leased or done"),
-    _column("attempts", Integer(), comment="how often it was claimed"),
-    _column("crashes", Integer(), comment="how often a lease ran out, that is, a worker died or hung"),
-    _column("lease_holder", String(200), nullable=True, comment="the worker that holds it"),
-    _column("lease_token", BigInteger(), comment="fencing token: one more at each claim or cancellation"),
-    _column("lease_expires_at", _TIME, nullable=True, comment="by the database's clock, UTC"),
-    _column("not_before", _TIME, nullable=True, comment="back-off after a transient fault, UTC"),
-    _column("published_at", _TIME, nullable=True, comment="last time a message was sent for it, UTC"),
-    _column("created_at", _TIME, comment="UTC"),
-    _column("finished_at", _TIME, nullable=True, comment="UTC"),
+    column("id", ID, primary_key=True, comment="random, 32 hexadecimal digits; all that a message carries"),
+    column("run_id", ForeignKey("runs.id")),
+    column("status", enum_by_value(JobStatus, "status"), comment="queued, leased or done"),
+    column("attempts", Integer(), comment="how often it was claimed"),
+    column("crashes", Integer(), comment="how often a lease ran out, that is, a worker died or hung"),
+    column("lease_holder", String(200), nullable=True, comment="the worker that holds it"),
+    column("lease_token", BigInteger(), comment="fencing token: one more at each claim or cancellation"),
+    column("lease_expires_at", TIME, nullable=True, comment="by the database's clock, UTC"),
+    column("not_before", TIME, nullable=True, comment="back-off after a transient fault, UTC"),
+    column("published_at", TIME, nullable=True, comment="last time a message was sent for it, UTC"),
+    column("created_at", TIME, comment="UTC"),
+    column("finished_at", TIME, nullable=True, comment="UTC"),
     CheckConstraint(
         "(status = 'leased') = (lease_holder IS NOT NULL AND lease_expires_at IS NOT NULL)",
         name="lease_when_leased",
@@ -219,56 +203,56 @@ jobs = Table(
 scans = Table(
     "scans",
     metadata,
-    _column("id", _SERIAL, primary_key=True),
-    _column("run_id", ForeignKey("runs.id")),
-    _column("job_id", ForeignKey("jobs.id"), nullable=True, comment="null where no job was needed to end it"),
-    _column("path", Text(), comment=r"absolute; bytes that are no UTF-8 as \xNN, a backslash as two"),
-    _column("size_bytes", BigInteger(), comment="as listed"),
-    _column(
+    column("id", SERIAL, primary_key=True),
+    column("run_id", ForeignKey("runs.id")),
+    column("job_id", ForeignKey("jobs.id"), nullable=True, comment="null where no job was needed to end it"),
+    column("path", Text(), comment=r"absolute; bytes that are no UTF-8 as \xNN, a backslash as two"),
+    column("size_bytes", BigInteger(), comment="as listed"),
+    column(
         "modified_ns", BigInteger(), nullable=True, comment="when it was last written, as listed; ns since 1970, UTC"
     ),
-    _column("sha256", _DIGEST, nullable=True, comment="of the bytes that were decoded"),
-    _column("status", enum_by_value(ScanStatus, "status"), comment="queued, scored, rejected or failed"),
-    _column("reason_code", String(32), nullable=True, comment="from a closed list"),
-    _column(
+    column("sha256", DIGEST, nullable=True, comment="of the bytes that were decoded"),
+    column("status", enum_by_value(ScanStatus, "status"), comment="queued, scored, rejected or failed"),
+    column("reason_code", String(32), nullable=True, comment="from a closed list"),
+    column(
         "reason_text",
         String(REASON_TEXT_LENGTH),
         nullable=True,
         comment="for people; holds no path and no patient data",
     ),
-    _column("attempts", Integer(), comment="how often its job was claimed while it was open"),
-    _column("study_uid", String(64), nullable=True, comment="DICOM (0020,000D)"),
-    _column("series_uid", String(64), nullable=True, comment="DICOM (0020,000E)"),
-    _column("instance_uid", String(64), nullable=True, comment="DICOM (0008,0018)"),
-    _column("body_part", String(16), nullable=True, comment="DICOM (0018,0015)"),
-    _column("view_position", String(16), nullable=True, comment="DICOM (0018,5101), or the short form of (0054,0220)"),
-    _column("laterality", String(1), nullable=True, comment="DICOM (0020,0062) or (0020,0060): R, L, U or B"),
-    _column(
+    column("attempts", Integer(), comment="how often its job was claimed while it was open"),
+    column("study_uid", String(64), nullable=True, comment="DICOM (0020,000D)"),
+    column("series_uid", String(64), nullable=True, comment="DICOM (0020,000E)"),
+    column("instance_uid", String(64), nullable=True, comment="DICOM (0008,0018)"),
+    column("body_part", String(16), nullable=True, comment="DICOM (0018,0015)"),
+    column("view_position", String(16), nullable=True, comment="DICOM (0018,5101), or the short form of (0054,0220)"),
+    column("laterality", String(1), nullable=True, comment="DICOM (0020,0062) or (0020,0060): R, L, U or B"),
+    column(
         "acquired_at",
         DateTime(),
         nullable=True,
         comment="DICOM (0008,002A) or (0008,0022) with (0008,0032), local",
     ),
-    _column("manufacturer", String(64), nullable=True, comment="DICOM (0008,0070)"),
-    _column("station", String(16), nullable=True, comment="DICOM (0008,1010)"),
-    _column(
+    column("manufacturer", String(64), nullable=True, comment="DICOM (0008,0070)"),
+    column("station", String(16), nullable=True, comment="DICOM (0008,1010)"),
+    column(
         "accession_hash",
-        _DIGEST,
+        DIGEST,
         nullable=True,
         comment="HMAC-SHA256 of DICOM (0008,0050) with NIGHTREAD_ACCESSION_KEY; null without that key",
     ),
-    _column(
+    column(
         "brightness_rule", String(16), nullable=True, comment="how black and white were determined; null: not decoded"
     ),
-    _column(
+    column(
         "contradictions",
         String(200),
         nullable=True,
         comment="contradictions of its attributes, codes separated by spaces; null: none",
     ),
-    _column("reused", Boolean(), comment="scored before: the prediction was there already"),
-    _column("created_at", _TIME, comment="UTC"),
-    _column("finished_at", _TIME, nullable=True, comment="when it became terminal, UTC"),
+    column("reused", Boolean(), comment="scored before: the prediction was there already"),
+    column("created_at", TIME, comment="UTC"),
+    column("finished_at", TIME, nullable=True, comment="when it became terminal, UTC"),
     UniqueConstraint("run_id", "path").ddl_if(dialect="sqlite"),  # which drops no constraint without copying the table
     CheckConstraint(
         "(status = 'queued' AND reason_code IS NULL AND finished_at IS NULL AND job_id IS NOT NULL)"
@@ -291,18 +275,18 @@ scans = Table(
 predictions = Table(
     "predictions",
     metadata,
-    _column("sha256", _DIGEST, comment="of the scan's bytes"),
-    _column("model_digest", ForeignKey("models.digest")),
-    _column("preprocessing", String(16), comment="preprocessing version"),
-    _column("label", String(64), comment="from the card"),
-    _column("score", Double(), comment="the model's output for the label, in [0, 1], not rounded"),
-    _column("decision", String(64), comment="what the card's thresholds make of the score"),
-    _column("runtime", String(64), comment="inference runtime and its version"),
-    _column("provider", String(64), comment="execution provider that was really used"),
-    _column("device", String(64), comment="cpu or cuda"),
-    _column("batch_size", Integer(), comment="scans in the session.run() that scored it"),
-    _column("worker", String(200), comment="the worker that scored it"),
-    _column("created_at", _TIME, comment="UTC"),
+    column("sha256", DIGEST, comment="of the scan's bytes"),
+    column("model_digest", ForeignKey("models.digest")),
+    column("preprocessing", String(16), comment="preprocessing version"),
+    column("label", String(64), comment="from the card"),
+    column("score", Double(), comment="the model's output for the label, in [0, 1], not rounded"),
+    column("decision", String(64), comment="what the card's thresholds make of the score"),
+    column("runtime", String(64), comment="inference runtime and its version"),
+    column("provider", String(64), comment="execution provider that was really used"),
+    column("device", String(64), comment="cpu or cuda"),
+    column("batch_size", Integer(), comment="scans in the session.run() that scored it"),
+    column("worker", String(200), comment="the worker that scored it"),
+    column("created_at", TIME, comment="UTC"),
     PrimaryKeyConstraint("sha256", "model_digest", "preprocessing", "label"),
     CheckConstraint("score >= 0 AND score <= 1", name="score_in_range"),
 )
@@ -311,34 +295,34 @@ predictions = Table(
 measurements = Table(
     "measurements",
     metadata,
-    _column("sha256", _DIGEST, comment="of the scan's bytes"),
-    _column("model_digest", ForeignKey("models.digest")),
-    _column("preprocessing", String(16), comment="preprocessing version"),
-    _column(
+    column("sha256", DIGEST, comment="of the scan's bytes"),
+    column("model_digest", ForeignKey("models.digest")),
+    column("preprocessing", String(16), comment="preprocessing version"),
+    column(
         "gate_verdict",
         String(32),
         nullable=True,
         comment="passed, or the reason for which the input gate rejects it, on or off; null: the card has no gate",
     ),
-    _column(
+    column(
         "distance",
         Double(),
         nullable=True,
         comment="of its embedding from the training scans'; null where it was not inferred",
     ),
-    _column(
+    column(
         "components",
         JSON(none_as_null=True),
         nullable=True,
         comment="the first principal components of its embedding; null where it was not inferred",
     ),
-    _column("brightness", Double(), comment="mean gray, 0 black, 1 white"),
-    _column("contrast", Double(), comment="standard deviation of the gray"),
-    _column("darkest", Double(), comment="gray below which 5 % of the scan lies"),
-    _column("brightest", Double(), comment="gray above which 5 % of the scan lies"),
-    _column("detail", Double(), comment="mean step of the gray between neighbouring places"),
-    _column("symmetry", Double(), comment="correlation of the scan with its mirror image"),
-    _column("created_at", _TIME, comment="UTC"),
+    column("brightness", Double(), comment="mean gray, 0 black, 1 white"),
+    column("contrast", Double(), comment="standard deviation of the gray"),
+    column("darkest", Double(), comment="gray below which 5 % of the scan lies"),
+    column("brightest", Double(), comment="gray above which 5 % of the scan lies"),
+    column("detail", Double(), comment="mean step of the gray between neighbouring places"),
+    column("symmetry", Double(), comment="correlation of the scan with its mirror image"),
+    column("created_at", TIME, comment="UTC"),
     PrimaryKeyConstraint("sha256", "model_digest", "preprocessing"),
     CheckConstraint("distance >= 0", name="distance_not_negative"),
 )
@@ -347,18 +331,18 @@ measurements = Table(
 tallies = Table(
     "tallies",
     metadata,
-    _column("run_id", ForeignKey("runs.id", ondelete="CASCADE")),
-    _column(
+    column("run_id", ForeignKey("runs.id", ondelete="CASCADE")),
+    column(
         "slot",
         SmallInteger(),
         comment="one of a few that workers add to, so that they seldom wait for each other; the count is the sum",
     ),
-    _column(
+    column(
         "kind", String(16), comment="found, scored, rejected or failed scans; label, decision or provider of their rows"
     ),
-    _column("name", String(64), comment="the reason code, label, decision or provider; or reused"),
-    _column("count", BigInteger(), comment="may be negative in one slot"),
-    _column("changed_at", _TIME, comment="when something was last added by this slot, UTC"),
+    column("name", String(64), comment="the reason code, label, decision or provider; or reused"),
+    column("count", BigInteger(), comment="may be negative in one slot"),
+    column("changed_at", TIME, comment="when something was last added by this slot, UTC"),
     PrimaryKeyConstraint("run_id", "slot", "kind", "name"),
 )
 
@@ -369,12 +353,26 @@ tallies = Table(
 worklist_rows = Table(
     "worklist_rows",
     metadata,
-    _column("run_id", ForeignKey("runs.id", ondelete="CASCADE")),
-    _column("label", String(64), comment="as in predictions"),
-    _column("decision", String(64), comment="as in predictions"),
-    _column("minus_score", Double(), comment="the negated score, so that the highest comes first in an ascending key"),
-    _column("scan_id", BigInteger(), comment="scans.id"),
+    column("run_id", ForeignKey("runs.id", ondelete="CASCADE")),
+    column("label", String(64), comment="as in predictions"),
+    column("decision", String(64), comment="as in predictions"),
+    column("minus_score", Double(), comment="the negated score, so that the highest comes first in an ascending key"),
+    column("scan_id", BigInteger(), comment="scans.id"),
     PrimaryKeyConstraint("run_id", "label", "decision", "minus_score", "scan_id"),
     Index(None, "scan_id", "label"),  # the view `results` joins by it
     sqlite_with_rowid=False,
+)
+
+#: One action of a user of the worklist page; rows are never changed, and refer to no other table: they outlive it.
+page_actions = Table(
+    "page_actions",
+    metadata,
+    column("id", SERIAL, primary_key=True),
+    column("at", TIME, comment="UTC"),
+    column("user_name", String(200), comment="who did it"),
+    column("role", String(16), comment="of the user then: view, mark or operate"),
+    column("action", String(32), comment="what was done, such as login or retry"),
+    column("run_id", ID, nullable=True, comment="the run that it was done to"),
+    column("scan_id", BigInteger(), nullable=True, comment="the scan that it was done to"),
+    column("detail", String(200), nullable=True, comment="more of it; holds no path"),
 )

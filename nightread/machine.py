@@ -1,7 +1,8 @@
-"""This machine and process: cores, start time, memory that is kept."""
+"""This machine, user and process: cores, start time, memory that is kept."""
 
 import contextlib
 import ctypes
+import getpass
 import math
 import os
 import re
@@ -45,6 +46,15 @@ def name_machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")[:12])
         parts.append(re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")))  # noqa: PTH115  # a link to no path
     return "/".join([os.uname().nodename, ".".join(parts)]).rstrip("/")
+
+
+def name_user() -> str:
+    """Return USER@HOST: the person, or the service, who runs this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number and no name
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}"
 
 
 def read_start(pid: int) -> str | None:

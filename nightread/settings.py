@@ -16,10 +16,11 @@ from typing import Final, Literal, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from nightread import failpoints
 from nightread.errors import SettingsError
+from nightread.page_settings import PageSettings
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
 from nightread.scan.path_map import PathMap
 from nightread.settings_faults import explain_faults
@@ -89,7 +90,7 @@ def _find_data_folder() -> Path:
         ) from None
 
 
-class Settings(BaseModel):
+class Settings(PageSettings):
     """Settings of a process; `read_settings` creates them from the environment."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True)
@@ -154,8 +155,6 @@ class Settings(BaseModel):
     )
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read, in bytes")
     threads: int = Field(0, ge=0, le=256, description="threads of a worker, or forks of `score`; 0: one per core")
-    web_cache_dir: str = Field("", description="folder of the page's thumbnails; empty: in your cache folder")
-    web_cache_bytes: int = Field(256 * 2**20, ge=0, description="size of all thumbnails; 0: none are kept")
     notify_urls: SecretStr = Field(SecretStr(""), description="addresses of notices, as apprise writes them, by blanks")
     notify_on: str = Field("end", pattern="^(end|guard)$", description="end: each run; guard: those that tripped one")
     notify_details: bool = Field(False, description="whether notices hold names of runs and paths of folders")

@@ -18,12 +18,15 @@ from nightread.settings import Settings
 from tests.db_factories import add_run, claim, job_ids, new_prediction, new_scans, open_scans, scored, sha256_of
 from web.app import make_app
 
+#: Where a request of this host comes from.
+LOCAL = ("127.0.0.1", 50000)
+
 
 @contextmanager
-def open_page(database_url, **settings):
+def open_page(database_url, *, client=LOCAL, **settings):
     settings = Settings(**{"database_url": database_url, "web_cache_bytes": 0, **settings})
-    with TestClient(make_app(settings), base_url="http://localhost") as client:
-        yield client
+    with TestClient(make_app(settings), base_url="http://localhost", client=client) as opened:
+        yield opened
 
 
 def add_night(engine, scores, *, found=None, decide=lambda score: "pneumonia" if score >= 0.5 else "normal", **fields):

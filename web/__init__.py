@@ -1,7 +1,11 @@
 """The worklist page.
 
 app: the application and its routes.
-guard: security headers and the check of the Host header.
+server: serves it over HTTP.
+access: users and their roles.
+sessions: signed sessions, and attempts to log in.
+guard: what every request meets first: headers, Host, visitor, forms.
+login: login, logout and the page of all actions.
 filters: filters and positions in the URL.
 pages: lists of runs and scans, their CSV, and the health.
 scan_page: one scan and its pictures.

@@ -1,8 +1,4 @@
-"""The ASGI application of the worklist page, which is read-only.
-
-Start it with `uv run --extra web uvicorn --app-dir / web.app:make_app --factory`: without `--app-dir`, uvicorn would
-import `web` from the current folder. It has no login: see docs/how-to/worklist.md.
-"""
+"""The ASGI application of the worklist page: its routes. `nightread web` serves it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,33 +9,31 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from db.engine import make_engine
-from nightread.errors import DatabaseError, SettingsError
-from nightread.settings import Settings, read_settings
+from nightread.settings import Settings
+from web.access import read_access
 from web.errors import ERROR_HANDLERS
 from web.guard import Guard
+from web.login import log_in, log_out, show_actions, show_login
 from web.pages import check_health, download_csv, show_run, show_runs
 from web.pictures import Pictures
 from web.scan_page import send_evidence, send_picture, send_thumbnail, show_scan
+from web.sessions import Attempts, Sessions
 from web.showing import STATIC_FOLDER
 
 
-def make_app(settings: Settings | None = None) -> Starlette:
+def make_app(settings: Settings) -> Starlette:
     """Return the worklist page as an ASGI application; it connects to the database on the first request.
 
     Args:
-        settings: settings with the database URL; None reads them from the environment.
+        settings: database, users, and where scans and bundles lie.
 
     Raises:
-        SystemExit: the environment's settings are wrong; uvicorn, which calls this function, prints the message.
-        DatabaseUnavailable: the URL in `settings` is malformed.
+        SettingsError: the users of the page are wrong.
+        DatabaseUnavailable: the URL of the database is malformed.
     """
-    try:
-        known = settings or read_settings()
-        engine = make_engine(known.database_url.get_secret_value())
-    except (SettingsError, DatabaseError) as error:
-        if settings is not None:
-            raise
-        raise SystemExit(f"error: {error}") from None
+    access = read_access(settings)
+    sessions = Sessions(access.key)
+    engine = make_engine(settings.database_url.get_secret_value())
 
     @asynccontextmanager
     async def live(_app: Starlette) -> AsyncIterator[None]:
@@ -55,15 +49,22 @@ def make_app(settings: Settings | None = None) -> Starlette:
             Route("/scans/{scan_id}/picture.png", send_picture, name="picture"),
             Route("/scans/{scan_id}/thumbnail.webp", send_thumbnail, name="thumbnail"),
             Route("/scans/{scan_id}/evidence.png", send_evidence, name="evidence"),
+            Route("/login", show_login, name="login"),
+            Route("/login", log_in, methods=["POST"]),
+            Route("/logout", log_out, methods=["POST"], name="logout"),
+            Route("/actions", show_actions, name="actions"),
             Route("/healthz", check_health, name="health"),
             Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
         ],
-        middleware=[Middleware(Guard)],
+        middleware=[Middleware(Guard, access=access, sessions=sessions)],
         exception_handlers=ERROR_HANDLERS,
         lifespan=live,
     )
     app.router.redirect_slashes = False  # would redirect to the requested host, which is wrong behind a proxy
     app.state.engine = engine
     app.state.schema_checked = False
-    app.state.pictures = Pictures(known)
+    app.state.pictures = Pictures(settings)
+    app.state.access = access
+    app.state.sessions = sessions
+    app.state.attempts = Attempts()
     return app

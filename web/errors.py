@@ -17,10 +17,16 @@ from web.showing import render
 _log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = "30"
-_HTTP_TITLES = {400: "Invalid request", 404: "Page not found", 405: "Method not allowed", 503: "Busy"}
+_HTTP_TITLES = {
+    400: "Invalid request",
+    403: "Not allowed",
+    404: "Page not found",
+    405: "Method not allowed",
+    503: "Busy",
+}
 _HTTP_EXPLANATIONS = {
     404: "There is no page at this address.",
-    405: "This page is read-only.",
+    405: "This address takes no such request.",
 }
 
 
@@ -40,7 +46,10 @@ def _explain_unknown_run(request: Request, error: Exception) -> Response:
 def _explain_unavailable(request: Request, error: Exception) -> Response:
     # The message contains the database's host, which belongs into the log and not on the page.
     _log.warning("%s", error)
-    explanation = "The results database does not answer. Try again in a minute; details are in the server's log."
+    explanation = (
+        "The results database does not answer, or refuses to store. Try again in a minute; details are in the server's "
+        "log."
+    )
     return _make_page(request, 503, "Database unavailable", explanation, {"Retry-After": _RETRY_AFTER_S})
 
 

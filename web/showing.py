@@ -21,14 +21,18 @@ THEME_COOKIE: Final = "nightread_theme"
 def render(
     request: Request, name: str, *, status_code: int = 200, headers: Mapping[str, str] | None = None, **context: Any
 ) -> HTMLResponse:
-    """Render a template as a response; all values in `context` are escaped."""
+    """Render a template as a response; all values in `context` are escaped.
+
+    Templates know `visitor` besides: the `web.guard.Visitor` of the request, None before it was admitted.
+    """
 
     def link(route: str, **parameters: str) -> str:
         # A path without host: behind a proxy the host differs, and there may be a prefix (uvicorn --root-path).
         return f"{request.scope.get('root_path', '')}{request.app.url_path_for(route, **parameters)}"
 
+    visitor = request.scope.get("state", {}).get("visitor")
     theme = "light" if request.cookies.get(THEME_COOKIE) == "light" else "dark"
-    html = _TEMPLATES.get_template(name).render(link=link, theme=theme, **context)
+    html = _TEMPLATES.get_template(name).render(link=link, theme=theme, visitor=visitor, **context)
     # A URL may contain a lone surrogate, which cannot be encoded; text from the database does not.
     return HTMLResponse(html.encode("utf-8", "replace"), status_code, headers)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.options import Listen, read_listen
 from cli.output.console import say
 from db.engine import make_engine
 from nightread.logs import configure_logging
@@ -15,9 +16,7 @@ from worker.exposition import serve_metrics, write_metrics
 
 
 def metrics(
-    listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Address to serve on.")
-    ] = "127.0.0.1:9464",
+    listen: Listen = "127.0.0.1:9464",
     once: Annotated[bool, typer.Option("--once", help="Print the metrics once and exit.")] = False,
 ) -> None:
     """Serve the state of the database to Prometheus.
@@ -33,19 +32,10 @@ def metrics(
     if once:
         sys.stdout.write(write_metrics(engine))
         return
-    host, port = _read_address(listen)
+    host, port = read_listen(listen)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
         signal.signal(number, lambda *_: stop.set())
     port = serve_metrics(engine, host, port)
     say(f"metrics: http://{listen.rpartition(':')[0]}:{port}/metrics")
     stop.wait()
-
-
-def _read_address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
-        raise typer.BadParameter(
-            f"{listen!r} is no address; write HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464", param_hint="--listen"
-        )
-    return host.removeprefix("[").removesuffix("]"), int(port)

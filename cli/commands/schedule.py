@@ -1,7 +1,5 @@
 """`schedule add`, `list`, `remove`, `run`: what is enqueued night after night."""
 
-import getpass
-import os
 import re
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
@@ -20,6 +18,7 @@ from db.schedules import Schedule, add_schedule, find_last_nights, find_nights, 
 from db.tables import SCHEDULE_NAME_LENGTH
 from db.types import Priority
 from nightread.errors import NightreadError, SettingsError, UnknownRun
+from nightread.machine import name_user
 from nightread.settings import check_shared_broker, read_settings
 from nightread.text import show_duration
 from worker.runs import schedules
@@ -83,7 +82,7 @@ def add(  # one argument for each option
             "model": model, "gate": False if no_gate else None, "priority": priority.value, "settle_s": settle,
             "only_new": only_new, "catch_up_s": catch_up, "guards": request.guards.to_json(),
         },
-        created_by=f"{getpass.getuser()}@{os.uname().nodename}",
+        created_by=name_user(),
     )  # fmt: skip
     _check(schedule)
     settings = read_settings()

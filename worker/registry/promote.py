@@ -1,8 +1,5 @@
 """Promote, roll back and retire models: what `nightread models promote`, `rollback` and `retire` do, from Python."""
 
-import getpass
-import os
-
 from sqlalchemy import Engine
 
 from db.engine import reading, write
@@ -17,7 +14,7 @@ from db.registry import (
     roll_back,
 )
 from db.types import ModelStage
-from nightread.machine import count_cores
+from nightread.machine import count_cores, name_user
 from nightread.model.bundle import find_bundle, load_bundle
 from nightread.settings import Settings
 from worker.registry.choose import choose_bundle, describe_model
@@ -40,7 +37,7 @@ def promote(engine: Engine, settings: Settings, model: str) -> Turnover:
 
     bundle = choose_bundle(engine, settings.model_copy(update={"model": model})).bundle
     Scorer(bundle, settings.device, settings.threads or count_cores())
-    request = _make_request()
+    request = Request(name_user())
     return write(engine, lambda connection: promote_model(connection, describe_model(bundle), request))
 
 
@@ -50,7 +47,7 @@ def rollback(engine: Engine) -> Turnover:
     Raises:
         WrongStage: there is no previous production model.
     """
-    request = _make_request()
+    request = Request(name_user())
     return write(engine, lambda connection: roll_back(connection, request))
 
 
@@ -77,18 +74,10 @@ def retire(engine: Engine, settings: Settings, model: str, *, undo: bool = False
         unused = describe_model(load_bundle(find_bundle(model, settings.models_dir)))
         write(engine, lambda connection: register_model(connection, unused))
     digest = unused.digest if stored is None else stored.digest
-    request, change = _make_request(), restore_model if undo else retire_model
+    request, change = Request(name_user()), restore_model if undo else retire_model
     is_changed = write(engine, lambda connection: change(connection, digest, request))
     with reading(engine) as connection:
         now = find_model(connection, name, version)
     if now is None:
         raise AssertionError("unreachable: it was written above")
     return now.stage, is_changed
-
-
-def _make_request() -> Request:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have a number and no name
-        user = str(os.getuid())
-    return Request(f"{user}@{os.uname().nodename}")

@@ -47,6 +47,8 @@ def test_every_setting_can_be_given_by_its_variable(monkeypatch):
         "LEASE_S": "50", "SWEEP_S": "5", "MAX_ATTEMPTS": "4", "QUEUE_HIGH_WATER": "7",
         "MAX_PIXELS": "100", "MAX_FILE_BYTES": "200", "DECODE_LIMIT_S": "9", "GATE": "false", "ARCHIVES": "true",
         "ISOLATE": "dicom", "WEB_CACHE_DIR": "/cache", "WEB_CACHE_BYTES": "1000",
+        "WEB_USERS": "ana view " + "a" * 64, "WEB_ROLE": "view", "WEB_PROXY": "10.0.0.5", "WEB_PROXY_HEADER": "X-User",
+        "WEB_ADDRESS": "https://nightread.example",
         "NOTIFY_URLS": "json://localhost/", "NOTIFY_ON": "guard", "NOTIFY_DETAILS": "true",
         "MODALITIES": "cr, DX,DR", "FOR_PROCESSING": "true", "ACCESSION_KEY": "k" * 16,
         "THREADS": "2", "PATH_MAP": "/scans=/mnt/nas/", "LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG",

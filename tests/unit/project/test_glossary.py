@@ -20,7 +20,7 @@ PLAIN = """
     mistake monitor optimizer option output page pair part path plot pool position process progress rate
     reader record report request response result round row schema search server setting share skip source spec statistic
     storage summary table text thread time trainer transport tuner type uid variation view walk way weight
-    backup call processor rule system
+    backup call processor protocol rule system
     cache finder missing recent
 """
 #: Adjectives, participles, verbs and their nouns.
@@ -33,7 +33,7 @@ OTHERS = """
     mismatch mixed new no not nothing now open outdated overdue packed partial pixel predict prepared rare refused
     rejections retry s scaling scored scorer showing started stored struck sweeper to train try unavailable unknown
     inferred unreadable unsupported up waiting why wrong accepted over cancellation consistency gone old pruned
-    retention verification verified collector exposition listed picture example scheduled scheduler notify
+    retention verification verified collector exposition listed picture example scheduled scheduler notify timed
 """
 
 

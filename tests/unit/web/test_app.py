@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from nightread.settings import Settings
+from tests.web_page import LOCAL, open_page
 from web.app import make_app
 from web.guard import HEADERS
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def client(sqlite_url):
-    with TestClient(make_app(Settings(database_url=sqlite_url)), base_url="http://localhost") as client:
+    with open_page(sqlite_url) as client:
         yield client
 
 
@@ -57,12 +58,12 @@ def test_every_response_has_the_strict_headers(client, path):
         assert part in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cache-Control"] == "no-store"
-    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Referrer-Policy"] == "same-origin"
 
 
-def test_nothing_can_be_sent_to_it(client):
+def test_nothing_can_be_sent_to_it_from_elsewhere(client):
     for method in ("POST", "PUT", "DELETE", "PATCH"):
-        assert client.request(method, "/").status_code == 405
+        assert client.request(method, "/").status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py"])
@@ -83,7 +84,7 @@ def test_a_fault_of_ours_is_a_short_page_with_the_headers(sqlite_url, monkeypatc
 
     monkeypatch.setattr("web.pages.check_schema", break_down)
     app = make_app(Settings(database_url=sqlite_url))
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False, client=LOCAL) as client:
         response = client.get("/")
     assert response.status_code == 500
     assert "Internal error" in response.text
@@ -94,7 +95,7 @@ def test_a_fault_of_ours_is_a_short_page_with_the_headers(sqlite_url, monkeypatc
 
 def test_links_stay_below_the_prefix_of_a_proxy(sqlite_url):
     app = make_app(Settings(database_url=sqlite_url))
-    with TestClient(app, base_url="http://localhost", root_path="/nightread") as client:
+    with TestClient(app, base_url="http://localhost", root_path="/nightread", client=LOCAL) as client:
         response = client.get("/nightread/nothing")
     assert 'href="/nightread/static/page.css"' in response.text
     assert 'src="/nightread/static/page.js"' in response.text
@@ -113,17 +114,6 @@ def test_pages_load_nothing_from_elsewhere_and_run_no_script_but_their_own():
     assert not re.search(r"https?:|innerHTML|insertAdjacentHTML|document\.write|eval\(|import", script)
 
 
-def test_wrong_settings_are_told_in_one_line(monkeypatch):
-    monkeypatch.setenv("NIGHTREAD_DATABASE_URL", "mysql://db")
-    with pytest.raises(SystemExit, match="NIGHTREAD_DATABASE_URL"):
-        make_app()
-
-
-def test_the_environment_says_where_the_database_is(monkeypatch, sqlite_url):
-    monkeypatch.setenv("NIGHTREAD_DATABASE_URL", sqlite_url)
-    assert str(make_app().state.engine.url) == sqlite_url
-
-
 def test_what_is_tested_is_what_the_extra_installs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert set(project["dependency-groups"]["page"]) < set(project["project"]["optional-dependencies"]["web"])
+    assert project["dependency-groups"]["page"] == project["project"]["optional-dependencies"]["web"]

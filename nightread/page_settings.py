@@ -1,0 +1,43 @@
+"""Settings of the worklist page, a part of `Settings`: who may use it, its address, its thumbnails and its looks."""
+
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, SecretStr, field_validator
+
+_SCHEMES: Final = ("http", "https")
+
+
+class PageSettings(BaseModel):
+    """Settings of the worklist page."""
+
+    web_users: SecretStr = Field(
+        SecretStr(""), description="users of the page, one a line: NAME ROLE TOKEN; without TOKEN for a proxy's users"
+    )
+    web_role: Literal["view", "mark", "operate"] = Field(
+        "mark", description="role of everybody on this host while the page has no users: view, mark or operate"
+    )
+    web_proxy: str = Field(
+        "", description="addresses or networks of proxies whose header names the user, separated by ','"
+    )
+    web_proxy_header: str = Field(
+        "X-Remote-User", pattern=r"^[A-Za-z0-9-]{1,64}$", description="header in which a trusted proxy names the user"
+    )
+    web_address: str = Field("", description="address under which browsers reach the page, such as https://HOST/PREFIX")
+    web_cache_dir: str = Field("", description="folder of the page's thumbnails; empty: in your cache folder")
+    web_cache_bytes: int = Field(256 * 2**20, ge=0, description="size of all thumbnails; 0: none are kept")
+
+    @field_validator("web_address")
+    @classmethod
+    def _check_web_address(cls, address: str) -> str:
+        if not address:
+            return address
+        try:
+            parts = urlsplit(address)
+            is_address = bool(parts.scheme in _SCHEMES and parts.hostname and parts.port != 0)
+            is_bare = "@" not in parts.netloc and not parts.query and not parts.fragment
+        except ValueError:  # a port that is no number
+            is_address = is_bare = False
+        if not is_address or not is_bare:
+            raise ValueError("it is no address of a page; write https://HOST, https://HOST:PORT or https://HOST/PREFIX")
+        return address.rstrip("/")
