@@ -7,6 +7,7 @@ __main__: start of the program.
 api: `open_model`, `Model` and the rows that it yields.
 batches: `score_batches`, for other engines.
 settings: the settings and their defaults.
+page_settings: settings of the worklist page.
 settings_sources: where they come from: variables `NIGHTREAD_*` and the user's files.
 settings_faults: wrong settings in words.
 errors: every error that is raised on purpose.
