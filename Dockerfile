@@ -24,6 +24,7 @@ COPY cli/ cli/
 COPY db/ db/
 COPY exporter/ exporter/
 COPY nightread/ nightread/
+COPY pacs/ pacs/
 COPY trainer/ trainer/
 COPY web/ web/
 COPY worker/ worker/

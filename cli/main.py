@@ -53,6 +53,7 @@ COMMANDS: Final = (
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM gives unfinished jobs back.", "Workers"),
     Command("beat", "beat:beat", "Sweep on time, and start the nights of schedules; workers do so too.", "Workers"),
     Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),
+    Command("receive", "receive:receive", "Receive scans by DICOM C-STORE, and enqueue each quiet study.", "PACS"),
     Command("schedule add", "schedule:add", "Add a schedule: workers and beats enqueue its folders, each night once."),
     Command("schedule list", "schedule:list_", "List schedules, their next night and what became of the last one."),
     Command("schedule remove", "schedule:remove", "Remove a schedule; its runs stay."),

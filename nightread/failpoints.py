@@ -74,6 +74,11 @@ class Point(StrEnum):
     SWEEP_IN_CLOSING = "sweep-in-closing", "ended runs are found and locked, not closed"
     SWEEP_AFTER_CLOSING = "sweep-after-closing", "ended runs are closed, nothing is republished"
 
+    RECEIVE_BEFORE_RENAME = "receive-before-rename", "a received instance is on disk under a temporary name"
+    RECEIVE_AFTER_RENAME = "receive-after-rename", "a received instance is in the spool, its sender does not know yet"
+    RECEIVE_AFTER_BATCH = "receive-after-batch", "a batch of quiet studies is written down, its run is not"
+    RECEIVE_BEFORE_DONE = "receive-before-done", "the run of a batch is committed, the batch is not marked"
+
     RETRY_IN_TRANSACTION = (
         "retry-in-transaction",
         "some failed scans are queued again, the run is not, nothing is committed",

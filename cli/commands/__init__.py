@@ -15,6 +15,7 @@ notify: sends the notice of a run.
 web: serves the worklist page.
 verify: scores a run again and compares.
 explain: what a reason code or an exit code means.
+receive: takes scans from a PACS or a modality.
 worker: scores jobs.
 beat: sweeps on time.
 sweep: publishes lost jobs now.

@@ -14,7 +14,7 @@ from nightread.failpoints import Point, Struck, arm, describe_armed, failpoint
 from nightread.settings import read_settings
 from tests.factories import ROOT
 
-PACKAGES = ("cli", "db", "nightread", "worker")
+PACKAGES = ("cli", "db", "nightread", "pacs", "worker")
 
 
 @pytest.fixture(autouse=True)

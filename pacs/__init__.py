@@ -1,0 +1,11 @@
+"""From the PACS and back to it: the extra `dicom`.
+
+ae_title: names and addresses of DICOM applications.
+quiet_logs: keeps the DICOM libraries from logging what they read.
+spool: whole files of received instances, by date and study.
+batches: which instances of the spool belong to which run, on disk.
+socket_guard: limits on what one connection may send and how long it may take.
+listener: takes instances over the network into the spool.
+intake: enqueues the studies of a spool once they are quiet.
+receiver: listener and intake until they are stopped, for `nightread receive`.
+"""

@@ -1,0 +1,69 @@
+"""Limits on what one connection may send: pynetdicom reads whatever length a header declares into memory."""
+
+import socket
+import ssl
+from typing import Any, Final
+
+from pynetdicom.transport import AssociationSocket
+
+#: Longest PDU that is accepted, in bytes; announced to the peer, but for an association request, which may be longer.
+MAX_PDU_BYTES: Final = 2**17
+_HEADER_BYTES: Final = 6
+
+
+class SocketGuard:
+    """Counts the bytes of one connection, and cuts it when a PDU or a message is too long."""
+
+    def __init__(self, guarded: AssociationSocket, max_message_bytes: int) -> None:
+        """Guard a connection from now on.
+
+        Args:
+            guarded: of an association; its reading method is replaced.
+            max_message_bytes: longest message, in bytes on the wire.
+        """
+        self._recv, self._socket = guarded.recv, guarded.socket
+        self._left = self._max = max_message_bytes
+        guarded.recv = self._read  # type: ignore[method-assign]  # pynetdicom offers no other place
+
+    def begin_message(self) -> None:
+        """Count the next message from here."""
+        self._left = self._max
+
+    def close(self) -> None:
+        """Close the connection, which pynetdicom leaves open when its other side breaks it off."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def _read(self, nr_bytes: int) -> bytearray:
+        self._left -= nr_bytes
+        if nr_bytes > MAX_PDU_BYTES + _HEADER_BYTES or self._left < 0:
+            raise OSError("the peer sends more than is allowed")  # pynetdicom closes the connection
+        return self._recv(nr_bytes)
+
+
+class PatientContext(ssl.SSLContext):
+    """TLS whose handshake is made by the association's own thread, so that a silent client delays no other."""
+
+    def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
+        """Wrap a socket; the handshake follows with the first byte that is read."""
+        return super().wrap_socket(sock, *args, **options | {"do_handshake_on_connect": False})
+
+
+def make_tls_context(certificate: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
+    """Return the TLS context of a listener.
+
+    Args:
+        certificate: PEM file with its certificate and the chain.
+        key: PEM file with its private key; None: in the same file.
+        client_ca: PEM file with the authority whose certificates clients must show; None: clients show none.
+
+    Raises:
+        OSError: a file is missing, or is no certificate or key.
+    """
+    context = PatientContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    if client_ca:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

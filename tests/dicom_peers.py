@@ -1,0 +1,103 @@
+"""The other side of DICOM traffic: DCMTK's programs, and pynetdicom as a client."""
+
+import contextlib
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom import AE, evt
+
+from pacs.listener import Listener, ListenerOptions
+from pacs.spool import Filed, Spool
+from tests.factories import small_chest, write_dicom
+
+TITLE = "MODALITY"
+
+
+def find_dcmtk(name: str) -> str:
+    """Return the path of a program of DCMTK; skips the test if it is not installed."""
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed: apt-get install dcmtk")
+    return program
+
+
+def storescu(port: int, *arguments: Any, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Send files or folders with DCMTK."""
+    command = [find_dcmtk("storescu"), "-v", "-aet", TITLE, "-aec", "NIGHTREAD", "127.0.0.1", port, *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert expect is None or done.returncode == expect, done.stderr
+    return done
+
+
+def write_study(folder: Path, number: int, instances: int = 2, **fields: Any) -> list[Path]:
+    """Write a study of drawn chests; its UIDs follow from its number."""
+    return [
+        write_dicom(
+            folder / f"{number}-{index}.dcm",
+            small_chest(2 * number + index),
+            **{
+                "StudyInstanceUID": f"1.2.276.{number + 1}", "SeriesInstanceUID": f"1.2.276.{number + 1}.1",
+                "SOPInstanceUID": f"1.2.276.{number + 1}.1.{index + 1}", "StudyDate": "20261129",
+            }
+            | fields,
+        )
+        for index in range(instances)
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def listening(folder: Path, **options: Any) -> Iterator[tuple[Listener, list[Filed]]]:
+    """Yield a listener on a free port, and what it has filed."""
+    limits = {name: options.pop(name) for name in ("max_bytes", "min_free_bytes") if name in options}
+    spool = Spool(folder, **{"max_bytes": 0, "min_free_bytes": 0} | limits)
+    filed: list[Filed] = []
+    given = {"title": "NIGHTREAD", "host": "127.0.0.1", "port": 0, "allowed": [TITLE]} | options
+    listener = Listener(spool, ListenerOptions(**given), filed.append)
+    try:
+        yield listener, filed
+    finally:
+        listener.close()
+        spool.close()
+
+
+@contextlib.contextmanager
+def associated(
+    port: int, *classes: str, title: str = TITLE, called: str = "NIGHTREAD", **options: Any
+) -> Iterator[Any]:
+    """Yield an association with a listener, established or not."""
+    ae = AE(ae_title=title)
+    syntax = options.pop("syntax", None)
+    for one in classes:
+        ae.add_requested_context(one, syntax)
+    association = ae.associate("127.0.0.1", port, ae_title=called, **options)
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+@contextlib.contextmanager
+def accepting(*classes: str, title: str = "PACS", answer: Any = 0x0000) -> Iterator[tuple[int, list[Any]]]:
+    """Yield the port of an application that takes instances, and the data sets that it got."""
+    got: list[Any] = []
+    taking = threading.Lock()
+
+    def store(event: evt.Event) -> int:
+        with taking:
+            got.append(event.dataset)
+            return answer(len(got)) if callable(answer) else answer
+
+    ae = AE(ae_title=title)
+    for one in classes:
+        ae.add_supported_context(one)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    try:
+        yield server.server_address[1], got
+    finally:
+        ae.shutdown()
