@@ -11,13 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 from pydicom import uid
 from pynetdicom import AE, _config, evt
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
-from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
+from pynetdicom.sop_class import Verification
 
 from nightread import __version__
 from nightread.errors import SettingsError
@@ -121,18 +119,12 @@ class Listener:
             (evt.EVT_C_STORE, self._store),
         ]
         try:
-            self._server = cast(
-                ThreadedAssociationServer,
-                self._ae.start_server(
-                    (options.host, options.port),
-                    block=False,
-                    evt_handlers=cast(Any, handlers),
-                    ssl_context=options.tls,
-                ),
+            self._server = self._ae.start_server(
+                (options.host, options.port), block=False, evt_handlers=handlers, ssl_context=options.tls
             )
         except OSError as error:
             raise SettingsError(f"cannot listen on {options.host}:{options.port}: {error.strerror}") from None
-        self._server.verify_request = self._has_room  # type: ignore[method-assign,assignment]  # the base class's own hook
+        self._server.verify_request = self._has_room  # the base class's own hook
         self.port = int(self._server.server_address[1])
 
     def close(self) -> None:
@@ -151,7 +143,7 @@ class Listener:
         return threading.active_count() < 2 * (self._options.associations + _MORE_CONNECTIONS)
 
     def _guard(self, event: evt.Event) -> None:
-        connection = cast(AssociationSocket, event.assoc.dul.socket)
+        connection = event.assoc.dul.socket
         if connection.socket is not None:
             connection.socket.settimeout(_IDLE_S)
         longest = int(self._options.max_file_bytes * _WIRE_FACTOR) + MAX_PDU_BYTES
@@ -188,7 +180,7 @@ class Listener:
             if self._spool.is_full:
                 self._say_once("full", "the spool is full: instances are refused until there is room")
                 return _NO_ROOM
-            filed = self._spool.file(written, str(cast(C_STORE, event.request).AffectedSOPInstanceUID or ""))
+            filed = self._spool.file(written, str(event.request.AffectedSOPInstanceUID or ""))
         except WrongInstance as error:
             _log.warning("an instance was refused: %s", error)
             return _NOT_UNDERSTOOD

@@ -23,7 +23,7 @@ class SocketGuard:
         """
         self._recv, self._socket = guarded.recv, guarded.socket
         self._left = self._max = max_message_bytes
-        guarded.recv = self._read  # type: ignore[method-assign]  # pynetdicom offers no other place
+        guarded.recv = self._read  # pynetdicom offers no other place
 
     def begin_message(self) -> None:
         """Count the next message from here."""
@@ -38,7 +38,7 @@ class SocketGuard:
         self._left -= nr_bytes
         if nr_bytes > MAX_PDU_BYTES + _HEADER_BYTES or self._left < 0:
             raise OSError("the peer sends more than is allowed")  # pynetdicom closes the connection
-        return self._recv(nr_bytes)
+        return bytearray(self._recv(nr_bytes))
 
 
 class PatientContext(ssl.SSLContext):
