@@ -8,6 +8,10 @@ readable, so that older bundles keep their scores.
 |---|---|---|
 | 1 | to float, then resized | to float, then resized |
 | 2 | resized as 8 bits, then to float | as in version 1 |
+| 3 | to float, averaged in blocks, then resized | the same |
+
+The blocks of version 3 have 2, 4 or 8 pixels a side: those that a scaled decode of a JPEG averages. So a JPEG that is
+decoded at a smaller scale, one that is decoded whole, and a DICOM or PNG copy of it are prepared alike.
 """
 
 from typing import Annotated, Any, Final, Literal, Self
@@ -19,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted
 from nightread.scan.decode import read_scan
-from nightread.scan.scan import Scan
+from nightread.scan.scan import Scan, find_scale
 
-Version = Literal["1", "2"]
+Version = Literal["1", "2", "3"]
 
 #: Version of new trainings, and all that can be read.
-PREPROCESSING_VERSION: Final[Version] = "2"
-KNOWN_VERSIONS: Final[frozenset[str]] = frozenset({"1", PREPROCESSING_VERSION})
+PREPROCESSING_VERSION: Final[Version] = "3"
+KNOWN_VERSIONS: Final[frozenset[str]] = frozenset({"1", "2", PREPROCESSING_VERSION})
 
 #: Shorter side of a scaled decode, as a multiple of the input's larger side: the resize must still average pixels. With
 #: 1.5 instead of 2, twice as many of 240 scans get another decision than with a full decode (docs/training-log.md).
@@ -87,20 +91,27 @@ def complete_input(card: Any) -> Any:
 def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     """Turn a scan into one network input.
 
-    Gray levels are mapped linearly from black..white to `spec.value_range`, and clipped. The picture is stretched to
-    the input's size with an antialiased triangle filter. The gray channel is repeated where the network takes three.
+    Gray levels are mapped linearly from black..white to `spec.value_range`, and clipped. A large picture is averaged in
+    blocks (version 3), then stretched to the input's size with an antialiased triangle filter. The gray channel is
+    repeated where the network takes three.
 
     Returns:
         (H, W, C) float32 within `spec.value_range`.
     """
-    box = None if scan.scale == 1 else (0.0, 0.0, scan.width_px / scan.scale, scan.height_px / scan.scale)
-    size = spec.width_px, spec.height_px
-    if spec.preprocessing_version != "1" and _is_full_range(scan):
-        resized = Image.fromarray(scan.pixels).resize(size, Image.Resampling.BILINEAR, box=box)
-        gray = np.asarray(resized, np.float32) / np.float32(255)
+    version, scale = spec.preprocessing_version, scan.scale
+    is_8_bit = version != "1" and _is_full_range(scan)
+    image = Image.fromarray(scan.pixels if is_8_bit else _to_unit(scan))
+    if version == "3":
+        image = image.convert("F")
+        wanted = find_scale(scan.width_px, scan.height_px, decode_size_px(spec))
+        if wanted > scale:
+            image, scale = image.reduce(wanted // scale), wanted
+    # The last block of a row or column may cover fewer pixels than the others.
+    box = (0.0, 0.0, scan.width_px / scale, scan.height_px / scale)
+    gray = np.asarray(image.resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR, box=box), np.float32)
+    if is_8_bit:
+        gray = gray / np.float32(255)
         gray = np.float32(1) - gray if scan.black else gray
-    else:
-        gray = np.asarray(Image.fromarray(_to_unit(scan)).resize(size, Image.Resampling.BILINEAR, box=box), np.float32)
     low, high = spec.value_range
     prepared = gray * np.float32(high - low) + np.float32(low)
     np.clip(prepared, low, high, out=prepared)  # rounding may leave the range by the last bit

@@ -15,7 +15,7 @@ from nightread.reasons import Reason
 from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
 from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, sample_colors, to_luma
-from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, BrightnessRule, Colors, Pixels, Scan, check_size
+from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, BrightnessRule, Colors, Pixels, Scan, check_size, find_scale
 
 _PNG_BIT_DEPTH_AT = 24
 _JPEG_END = b"\xff\xd9"
@@ -73,7 +73,8 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             if not is_checked and getattr(image, "is_animated", False):
                 raise UnsupportedScan(Reason.MULTI_FRAME, "the file has several frames; a scan has one")
             if kind is Format.JPEG and at_least_px and image.getexif().get(Base.Orientation, 1) == 1:
-                image.draft("L", _scaled_size(width_px, height_px, at_least_px))
+                wanted = find_scale(width_px, height_px, at_least_px)
+                image.draft("L", (width_px // wanted, height_px // wanted))
             image.load()
             scale = round(width_px / image.width)
             if kind is Format.JPEG:
@@ -176,12 +177,6 @@ def _to_colors(image: Image.Image) -> Colors:
     side_px = (COLORS_SIDE_PX, COLORS_SIDE_PX)
     # Nearest neighbour, not averaging: the mean of two opposite colors is gray.
     return np.asarray(image.resize(side_px, Image.Resampling.NEAREST).convert("RGB").convert("YCbCr"))
-
-
-def _scaled_size(width_px: int, height_px: int, at_least_px: int) -> tuple[int, int]:
-    """Return the size whose shorter side is `at_least_px`, with equal aspect ratio; `draft` never goes below it."""
-    scale = at_least_px / min(width_px, height_px)
-    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 
 
 def check_jpeg_end(image: Image.Image, height_px: int) -> None:

@@ -88,6 +88,13 @@ class Scan:
     contradictions: frozenset[Contradiction] = frozenset()
 
 
+def find_scale(width_px: int, height_px: int, at_least_px: int) -> int:
+    """Return the scale, 1, 2, 4 or 8, of the smallest decode of a JPEG whose shorter side keeps `at_least_px`."""
+    share = at_least_px / min(width_px, height_px)
+    room = min(side // max(1, round(side * share)) for side in (width_px, height_px))
+    return max(scale for scale in (1, 2, 4, 8) if scale == 1 or scale <= room)
+
+
 def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
     """Refuse a size that is too small for a radiograph or too large to decode.
 
