@@ -1,7 +1,7 @@
 """Compare Nightread's throughput with alternatives and with the machine's limit, interleaved on one machine.
 
-    uv run --group test python studies/compare.py ~/scans/tonight --envs /tmp/rivals --rounds 3 --into results.json
-    uv run --group test python studies/compare.py --into results.json --report docs/performance.md
+    uv run --group test python -m studies.compare ~/scans/tonight --envs /tmp/rivals --rounds 3 --into results.json
+    uv run --group test python -m studies.compare --into results.json --report docs/performance.md
 
 Each round runs every way once over one folder of scans, so that a slow minute of the machine affects all of them.
 Rounds are appended to the file of --into; the report holds medians over all of them. The rivals run in virtual
@@ -30,6 +30,7 @@ from bench.ways import score_folder, score_with_workers
 from nightread.machine import count_cores
 from nightread.model.bundle import DEFAULT_MODEL, Bundle, find_bundle, load_bundle, write_bundle
 from nightread.settings import Settings, read_settings
+from studies.page_part import write_part
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RIVALS = _ROOT / "studies" / "rivals"
@@ -44,7 +45,6 @@ _AS_OF = "2026-11-20T00:00:00Z"
 _ARTICLE_SCANS = 100
 _WORKERS = (1, 2)
 _WARM_UP_SCANS = 16
-_BEGIN, _END = "<!-- studies/compare.py{} begins -->", "<!-- studies/compare.py{} ends -->"
 _WAYS = {
     "limit": "**The limit**: decode, prepare and infer alone, one process per core",
     "loop": "one process per core: read, decode, prepare and infer, scan by scan; no hash, queue or row",
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write the table into this page instead of measuring")
     options = parser.parse_args()
     if options.report:
-        _write_report(json.loads(options.into.read_text()), options.report)
+        kept = json.loads(options.into.read_text())
+        study = f"studies/compare.py{' --doubted' if kept.get('doubted') else ''}"
+        write_part(options.report, study, "\n".join(_format(kept)))
         return
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start compiles all modules
     environments = _make_environments(options.envs, options.only or list(_ENVIRONMENTS))
@@ -211,17 +213,6 @@ class _Comparison:
         }  # fmt: skip
         kept["rounds"].append(measured)
         into.write_text(json.dumps(kept, indent=1) + "\n")
-
-
-def _write_report(kept: dict[str, Any], page: Path) -> None:
-    """Write the table of all rounds between the two marks of a page."""
-    text = page.read_text(encoding="utf-8")
-    begin, end = (mark.format(" --doubted" if kept.get("doubted") else "") for mark in (_BEGIN, _END))
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        sys.exit(f"{page} lacks the lines {begin} and {end}; add them where the table belongs")
-    page.write_text(f"{before}{begin}\n\n{chr(10).join(_format(kept))}\n\n{end}{after}", encoding="utf-8")
 
 
 def _format(kept: dict[str, Any]) -> Iterator[str]:

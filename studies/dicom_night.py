@@ -9,7 +9,6 @@ each folder. The decoder alone is timed on one core over the same frames. 1,200 
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from nightread.scan.decode import read_scan
 from nightread.scan.drawn_chest import draw_chest
+from studies.page_part import write_part
 from tests.factories import encode_dicom
 
 _PROGRAM: Final = Path(sys.executable).with_name("nightread")
@@ -34,7 +34,6 @@ _HEADER: Final = (
     "night", "MB a scan", "decoder alone, ms of a core", "`read_scan`, ms of a core", "limit, scans/s",
     "`score`, scans/s", "of the limit", "load",
 )  # fmt: skip
-_BEGIN, _END = "<!-- studies/dicom_night.py -->", "<!-- studies/dicom_night.py ends -->"
 
 _Codec = tuple[str | None, Callable[[Any], bytes], Callable[[bytes], Any]]
 _CODECS: Final[dict[str, _Codec]] = {
@@ -76,9 +75,7 @@ def main() -> None:
         lines.append(_measure(name, codec, pictures, arguments.scans, arguments.rounds))
         print(lines[-1], flush=True)
     if arguments.into is not None:
-        page = arguments.into.read_text(encoding="utf-8")
-        table = f"{_BEGIN}\n" + "\n".join(lines) + f"\n{_END}"
-        arguments.into.write_text(re.sub(f"{_BEGIN}.*?{_END}", lambda _: table, page, flags=re.DOTALL))
+        write_part(arguments.into, "studies/dicom_night.py", "\n".join(lines))
 
 
 def _measure(name: str, codec: _Codec, pictures: list[Any], scans: int, rounds: int) -> str:

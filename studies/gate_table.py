@@ -32,6 +32,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from scipy.stats import binomtest
 
 from studies.drawn_inputs import Input, draw_inputs, encode
+from studies.page_part import write_part
 
 #: Packages that are searched for pictures, if installed.
 _PACKAGES: Final = ("imagecorruptions", "mahotas", "matplotlib", "pygame", "scipy", "skimage", "sklearn")
@@ -40,8 +41,6 @@ _LEAST_SIDE_PX: Final = 64
 
 #: Number of hold-out scans from which variants are made.
 _COPIES: Final = 60
-_BEGIN: Final = "<!-- begin of the table of studies/gate_table.py -->"
-_END: Final = "<!-- end of the table -->"
 _CHESTS: Final = "chest X-rays of the hold-out"
 
 
@@ -59,10 +58,7 @@ def main() -> None:
         kinds = write_night(night, arguments.training_folder, arguments.data)
         rows = score(night, Path(folder), arguments.model, arguments.models_dir)
     table = write_table(rows, kinds)
-    text = arguments.out.read_text()
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    arguments.out.write_text(f"{before}{_BEGIN}\n\n{table}\n{_END}{after}")
+    write_part(arguments.out, "studies/gate_table.py", table)
     print(table)
 
 

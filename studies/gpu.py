@@ -1,7 +1,7 @@
 """Measure a bundle's inference on a GPU: batch sizes, precisions, and ways to hand scans to the device.
 
-    uv run --extra cuda --extra train python studies/gpu.py
-    uv run --extra cuda --extra train python studies/gpu.py --device cuda --seconds 1 --report docs/performance.md
+    uv run --extra cuda --extra train python -m studies.gpu
+    uv run --extra cuda --extra train python -m studies.gpu --device cuda --seconds 1 --report docs/performance.md
 
 It takes under five minutes with its defaults. Ways: `run` is what the program does, one call that copies in and out;
 `bound` keeps input and output on the device, and copies the input; `graph` also replays a recorded CUDA graph. Without
@@ -27,11 +27,11 @@ from nightread.model.bundle import DEFAULT_MODEL, Bundle, find_bundle, load_bund
 from nightread.model.card import Precision
 from nightread.scan.preprocessing import Tensor
 from nightread.settings import read_settings
+from studies.page_part import write_part
 
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 _SIZES: Final = (1, 4, 16, 32, 64, 128, 256, 512, 1024)
-_BEGIN, _END = "<!-- studies/gpu.py begins -->", "<!-- studies/gpu.py ends -->"
 
 #: Takes a batch and returns its scores, (N, labels).
 Infer = Callable[[Tensor], Any]
@@ -49,12 +49,7 @@ def main() -> None:
     lines = list(measure(options.model, options.device, options.sizes, options.seconds))
     print("\n".join(lines))
     if options.report is not None:
-        before, _, rest = options.report.read_text(encoding="utf-8").partition(_BEGIN)
-        _, found, after = rest.partition(_END)
-        if not found:
-            sys.exit(f"{options.report} lacks the lines {_BEGIN} and {_END}; add them where the table belongs")
-        text = "\n".join(lines)
-        options.report.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}", encoding="utf-8")
+        write_part(options.report, "studies/gpu.py", "\n".join(lines))
 
 
 def measure(model: str, device: str, sizes: list[int], seconds: float) -> Iterator[str]:

@@ -35,13 +35,13 @@ from db.types import UtcDateTime
 from db.worklist import Position, read_page
 from nightread.scan.walk import Walk, find_scans
 from studies.growth_nights import draw_night, fill_run, tidy
+from studies.page_part import write_part
 from tests.onnx_factories import write_tiny_bundle
 from tests.services import run_postgres, run_redis
 
 _PROGRAM = Path(sys.executable).with_name("nightread")
 _JOB = 64
 _EARLY, _LATE = 10_000, 100_000
-_BEGIN, _END = "<!-- written by studies/growth.py -->", "<!-- end -->"
 
 
 def main() -> None:
@@ -289,10 +289,7 @@ def measure_ms(call: Callable[[], None]) -> float:
 def write_table(source: Path, page: Path) -> None:
     """Put the tables of what was measured between their marks in a page."""
     measured = merge_repeats([json.loads(line) for line in source.read_text().splitlines()])
-    content = page.read_text()
-    before, _, rest = content.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    page.write_text(f"{before}{_BEGIN}\n{make_tables(measured)}\n{_END}{after}")
+    write_part(page, "studies/growth.py", make_tables(measured))
 
 
 def merge_repeats(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:

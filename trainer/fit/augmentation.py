@@ -63,6 +63,8 @@ class Crop:
         gamma: of its natural logarithm.
         contrast: of the distance from the mean.
         brightness: of the range from black to white.
+        noise: largest standard deviation of the noise of a scan, of the range from black to white. Without it a
+            rounding to 8 bits could change a decision.
     """
 
     least_area: float = 0.25
@@ -70,6 +72,7 @@ class Crop:
     gamma: float = 0.2
     contrast: float = 0.2
     brightness: float = 0.075
+    noise: float = 0.02
 
 
 CROP: Final = Crop()
@@ -104,16 +107,20 @@ def crop(
     cropped = np.empty((count, spec.height_px, spec.width_px), np.float32)
     for place, source in enumerate(sources):
         box = (left[place], top[place], left[place] + across[place], top[place] + down[place])
-        image = Image.fromarray(source).resize((spec.width_px, spec.height_px), Image.Resampling.BILINEAR, box=box)
-        cropped[place] = np.asarray(image, np.float32) / 255
+        image = Image.fromarray(source).convert("F")  # as a scan is prepared: not rounded to 8 bits again
+        size = spec.width_px, spec.height_px
+        cropped[place] = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box), np.float32)
+    cropped /= 255
     cropped[is_mirrored] = cropped[is_mirrored, :, ::-1]
 
     def draw(half_width: float) -> npt.NDArray[np.float32]:
         return rng.uniform(-half_width, half_width, (count, 1, 1)).astype(np.float32)
 
+    np.clip(cropped, 0.0, 1.0, out=cropped)  # rounding may leave the range by the last bit
     cropped **= np.exp(draw(variation.gamma))
     means = cropped.mean(axis=(1, 2), keepdims=True)
     varied = (cropped - means) * (1 + draw(variation.contrast)) + means + draw(variation.brightness)
+    varied += np.abs(draw(variation.noise)) * rng.standard_normal(varied.shape, np.float32)
     low, high = spec.value_range
     inputs = np.clip(varied, 0.0, 1.0) * np.float32(high - low) + np.float32(low)
     return np.repeat(inputs[..., np.newaxis], spec.channels, axis=-1)

@@ -9,7 +9,7 @@ from trainer.fit.batches import FitData, iterate_batches
 from trainer.fit.hyperparameters import Augment, FitSettings
 
 SPEC = InputSpec(height_px=16, width_px=16, channels=1)
-WHOLE = Crop(least_area=1.0, aspect=0.0, gamma=0.0, contrast=0.0, brightness=0.0)
+WHOLE = Crop(least_area=1.0, aspect=0.0, gamma=0.0, contrast=0.0, brightness=0.0, noise=0.0)
 
 
 def make_sources(count=200):
@@ -27,6 +27,18 @@ def test_a_crop_of_the_whole_area_is_the_resized_scan_or_its_mirror_image():
     kinds = np.unique(cropped, axis=0)
     assert len(kinds) == 2
     assert np.array_equal(kinds[0], kinds[1][:, ::-1])
+
+
+def test_a_crop_is_not_rounded_to_8_bits():
+    gray = 255 * crop_all(WHOLE)
+    assert np.abs(gray - np.rint(gray)).max() > 0.3
+
+
+def test_the_noise_of_a_scan_is_small_and_differs_between_scans():
+    quiet, noisy = (crop_all(replace(WHOLE, noise=noise)) for noise in (0.0, 0.02))
+    spreads = np.minimum(*(np.std(noisy - turned, axis=(1, 2, 3)) for turned in (quiet, quiet[:, :, ::-1])))
+    assert spreads.min() < 0.002
+    assert 0.015 < spreads.max() < 0.022
 
 
 def test_crops_have_the_wanted_areas():
