@@ -135,10 +135,9 @@ class Model:
 
         Args:
             scans: paths of JPEG, PNG, TIFF or DICOM files, their bytes, or arrays: (H, W), gray, uint8 (0 is black, 255
-                white),
-                uint16 (0 is black, white the largest value of the bits in use, as of a 16-bit PNG)
-                or floating point (0.0 is black, 1.0 white). Any number of them, taken as they are needed; an array must
-                not change before its row is there.
+                white), uint16 (0 is black, white the largest value of the bits in use, as of a 16-bit PNG)
+                or floating point (0.0 is black, 1.0 white). With NIGHTREAD_ARCHIVES=true also `ARCHIVE!MEMBER`. Any
+                number of them, taken as they are needed; an array must not change before its row is there.
             batch_size: largest number of scans that are scored together; NIGHTREAD_BATCH_SIZE where None.
 
         Raises:
@@ -199,7 +198,8 @@ class Model:
         if isinstance(scan, bytes):
             content = take_content(scan, max_bytes)
         else:
-            content = read_content(str(Path(scan).absolute()), [_ROOT], max_bytes)
+            path = str(Path(scan).absolute())
+            content = read_content(path, [_ROOT], max_bytes, archives=self._settings.archives)
         if content.reason is None:
             content.fill(decode_content(content.data, spec, max_pixels, gate, accepted))
         return content

@@ -7,18 +7,23 @@ from typing import Annotated, Any
 import typer
 
 from cli.exits import Exit
-from cli.options import Device, Json, Model, NoGate
+from cli.options import Archives, Device, Json, Model, NoGate
 from cli.output.tables import make_table, out, paint
 from nightread import api
+from nightread.scan.archives import split_path
 from nightread.settings import read_settings
 from worker.registry.choose import choose_without_run
 
 
 def predict(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Files: JPEG, PNG, TIFF or DICOM.")],
+    scans: Annotated[
+        list[Path],
+        typer.Argument(metavar="SCAN...", help="Files: JPEG, PNG, TIFF or DICOM, or ARCHIVE!MEMBER with --archives."),
+    ],
     model: Model = None,
     device: Device = None,
     no_gate: NoGate = False,
+    archives: Archives = False,
     as_json: Json = False,
 ) -> None:
     """Score single scans and print the decisions; nothing is stored.
@@ -27,10 +32,10 @@ def predict(
 
     Example: nightread predict chest_xray/test/NORMAL/IM-0001-0001.jpeg
     """
-    settings = read_settings(model=model, device=device, gate=False if no_gate else None)
+    settings = read_settings(model=model, device=device, gate=False if no_gate else None, archives=archives or None)
     if folders := [path for path in scans if path.is_dir()]:
         raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores its files")
-    if absent := [path for path in scans if not path.exists()]:
+    if absent := [path for path in scans if not (path.exists() or (settings.archives and split_path(str(path))))]:
         raise typer.BadParameter(f"there is no file {absent[0]}")
     rows = list(api.Model(choose_without_run(settings), settings, gate=settings.gate).predict(scans))
     if as_json:

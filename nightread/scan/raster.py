@@ -15,7 +15,16 @@ from nightread.reasons import Reason
 from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
 from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, sample_colors, to_luma
-from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, BrightnessRule, Colors, Pixels, Scan, check_size, find_scale
+from nightread.scan.scan import (
+    COLORS_SIDE_PX,
+    DECODER_ERRORS,
+    BrightnessRule,
+    Colors,
+    Pixels,
+    Scan,
+    check_size,
+    find_scale,
+)
 
 _PNG_BIT_DEPTH_AT = 24
 _JPEG_END = b"\xff\xd9"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 
 import pytest
 from typer.testing import CliRunner
@@ -92,3 +93,16 @@ def test_a_folder_and_a_missing_file_are_wrong_usage(tmp_path, name, told):
     result = CliRunner().invoke(app, ["predict", str(tmp_path / name)], catch_exceptions=False)
     assert result.exit_code == 2
     assert told in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_scan_in_an_archive_is_predicted_by_its_path(scan, tmp_path):
+    archive = tmp_path / "night.zip"
+    with zipfile.ZipFile(archive, "w") as night:
+        night.write(scan, "ward/1.jpeg")
+    member = f"{archive}!ward/1.jpeg"
+    model = ("--model", "pneumonia-cnn75@1", "--json")
+    plain, packed = (json.loads(invoke(path, *model, *more)) for path, more in ((scan, ()), (member, ("--archives",))))
+    assert [{**row, "path": str(scan)} for row in packed] == plain
+    (absent,) = json.loads(invoke(f"{archive}!ward/2.jpeg", *model, "--archives", expect=3))
+    assert absent["reason"] == "missing-file"
+    assert CliRunner().invoke(app, ["predict", member]).exit_code == 2
