@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from nightread.errors import CardMismatch, NightreadError
 from nightread.model.card import Card
-from nightread.scan.preprocessing import KNOWN_VERSIONS, Tensor
+from nightread.scan.preprocessing import KNOWN_VERSIONS, SHOWN_VERSIONS, Tensor
 
 MODEL_FILE: Final = "model.onnx"
 PARITY_FILE: Final = "parity.npz"
@@ -145,7 +145,7 @@ def list_card_faults(card: Mapping[str, Any]) -> list[str]:
     except ValidationError as error:
         return _list_faults(error)
     if checked.preprocessing_version not in KNOWN_VERSIONS:
-        return [f"preprocessing_version: {checked.preprocessing_version}; this program has {_list_versions()}"]
+        return [f"preprocessing_version: {checked.preprocessing_version}; this program has {SHOWN_VERSIONS}"]
     return []
 
 
@@ -255,14 +255,10 @@ def _check_parts(card_bytes: bytes, model: bytes, parity: bytes, folder: Path) -
     if card.preprocessing_version not in KNOWN_VERSIONS:
         raise CardMismatch(
             f"{card.reference} was trained with preprocessing version {card.preprocessing_version}; "
-            f"this program has {_list_versions()}: use the release of Nightread that the bundle names"
+            f"this program has {SHOWN_VERSIONS}: use the release of Nightread that the bundle names"
         )
     inputs, scores = _read_parity(parity, card, folder)
     return Bundle(card, model, inputs, scores)
-
-
-def _list_versions() -> str:
-    return " and ".join(sorted(KNOWN_VERSIONS))
 
 
 def _parse_card(card_bytes: bytes, folder: Path) -> Card:

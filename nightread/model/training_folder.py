@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nightread.errors import ExportError
 from nightread.model.card import Label, Threshold
-from nightread.scan.preprocessing import KNOWN_VERSIONS, InputSpec, Tensor, complete_input
+from nightread.scan.preprocessing import KNOWN_VERSIONS, SHOWN_VERSIONS, InputSpec, Tensor, complete_input
 
 RECORD_FILE: Final = "training.json"
 CARD_FILE: Final = "card.json"
@@ -165,7 +165,7 @@ def read_training_folder(folder: Path) -> TrainingFolder:
     if card.preprocessing_version not in KNOWN_VERSIONS:
         raise ExportError(
             f"{folder} was trained with preprocessing version {card.preprocessing_version}; this program has "
-            f"{' and '.join(sorted(KNOWN_VERSIONS))}: train again"
+            f"{SHOWN_VERSIONS}: train again"
         )
     with np.load(BytesIO(contents[PREPARED_FILE]), allow_pickle=False) as arrays:
         scans: Tensor = arrays["inputs"]

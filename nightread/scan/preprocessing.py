@@ -30,6 +30,7 @@ Version = Literal["1", "2", "3"]
 #: Version of new trainings, and all that can be read.
 PREPROCESSING_VERSION: Final[Version] = "3"
 KNOWN_VERSIONS: Final[frozenset[str]] = frozenset({"1", "2", PREPROCESSING_VERSION})
+SHOWN_VERSIONS: Final = ", ".join(sorted(KNOWN_VERSIONS))
 
 #: Shorter side of a scaled decode, as a multiple of the input's larger side: the resize must still average pixels. With
 #: 1.5 instead of 2, twice as many of 240 scans get another decision than with a full decode (docs/training-log.md).

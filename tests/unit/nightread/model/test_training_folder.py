@@ -61,7 +61,7 @@ def test_a_damaged_record_is_refused_in_one_line(tmp_path, name):
 
 
 def test_another_preprocessing_version_is_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"preprocessing version 0; this program has 1 and 2: train again"):
+    with pytest.raises(ExportError, match=r"preprocessing version 0; this program has 1, 2, 3: train again"):
         read_training_folder(write_folder(tmp_path, preprocessing_version="0"))
 
 
