@@ -42,7 +42,7 @@ COMMANDS: Final = (
     Command("cancel", "cancel:cancel", "End a run: its open scans fail with the reason `cancelled`.", "Score"),
     Command("demo", "demo:demo", "Write a small night of real scans and score it.", "Score"),
     Command("runs", "runs:runs", "List runs, newest first.", "Results"),
-    Command("status", "status:status", "Show a run's counts, rate and workers.", "Results"),
+    Command("status", "status:status", "Show a run's counts, and the pace of an open one.", "Results"),
     Command("results", "results:results", "Print a run's results: one row per label of a scan.", "Results"),
     Command("drift", "drift:drift", "Check whether a run's scans resemble the training data.", "Results"),
     Command("report", "report:report", "Write the report of a run: one HTML file that needs no server.", "Results"),

@@ -18,6 +18,7 @@ schedules: schedules and their nights.
 owner: the process that scores an embedded run.
 jobs: claims, renews and ends jobs.
 due_jobs: jobs to publish, and in-flight messages.
+pace: rate, place in the queue and estimated end of an open run.
 job_results: stores the results of a job.
 contents: predictions and measurements by SHA-256.
 measurements: what scans measure.

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Select, and_, func, or_, select
 
 from db.due_jobs import count_leases, count_waiting_jobs, has_expired_lease, is_due
 from db.engine import read_clock
+from db.pace import count_recent
 from db.registry import find_production
-from db.runs import is_open
 from db.schema import find_version
 from db.tables import jobs, runs, scans, schedule_nights, schedules, tallies
 from db.tallies import FOUND, REUSED
@@ -21,7 +21,6 @@ from db.types import JobStatus, NightStatus, RunStatus, ScanStatus, UtcDateTime,
 
 #: The rate is that of jobs that ended in this time, in seconds.
 RATE_WINDOW_S: Final = 300
-_RUNS_LOOKED_AT: Final = 20
 
 
 @dataclass(slots=True)
@@ -121,18 +120,8 @@ def _read_jobs(connection: Connection) -> Iterator[Metric]:
         metric.add(connection.execute(select(func.coalesce(func.sum(jobs.c[name]), 0))).scalar_one())
         yield metric
     rate = Metric("scans_per_second", f"Rate of the scans that became terminal in the last {RATE_WINDOW_S} s.")
-    rate.add(_count_recent(connection) / RATE_WINDOW_S)
+    rate.add(count_recent(connection, RATE_WINDOW_S) / RATE_WINDOW_S)
     yield rate
-
-
-def _count_recent(connection: Connection) -> int:
-    """Count the scans of jobs that ended lately, in the runs that changed last: their jobs are few."""
-    since = database_now(-RATE_WINDOW_S)
-    latest = select(runs.c.id).where(or_(is_open(), runs.c.finished_at > since)).order_by(runs.c.created_at.desc())
-    ids = connection.execute(latest.limit(_RUNS_LOOKED_AT)).scalars().all()
-    ended = select(jobs.c.id).where(jobs.c.run_id.in_(ids), jobs.c.status == JobStatus.DONE, jobs.c.finished_at > since)
-    recent = select(func.count()).select_from(scans).where(scans.c.job_id.in_(ended), scans.c.finished_at > since)
-    return int(connection.execute(recent).scalar_one()) if ids else 0
 
 
 def _read_runs(connection: Connection) -> Iterator[Metric]:

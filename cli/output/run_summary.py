@@ -1,17 +1,21 @@
 """Summary of a run, for people and for programs, and its exit code."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Engine
 
 from cli.exits import Exit
-from cli.output.console import hint, print_json, say
+from cli.output.console import hint, print_json, say, show_time
 from db.engine import reading
+from db.pace import Pace
 from db.runs import RunInfo
 from db.tallies import RunTally, count_scans, read_tallies, reconcile
 from nightread.text import show_duration, show_text
 from worker.runs.guards import EMPTY, PASSED, judge_run
+
+_WORKERS_NAMED: Final = 8
 
 
 def count_run(engine: Engine, run_id: str) -> RunTally:
@@ -82,8 +86,8 @@ def say_nothing_new(message: str, as_json: bool) -> None:
         say(message)
 
 
-def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> None:
-    """Print a run's reconciliation, decisions and reasons for people."""
+def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any], pace: Pace | None = None) -> None:
+    """Print a run's reconciliation, decisions and reasons for people, and the pace of an open one."""
     from cli.output.tables import make_table, out, paint  # Rich, which --json does not need
 
     provider = f" on {summary['provider']}" if summary["provider"] else ""
@@ -102,9 +106,26 @@ def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any]) -> Non
     out.print(reconcile(run.found, tally.counts) + skipped + pruned)
     if summary["seconds"]:
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s")
+    if pace is not None:
+        out.print("\n".join(_tell_pace(pace)))
     if run.guard not in {None, PASSED}:
         out.print(paint(f"guard {run.guard}: {run.guard_text}", of="failed"))
     hint(f"See the results: nightread results {run.id[:8]}")
+
+
+def _tell_pace(pace: Pace) -> Iterator[str]:
+    """Yield a line each about the last minute, the queue and the workers of an open run."""
+    end = "nothing was scored, so its end is unknown"
+    if pace.left_s is not None:
+        rate = f"{pace.rate:,.3g} scans/s" if pace.rate else "none of its scans was scored"
+        end = f"{rate}; may end at {show_time(pace.ends_at)}, in {show_duration(pace.left_s)}"
+    yield f"last minute: {end}"
+    if pace.place is not None:
+        yield f"place {pace.place:,} of {pace.runs:,} in the queue, after {pace.before:,} scans of other runs"
+    names = ", ".join(pace.workers[:_WORKERS_NAMED])
+    more = f" and {len(pace.workers) - _WORKERS_NAMED:,} more" if len(pace.workers) > _WORKERS_NAMED else ""
+    count = "worker" if len(pace.workers) == 1 else f"{len(pace.workers):,} workers:"
+    yield f"{count} {show_text(names)}{more}" if pace.workers else "no worker is at it"
 
 
 def _detail(counts: dict[str, int], extra: str = "", extra_count: int = 0) -> str:

@@ -10,6 +10,7 @@ from db.due_jobs import count_leases, take_due_jobs
 from db.engine import write
 from db.job_results import store_results
 from db.jobs import load_open_scans
+from db.pace import find_pace
 from db.results import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
 from db.tallies import read_tallies
@@ -60,6 +61,7 @@ def show(connection, run_id):
     find_run(connection, run_id)
     read_tallies(connection, [run_id])
     count_leases(connection, run_id)
+    find_pace(connection, find_run(connection, "open"))
 
 
 def turn_page(connection, run_id, after):
