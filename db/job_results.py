@@ -1,20 +1,45 @@
 """Results of a job, stored in one transaction: predictions, terminal statuses of its scans, and the job's own end."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, Update, bindparam, func, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.bulk import insert_new, update_queued, write_time
 from db.dialects import built_once
 from db.jobs import Claim, bind_claim, end_job, is_claim_current, queue_again
 from db.measurements import NewMeasurement, store_measurements
-from db.tables import jobs, predictions, scans
+from db.tables import STAGES, jobs, predictions, scans
 from db.tallies import ScanOutcome, tally_scans
 from db.types import database_now
 from nightread.failpoints import Point, failpoint
+
+
+@dataclass(slots=True)
+class JobStages:
+    """Where the time of a job went.
+
+    Attributes:
+        seconds: by stage, as in `STAGES`, added up over threads, waiting included; without `commit`.
+        batches: calls of the model, without the gate's second looks.
+        batched_scans: scans in them.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    batches: float = 0.0
+    batched_scans: int = 0
+
+    def add(self, seconds: Mapping[str, float], batch_size: int = 0) -> None:
+        """Add a content with its seconds by stage; `batch_size` is 0 if it was not scored."""
+        for stage, took_s in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + took_s
+        if batch_size:
+            self.batches += 1 / batch_size
+            self.batched_scans += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +71,7 @@ def store_results(
     new_measurements: Sequence[NewMeasurement] = (),
     *,
     retry_in_s: float | None = None,
+    stages: JobStages | None = None,
 ) -> bool:
     """Store the results of a job and end or postpone it, in the caller's transaction.
 
@@ -59,10 +85,12 @@ def store_results(
         new_predictions: in any order.
         new_measurements: in any order.
         retry_in_s: if given, the job is queued again for its remaining scans, with this back-off.
+        stages: where its time went; added to what earlier claims of the job have stored.
 
     Returns:
         Whether the claim was still current.
     """
+    began = time.perf_counter()
     store_predictions(connection, new_predictions)
     store_measurements(connection, new_measurements)
     if retry_in_s is None:
@@ -75,7 +103,24 @@ def store_results(
     if outcomes:
         _end_scans(connection, claim, outcomes, now)
         tally_scans(connection, claim.run_id, outcomes)
+    if stages is not None:
+        added: dict[str, Any] = {f"add_{stage}": stages.seconds.get(stage, 0.0) for stage in STAGES}
+        added |= {"add_commit": time.perf_counter() - began, "add_batched_scans": stages.batched_scans}
+        connection.execute(
+            _add_stages(connection), added | {"of_job": claim.job_id, "add_batches": round(stages.batches)}
+        )
     return True
+
+
+@built_once
+def _add_stages(_: str) -> Update:
+    columns = {**{stage: jobs.c[f"{stage}_s"] for stage in STAGES}, "batches": jobs.c.batches}
+    columns["batched_scans"] = jobs.c.batched_scans
+    added = {
+        column: func.coalesce(column, 0) + bindparam(f"add_{name}", type_=column.type)
+        for name, column in columns.items()
+    }
+    return update(jobs).where(jobs.c.id == bindparam("of_job")).values(added)
 
 
 def store_predictions(connection: Connection, new_predictions: Sequence[NewPrediction]) -> None:

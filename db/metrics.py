@@ -15,7 +15,7 @@ from db.engine import read_clock
 from db.pace import count_recent
 from db.registry import find_production
 from db.schema import find_version
-from db.tables import jobs, runs, scans, schedule_nights, schedules, tallies
+from db.tables import STAGES, jobs, runs, scans, schedule_nights, schedules, tallies
 from db.tallies import FOUND, REUSED
 from db.types import JobStatus, NightStatus, RunStatus, ScanStatus, UtcDateTime, database_now
 
@@ -115,10 +115,21 @@ def _read_jobs(connection: Connection) -> Iterator[Metric]:
     workers = Metric("workers", "Worker processes that hold a lease.")
     workers.add(count_leases(connection))
     yield workers
-    for name in ("attempts", "crashes"):
-        metric = Metric(f"job_{name}", f"Sum of the {name} of all stored jobs.")
-        metric.add(connection.execute(select(func.coalesce(func.sum(jobs.c[name]), 0))).scalar_one())
+    names = ("attempts", "crashes", "batches", "batched_scans", *(f"{stage}_s" for stage in STAGES))
+    sums = connection.execute(select(*(func.coalesce(func.sum(jobs.c[name]), 0).label(name) for name in names))).one()
+    for name, what in (("attempts", "attempts"), ("crashes", "crashes"), ("batches", "calls of the model")):
+        metric = Metric(f"job_{name}", f"Sum of the {what} of all stored jobs.")
+        metric.add(getattr(sums, name))
         yield metric
+    batched = Metric(
+        "job_batched_scans", "Scans in the calls of the model; divided by the calls, their mean batch size."
+    )
+    batched.add(sums.batched_scans)
+    yield batched
+    stages = Metric("job_stage_seconds", "Seconds of all stored jobs in each stage, of all threads.", ("stage",))
+    for stage in STAGES:
+        stages.add(getattr(sums, f"{stage}_s"), stage)
+    yield stages
     rate = Metric("scans_per_second", f"Rate of the scans that became terminal in the last {RATE_WINDOW_S} s.")
     rate.add(count_recent(connection, RATE_WINDOW_S) / RATE_WINDOW_S)
     yield rate

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, func, 
 
 from db.dialects import allow_slow_statement
 from db.runs import RunInfo, list_runs
-from db.tables import jobs, models, predictions, runs, scans
+from db.tables import STAGES, jobs, models, predictions, runs, scans
 from db.types import ScanStatus
 
 _STATUSES_WITH_REASON: Final = (ScanStatus.REJECTED, ScanStatus.FAILED)
@@ -141,6 +141,17 @@ def list_job_ends(connection: Connection, run_id: str) -> list[tuple[datetime, i
     )
     ends = connection.execute(query).all()
     return [(time, sum(count for _, count in part)) for time, part in groupby(ends, key=lambda end: end[0])]
+
+
+def sum_stages(connection: Connection, run_id: str) -> dict[str, Any]:
+    """Return the seconds of a run's jobs by stage, their batches and the scans in them; {} if no job stored them."""
+    names = ("batches", "batched_scans", *(f"{stage}_s" for stage in STAGES))
+    query = select(*(func.sum(jobs.c[name]).label(name) for name in names)).where(jobs.c.run_id == run_id)
+    sums = connection.execute(query).one()
+    if sums.commit_s is None:
+        return {}
+    seconds = {stage: float(getattr(sums, f"{stage}_s")) for stage in STAGES}
+    return {"seconds": seconds, "batches": int(sums.batches), "batched_scans": int(sums.batched_scans)}
 
 
 def list_runs_of_night(connection: Connection, night: datetime, *, most: int = 1000) -> list[RunInfo]:

@@ -1,12 +1,13 @@
 """Stored results of single scans, to be compared with a second scoring."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, and_, select
 
 from db.tables import models, predictions, runs, scans
 from db.types import ScanStatus
+from nightread.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,15 @@ def list_ended_scans(connection: Connection, run_id: str) -> list[int]:
     ended = scans.c.status.in_([ScanStatus.SCORED, ScanStatus.REJECTED])
     query = select(scans.c.id).where(scans.c.run_id == run_id, ended).order_by(scans.c.id)
     return list(connection.execute(query).scalars())
+
+
+def list_listed_files(connection: Connection, run_id: str) -> Iterator[tuple[str, int, int | None, bool]]:
+    """Yield path, size, time of change and whether it was cancelled, for each scan of a run, as listed."""
+    is_cancelled = (scans.c.status == ScanStatus.FAILED) & (scans.c.reason_code == Reason.CANCELLED.value)
+    columns = (scans.c.path, scans.c.size_bytes, scans.c.modified_ns, is_cancelled)
+    query = select(*columns).where(scans.c.run_id == run_id)
+    for path, size_bytes, modified_ns, was_cancelled in connection.execute(query.execution_options(yield_per=5_000)):
+        yield path, size_bytes, modified_ns, bool(was_cancelled)
 
 
 def load_stored_scans(connection: Connection, ids: Sequence[int]) -> list[StoredScan]:

@@ -45,6 +45,9 @@ RUN_KEY_LENGTH = 200
 #: Maximum length of a schedule's name, in characters.
 SCHEDULE_NAME_LENGTH = 64
 
+#: Stages of a job, in the order in which a scan passes through them; each has a column of `jobs`, with `_s`.
+STAGES = ("read", "hash", "decode", "prepare", "infer", "commit")
+
 #: Names every constraint, so that migrations can refer to it.
 metadata = MetaData(
     naming_convention={
@@ -192,6 +195,12 @@ jobs = Table(
     column("published_at", TIME, nullable=True, comment="last time a message was sent for it, UTC"),
     column("created_at", TIME, comment="UTC"),
     column("finished_at", TIME, nullable=True, comment="UTC"),
+    *(
+        column(f"{stage}_s", Double(), nullable=True, comment="seconds in this stage, of all threads together")
+        for stage in STAGES
+    ),
+    column("batches", Integer(), nullable=True, comment="calls of the model, without the gate's second looks"),
+    column("batched_scans", Integer(), nullable=True, comment="scans in them"),
     CheckConstraint(
         "(status = 'leased') = (lease_holder IS NOT NULL AND lease_expires_at IS NOT NULL)",
         name="lease_when_leased",

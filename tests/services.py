@@ -2,14 +2,17 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +158,42 @@ def run_pgbouncer(folder: Path, url: str, *, pool_size: int = 4, **settings: Any
             process.kill()
             process.wait()
             log.close()
+
+
+class Webhook(HTTPServer):
+    """A webhook on a free port that keeps the JSON that it is told.
+
+    Attributes:
+        told: what was posted, in this order.
+        answer: the status that it answers with.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Hook)
+        self.told: list[Any] = []
+        self.answer = 200
+
+
+class _Hook(BaseHTTPRequestHandler):
+    server: Webhook
+
+    def do_POST(self) -> None:  # the name of the base class
+        self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.server.answer)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def run_webhook() -> Iterator[Webhook]:
+    with Webhook() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
 def _wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -8,6 +8,9 @@ from cli.exits import Exit
 from cli.output.console import progress_bar, say, waiting
 from cli.output.run_summary import count_run, report_run, say_nothing_new
 from cli.request import make_request
+from db.engine import reading
+from db.runs import RunInfo
+from db.tallies import read_tallies
 from nightread.inference.early_open import Ahead
 from nightread.settings import Settings
 from worker.errors import NothingNew
@@ -39,29 +42,39 @@ def score_new_run(
     process = WorkerProcess(settings, ahead)
     try:
         with waiting("listing scans"):
-            run_id = begin_run(process, paths, request=request, listed=listed)
+            run_id = begin_run(process, paths, request=request, listed=listed, on_resume=_say_resumed)
     except NothingNew as nothing:
         say_nothing_new(str(nothing), as_json)
         return Exit.OK
     return score_run(process, run_id, as_json=as_json)
 
 
+def _say_resumed(run: RunInfo) -> None:
+    say(f"Going on with run {run.id[:8]}, which was interrupted.")
+
+
 def score_run(process: WorkerProcess, run_id: str, *, as_json: bool) -> int:
     """Score a run in this process and print its summary; returns the exit code."""
+    with reading(process.engine) as connection:
+        before = read_tallies(connection, [run_id])[run_id].counts
     try:
         crew = gather_crew(process, run_id)  # before the bar, which has a thread of its own
         started = time.monotonic()
         with progress_bar("scoring", None) as bar:
-            run = run_embedded(process, run_id, lambda counts: bar.set(counts.terminal, counts.found), crew)
+            run = run_embedded(
+                process, run_id, lambda counts: bar.set(counts.terminal, counts.found), crew,
+                lambda: say("Interrupted: storing the scans at hand."),
+            )  # fmt: skip
     except KeyboardInterrupt:
         done = count_run(process.engine, run_id).counts
         say(
-            f"Interrupted: {done.scored + done.rejected:,} of {done.found:,} scans saved. "
-            "Run the command again to continue."
+            f"{done.scored + done.rejected:,} of {done.found:,} scans are stored. "
+            f"Run the command again to go on with run {run_id[:8]}."
         )
         return Exit.INTERRUPTED
     code = report_run(
-        process.engine, run, seconds=time.monotonic() - started, provider=process.provider, as_json=as_json
-    )
+        process.engine, run, seconds=time.monotonic() - started, provider=process.provider, as_json=as_json,
+        before=before.terminal,
+    )  # fmt: skip
     notify_ended(process.engine, process.settings)
     return code

@@ -25,7 +25,7 @@ def count_run(engine: Engine, run_id: str) -> RunTally:
         return replace(tally, counts=count_scans(connection, [run_id])[run_id])
 
 
-def summarise(run: RunInfo, tally: RunTally, *, seconds: float, provider: str = "") -> dict[str, Any]:
+def summarise(run: RunInfo, tally: RunTally, *, seconds: float, provider: str = "", before: int = 0) -> dict[str, Any]:
     """Return the object that `score --json` ends with; fields are only ever added.
 
     Args:
@@ -33,6 +33,7 @@ def summarise(run: RunInfo, tally: RunTally, *, seconds: float, provider: str = 
         tally: its counts, reasons and decisions.
         seconds: its duration so far.
         provider: the execution provider; default: that of the run's predictions.
+        before: scans that were terminal before those seconds.
     """
     counts = tally.counts
     return {
@@ -49,7 +50,7 @@ def summarise(run: RunInfo, tally: RunTally, *, seconds: float, provider: str = 
         "reused": counts.reused,
         "pruned": run.pruned,
         "seconds": round(seconds, 3),
-        "scans_per_second": round(counts.terminal / seconds, 1) if seconds > 0 else 0.0,
+        "scans_per_second": round((counts.terminal - before) / seconds, 1) if seconds > 0 else 0.0,
         "model": run.model,
         "provider": provider or ", ".join(tally.providers),
         "guard": run.guard,
@@ -66,11 +67,13 @@ def exit_code(summary: dict[str, Any]) -> int:
     return Exit.SOME_FAILED if summary["failed"] else Exit.OK
 
 
-def report_run(engine: Engine, run: RunInfo, *, seconds: float, provider: str = "", as_json: bool) -> int:
-    """Print the summary of a finished run; returns the exit code."""
+def report_run(
+    engine: Engine, run: RunInfo, *, seconds: float, provider: str = "", as_json: bool, before: int = 0
+) -> int:
+    """Print the summary of a finished run; returns the exit code. For the arguments see `summarise`."""
     run = judge_run(engine, run.id)
     tally = count_run(engine, run.id)
-    summary = summarise(run, tally, seconds=seconds, provider=provider)
+    summary = summarise(run, tally, seconds=seconds, provider=provider, before=before)
     if as_json:
         print_json(summary)
     else:

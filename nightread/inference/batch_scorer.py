@@ -96,7 +96,11 @@ class BatchScorer:
 
     def _score(self, contents: Sequence[Content]) -> None:
         failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)
+        began = time.perf_counter()
         score_contents(self._scorer, contents, gated=self._gated)
+        share_s = (time.perf_counter() - began) / max(1, len(contents))
+        for content in contents:
+            content.stage_s["infer"] = share_s
         failpoint(Point.WORKER_AFTER_SCORING, DeviceFull)
 
 

@@ -7,8 +7,9 @@ alike in all of them. Every fault of a file becomes a reason: one hostile file m
 
 import hashlib
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nightread.errors import ScanError, StorageError
@@ -22,7 +23,7 @@ from nightread.scan.array import read_array
 from nightread.scan.files import check_settled, check_size_bytes, read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.pixel_statistics import Statistics, measure
-from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare
+from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_for
 from nightread.scan.scan import BrightnessRule, Contradiction, Pixels
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Content:
         reason: why there are no scores.
         text: the reason in words; holds neither a path nor a value of the file.
         grown_bytes: size of a file that was not read because it has grown since it was listed; else 0.
+        stage_s: seconds that a thread spent on each stage, waiting included; of a batch this content's share.
     """
 
     data: bytes = b""
@@ -67,6 +69,7 @@ class Content:
     reason: Reason | None = None
     text: str = ""
     grown_bytes: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str | None:
@@ -86,6 +89,7 @@ class Content:
         self.rule, self.contradictions = decoded.rule, decoded.contradictions
         self.statistics, self.finding = decoded.statistics, decoded.finding
         self.reason, self.text = decoded.reason, decoded.text
+        self.stage_s |= decoded.stage_s
 
 
 def read_content(
@@ -107,6 +111,7 @@ def read_content(
         archives: whether `ARCHIVE!MEMBER` is the path of a member of an archive.
         settle_s: seconds for which the file, or the archive, must not have changed.
     """
+    began = time.perf_counter()
     try:
         failpoint(Point.WORKER_READING, _fail_storage)
         if archives and (member := split_path(path)) is not None:
@@ -123,7 +128,9 @@ def read_content(
     except Exception as error:  # noqa: BLE001  # the boundary to storage: one file must not end the job of 63 others
         _log.error("reading failed with %s", type(error).__name__)  # its text may hold the path
         return Content(reason=Reason.INTERNAL_ERROR, text=f"reading failed with {type(error).__name__}")
-    return Content(data, hashlib.sha256(data).hexdigest())
+    read_at = time.perf_counter()
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Content(data, sha256, stage_s={"read": read_at - began, "hash": time.perf_counter() - read_at})
 
 
 def take_content(data: bytes, max_bytes: int) -> Content:
@@ -159,19 +166,20 @@ def decode_content(
     Returns:
         A content without `data` and `sha256`, for `Content.fill`.
     """
+    began = time.perf_counter()
     try:
         if isinstance(data, bytes):
-            tensor, scan = read_and_prepare(
-                data, spec, max_pixels=max_pixels, with_colors=gate is not None, accepted=accepted
-            )
+            scan = read_for(data, spec, max_pixels=max_pixels, with_colors=gate is not None, accepted=accepted)
         else:
             scan = read_array(data, max_pixels=max_pixels)
-            tensor = prepare(scan, spec)
+        decoded_at = time.perf_counter()
+        tensor = prepare(scan, spec)
         decoded = Content(
             tensor=tensor, acquisition=scan.acquisition, rule=scan.rule, contradictions=scan.contradictions
         )
         if gate is not None:
             decoded.statistics, decoded.finding = measure(tensor, spec), check_pixels(scan, gate)
+        decoded.stage_s = {"decode": decoded_at - began, "prepare": time.perf_counter() - decoded_at}
     except ScanError as error:
         acquisition = find_acquisition(data) if isinstance(data, bytes) else None
         return Content(reason=error.reason, text=str(error), acquisition=acquisition)

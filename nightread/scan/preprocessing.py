@@ -160,6 +160,18 @@ def read_and_prepare(
     Raises:
         ScanError: as `read_scan` does.
     """
-    at_least_px = decode_size_px(spec)
-    scan = read_scan(data, max_pixels=max_pixels, at_least_px=at_least_px, with_colors=with_colors, accepted=accepted)
+    scan = read_for(data, spec, max_pixels=max_pixels, with_colors=with_colors, accepted=accepted)
     return prepare(scan, spec), scan
+
+
+def read_for(
+    data: bytes,
+    spec: InputSpec,
+    *,
+    max_pixels: int,
+    with_colors: bool = False,
+    accepted: Accepted = RADIOGRAPHS,
+) -> Scan:
+    """Decode a file no further than `spec` needs; for the arguments and errors see `read_and_prepare`."""
+    at_least_px = decode_size_px(spec)
+    return read_scan(data, max_pixels=max_pixels, at_least_px=at_least_px, with_colors=with_colors, accepted=accepted)

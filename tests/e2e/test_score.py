@@ -155,16 +155,20 @@ def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, war
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     assert b"Traceback" not in log.read_bytes()
-    assert b"Run the command again" in log.read_bytes()
+    assert re.search(
+        rb"^Interrupted: storing.*\n\d+ of 60 scans are stored. Run the command again", log.read_bytes(), re.MULTILINE
+    )
 
     stopped = last_json(run("status", "--json", env=env, cwd=tmp_path))
     assert stopped["status"] == "cancelled"
     assert stopped["queued"] == 0
     assert 0 < stopped["scored"] < 60
     assert stopped["scored"] + stopped["failed"] == 60
-    again = last_json(run("score", ward, "--json", env=env, cwd=tmp_path))
-    assert again["scored"] == 60
-    assert again["reused"] >= stopped["scored"]
+    resumed = run("score", ward, "--json", env=env, cwd=tmp_path)
+    again = last_json(resumed)
+    assert (again["run"], again["scored"], again["failed"]) == (stopped["run"], 60, 0)
+    assert f"Going on with run {stopped['run'][:8]}" in resumed.stderr
+    assert len(last_json(run("runs", "--json", env=env, cwd=tmp_path))) == 1
 
 
 def test_a_killed_run_is_accounted_for_by_the_next_and_can_be_retried(env, tmp_path, ward):

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -17,18 +19,24 @@ from db.jobs import claim_job
 from db.owner import Owner
 from db.results import ResultFilter, stream_results
 from db.runs import find_run, retry_run
+from db.stored_scans import list_listed_files
 from db.tables import jobs, runs
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
+from nightread.inference import content as content_module
 from nightread.machine import name_machine, read_start
 from nightread.settings import read_settings
 from tests.db_factories import add_run, count, fetch_job, fetch_run, fetch_scans, job_ids, new_scans
+from tests.factories import encode_jpeg, small_chest
 from tests.worker_factories import add_run_of, fetch_info, run_process, write_scans
 from worker.jobs import job as job_module
+from worker.jobs import pipeline
 from worker.runs import enqueue, forks
-from worker.runs.embedded import close_orphans, retry_here, run_embedded, score_paths
+from worker.runs.embedded import begin_run, close_orphans, retry_here, run_embedded, score_paths
 from worker.runs.enqueue import describe_owner, describe_settings
 from worker.runs.forks import WORTH_A_FORK
+from worker.runs.guards import Guards
+from worker.runs.request import Request
 
 
 @pytest.fixture
@@ -276,3 +284,58 @@ class TestOrphans:
             with reading(engine) as connection:
                 assert find_run(connection, run_id).owner == owner
             cancel_run(engine, run_id, "cancelled", "by hand")
+
+
+class TestInterruption:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return write_scans(tmp_path / "night", 6)
+
+    @pytest.fixture
+    def interrupted(self, process, folder):
+        """A run of which some scans are stored and the others cancelled."""
+        run_id = begin_run(process, [folder])
+
+        def interrupt(counts):
+            if counts.terminal:
+                raise KeyboardInterrupt
+
+        # Jobs are slow, so that the interruption comes before the last one.
+        with pytest.MonkeyPatch.context() as patch:
+            read = content_module.read_content
+            patch.setattr(pipeline, "read_content", lambda *given, **more: (time.sleep(0.2), read(*given, **more))[1])
+            with pytest.raises(KeyboardInterrupt):
+                run_embedded(process, run_id, interrupt, on_interrupt=lambda: None)
+        counts = count(process.engine, run_id)
+        assert counts.scored
+        assert counts.failed
+        return run_id
+
+    def test_the_same_request_goes_on_with_its_run(self, process, folder, interrupted):
+        resumed = []
+        assert begin_run(process, [folder], on_resume=resumed.append) == interrupted
+        assert [run.id for run in resumed] == [interrupted]
+        assert run_embedded(process, interrupted, nothing).status is RunStatus.FINISHED
+        assert count(process.engine, interrupted) == RunCounts(scored=6)
+        assert begin_run(process, [folder]) != interrupted  # it has ended: this is a new night
+
+    @pytest.mark.parametrize("change", ["new", "changed", "gone"])
+    def test_other_files_make_a_new_run_with_a_row_for_each(self, process, folder, interrupted, change):
+        with reading(process.engine) as connection:
+            rows = list(list_listed_files(connection, interrupted))
+        unscored = next(path for path, _, _, was_cancelled in rows if was_cancelled)
+        if change == "new":
+            (folder / "late.jpg").write_bytes(encode_jpeg(small_chest(99)))
+        elif change == "changed":
+            os.utime(unscored, (1, 1))
+        else:
+            Path(unscored).unlink()
+        run_id = begin_run(process, [folder])
+        assert run_id != interrupted
+        assert fetch_run(process.engine, run_id).found == {"new": 7, "changed": 6, "gone": 5}[change]
+
+    def test_another_request_makes_a_new_run(self, process, folder, interrupted):
+        for request in (Request(name="other"), Request(settle_s=0.5), Request(guards=Guards(max_rejected="1%"))):
+            run_id = begin_run(process, [folder], request=request)
+            assert run_id != interrupted
+            cancel_run(process.engine, run_id, "cancelled", "x")

@@ -3,6 +3,7 @@
 import re
 import urllib.request
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,6 +11,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 
 from db.cancellation import cancel_run
 from db.engine import make_engine, reading, write
+from db.job_results import JobStages, store_results
 from db.metrics import RATE_WINDOW_S, read_metrics
 from db.tables import jobs, runs, scans, schedule_nights, schedules, tallies
 from db.types import NightStatus, ScanStatus, database_now
@@ -73,6 +75,17 @@ def test_the_rate_is_that_of_the_last_minutes(engine):
     long_ago = update(jobs).values(finished_at=database_now(-RATE_WINDOW_S - 1))
     write(engine, lambda connection: connection.execute(long_ago))
     assert read(engine)["scans_per_second",] == 0
+
+
+def test_stages_and_batches_are_the_sums_of_the_jobs(engine):
+    for seconds in (0.5, 0.25):
+        held = claim(engine, job_ids(engine, add_run(engine, 1))[0])
+        stages = JobStages({"read": seconds, "decode": 2 * seconds}, batches=2.0, batched_scans=5)
+        write(engine, partial(store_results, claim=held, outcomes=[], new_predictions=[], stages=stages))
+    found = read(engine)
+    assert [found["job_stage_seconds", stage] for stage in ("read", "decode", "infer")] == [0.75, 1.5, 0]
+    assert found["job_stage_seconds", "commit"] > 0
+    assert (found["job_batches",], found["job_batched_scans",]) == (4, 10)
 
 
 def test_the_last_success_of_a_schedule_is_a_run_that_finished_and_tripped_no_guard(engine):

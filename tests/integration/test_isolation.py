@@ -218,14 +218,14 @@ class TestJobs:
 
         folder = write_scans(tmp_path / "night", 5)
         victim = (folder / "scan-001").read_bytes()
-        decode, release = content_module.read_and_prepare, threading.Event()
+        decode, release = content_module.read_for, threading.Event()
 
-        def read_and_prepare(data, *arguments, **options):
+        def read_for(data, *arguments, **options):
             if data == victim:
                 release.wait()
             return decode(data, *arguments, **options)
 
-        monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
+        monkeypatch.setattr(content_module, "read_for", read_for)
         job_id = add_job_of(process, folder)
         score_job(process, job_id)
         # A process of its own, where nothing blocks, has decoded it: slow is not wrong.

@@ -1,8 +1,6 @@
 """The end of a run is told once, to the addresses of the settings, and holds no name and no path unless asked."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from sqlalchemy import update
@@ -13,6 +11,7 @@ from db.types import RunStatus, ScanStatus, database_now
 from nightread.errors import NoticeFailed, SettingsError
 from nightread.settings import read_settings
 from tests.db_factories import add_run, at_once, fetch_run
+from tests.services import run_webhook
 from tests.web_page import add_night
 from worker.report.notice import notify_ended, notify_run
 
@@ -21,24 +20,8 @@ NAME = "Jane Doe 1950-01-01"
 
 @pytest.fixture
 def webhook():
-    """A webhook that keeps what it is told; set `answer` to what it answers."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):  # the name of the base class
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(server.answer)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    told = []
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.answer, server.told = 200, told
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with run_webhook() as server:
+        yield server
 
 
 @pytest.fixture

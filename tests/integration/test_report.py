@@ -91,6 +91,8 @@ def test_the_facts_are_those_of_the_ledger(process, score, folder):
     assert (reason["status"], reason["reason"], reason["count"]) == ("rejected", "damaged", 1)
     assert reason["examples"][0]["path"] == str(folder / "cut.jpg")
     assert sum(facts["throughput"]["scans"]) == FILES + 1
+    assert sum(facts["stages"]["shares"].values()) == pytest.approx(1, abs=0.001)
+    assert facts["stages"]["batches"] * facts["stages"]["mean_batch_size"] == pytest.approx(FILES, abs=0.2)
     assert sum(facts["provenance"]["provider"].values()) == FILES
     assert facts["drift"]["sentence"].startswith("not compared: the card of tiny@1 holds no reference")
     json.dumps(facts, default=str)

@@ -11,7 +11,7 @@ from db.engine import reading, write
 from db.jobs import renew_lease
 from db.results import ResultFilter, stream_results
 from db.runs import retry_run
-from db.tables import predictions
+from db.tables import STAGES, predictions
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.errors import DatabaseUnavailable
@@ -127,6 +127,34 @@ class TestScoring:
         assert sum(session_runs) == 4  # in parts, one for each thread
         with reading(process.engine) as connection:
             assert set(connection.execute(select(predictions.c.worker)).scalars()) == {process.name}
+
+    def test_a_job_keeps_its_seconds_by_stage_and_its_batches(self, process, tmp_path, session_runs):
+        folder = write_scans(tmp_path / "night", 4)
+        (folder / "cut").write_bytes((folder / "scan-000").read_bytes()[:900])
+        job_id = add_job_of(process, folder)
+        score_job(process, job_id)
+        job = fetch_job(process.engine, job_id)
+        assert all(getattr(job, f"{stage}_s") > 0 for stage in STAGES)
+        assert (job.batches, job.batched_scans) == (len(session_runs), sum(session_runs))
+        again = add_job_of(process, folder)  # everything is stored by now: it is read and hashed, and no more
+        score_job(process, again)
+        job = fetch_job(process.engine, again)
+        assert (job.prepare_s, job.infer_s, job.batches) == (0, 0, 0)
+        assert job.hash_s > 0
+
+    def test_a_job_that_is_put_off_adds_its_seconds_up(self, process, tmp_path, session_runs):
+        folder = write_scans(tmp_path / "night", 3)
+        job_id = add_job_of(process, folder)
+        (folder / "scan-000").rename(tmp_path / "away")
+        score_job(process, job_id)
+        first = fetch_job(process.engine, job_id)
+        (tmp_path / "away").rename(folder / "scan-000")
+        bring_forward(process, job_id)
+        score_job(process, job_id)
+        last = fetch_job(process.engine, job_id)
+        assert last.read_s > first.read_s
+        assert (first.batched_scans, last.batched_scans) == (2, 3)
+        assert last.batches == len(session_runs)
 
     def test_a_second_delivery_changes_nothing(self, process, tmp_path, session_runs):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
@@ -575,14 +603,14 @@ def test_a_job_reads_nothing_outside_the_folders_that_its_run_names(process, tmp
 
 def test_pixels_that_end_the_decoder_end_one_scan(process, tmp_path, monkeypatch):
     folder = write_scans(tmp_path / "night", 2)
-    decode, victim = content_module.read_and_prepare, (folder / "scan-000").read_bytes()
+    decode, victim = content_module.read_for, (folder / "scan-000").read_bytes()
 
-    def read_and_prepare(data, *arguments, **options):
+    def read_for(data, *arguments, **options):
         if data == victim:
             raise MemoryError
         return decode(data, *arguments, **options)
 
-    monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(content_module, "read_for", read_for)
     job_id = add_job_of(process, folder)
     score_job(process, job_id)
     rows = fetch_scans(process.engine, run_id_of(process, job_id))

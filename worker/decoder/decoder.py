@@ -5,6 +5,7 @@ crashed a worker is decoded in processes under limits, and so is a scan that a t
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -119,7 +120,9 @@ class Decoder:
         spec, gate, limits = decoding.spec, decoding.gate, self._limits
         for content in decoding.contents:
             if decoding.is_isolated or self._is_apart(content.data):
+                began = time.perf_counter()
                 decoded = self._isolated.decode(content.data, spec, gate)
+                decoded.stage_s["decode"] = time.perf_counter() - began
             else:
                 decoded = decode_content(content.data, spec, limits.max_pixels, gate, limits.accepted)
             self._threads.begin_step()  # raises where this thread was given up: `wait` fills the content then

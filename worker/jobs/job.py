@@ -227,7 +227,13 @@ def _hand_back(process: WorkerProcess, claim: Claim, result: JobResult) -> JobRe
 
     def work(connection: Connection) -> bool:
         ours = store_results(
-            connection, claim, result.outcomes, result.predictions, result.measurements, retry_in_s=0.0
+            connection,
+            claim,
+            result.outcomes,
+            result.predictions,
+            result.measurements,
+            retry_in_s=0.0,
+            stages=result.stages,
         )
         if ours:
             uncount_attempt(connection, claim.job_id)
@@ -259,7 +265,13 @@ def _store(
     ours = _write_where_there_is_room(
         process,
         lambda connection: store_results(
-            connection, claim, outcomes, result.predictions, result.measurements, retry_in_s=retry_in_s
+            connection,
+            claim,
+            outcomes,
+            result.predictions,
+            result.measurements,
+            retry_in_s=retry_in_s,
+            stages=result.stages,
         ),
     )
     process.progress.note("committed")

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from db.contents import find_brightness, find_predicted, find_verdicts
 from db.engine import reading
-from db.job_results import NewPrediction
+from db.job_results import JobStages, NewPrediction
 from db.jobs import OpenScan
 from db.measurements import NewMeasurement
 from db.tables import REASON_TEXT_LENGTH
@@ -86,12 +86,14 @@ class JobResult:
         predictions: new ones.
         measurements: new ones, where the model has a gate.
         put_off: scans whose fault may pass, with its reason and text.
+        stages: where the time went.
     """
 
     outcomes: list[ScanOutcome] = field(default_factory=list)
     predictions: list[NewPrediction] = field(default_factory=list)
     measurements: list[NewMeasurement] = field(default_factory=list)
     put_off: list[tuple[OpenScan, Reason, str]] = field(default_factory=list)
+    stages: JobStages = field(default_factory=JobStages)
 
 
 def find_under(engine: Engine, model_digest: str, card: Card) -> FindStored:
@@ -249,6 +251,8 @@ class _Pipeline:
         """Give scans of one content one record; also returns the contents that this job has not come across before."""
         scans, fresh = [], []
         for scan, content in read:
+            self.result.stages.add(content.stage_s)
+            content.stage_s = {}
             known = self._contents.setdefault(content.sha256, content) if content.sha256 else content
             if known is not content:
                 content.data = b""
@@ -277,7 +281,8 @@ class _Pipeline:
             unseen.discard(content.sha256)
 
     def _keep(self, content: Content) -> None:
-        """Keep the predictions and measurements of a content."""
+        """Keep the predictions, measurements and seconds of a content."""
+        self.result.stages.add(content.stage_s, content.batch_size)
         card, scorer = self._scorer.card, self._scorer
         if content.statistics is not None and content.reason is not Reason.INVALID_SCORE:
             self.result.measurements.append(

@@ -59,6 +59,9 @@ def render_text(report: RunReport) -> str:
         f"from {_show_time(facts['created_at'])}, {show_duration(facts['seconds'])}, "
         f"{facts['scans_per_second']:,} scans/s"
     )
+    if stages := facts["stages"]:
+        parts = ", ".join(f"{stage} {share:.0%}" for stage, share in stages["shares"].items())
+        lines.append(f"time of the jobs: {parts}; {stages['mean_batch_size'] or 0:g} scans in a batch on average")
     for label, described in facts["labels"].items():
         decisions = ", ".join(f"{count:,} {name}" for name, count in sorted(facts["decisions"].items()))
         lines += ["", f"{label}: {decisions or 'no score'}"]

@@ -16,6 +16,7 @@ from db.run_report import (
     list_highest,
     list_job_ends,
     list_nearest,
+    sum_stages,
 )
 from db.runs import RunInfo
 from db.tallies import RunTally, read_tallies, reconcile
@@ -87,12 +88,14 @@ def make_report(process: WorkerProcess, run: RunInfo, *, with_pictures: bool) ->
         reasons = _describe_reasons(connection, run.id, tally)
         ends = list_job_ends(connection, run.id)
         provenance = count_provenance(connection, run.id)
+        stages = sum_stages(connection, run.id)
     facts = {
         **_describe_run(run, tally, now),
         "labels": described,
         "reasons": reasons,
         "drift": _describe_drift(process, run),
         "throughput": _describe_throughput(ends),
+        "stages": _describe_stages(stages),
         "provenance": {
             "model": run.model, "model_digest": run.model_digest, "preprocessing": run.preprocessing,
             "intended_use": card.get("intended_use", ""), "calibration": card.get("calibration", ""),
@@ -177,6 +180,20 @@ def _describe_throughput(ends: Sequence[tuple[datetime, int]]) -> dict[str, Any]
     for ended_at, count in ends:
         scans[int((ended_at - first) / timedelta(seconds=slot_s))] += count
     return {"from": first, "slot_s": slot_s, "scans": scans}
+
+
+def _describe_stages(sums: dict[str, Any]) -> dict[str, Any]:
+    """Describe where the time of the jobs went; {} for a run of the release before."""
+    if not sums:
+        return {}
+    seconds, batches = sums["seconds"], sums["batches"]
+    every_s = sum(seconds.values())
+    return {
+        "seconds": {stage: round(took_s, 3) for stage, took_s in seconds.items()},
+        "shares": {stage: round(took_s / every_s, 4) if every_s else 0.0 for stage, took_s in seconds.items()},
+        "batches": batches,
+        "mean_batch_size": round(sums["batched_scans"] / batches, 1) if batches else None,
+    }
 
 
 def _describe_drift(process: WorkerProcess, run: RunInfo) -> dict[str, Any]:

@@ -7,6 +7,7 @@ schedules: nights that start themselves.
 schedule_times: when the nights of a schedule are due.
 guards: whether the end of a run looks like that of a night.
 embedded: scores a run in this process.
+interruption: finds the interrupted run that a command goes on with.
 job_pool: the threads that run the jobs of an embedded run.
 forks: the processes that run the jobs of a large embedded run.
 shadow: scores the scans of a past run with another model.

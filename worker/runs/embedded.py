@@ -17,11 +17,7 @@ from db.cancellation import cancel_run
 from db.due_jobs import find_idle_time, take_due_jobs
 from db.engine import reading, write
 from db.jobs import suspect_jobs
-from db.runs import (
-    RunInfo,
-    find_open_embedded_runs,
-    find_run,
-)
+from db.runs import NewRun, RunInfo, find_open_embedded_runs, find_run
 from db.schema import ensure_schema
 from db.tallies import RunCounts, read_tallies
 from db.types import RunStatus
@@ -30,9 +26,11 @@ from nightread.reasons import Reason
 from nightread.settings import Settings
 from worker.jobs.job import attend_job
 from worker.process import WorkerProcess
-from worker.runs.enqueue import requeue_failed, write_run
-from worker.runs.forks import end_forks, fork_workers
+from worker.runs.enqueue import Enqueued, requeue_failed, write_run
+from worker.runs.forks import Fork, end_forks, fork_workers
 from worker.runs.guards import end_runs
+from worker.runs.intake import Intake
+from worker.runs.interruption import find_interrupted
 from worker.runs.job_pool import Crew
 from worker.runs.request import Request
 
@@ -71,7 +69,7 @@ def score_paths(
         ModelError: the model's bundle is missing or damaged, or its scores are not reproduced here.
         DeviceError: the requested device is not active.
         DatabaseError: the database failed; the run can be retried.
-        KeyboardInterrupt: after running jobs were committed and the rest of the run was cancelled.
+        KeyboardInterrupt: after what was scored was committed and the rest of the run was cancelled.
     """
     process = WorkerProcess(settings)
     try:
@@ -87,8 +85,11 @@ def begin_run(
     name: str | None = None,
     request: Request | None = None,
     listed: Sequence[Path] | None = None,
+    on_resume: Callable[[RunInfo], object] = lambda _: None,
 ) -> str:
     """Write a run over everything below `paths` for this process to score; returns its id.
+
+    Where the same request was interrupted and the files are the same, its run goes on instead.
 
     Orphaned runs of this host are closed first: their predictions are reused, and scans of the jobs that were running
     when their process died are decoded in a sandbox.
@@ -99,6 +100,7 @@ def begin_run(
         name: for people; None: name of the first path.
         request: intake and guards; None: the defaults.
         listed: files and folders below `paths` to look at, instead of the paths themselves.
+        on_resume: called with the interrupted run that goes on.
 
     Raises:
         NightreadError: see `score_paths`.
@@ -107,7 +109,17 @@ def begin_run(
     close_orphans(process.engine)
     bundle = process.open_default()
     request = request or Request(name=name)
-    run_id = write_run(process.engine, process.settings, bundle, paths, request, embedded=True, listed=listed).run_id
+
+    def resume(wanted: NewRun, intake: Intake) -> Enqueued | None:
+        run = find_interrupted(process.engine, wanted, intake)
+        if run is None or not requeue_failed(process.engine, process.settings, run, embedded=True):
+            return None
+        on_resume(run)
+        return Enqueued(run.id, run.found, run.skipped, existed=True)
+
+    run_id = write_run(
+        process.engine, process.settings, bundle, paths, request, embedded=True, listed=listed, resume=resume
+    ).run_id
     write(process.engine, lambda connection: suspect_jobs(connection, run_id))
     return run_id
 
@@ -133,12 +145,21 @@ def gather_crew(process: WorkerProcess, run_id: str) -> Crew:
     process.embedded = True
     counts, _ = _look(process.engine, run_id)
     if forks := fork_workers(process, counts.queued):
-        return Crew([fork.attend for fork in forks], partial(end_forks, forks))
-    return Crew([partial(attend_job, process)] * _JOBS_AT_ONCE)
+        return Crew([fork.attend for fork in forks], partial(end_forks, forks), partial(_hurry_forks, forks))
+    return Crew([partial(attend_job, process)] * _JOBS_AT_ONCE, hurry=partial(setattr, process, "is_stopping", True))
+
+
+def _hurry_forks(forks: Sequence[Fork]) -> None:
+    for fork in forks:
+        fork.hurry()
 
 
 def run_embedded(
-    process: WorkerProcess, run_id: str, on_progress: Callable[[RunCounts], None], crew: Crew | None = None
+    process: WorkerProcess,
+    run_id: str,
+    on_progress: Callable[[RunCounts], None],
+    crew: Crew | None = None,
+    on_interrupt: Callable[[], None] = lambda: None,
 ) -> RunInfo:
     """Score one run to its end; returns the ended run.
 
@@ -147,19 +168,22 @@ def run_embedded(
         run_id: of an embedded run.
         on_progress: called several times a second with the run's counts.
         crew: from `gather_crew`, which must run before this process starts other threads; None: gathered here.
+        on_interrupt: called at once on a KeyboardInterrupt, before the scans at hand are stored.
 
     Raises:
-        KeyboardInterrupt: after running jobs were committed and the rest of the run was cancelled.
+        KeyboardInterrupt: after what was scored was committed and the rest of the run was cancelled.
         DatabaseError: the database failed; the run can be retried.
     """
     crew = crew or gather_crew(process, run_id)
     try:
         _follow(process, crew, run_id, on_progress)
     except KeyboardInterrupt:
-        _log.info("interrupted: running jobs are finished first")
+        on_interrupt()
+        crew.hurry()
         raise
     finally:
         crew.stop()
+        process.is_stopping = False
         _cancel_rest(process.engine, run_id)
     with reading(process.engine) as connection:
         return find_run(connection, run_id)

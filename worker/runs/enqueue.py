@@ -28,7 +28,7 @@ from nightread.settings import Settings, check_shared_broker
 from worker.errors import NothingNew, NothingToScore, WrongKey, WrongPaths
 from worker.registry.choose import choose_bundle, describe_model
 from worker.runs.guards import judge_run
-from worker.runs.intake import store_path, take_in
+from worker.runs.intake import Intake, store_path, take_in
 from worker.runs.request import Request
 
 
@@ -175,6 +175,7 @@ def write_run(
     *,
     embedded: bool,
     listed: Sequence[Path] | None = None,
+    resume: Callable[[NewRun, Intake], Enqueued | None] = lambda *_: None,
 ) -> Enqueued:
     """Write a run over everything below `paths`, its scans and its jobs in one transaction; publishes nothing.
 
@@ -186,6 +187,7 @@ def write_run(
         request: what else is asked.
         embedded: whether this process alone will work on it.
         listed: files and folders below `paths` to look at, instead of the paths themselves.
+        resume: returns an earlier run that goes on instead of the one that would be written.
 
     Raises:
         WrongPaths: a path is missing, or outside the roots.
@@ -219,6 +221,8 @@ def write_run(
         guards=replace(request.guards, empty_sources=intake.empty_sources).to_json(),
         settle_s=request.settle_s,
     )
+    if resumed := resume(run, intake):
+        return resumed
     try:
         run_id = write(engine, lambda connection: create_run(connection, run, intake.found))
     except IntegrityError:  # another process has just made the run of this key

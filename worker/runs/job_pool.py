@@ -19,17 +19,25 @@ class Crew:
     Attributes:
         runs_low: set after a job while fewer jobs wait than there are threads.
         size: number of threads.
+        hurry: lets running jobs end before their last scan; what they have scored is stored.
     """
 
-    def __init__(self, members: Sequence[Attend], close: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        members: Sequence[Attend],
+        close: Callable[[], None] = lambda: None,
+        hurry: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start the threads.
 
         Args:
             members: one function for each thread, called with a job's id.
             close: called once, after the last job.
+            hurry: lets running jobs end before their last scan.
         """
         self.runs_low = threading.Event()
         self.size = len(members)
+        self.hurry = hurry
         self._close = close
         self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._is_stopping = False
