@@ -68,7 +68,7 @@ COMMANDS: Final = (
     Command("models show", "models:show", "Show a bundle's card: purpose, training data, accuracy and limits."),
     Command("models check", "models_check:check", "Check a bundle here: bytes, card, graph, device and scores."),
     Command("models import", "models_import:import_model", "Import a bundle or an ONNX file as a candidate."),
-    Command("models promote", "models_stage:promote", "Make a bundle the production model of new runs."),
+    Command("models promote", "models_promote:promote", "Make a bundle the production model of new runs."),
     Command("models rollback", "models_stage:rollback", "Restore the previous production model."),
     Command("models retire", "models_stage:retire", "Take a model out of use: new runs with it are refused."),
     Command("config", "config:config", "Show each setting, its value and its source.", "Operations"),

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
 
 from db.bulk import ROWS_PER_FETCH
 from db.dialects import allow_slow_reader
-from db.tables import predictions, scans
-from db.types import ScanStatus
+from db.tables import predictions, runs, scans
+from db.types import RunStatus, ScanStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,35 @@ class ModelKey:
     first_label: str
 
 
+@dataclass(frozen=True, slots=True)
+class NightPairs:
+    """Decisions of two models on the newest finished run of the first one.
+
+    Attributes:
+        run_id: the run.
+        run: its name.
+        scored: scans that it has scored.
+        compared: of those, scans that the second model has scored, too.
+        flips: scans by (label, decision before, decision after), where the decisions differ.
+    """
+
+    run_id: str
+    run: str
+    scored: int
+    compared: int
+    flips: dict[tuple[str, str, str], int]
+
+    def describe(self) -> dict[str, object]:
+        """Return the counts for a program."""
+        return {
+            "run": self.run_id, "name": self.run, "scored": self.scored, "compared": self.compared,
+            "flips": [
+                {"label": label, "before": before, "after": after, "scans": count}
+                for (label, before, after), count in self.flips.items()
+            ],
+        }  # fmt: skip
+
+
 def count_scored(connection: Connection, run_id: str) -> int:
     """Count the scored scans of a run."""
     query = select(func.count()).where(scans.c.run_id == run_id, scans.c.status == ScanStatus.SCORED)
@@ -71,9 +101,51 @@ def stream_pairs(
 ) -> Iterator[Pair]:
     """Yield the pairs of a run's scans for `labels`, which both models have, in the order the scans were found."""
     allow_slow_reader(connection)
+    query = _select_pairs(run_id, before, after, labels).order_by("id", "label")
+    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
+        yield Pair(*row[1:])
+
+
+def count_pairs(connection: Connection, before: ModelKey, after: ModelKey, labels: Sequence[str]) -> NightPairs | None:
+    """Count the decisions of two models on the newest finished run of `before`; None if `after` has scored none of it.
+
+    Args:
+        connection: of the database.
+        before: the model of the run.
+        after: the other model.
+        labels: which both models have.
+    """
+    allow_slow_reader(connection)
+    newest = (
+        select(runs.c.id, runs.c.name)
+        .where(runs.c.model_digest == before.digest, runs.c.status == RunStatus.FINISHED)
+        .order_by(runs.c.created_at.desc(), runs.c.id.desc())
+        .limit(1)
+    )
+    run = connection.execute(newest).first()
+    scored = count_scored(connection, run.id) if run is not None else 0
+    compared = scored - count_unpredicted(connection, run.id, after) if run is not None else 0
+    if run is None or not compared or not labels:
+        return None
+    pairs = _select_pairs(run.id, before, after, labels).subquery()
+    flips = (
+        select(pairs.c.label, pairs.c.decision_before, pairs.c.decision_after, func.count())
+        .where(pairs.c.decision_before != pairs.c.decision_after)
+        .group_by(pairs.c.label, pairs.c.decision_before, pairs.c.decision_after)
+        .order_by(func.count().desc(), pairs.c.label, pairs.c.decision_before, pairs.c.decision_after)
+    )
+    counts = {(row[0], row[1], row[2]): row[3] for row in connection.execute(flips)}
+    return NightPairs(run.id, run.name, scored, compared, counts)
+
+
+def _select_pairs(run_id: str, before: ModelKey, after: ModelKey, labels: Sequence[str]) -> Select[Any]:
     old, new = predictions.alias("before"), predictions.alias("after")
-    query = (
-        select(scans.c.path, old.c.label, old.c.score, old.c.decision, new.c.score, new.c.decision)
+    return (
+        select(
+            scans.c.id, scans.c.path, old.c.label, old.c.score.label("score_before"),
+            old.c.decision.label("decision_before"), new.c.score.label("score_after"),
+            new.c.decision.label("decision_after"),
+        )
         .join(old, old.c.sha256 == scans.c.sha256)
         .join(new, and_(new.c.sha256 == scans.c.sha256, new.c.label == old.c.label))
         .where(
@@ -85,10 +157,7 @@ def stream_pairs(
             new.c.model_digest == after.digest,
             new.c.preprocessing == after.preprocessing,
         )
-        .order_by(scans.c.id, old.c.label)
-    )
-    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
-        yield Pair(*row)
+    )  # fmt: skip
 
 
 def _is_unpredicted(run_id: str, model: ModelKey) -> ColumnElement[bool]:

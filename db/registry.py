@@ -54,6 +54,7 @@ class StageEntry:
     cause: StageCause
     changed_by: str
     changed_at: datetime
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,12 @@ class Request:
 
     Attributes:
         changed_by: user@host.
+        why: reason of a promotion in spite of its figures, at most 500 characters; "" if none is needed.
         id: idempotency key: a request that is repeated after a lost connection takes effect once.
     """
 
     changed_by: str
+    why: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -166,7 +169,9 @@ def list_stage_changes(connection: Connection, digest: str | None = None) -> lis
     if digest is not None:
         query = query.where(stage_changes.c.model_digest == digest)
     return [
-        StageEntry(row.model_digest, f"{row.name}@{row.version}", row.stage, row.cause, row.changed_by, row.changed_at)
+        StageEntry(
+            row.model_digest, f"{row.name}@{row.version}", row.stage, row.cause, row.changed_by, row.changed_at, row.why
+        )
         for row in connection.execute(query)
     ]
 
@@ -184,14 +189,19 @@ def promote_model(connection: Connection, model: NewModel, request: Request) -> 
     return _put_in_production(connection, model.digest, StageCause.PROMOTED, request)
 
 
-def roll_back(connection: Connection, request: Request) -> Turnover:
+def roll_back(connection: Connection, request: Request, shipped: NewModel | None = None) -> Turnover:
     """Put the previous production model back in production.
 
     The previous model is the one that the present one replaced; repeated calls go further back. Retired models are
-    skipped.
+    skipped. Where no model was before, the one that ships takes its place.
+
+    Args:
+        connection: in a transaction.
+        request: who asks.
+        shipped: the bundle that ships; None if it cannot be read.
 
     Raises:
-        WrongStage: there is no previous production model.
+        WrongStage: there is no previous production model, and none that ships.
     """
     _wait_for_others(connection)
     present = find_production(connection)
@@ -202,12 +212,26 @@ def roll_back(connection: Connection, request: Request) -> Turnover:
     if _is_done(connection, request):
         return Turnover(present, None)
     earlier = find_predecessor(list_stage_changes(connection))
+    if earlier is None and shipped is not None and shipped.digest != present.digest:
+        return _restore_shipped(connection, shipped, request, StageCause.ROLLED_BACK)
     if earlier is None:
         raise WrongStage(
             f"there was no production model before {present.reference}: choose one with `nightread models promote "
             "NAME@VERSION` (see `nightread models list`)"
         )
     return _put_in_production(connection, earlier, StageCause.ROLLED_BACK, request)
+
+
+def put_shipped_back(connection: Connection, shipped: NewModel, request: Request) -> Turnover:
+    """Put the bundle that ships in production, even a retired one; a rollback then leads to the model before it."""
+    _wait_for_others(connection)
+    return _restore_shipped(connection, shipped, request, StageCause.PROMOTED)
+
+
+def _restore_shipped(connection: Connection, shipped: NewModel, request: Request, cause: StageCause) -> Turnover:
+    register_model(connection, shipped)
+    restore_model(connection, shipped.digest, request)
+    return _put_in_production(connection, shipped.digest, cause, request)
 
 
 def find_predecessor(changes: list[StageEntry]) -> str | None:
@@ -273,7 +297,7 @@ def _change(connection: Connection, digest: str, stage: ModelStage, cause: Stage
     connection.execute(
         insert(stage_changes).values(
             request=request.id, model_digest=digest, stage=stage, cause=cause, changed_by=request.changed_by[:200],
-            changed_at=database_now(),
+            changed_at=database_now(), why=(request.why[:500] or None) if stage is ModelStage.PRODUCTION else None,
         )
     )  # fmt: skip
 

@@ -84,6 +84,7 @@ stage_changes = Table(
     column("cause", enum_by_value(StageCause, "cause"), comment="promoted, replaced, rolled-back, retired or restored"),
     column("changed_by", String(200), comment="user@host of the command"),
     column("changed_at", TIME, comment="UTC"),
+    column("why", String(500), nullable=True, comment="reason of a promotion in spite of its figures; null: none"),
     Index(None, "request"),
 )
 

@@ -22,6 +22,7 @@ from exporter.same_pixels import compare_ways
 from nightread.errors import ExportError
 from nightread.model.bundle import Bundle, write_bundle
 from nightread.model.card import Conversion, Gate, Precision
+from nightread.model.floor import CHANCE_AUC
 from nightread.model.training_folder import TrainingFolder, read_training_folder
 from nightread.scan.preprocessing import Tensor
 
@@ -127,6 +128,7 @@ def export(
             **trained.card,
             "name": name,
             "version": version,
+            "limitations": [*_warn_of_chance(trained.card), *trained.card["limitations"]],
             "created_at": datetime.now(UTC).replace(microsecond=0),
             "parity_tolerance": limits.parity,
             "training": _add_packages(trained.card["training"]),
@@ -230,6 +232,15 @@ def _choose_parity_scans(scores: npt.NDArray[Any], scans: Tensor) -> Tensor:
     order = np.argsort(scores[:, 0], kind="stable")
     places = np.linspace(0, len(order) - 1, min(PARITY_SCANS, len(order))).astype(np.int64)
     return scans[order[places]]
+
+
+def _warn_of_chance(card: dict[str, Any]) -> list[str]:
+    """Return the limit of a network whose hold-out figures are no better than chance; the card begins with it."""
+    auc = card["metrics"].get("hold-out", {}).get("auc")
+    if auc is None or auc["low"] > CHANCE_AUC:
+        return []
+    interval = f"95 % interval {auc['low']:.3f} to {auc['high']:.3f}"
+    return [f"Not for use: on the hold-out it is no better than chance (AUC {auc['value']:.3f}, {interval})."]
 
 
 def _add_packages(training: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@
       ModelError           the model is at fault: a worker does not start
         CardMismatch         bundle, card and graph do not fit together, or a byte of them has changed
         ParityMismatch       this machine does not reproduce the scores of the parity file
+        PromotionRefused   its figures speak against production, and no reason is given
       DeviceError          the requested device is not active
         DeviceFull           its memory is too small for a batch
       NoticeFailed         a notice could not be delivered
@@ -76,6 +77,10 @@ class CardMismatch(ModelError):
 
 class ParityMismatch(ModelError):
     """This machine does not reproduce the scores of the bundle's parity file."""
+
+
+class PromotionRefused(ModelError):
+    """The figures of a model bundle are below the floor or worse than those of the one in use."""
 
 
 class DeviceError(NightreadError):

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_valida
 
 from nightread import failpoints
 from nightread.errors import SettingsError
+from nightread.model.floor import FloorText
 from nightread.page_settings import PageSettings
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
 from nightread.scan.path_map import PathMap
@@ -106,6 +107,7 @@ class Settings(PageSettings):
     model: str = Field(
         "", description="model of new runs, NAME[@VERSION]; empty: the production model, else the shipped bundle"
     )
+    promote_floor: FloorText = Field("auc=0.8,sensitivity=0.8,ece=0.1", description="hold-out figures of a promotion")
     models_dir: Path = Field(
         default_factory=lambda: _find_data_folder() / "models",
         description="folder of model bundles, <name>/<version>/",

@@ -293,7 +293,7 @@ def make_card(**fields: Any) -> dict[str, Any]:
             "hyperparameters": {"epochs": 1},
             "packages": {"numpy": "2"},
         },
-        "metrics": {"pneumonia": {"auroc": {"value": 0.5, "low": 0.4, "high": 0.6}}},
+        "metrics": {"hold-out": {name: make_metric(0.95) for name in ("auc", "sensitivity", "specificity")}},
         "intended_use": "tests",
         "limitations": ["everything"],
         **fields,

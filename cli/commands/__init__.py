@@ -29,7 +29,8 @@ data: `data fetch` downloads a data set.
 models: `models list` and `models show`, the registry of model bundles.
 models_check: `models check` checks a bundle on this machine.
 models_import: `models import` imports a bundle or an ONNX file.
-models_stage: `models promote`, `rollback` and `retire`, the stages of models.
+models_promote: `models promote`, once the figures have been seen.
+models_stage: `models rollback` and `retire`, the stages of models.
 config: shows the settings and their sources.
 doctor: checks what a host needs before its first night.
 bench: measures scoring speed against the limit of this machine.

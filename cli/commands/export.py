@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.output.console import print_json, waiting
+from cli.output.console import print_json, say, waiting
 from cli.train_extra import prepare_tensorflow
 from nightread.settings import read_settings
 
@@ -77,6 +77,8 @@ def _print(exported: "Exported") -> None:
         )
     typer.echo(f"outputs    {', '.join(output.name for output in card.outputs)}")
     typer.echo(f"transposes {conversion.transposes} Transpose nodes remain")
+    if card.is_by_chance:
+        say(card.limitations[0], style="bold red")
 
 
 def _describe(exported: "Exported") -> dict[str, Any]:
@@ -94,5 +96,6 @@ def _describe(exported: "Exported") -> dict[str, Any]:
         "decisions_changed": exported.conversion.decisions_changed,
         "auc": exported.conversion.auc,
         "source_auc": exported.conversion.source_auc,
+        "by_chance": exported.bundle.card.is_by_chance,
         "same_pixels": {way: found.model_dump() for way, found in exported.bundle.card.same_pixels.items()},
     }

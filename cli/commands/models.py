@@ -108,14 +108,17 @@ def _describe_entry(entry: Entry, in_use: str) -> dict[str, Any]:
 def _describe_change(change: StageEntry) -> dict[str, Any]:
     return {
         "stage": change.stage.value, "cause": change.cause.value, "changed_by": change.changed_by,
-        "changed_at": change.changed_at,
+        "changed_at": change.changed_at, "why": change.why,
     }  # fmt: skip
 
 
 def _print_stages(stage: str | None, changes: list[StageEntry]) -> None:
     out.print(f"\nstage: {stage or 'none (not in the database yet)'}")
     if changes:
-        table = make_table("time", "what", "stage", "by")
+        table = make_table("time", "what", "stage", "by", "why", text=("why",), spare=("why",))
         for change in changes:
-            table.add_row(show_time(change.changed_at), change.cause.value, change.stage.value, change.changed_by)
+            table.add_row(
+                show_time(change.changed_at), change.cause.value, change.stage.value, change.changed_by,
+                change.why or "",
+            )  # fmt: skip
         out.print(table)

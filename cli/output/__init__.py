@@ -7,6 +7,7 @@ run_summary: a run's counts and their reconciliation.
 embedded_run: the progress and the summary of a run that this process scores.
 result_rows: result rows as CSV, JSON, Parquet and sheets.
 result_table: result rows as a table.
+comparison_page: a model beside the one in use.
 card_page: a model's card for people.
 follow: follows a run until it ends.
 """

@@ -1,6 +1,7 @@
 """Model bundles: the networks that are served, with their cards.
 
 card: `card.json`, the description of a network that programs and people need.
+floor: figures that a network in production has at least.
 bundle: finds, reads, checks and writes bundles.
 onnx_file: inspects an ONNX file without the package onnx.
 gate: the input gate, which rejects pictures that are not frontal chest X-rays.

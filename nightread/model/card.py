@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
+from nightread.model.floor import CHANCE_AUC
 from nightread.scan.preprocessing import InputSpec, complete_input
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -244,6 +245,12 @@ class Card(_Part):
     def reference(self) -> str:
         """NAME@VERSION."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def is_by_chance(self) -> bool:
+        """Whether the AUC of the hold-out is no better than chance: its interval reaches down to 0.5."""
+        auc = self.metrics.get("hold-out", {}).get("auc")
+        return auc is not None and auc.low <= CHANCE_AUC
 
     def decide(self, scores: Sequence[float]) -> tuple[str, ...]:
         """Return the decision for each label, in label order.

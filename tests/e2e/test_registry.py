@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.engine import make_engine
+from nightread.model.bundle import DEFAULT_MODEL
 from tests.factories import make_card, small_chest, write_jpeg
 from tests.onnx_factories import make_onnx, write_tiny_bundle
 from tests.program import hold_reading, last_json, make_environment, run, wait_until, worker
@@ -57,7 +58,7 @@ def imported(call, tmp_path):
     """Both bundles imported, tiny@1 in production."""
     for version in "12":
         call("models", "import", tmp_path / "elsewhere" / "tiny" / version)
-    call("models", "promote", "tiny@1")
+    call("models", "promote", "tiny@1", "--yes")
 
 
 @pytest.mark.timeout(300)
@@ -71,14 +72,14 @@ def test_promotion_needs_no_restart_of_a_worker_and_a_run_keeps_its_model(
     call("db", "upgrade")
     for version in "12":
         call("models", "import", tmp_path / "elsewhere" / "tiny" / version)
-    call("models", "promote", "tiny@1")
+    call("models", "promote", "tiny@1", "--yes")
 
     log = tmp_path / "worker.log"
     gate, held = hold_reading(tmp_path, "20.jpg")
     with worker(env | held, tmp_path, log) as process:
         first = call("enqueue", night, "--json")["run"]
         wait_until(lambda: count(first, "scored") >= 2, "the first scored scans")
-        turnover = call("models", "promote", "tiny@2", "--json")
+        turnover = call("models", "promote", "tiny@2", "--yes", "--json")
         second = call("enqueue", night, "--json")["run"]
         gate.unlink()
         ended = [call("status", reference, "--follow", "--json") for reference in (first, second)]
@@ -117,7 +118,8 @@ def test_shadow_compares_all_scans_of_a_past_run_and_leaves_its_results_alone(ca
         "tiny@1", "tiny@2", SCANS, SCANS,
     )  # fmt: skip
     figures = shadow["labels"]["pneumonia"]
-    assert figures["agreed"] + sum(flip["scans"] for flip in figures["flips"]) == SCANS
+    flips = sum(flip["scans"] for flip in figures["flips"])
+    assert figures["agreed"] + flips == SCANS
     assert figures["shift"]["mean"] > 0.1
     shown = call("shadow", "past", "--model", "tiny@2").stdout
     assert f"{SCANS} scored in the run = {SCANS} compared; {SCANS} reused" in shown
@@ -125,13 +127,16 @@ def test_shadow_compares_all_scans_of_a_past_run_and_leaves_its_results_alone(ca
     assert [one["run"] for one in call("runs", "--json")] == [past["run"]]
     assert call("results", "past", "--format", "csv").stdout == rows
 
-    call("models", "promote", "tiny@2")
+    refused = call("models", "promote", "tiny@2", expect=2)
+    assert f"{flips} decisions of {SCANS} scans would change" in refused.stdout
+    assert "add --yes" in refused.stderr
+    call("models", "promote", "tiny@2", "--yes")
     promoted = call("score", night, "--json")
     assert (promoted["model"], promoted["reused"]) == ("tiny@2", SCANS)  # from the shadow
 
 
 def test_rollback_restores_the_production_model_before(call, imported):
-    call("models", "promote", "tiny@2")
+    call("models", "promote", "tiny@2", "--yes")
     assert next(one["found"] for one in call("doctor", "--json") if one["check"] == "model").startswith("tiny@2 on ")
 
     digests = {one["model"]: one["digest"] for one in call("models", "list", "--json")}
@@ -139,7 +144,8 @@ def test_rollback_restores_the_production_model_before(call, imported):
         "production": "tiny@1", "digest": digests["tiny@1"], "replaced": "tiny@2",
     }  # fmt: skip
 
-    assert "no production model before tiny@1" in call("models", "rollback", expect=1).stderr
+    assert call("models", "rollback", "--json")["production"] == DEFAULT_MODEL  # the one that ships
+    assert f"no production model before {DEFAULT_MODEL}" in call("models", "rollback", expect=1).stderr
     shown = call("models", "show", "tiny@2", "--json")
     assert [change["cause"] for change in shown["stages"]] == ["promoted", "replaced"]
     assert all("@" in change["changed_by"] for change in shown["stages"])

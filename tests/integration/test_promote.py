@@ -1,16 +1,17 @@
 """Models are imported, promoted, rolled back and retired from Python as from the command line."""
 
 import json
+import re
 
 import pytest
 
 from db.engine import reading
 from db.registry import find_production, list_stage_changes
 from db.types import ModelStage
-from nightread.errors import CardMismatch, ModelError, NightreadError, WrongStage
-from nightread.model.bundle import PARITY_FILE
+from nightread.errors import CardMismatch, ModelError, NightreadError, PromotionRefused, WrongStage
+from nightread.model.bundle import DEFAULT_MODEL, PARITY_FILE
 from nightread.settings import read_settings
-from tests.factories import make_card, write_jpeg
+from tests.factories import make_card, make_metric, write_jpeg
 from tests.onnx_factories import make_onnx, write_tiny_bundle
 from worker.errors import WrongPaths
 from worker.registry.import_model import import_model
@@ -41,7 +42,7 @@ def test_promote_and_rollback_change_the_production_model(sqlite_engine, setting
         write_tiny_bundle(settings.models_dir, version)
         turnover = promote(sqlite_engine, settings, f"tiny@{version}")
     assert (turnover.production.reference, turnover.replaced.reference) == ("tiny@2", "tiny@1")
-    assert rollback(sqlite_engine).production.reference == production(sqlite_engine) == "tiny@1"
+    assert rollback(sqlite_engine, settings).production.reference == production(sqlite_engine) == "tiny@1"
     with reading(sqlite_engine) as connection:
         assert all("@" in change.changed_by for change in list_stage_changes(connection))
 
@@ -54,9 +55,54 @@ def test_promote_refuses_a_bundle_that_cannot_be_served_here(sqlite_engine, sett
     assert production(sqlite_engine) is None
 
 
-def test_rollback_without_a_production_model_is_an_error(sqlite_engine):
+def test_rollback_without_a_production_model_is_an_error(sqlite_engine, settings):
     with pytest.raises(WrongStage, match="there is no production model"):
-        rollback(sqlite_engine)
+        rollback(sqlite_engine, settings)
+
+
+def test_rollback_leads_to_the_bundle_that_ships_even_a_retired_one(sqlite_engine, settings):
+    for version in "12":
+        write_tiny_bundle(settings.models_dir, version)
+        promote(sqlite_engine, settings, f"tiny@{version}")
+    retire(sqlite_engine, settings, DEFAULT_MODEL)
+    assert rollback(sqlite_engine, settings, to_shipped=True).replaced.reference == "tiny@2"
+    assert production(sqlite_engine) == DEFAULT_MODEL
+    assert rollback(sqlite_engine, settings).production.reference == "tiny@2"
+    assert [rollback(sqlite_engine, settings).production.reference for _ in "12"] == ["tiny@1", DEFAULT_MODEL]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "fault"),
+    [
+        ({"auc": make_metric(0.7)}, "AUC 0.700 is below 0.8 on the hold-out"),
+        ({"auc": make_metric(0.9), "sensitivity": make_metric(0.5)}, "sensitivity 0.500 is below 0.8"),
+        ({"auc": make_metric(0.9), "ece": make_metric(0.2)}, "ECE 0.200 is above 0.1"),
+        ({"auc": make_metric(0.9, 0.4)}, "no better than chance"),
+        ({}, "its card has no AUC"),
+    ],
+)
+def test_a_model_below_the_floor_needs_a_reason_which_is_stored(sqlite_engine, settings, metrics, fault):
+    write_tiny_bundle(settings.models_dir, metrics={"hold-out": metrics})
+    with pytest.raises(PromotionRefused, match=re.escape(fault)):
+        promote(sqlite_engine, settings, "tiny@1")
+    assert production(sqlite_engine) is None
+    promote(sqlite_engine, settings, "tiny@1", why="a trial at night")
+    with reading(sqlite_engine) as connection:
+        assert [change.why for change in list_stage_changes(connection)] == ["a trial at night"]
+
+
+def test_a_worse_model_needs_a_reason_and_one_of_other_scans_does_not(sqlite_engine, settings):
+    training = make_card()["training"] | {"scans": {"hold-out": 100}, "patients": {"hold-out": 50}}
+    other = training | {"scans": {"hold-out": 99}}
+    for version, auc, trained in (("1", 0.95, training), ("2", 0.93, training), ("3", 0.93, other)):
+        metrics = {"hold-out": {"auc": make_metric(auc)}}
+        write_tiny_bundle(settings.models_dir, version, metrics=metrics, training=trained)
+    promote(sqlite_engine, settings, "tiny@1")
+    with pytest.raises(PromotionRefused, match=r"AUC of hold-out is worse, 0\.930 after 0\.950 \(0\.940-0\.960\)"):
+        promote(sqlite_engine, settings, "tiny@2")
+    assert promote(sqlite_engine, settings, "tiny@3", why="not needed").production.reference == "tiny@3"
+    with reading(sqlite_engine) as connection:
+        assert {change.why for change in list_stage_changes(connection)} == {None}
 
 
 def test_retire_takes_a_bundle_that_no_run_has_used_and_undo_brings_it_back(sqlite_engine, settings):

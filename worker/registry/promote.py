@@ -8,47 +8,79 @@ from db.registry import (
     Turnover,
     find_model,
     promote_model,
+    put_shipped_back,
     register_model,
     restore_model,
     retire_model,
     roll_back,
 )
 from db.types import ModelStage
+from nightread.errors import ModelError, PromotionRefused
 from nightread.machine import count_cores, name_user
-from nightread.model.bundle import find_bundle, load_bundle
+from nightread.model.bundle import DEFAULT_MODEL, find_bundle, load_bundle
 from nightread.settings import Settings
-from worker.registry.choose import choose_bundle, describe_model
+from worker.registry.choose import describe_model
+from worker.registry.comparison import Comparison, compare_with_present
 
 
-def promote(engine: Engine, settings: Settings, model: str) -> Turnover:
+def promote(engine: Engine, settings: Settings, model: str, *, why: str = "") -> Turnover:
     """Make a bundle the production model, after checking it on this machine; new runs use it unless they name another.
 
     Args:
         engine: the database, its schema checked.
-        settings: `models_dir` and device.
+        settings: `models_dir`, `promote_floor` and device.
         model: NAME@VERSION.
+        why: reason to promote it in spite of its figures; it is stored.
 
     Raises:
         ModelError: the bundle is missing, damaged or not reproduced here.
+        PromotionRefused: its figures are below the floor or worse than those of the model in use, and no reason is
+            given.
         DeviceError: the device that was asked for is not active.
         WrongStage: the model is retired.
     """
+    return promote_compared(engine, settings, compare_with_present(engine, settings, model), why=why)
+
+
+def promote_compared(engine: Engine, settings: Settings, comparison: Comparison, *, why: str = "") -> Turnover:
+    """Make a compared bundle the production model, as `promote` does."""
     from nightread.inference.scorer import Scorer  # ONNX Runtime: neither `rollback` nor `retire` needs it
 
-    bundle = choose_bundle(engine, settings.model_copy(update={"model": model})).bundle
+    bundle = comparison.bundle
+    if comparison.faults and not why:
+        raise PromotionRefused(
+            f"{bundle.card.reference} is not promoted: {'; '.join(comparison.faults)}; to promote it all the same, say "
+            "why with `--force --why TEXT`, which is stored"
+        )
     Scorer(bundle, settings.device, settings.threads or count_cores())
-    request = Request(name_user())
+    request = Request(name_user(), why if comparison.faults else "")
     return write(engine, lambda connection: promote_model(connection, describe_model(bundle), request))
 
 
-def rollback(engine: Engine) -> Turnover:
+def rollback(engine: Engine, settings: Settings, *, to_shipped: bool = False) -> Turnover:
     """Restore the previous production model; repeated, the one before that. Retired models are skipped.
 
+    Where no model was before, the bundle that ships takes its place.
+
+    Args:
+        engine: the database, its schema checked.
+        settings: `models_dir`.
+        to_shipped: restore the bundle that ships at once, retired or not.
+
     Raises:
-        WrongStage: there is no previous production model.
+        WrongStage: there is no production model to roll back from.
+        ModelError: the bundle that ships cannot be read.
     """
     request = Request(name_user())
-    return write(engine, lambda connection: roll_back(connection, request))
+    try:
+        shipped = describe_model(load_bundle(find_bundle(DEFAULT_MODEL, settings.models_dir)))
+    except ModelError:
+        if to_shipped:
+            raise
+        shipped = None
+    if to_shipped and shipped is not None:
+        return write(engine, lambda connection: put_shipped_back(connection, shipped, request))
+    return write(engine, lambda connection: roll_back(connection, request, shipped))
 
 
 def retire(engine: Engine, settings: Settings, model: str, *, undo: bool = False) -> tuple[ModelStage, bool]:
@@ -81,3 +113,11 @@ def retire(engine: Engine, settings: Settings, model: str, *, undo: bool = False
     if now is None:
         raise AssertionError("unreachable: it was written above")
     return now.stage, is_changed
+
+
+def _make_request(why: str = "") -> Request:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number and no name
+        user = str(os.getuid())
+    return Request(f"{user}@{os.uname().nodename}", why)

@@ -152,15 +152,15 @@ def test_cancel(places, place, ward_of_four, struck):
 
 
 def test_promotion(places, place, struck):
-    place.run("models", "promote", "tiny@1")
-    undisturbed = watch(place, "models", "promote", "tiny@2")
+    place.run("models", "promote", "tiny@1", "--yes")
+    undisturbed = watch(place, "models", "promote", "tiny@2", "--yes")
 
     def judge(place, number):
-        point, _ = place.strike("models", "promote", "tiny@2", failpoint=f"any:kill:{number}")
+        point, _ = place.strike("models", "promote", "tiny@2", "--yes", failpoint=f"any:kill:{number}")
         undisturbed.judge(place, number)
         with reading(place.engine) as connection:
             assert find_production(connection) is not None
-        place.run("models", "promote", "tiny@2")
+        place.run("models", "promote", "tiny@2", "--yes")
         assert place.sign() == undisturbed.after
         return point
 

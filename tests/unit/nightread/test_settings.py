@@ -43,6 +43,7 @@ def test_the_defaults_need_no_server():
 def test_every_setting_can_be_given_by_its_variable(monkeypatch):
     values = {
         "DATABASE_URL": "postgresql://user:pw@host/db", "BROKER_URL": "rediss://:pw@host:6379/0", "MODEL": "a@1",
+        "PROMOTE_FLOOR": "auc=0.9",
         "MODELS_DIR": "/models", "SCAN_ROOTS": "/a:/b", "DEVICE": "cuda", "BATCH_SIZE": "8", "JOB_SIZE": "9",
         "LEASE_S": "50", "SWEEP_S": "5", "MAX_ATTEMPTS": "4", "QUEUE_HIGH_WATER": "7",
         "MAX_PIXELS": "100", "MAX_FILE_BYTES": "200", "DECODE_LIMIT_S": "9", "GATE": "false", "ARCHIVES": "true",

@@ -82,7 +82,7 @@ class TestModel:
 
     def test_a_database_knows_the_production_model(self, scan, tmp_path, monkeypatch):
         monkeypatch.setenv("NIGHTREAD_MODEL", "")
-        call = CliRunner().invoke(app, ["models", "promote", "pneumonia-cnn75@1"], catch_exceptions=False)
+        call = CliRunner().invoke(app, ["models", "promote", "pneumonia-cnn75@1", "--yes"], catch_exceptions=False)
         assert call.exit_code == 0
         assert json.loads(invoke(scan, "--json"))[0]["model"] == "pneumonia-cnn75@1"
         assert json.loads(invoke(scan, "--model", "pneumonia-lite0", "--json"))[0]["model"] == "pneumonia-lite0@3"
