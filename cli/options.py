@@ -43,6 +43,12 @@ Device = Annotated[
     typer.Option("--device", help="auto, cpu, or cuda (fails without a GPU); or set NIGHTREAD_DEVICE."),
 ]
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Address to serve on.")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", help="Own labels: CSV file with path, label (patient, split), or a folder with one for each label."
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the run to finish; exit codes as for `score`.")]
 
 

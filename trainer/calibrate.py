@@ -122,7 +122,7 @@ def shift_bundle(bundle: Bundle, folder: Path, *, version: str, prevalence: floa
     if card.scaling is None or card.drift_reference is None or "score" not in card.drift_reference.quantiles:
         raise TrainingError(
             f"the scores of {card.reference} are not calibrated; --prevalence alone needs calibrated ones: name "
-            "labelled scans of the site with --scans"
+            "labelled scans of the site with --labels"
         )
     # Of calibrated scores the mean is the share of scans with the label.
     share = float(np.mean(card.drift_reference.quantiles["score"]))

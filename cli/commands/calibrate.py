@@ -17,8 +17,9 @@ from trainer.evaluation.site_scores import list_site, score_site
 def calibrate(
     model: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Bundle to start from; it does not change.")],
     version: Annotated[str, typer.Option(help="Version of the new bundle.")],
-    scans: Annotated[
-        Path | None, typer.Option(help="50 to 200 labelled scans: a folder per label, or a CSV file of path and label.")
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", "--scans", help="50 to 200 labelled scans: a folder per label, or a CSV file."),
     ] = None,
     prevalence: Annotated[
         float | None, typer.Option(min=0.001, max=0.999, help="Share of the site's scans with the label, if known.")
@@ -32,10 +33,10 @@ def calibrate(
     No weight is trained: the last layer is scaled, and thresholds are chosen again. With --prevalence alone, without
     labelled scans, probabilities are shifted and every decision stays.
 
-    Example: nightread calibrate pneumonia-lite0 --scans our-scans --version 2-our-site
+    Example: nightread calibrate pneumonia-lite0 --labels our-scans --version 2-our-site
     """
-    if scans is None and prevalence is None:
-        raise typer.BadParameter("name labelled scans with --scans, or a share with --prevalence")
+    if labels is None and prevalence is None:
+        raise typer.BadParameter("name labelled scans with --labels, or a share with --prevalence")
     models_dir = out or read_settings().models_dir
     bundle = open_bundle(find_bundle(model, read_settings().models_dir))
     folder = models_dir / bundle.card.name / version
@@ -44,10 +45,10 @@ def calibrate(
             f"there is a model bundle {bundle.card.name}@{version} already; bundles never change: name another "
             "--version"
         )
-    if scans is None:
+    if labels is None:
         new, unreadable = shift_bundle(bundle, folder, version=version, prevalence=prevalence or 0.0), 0
     else:
-        listed = list_site(scans, bundle.card)
+        listed = list_site(labels, bundle.card)
         with progress_bar("score", len(listed)) as bar:
             scored = score_site(bundle, listed, report=bar.set)
         unreadable = scored.unreadable

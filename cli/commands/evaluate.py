@@ -10,10 +10,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from cli.options import Device, Json
-from cli.output.console import print_json, progress_bar
+from cli.database import open_database
+from cli.options import Device, Json, Labels
+from cli.output.console import print_json, progress_bar, waiting
 from cli.train_extra import prepare_tensorflow
-from nightread.errors import NightreadError
+from db.engine import reading
+from db.runs import RunInfo, find_run
+from nightread.errors import CardMismatch, NightreadError, UnknownRun
 from nightread.inference.scorer import Scorer
 from nightread.machine import count_cores
 from nightread.model.bundle import CARD_FILE, find_bundle, load_bundle
@@ -22,14 +25,18 @@ from nightread.settings import Settings, read_settings
 from trainer.data.catalog import find_dataset
 from trainer.data.dataset import Choices
 from trainer.evaluation.external import Assessment, assess, read_network
+from trainer.evaluation.run_scores import assess_run
 
 
 def evaluate(
     network: Annotated[
         str,
-        typer.Argument(metavar="BUNDLE_OR_CHECKPOINT", help="NAME[@VERSION], a bundle's folder or a training folder."),
+        typer.Argument(
+            metavar="NETWORK_OR_RUN", help="NAME[@VERSION], a bundle's or training folder; with --labels also a run."
+        ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of labelled scans; all of them are scored.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of labelled scans; all of them are scored.")] = None,
+    labels: Labels = None,
     dataset: Annotated[Literal["pediatric", "covid"], typer.Option(help="Layout of the folder.")] = "pediatric",
     healthy: Annotated[
         Path | None, typer.Option(help="covid: CSV file of healthy scans; default: searched near --data.")
@@ -39,23 +46,56 @@ def evaluate(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compute a network's metrics on a folder of labelled scans.
+    """Compute a network's metrics on labelled scans, or those of a past run.
 
-    A bundle runs in ONNX Runtime, a training folder in Keras (extra `train`). The metrics say nothing about new
-    patients if the network was trained on scans of the folder.
+    A bundle runs in ONNX Runtime, a training folder in Keras (extra `train`). The scores of a run come from the
+    database, and labels are found by its paths. The metrics say nothing about new patients if the network was trained
+    on these scans.
 
     Example: nightread evaluate pneumonia-cnn75 --data chest_xray/test
     """
-    card, score = _open_network(network, read_settings(device=device))
-    choices = Choices(healthy=healthy, normals=normals)
-    with progress_bar("prepare", None) as bar:
-        assessment = assess(read_network(card, score), find_dataset(dataset), data, choices, report=bar.set)
+    if (data is None) is (labels is None):
+        raise typer.BadParameter(
+            "name labelled scans with --labels or --data, and not with both", param_hint="--labels"
+        )
+    source = labels or data or Path()
+    settings = read_settings(device=device)
+    run = _find_run(network, settings) if labels is not None and not _is_network(network, settings) else None
+    if run is not None:
+        with waiting("read the run"):
+            card, assessment = assess_run(open_database(settings), run, source)
+    else:
+        card, score = _open_network(network, settings)
+        choices = Choices(healthy=healthy, normals=normals)
+        with progress_bar("prepare", None) as bar:
+            found = find_dataset(dataset if labels is None else "own")
+            assessment = assess(read_network(card, score), found, source, choices, report=bar.set)
     if out is not None:
-        _write_report(out, network, card, assessment, data)
+        name = Path(network).name if run is None else f"{run.model} in run {run.name}"
+        _write_report(out, name, card, assessment, source)
     if as_json:
         print_json(_describe(network, assessment))
     else:
         _print(assessment)
+
+
+def _is_network(named: str, settings: Settings) -> bool:
+    if Path(named).is_dir():
+        return True
+    try:
+        find_bundle(named, settings.models_dir)
+    except CardMismatch:
+        return False
+    return True
+
+
+def _find_run(named: str, settings: Settings) -> RunInfo:
+    engine = open_database(settings)
+    with reading(engine) as connection:
+        try:
+            return find_run(connection, named)
+        except UnknownRun as error:
+            raise UnknownRun(f"{error}; nor is there a model bundle or a folder {named}") from None
 
 
 def _open_network(named: str, settings: Settings) -> tuple[dict[str, Any], Callable[[Any], Any]]:
@@ -92,13 +132,12 @@ def _open_checkpoint(folder: Path) -> tuple[dict[str, Any], Callable[[Any], Any]
     return card, partial(score, load_checkpoint(folder), at_once=at_once)
 
 
-def _write_report(folder: Path, network: str, card: dict[str, Any], assessment: Assessment, data: Path) -> None:
+def _write_report(folder: Path, name: str, card: dict[str, Any], assessment: Assessment, data: Path) -> None:
     from trainer.evaluation.report import ReportFacts, ReportPart, write_report  # the extra `train`
 
     folder.mkdir(parents=True, exist_ok=True)
-    name = Path(network).name
     notes = [
-        f"The network {name} was scored on all labelled scans of the folder {data.name}.",
+        f"{name}, judged by the labelled scans of {data.name}.",
         "Where it was trained on some of them, the figures say nothing about new patients.",
         *[f"Not used: {count} {reason}." for reason, count in assessment.left_alone.items()],
         *([f"Unreadable: {len(assessment.unreadable)} scans."] if assessment.unreadable else []),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Labels
 from cli.output.console import hint, print_json
 from cli.train_extra import prepare_tensorflow
 from trainer.data.dataset import Choices, Rare, SplitBy
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 
 
 def train(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="pediatric or covid.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Training folder to write.")],
+    dataset: Annotated[str, typer.Argument(metavar="[DATASET]", help="pediatric or covid; with --labels none.")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    labels: Labels = None,
+    negative: Annotated[
+        str, typer.Option(help="Of two own labels the one without finding; default: normal, negative, healthy ...")
+    ] = "",
     arch: Annotated[
         str,
         typer.Option(help="cnn75, inceptionresnetv2, lenet, inception or efficientnetlite0.", rich_help_panel=_NETWORK),
@@ -163,12 +168,18 @@ def train(
 
     Example: nightread train pediatric --data chest_xray --out trainings/cnn75
     """
+    if labels is not None and (dataset or data):
+        raise typer.BadParameter("own labels take no data set and no --data", param_hint="--labels")
+    source = labels or data
+    if source is None or not (labels or dataset):
+        raise typer.BadParameter("name a data set and its folder with --data, or own labels with --labels")
     prepare_tensorflow()
     from trainer import train as training  # Keras
 
     request = training.make_request(
-        dataset, data, arch, out, recipe=recipe, shares=shares, resume=resume, calibration_set=calibration_set,
-        choices=Choices(split, subtypes, healthy, normals, min_per_label, rare), epochs=epochs,
+        dataset or "own", source, arch, out, recipe=recipe, shares=shares, resume=resume,
+        calibration_set=calibration_set,
+        choices=Choices(split, subtypes, healthy, normals, min_per_label, rare, negative), epochs=epochs,
         steps_per_epoch=steps_per_epoch, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
         momentum=momentum, weight_decay=weight_decay, schedule=schedule,
         monitor=monitor, patience=patience, seed=seed, augment=augment, balanced=balanced, mixup=mixup,

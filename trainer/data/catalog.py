@@ -5,10 +5,11 @@ from typing import Final
 
 from trainer.data.covid import COVID
 from trainer.data.dataset import Dataset
+from trainer.data.own import OWN
 from trainer.data.pediatric import PEDIATRIC
 from trainer.errors import TrainingError
 
-DATASETS: Final[Mapping[str, Dataset]] = {dataset.name: dataset for dataset in (PEDIATRIC, COVID)}
+DATASETS: Final[Mapping[str, Dataset]] = {dataset.name: dataset for dataset in (PEDIATRIC, COVID, OWN)}
 
 
 def find_dataset(name: str) -> Dataset:

@@ -32,6 +32,7 @@ class Choices:
         normals: covid: most healthy scans.
         min_per_label: a label with fewer scans is rare.
         rare: treatment of rare labels.
+        negative: own: the label of scans without the finding; "": recognised by its name.
     """
 
     split_by: SplitBy = SplitBy.PATIENT
@@ -40,6 +41,7 @@ class Choices:
     normals: int = 150
     min_per_label: int = 1
     rare: Rare = Rare.DROP
+    negative: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class LabelledScan:
         patient: as the data set names it.
         kin: shared by patients that may be one person; a split keeps them on one side.
         subgroup: finer label with figures of its own, such as `bacterial`; empty for none.
+        part: side of a split that the data set gives; empty for none.
     """
 
     path: str
@@ -79,6 +82,7 @@ class LabelledScan:
     patient: str
     kin: str
     subgroup: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,36 @@ def split_by_scan(count: int, shares: Shares, *, seed: int) -> Mapping[Part, Ind
     return {part: np.sort(indices) for part, indices in zip(Part, cuts, strict=True)}
 
 
+def split_as_given(scans: PreparedScans, groups: Indices, classes: Sequence[str]) -> Mapping[Part, Indices]:
+    """Split scans as the data set says.
+
+    Args:
+        scans: N scans, each with its part.
+        groups: (N,) int64, from `group_scans`.
+        classes: of the task.
+
+    Returns:
+        Ascending indices of the scans of each part.
+
+    Raises:
+        DatasetError: a part lacks a label, or a patient or a file stands on two sides.
+    """
+    parts = np.array([scan.part for scan in scans.scans])
+    split = {part: np.flatnonzero(parts == part.value).astype(np.int64) for part in Part}
+    for part, places in split.items():
+        if lacking := [classes[target] for target in range(len(classes)) if target not in scans.targets[places]]:
+            raise DatasetError(f"the given split has no {lacking[0]} scans in {part}; every part needs every label")
+    sides: dict[int, set[str]] = {}
+    for group, part_name in zip(groups.tolist(), parts.tolist(), strict=True):
+        sides.setdefault(group, set()).add(part_name)
+    if torn := sum(len(found) > 1 for found in sides.values()):
+        raise DatasetError(
+            f"{torn} patients, or files that are identical, stand on several sides of the given split; keep each on "
+            "one side, or leave out the column split"
+        )
+    return split
+
+
 def find_strata(groups: Indices, targets: Targets, classes: int) -> Indices:
     """Return (G,) int64, the label of each group: the rarest one of several."""
     stratum = np.zeros(int(groups.max()) + 1, np.int64)
@@ -192,10 +222,15 @@ class Divided:
 def divide(task: Task, scans: PreparedScans, split_by: SplitBy, shares: Shares, *, seed: int) -> Divided:
     """Split scans; with several labels, those with too few patients for a split by patient are left out.
 
+    A split that the data set gives itself is taken as it is.
+
     Raises:
-        DatasetError: the single label has fewer than three patients, or fewer than two labels remain.
+        DatasetError: a given split is not whole, the single label has fewer than three patients, or fewer than two
+            labels remain.
     """
     groups = group_scans([scan.kin for scan in scans.scans], scans.sha256)
+    if all(scan.part for scan in scans.scans):
+        return Divided(task, scans, groups, split_as_given(scans, groups, task.classes), {})
     if split_by is SplitBy.ARTICLE:
         return Divided(task, scans, groups, split_by_scan(len(groups), shares, seed=seed), {})
     patients = count_groups(groups, scans.targets, task.classes)

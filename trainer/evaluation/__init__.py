@@ -9,6 +9,7 @@ site_scores: labelled scans of one site, and their scores by a bundle.
 gate: fits the input gate.
 mistakes: finds the worst mistakes.
 external: evaluates a network on another folder of labelled scans.
+run_scores: judges a past run by own labels.
 plots: draws figures, curves and mistakes.
 report: writes `report.html`.
 """

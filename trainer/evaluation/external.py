@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nightread.scan.preprocessing import InputSpec, Tensor, complete_input
 from trainer.data.dataset import Choices, Dataset, Listing, Task
+from trainer.data.labels import match_label
 from trainer.data.load import Unreadable, prepare_scans
 from trainer.data.split import group_scans
 from trainer.errors import DatasetError
@@ -18,7 +19,8 @@ from trainer.evaluation.metrics import Evaluation, PartScores, evaluate, spread_
 from trainer.evaluation.mistakes import Mistake, find_mistakes
 from trainer.evaluation.operating_points import BALANCED
 
-_SEED = 2018
+#: Random seed of the intervals.
+SEED = 2018
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def assess(
     majority = int(np.bincount(scans.targets).argmax())
     return Assessment(
         part,
-        evaluate(part, majority=majority, seed=_SEED),
+        evaluate(part, majority=majority, seed=SEED),
         {**listing.left_alone, **unknown},
         scans.unreadable,
         listing.missing,
@@ -121,10 +123,12 @@ def assess(
 
 
 def _keep_known(listing: Listing, task: Task, folder: Path) -> tuple[Listing, Counter[str]]:
-    known = tuple(scan for scan in listing.scans if scan.label in task.classes)
+    """Return the scans with a label of the network, under its name for it, and the number of others by label."""
+    matched = [(scan, match_label(scan.label, task.classes)) for scan in listing.scans]
+    known = tuple(replace(scan, label=label) for scan, label in matched if label is not None)
     if not known:
         raise DatasetError(
             f"{folder} has the labels {', '.join(listing.task.classes)}; the network has {', '.join(task.classes)}"
         )
-    unknown = Counter(f"unknown-label {scan.label}" for scan in listing.scans if scan.label not in task.classes)
+    unknown = Counter(f"unknown-label {scan.label}" for scan, label in matched if label is None)
     return replace(listing, task=task, scans=known), unknown

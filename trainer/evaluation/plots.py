@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from nightread.text import show_text
 from trainer.evaluation.metrics import CALIBRATION_BINS, Evaluation, PartScores, find_bins, find_certainty
 from trainer.evaluation.mistakes import Mistake
 from trainer.fit.history import EpochRow
@@ -18,6 +19,8 @@ _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4
 _GRAY: Final = "#777777"
 _DPI: Final = 110
 
+#: Longest name below a picture, in characters.
+_NAME_LENGTH: Final = 32
 #: Most classes with curves of their own; more lines could not be told apart.
 _MAX_CURVES: Final = 6
 
@@ -138,9 +141,17 @@ def draw_mistakes(mistakes: Sequence[Mistake]) -> bytes:
     for axes, mistake in zip(all_axes, mistakes, strict=False):
         axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=1)
         axes.set_title(
-            f"is {mistake.label}\ntaken for {mistake.decision} ({mistake.score:.2f})\n{mistake.sha256[:12]}", fontsize=7
+            f"is {mistake.label}\ntaken for {mistake.decision} ({mistake.score:.2f})\n{_show_name(mistake.name)}",
+            fontsize=7,
+            parse_math=False,
         )
     return _render(figure)
+
+
+def _show_name(name: str) -> str:
+    """Return a file's name that fits below its picture: cut in the middle, without characters that no font has."""
+    shown = show_text(name)
+    return shown if len(shown) <= _NAME_LENGTH else f"{shown[: _NAME_LENGTH // 2]}...{shown[-_NAME_LENGTH // 2 + 3 :]}"
 
 
 def _make_figure(columns: int, *, width: float, height: float, rows: int = 1) -> tuple[Any, list[Any]]:

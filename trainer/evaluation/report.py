@@ -88,7 +88,7 @@ _CAPTIONS: Final = {
     "confusion": "Scans by label and decision; the colour is the share of the row.",
     "curves": "All thresholds at once; dotted: guessing.",
     "calibration": "Whether a score can be read as a probability, and the distribution of the scores.",
-    "mistakes": "The wrong decisions with the highest scores, as the network saw the scans; named by SHA-256.",
+    "mistakes": "The wrong decisions with the highest scores, as the network saw the scans, by file name.",
 }
 
 

@@ -1,6 +1,5 @@
 """Labelled scans of one site, and their scores by a model bundle."""
 
-import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from nightread.model.bundle import Bundle
 from nightread.model.card import Card, Precision
 from nightread.scan.files import read_file
 from nightread.scan.preprocessing import Tensor, read_and_prepare
-from nightread.scan.walk import Walk, find_scans
 from nightread.settings import Device
+from trainer.data.labels import match_label, read_labels
 from trainer.data.load import MAX_FILE_BYTES, MAX_PIXELS
 from trainer.data.split import Indices, Targets, group_scans
 from trainer.errors import DatasetError
@@ -59,49 +58,25 @@ def list_site(source: Path, card: Card) -> list[SiteScan]:
     """List the labelled scans of a site.
 
     Args:
-        source: a folder with one folder for each label, or a CSV file with the columns `path` and `label`, and perhaps
-            `patient`; paths are relative to the file.
+        source: see `trainer.data.labels.read_labels`.
         card: whose label and negative decision the labels are; upper and lower case are alike.
 
     Raises:
         DatasetError: nothing is labelled so.
     """
     check_card(card)
-    known = {name.lower(): name for name in (card.labels[0], card.negative_decision)}
-    if source.is_dir():
-        folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and folder.name.lower() in known]
-        scans = [
-            SiteScan(Path(found.path), known[folder.name.lower()], found.path)
-            for folder in folders
-            for found in find_scans([folder], Walk(), roots=[source.resolve()])
-        ]
-    else:
-        scans = _read_table(source, known)
-    if not scans:
-        raise DatasetError(
-            f"{source} holds no labelled scans; it may be a folder with {' and '.join(known.values())}, or a CSV file "
-            "with the columns path and label"
-        )
-    return scans
-
-
-def _read_table(source: Path, known: dict[str, str]) -> list[SiteScan]:
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise DatasetError(f"{source} is neither a folder nor a CSV file with the columns path and label") from None
-    if rows and not {"path", "label"} <= rows[0].keys():
-        raise DatasetError(f"{source} has the columns {', '.join(rows[0])}; path and label are needed")
+    known = (card.labels[0], card.negative_decision)
     scans = []
-    for line, row in enumerate(rows, start=2):
-        label = known.get((row["label"] or "").strip().lower())
-        if label is None:
+    for row in read_labels(source):
+        label = match_label(row.label, known)
+        if label is not None:
+            scans.append(SiteScan(Path(row.path), label, row.patient or row.path))
+        elif not source.is_dir():  # another folder beside those of the labels does no harm
             raise DatasetError(
-                f"{source}, line {line}: the label is {row['label']!r}; the model knows {' and '.join(known.values())}"
+                f"{source}, {row.place}: the label is {row.label!r}; the model knows {' and '.join(known)}"
             )
-        path = source.parent / row["path"]
-        scans.append(SiteScan(path, label, row.get("patient") or str(path)))
+    if not scans:
+        raise DatasetError(f"{source} has no folder of a label that the model knows: {' and '.join(known)}")
     return scans
 
 

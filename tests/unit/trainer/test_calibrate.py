@@ -80,8 +80,8 @@ def test_folders_and_tables_list_the_same_scans(tmp_path, bundle):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file,label\na.png,normal\n", "the columns file, label; path and label are needed"),
-        ("path,label\na.png,healthy\n", r"line 2: the label is 'healthy'; the model knows pneumonia and normal"),
+        ("file,label\na.png,normal\n", "has no column path; it has: file, label"),
+        ("path,label\na.png,healthy\n", r"row 1: the label is 'healthy'; the model knows pneumonia and normal"),
         ("path,label\n", "holds no labelled scans"),
     ],
 )

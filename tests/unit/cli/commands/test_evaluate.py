@@ -62,6 +62,34 @@ def test_the_figures_are_those_of_the_single_predictions(labelled):
     assert told["confusion"][1] == [6 - called, called]
 
 
+def write_labels(labelled):
+    """Write the labels of `labelled` as a file, in another case, with one scan more than a run will have."""
+    names = sorted(path for path in labelled.rglob("*.png"))
+    lines = [f"{path},{path.parent.name.title()},{path.stem.partition('_')[0]}" for path in names]
+    table = labelled.parent / "labels.csv"
+    table.write_text("\n".join(["path,label,patient", *lines, f"{labelled}/gone.png,normal,x"]) + "\n")
+    return table
+
+
+def test_own_labels_judge_a_network_and_a_past_run_alike(labelled):
+    table = write_labels(labelled)
+    network = json.loads(invoke("evaluate", "pneumonia-cnn75", "--labels", table, "--json").stdout)
+    assert (network["scans"], network["patients"], network["unreadable"], network["missing"]) == (12, 9, 1, 1)
+    invoke("score", labelled, "--name", "ward", "--model", "pneumonia-cnn75", "--no-gate")
+    past = json.loads(invoke("evaluate", "ward", "--labels", table, "--json").stdout)
+    assert past["confusion"] == network["confusion"]
+    assert past["figures"]["auc"] == pytest.approx(network["figures"]["auc"])
+    assert past["left_alone"] == {"rejected in the run": 1, "not in the run": 1}
+
+
+def test_labels_and_data_exclude_each_other_and_an_unknown_run_is_told(labelled):
+    table = write_labels(labelled)
+    assert invoke("evaluate", "pneumonia-cnn75").exit_code == 2
+    assert invoke("evaluate", "pneumonia-cnn75", "--labels", table, "--data", labelled).exit_code == 2
+    with pytest.raises(NightreadError, match=r"there is no run 'ward'.* nor is there a model bundle"):
+        invoke("evaluate", "ward", "--labels", table)
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [("adult-model", "there is no model bundle adult-model"), ("./nothing/here", "there is no model bundle")],

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,3 +54,30 @@ def test_one_label_that_remains_is_refused():
     task, scans = make(["common"] * 10 + ["rare"] * 2)
     with pytest.raises(DatasetError, match="only 1 of 2 labels have the 3 patients"):
         divide(task, scans, SplitBy.PATIENT, SHARES, seed=1)
+
+
+def give_parts(scans, parts):
+    given = tuple(replace(scan, part=part) for scan, part in zip(scans.scans, parts, strict=True))
+    return replace(scans, scans=given)
+
+
+def test_a_given_split_is_taken_as_it_is():
+    task, scans = make(["a", "b"] * 3)
+    parts = ["train", "train", "hold-out", "hold-out", "validation", "validation"]
+    divided = divide(task, give_parts(scans, parts), SplitBy.PATIENT, SHARES, seed=1)
+    assert {part: places.tolist() for part, places in divided.split.items()} == {
+        Part.TRAIN: [0, 1], Part.VALIDATION: [4, 5], Part.HOLD_OUT: [2, 3],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "patients", "message"),
+    [
+        (["train", "train", "hold-out", "hold-out", "validation", "train"], None, "no b scans in validation"),
+        (["train", "train", "hold-out", "hold-out", "validation", "validation"], "xyxzvw", "1 patients"),
+    ],
+)
+def test_a_given_split_without_a_label_or_with_a_torn_patient_is_refused(parts, patients, message):
+    task, scans = make(["a", "b"] * 3, patients and list(patients))
+    with pytest.raises(DatasetError, match=message):
+        divide(task, give_parts(scans, parts), SplitBy.PATIENT, SHARES, seed=1)
