@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import Final
 
 from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
+from nightread.text import show_text
 from worker.errors import BrokerUnavailable, NothingToScore, WrongKey, WrongPaths
 
 
@@ -61,7 +62,7 @@ def explain(error: BaseException) -> tuple[str, Exit] | None:
     """Return (message, exit code) of a known error, else None."""
     if not isinstance(error, NightreadError):
         return None
-    message = " ".join(str(error).split())
+    message = show_text(" ".join(str(error).split()))
     if isinstance(error, DatabaseUnavailable | BrokerUnavailable):
         return message, Exit.UNAVAILABLE
     if isinstance(error, NothingToScore):

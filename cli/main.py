@@ -16,6 +16,7 @@ from cli.global_options import add_global_options
 from cli.help_page import WIDTH, PanelCommand, PanelGroup, explain_report, name_values, split_docstring
 from nightread import __version__
 from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
+from nightread.text import show_text
 
 
 class Command(NamedTuple):
@@ -210,4 +211,4 @@ def _explain_usage(error: TyperException) -> None:
 
         parameter = getattr(error, "param", None)
         message = f"{parameter.opts[0] if parameter else 'a value'}: {describe_fault(error.__cause__.errors()[0])}"
-    sys.stderr.write(f"{_PROGRAM}: {' '.join(message.split()).rstrip('.')}{hint}\n")
+    sys.stderr.write(f"{_PROGRAM}: {show_text(' '.join(message.split()).rstrip('.'))}{hint}\n")

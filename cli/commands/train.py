@@ -10,6 +10,7 @@ import typer
 from cli.options import Labels
 from cli.output.console import hint, print_json
 from cli.train_extra import prepare_tensorflow
+from nightread.text import show_text
 from trainer.data.dataset import Choices, Rare, SplitBy
 from trainer.fit.hyperparameters import Augment, MixedPrecision, Monitor, Optimizer, Schedule
 
@@ -239,7 +240,7 @@ def _print(record: "Record", card: dict[str, Any], out: Path) -> None:
     if record.without_patient:
         typer.echo(f"no patient in the name: {record.without_patient} scans, each split as a patient of its own")
     if record.unreadable:
-        shown = ", ".join(f"{name} ({reason})" for name, reason in list(record.unreadable.items())[:10])
+        shown = ", ".join(f"{show_text(name)} ({reason})" for name, reason in list(record.unreadable.items())[:10])
         typer.echo(f"unreadable: {len(record.unreadable)}: {shown}{' ...' if len(record.unreadable) > 10 else ''}")
     typer.echo(f"training folder: {out}")
     typer.echo(f"report: {out / 'report.html'}")

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from cli.output.bar import Bar, LineBar
+from nightread.text import show_text
 
 _quiet = False
 _with_hints = True
@@ -53,7 +54,7 @@ def say(message: str, *, style: str | None = None) -> None:
     if _quiet:
         return
     if (tables := _import_tables()) is None:
-        sys.stderr.write(f"{message}\n")
+        sys.stderr.write("".join(f"{show_text(line)}\n" for line in message.split("\n")))
     else:
         tables.err.print(message, style=style)
 
@@ -61,7 +62,7 @@ def say(message: str, *, style: str | None = None) -> None:
 def hint(message: str) -> None:
     """Write the next command to stderr, on one line that can be copied."""
     if _with_hints and not _quiet:
-        sys.stderr.write(f"{message}\n")
+        sys.stderr.write(f"{show_text(message)}\n")
 
 
 def leave_out_hints() -> None:

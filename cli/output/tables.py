@@ -34,8 +34,16 @@ _GAP: Final = 2
 #: Scans and sentences get at least so many characters before a spare column is left out.
 _NARROW: Final = 28
 
-#: Names of files and runs are printed as they are: none of them colors, links or draws anything.
-_make_console = partial(Console, highlight=False, markup=False, emoji=False)
+
+class _TextConsole(Console):
+    """A console that prints what it is given as it is: no text colors, links, draws or moves anything."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text with its control characters escaped; only lines break."""
+        return super().render_str("\n".join(map(show_text, text.split("\n"))), **options)
+
+
+_make_console = partial(_TextConsole, highlight=False, markup=False, emoji=False)
 #: Data. Without a terminal it is as wide as it needs to be: nothing is cut or wrapped.
 out = _make_console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 10_000)
 #: Messages and progress, on a terminal.

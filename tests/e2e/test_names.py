@@ -1,23 +1,27 @@
 """Names of files and runs are shown as they are: in tables, pages, CSV, JSON, sheets and logs, in any locale."""
 
 import csv
+import html
 import io
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
+import duckdb
 import openpyxl
 import pytest
-from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from cli.main import app
 from nightread.scan.files import encode_path
-from nightread.settings import Settings
 from nightread.text import show_text
 from tests.factories import small_chest, write_jpeg
 from tests.program import PROGRAM, make_environment, run
-from web.app import make_app
+from tests.web_page import open_page
 
 RUN_NAME = "[/x] [link=http://evil]here[/link] :smile: =1+1"
 NAMES = [
@@ -37,7 +41,7 @@ def night(tmp_path_factory):
     write_jpeg(folder / "scan.jpeg", small_chest())
     for name in NAMES:
         shutil.copy(folder / "scan.jpeg", os.fsencode(ward) + b"/" + name)
-    env = make_environment(folder)
+    env = make_environment(folder, model="pneumonia-lite0", gate=False)
     run("score", ward, "--name", RUN_NAME, env=env, cwd=folder)
     return env, folder, sorted(encode_path(os.fsencode(ward) + b"/" + name) for name in NAMES)
 
@@ -130,16 +134,101 @@ def test_output_is_whole_utf_8_in_every_locale(night, form, locale):
     assert "uml\u00e4ut \u05e9.jpeg" in done.stdout.decode("utf-8")
 
 
-def test_the_page_and_its_csv_show_them_too(night):
+#: What a terminal obeys, and what turns the direction of text.
+OBEYED = ("\x1b", "\x07", "\x9b", "\u202e")
+
+
+@pytest.fixture
+def invoke(night, monkeypatch):
+    """Call the program in this process; returns stdout and stderr."""
+    env, folder, _ = night
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+
+    def invoke(*arguments):
+        called = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+        assert called.exit_code in {0, 3}, called.output
+        return called.stdout, called.stderr
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("runs",), ("status",), ("results",), ("report", "--format", "text"), ("drift",),
+        ("shadow", RUN_NAME, "--model", "pneumonia-cnn75", "--most-moved", "99"), ("predict", "ward"),
+        ("verify", RUN_NAME, "--sample", "2"),
+        ("explain", "not-frontal"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_text_for_people_holds_no_character_that_a_terminal_obeys(invoke, arguments):
+    if arguments == ("predict", "ward"):
+        arguments = ("predict", *sorted(Path("ward").rglob("*.jpeg")))
+    shown = "".join(invoke(*arguments))
+    assert [char for char in OBEYED if char in shown] == []
+    if arguments[0] in {"report", "shadow", "predict"}:
+        assert "[/x].jpeg" in shown
+        assert "\\x1b[31mred.jpeg" in shown
+
+
+@pytest.mark.parametrize("arguments", [("drift",), ("shadow", RUN_NAME, "--model", "pneumonia-cnn75"), ("status",)])
+def test_json_of_commands_holds_the_name_of_the_run_as_it_is(invoke, arguments):
+    assert json.loads(invoke(*arguments, "--json")[0])["name"] == RUN_NAME
+
+
+def test_reports_show_names_as_they_are(invoke, night):
+    _, folder, paths = night
+    invoke("report", "--format", "html", "--out", "report.html")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert [char for char in OBEYED if char in page] == []
+    assert "<script>alert" not in page
+    assert html.escape(RUN_NAME) in page
+    invoke("report", "--format", "json", "--out", "report.json")
+    told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert told["name"] == RUN_NAME
+    assert {one["path"] for label in told["labels"].values() for one in label["highest"]} <= set(paths)
+
+
+def test_a_parquet_file_holds_the_names_as_they_are_stored(invoke, night):
+    _, folder, paths = night
+    invoke("results", "--out", "night.parquet")
+    read = duckdb.sql(f"SELECT path, run FROM '{folder / 'night.parquet'}'").fetchall()
+    assert sorted(path for path, _ in read) == paths
+    assert {run_name for _, run_name in read} == {RUN_NAME}
+
+
+def test_errors_and_log_lines_hold_no_character_that_a_terminal_obeys(night):
+    env, folder, _ = night
+    name = "\x1b[31m[/x]\u202e"
+    for arguments in (("status", name), ("score", name), ("models", "show", name), ("results", "--label", name)):
+        done = subprocess.run([PROGRAM, *arguments], env=env, cwd=folder, capture_output=True, check=False)
+        shown = (done.stdout + done.stderr).decode()
+        assert "Traceback" not in shown
+        assert [char for char in OBEYED if char in shown] == []
+    for form in ("text", "json"):
+        logged = env | {"NIGHTREAD_LOG_FORMAT": form, "NIGHTREAD_LOG_LEVEL": "DEBUG"}
+        done = run("score", folder / "ward", "--name", name, env=logged, cwd=folder)
+        assert [char for char in OBEYED if char in done.stderr] == []
+
+
+def test_every_page_that_is_linked_shows_names_as_they_are(night):
     env, _, _ = night
     url = f"sqlite:///{env['XDG_DATA_HOME']}/nightread/nightread.db"
-    with TestClient(make_app(Settings(database_url=url)), base_url="http://localhost") as client:
-        for address in ("/", "/runs/latest", f"/runs/{_find_run(client)}"):
+    with open_page(url) as client:
+        seen, waiting = set(), ["/"]
+        while waiting and len(seen) < 60:
+            address = waiting.pop()
+            seen.add(address)
             response = client.get(address)
-            assert response.status_code in {200, 404}
-            assert "<script>alert" not in response.text
-            assert "\x1b" not in response.text
-
-
-def _find_run(client):
-    return client.get("/").text.partition('href="/runs/')[2].partition('"')[0]
+            assert response.status_code in {200, 404}, address
+            if "html" in response.headers["content-type"]:
+                assert "<script>alert" not in response.text
+                assert [char for char in OBEYED if char in response.text] == []
+                links = {
+                    html.unescape(link).partition("#")[0] for link in re.findall(r'href="(/[^"]*)"', response.text)
+                }
+                waiting += sorted(links - seen - set(waiting))
+    assert sum("/scans/" in address for address in seen) >= len(NAMES)

@@ -48,6 +48,7 @@ TABLES = {
     "measurements",
     "schedules",
     "schedule_nights",
+    "page_actions",
 }
 VERSION_TABLES = {"schema_version", "alembic_version"}  # fmt: skip
 

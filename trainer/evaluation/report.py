@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nightread.model.training_folder import Record
+from nightread.text import show_text
 from trainer.errors import TrainingError
 from trainer.evaluation.metrics import Evaluation, PartScores
 from trainer.evaluation.mistakes import Mistake
@@ -68,7 +69,9 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
     (folder / PLOTS_FOLDER).mkdir(exist_ok=True)
     for name, png in pictures.items():
         (folder / PLOTS_FOLDER / f"{name}.png").write_bytes(png)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_show
+    )
     template = environment.from_string(files("trainer").joinpath(_TEMPLATE).read_text("utf-8"))
     page = template.render(
         facts=facts,
@@ -81,6 +84,11 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
     path = folder / REPORT_FILE
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _show(value: Any) -> Any:
+    """Return a value of the page; in text, such as the name of a file, control characters are escaped."""
+    return show_text(value) if type(value) is str else value
 
 
 _CAPTIONS: Final = {

@@ -113,11 +113,3 @@ def retire(engine: Engine, settings: Settings, model: str, *, undo: bool = False
     if now is None:
         raise AssertionError("unreachable: it was written above")
     return now.stage, is_changed
-
-
-def _make_request(why: str = "") -> Request:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have a number and no name
-        user = str(os.getuid())
-    return Request(f"{user}@{os.uname().nodename}", why)
