@@ -30,6 +30,7 @@ notices: ended runs that somebody is to be told of.
 run_report: what a report counts and lists.
 page_actions: what users of the worklist page did.
 scan_record: all that is stored of one scan.
+study_results: the scored instances of a run by study.
 stored_scans: what is stored of single scans.
 changes: what became terminal since a program last asked.
 model_pairs: the scores of two models on one run.

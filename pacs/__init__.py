@@ -8,4 +8,7 @@ socket_guard: limits on what one connection may send and how long it may take.
 listener: takes instances over the network into the spool.
 intake: enqueues the studies of a spool once they are quiet.
 receiver: listener and intake until they are stopped, for `nightread receive`.
+structured_report: a study's results as a DICOM Structured Report.
+secondary_capture: a scored instance as a picture, with its score burnt in.
+study_reports: the reports and pictures of a run.
 """

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.dicom_extra import import_dicom
+from cli.exits import Exit
 from cli.options import Device, RunReference
 from cli.output.console import encode_json, print_json, say, waiting
 from db.engine import reading
@@ -43,23 +45,36 @@ def report(
         bool, typer.Option("--pictures/--no-pictures", help="Show the highest scans; reads their files.")
     ] = True,
     device: Device = None,
+    sr: Annotated[
+        Path | None,
+        typer.Option("--sr", metavar="FOLDER", help="Write a DICOM Structured Report of each study instead."),
+    ] = None,
+    sc: Annotated[
+        bool, typer.Option("--sc", help="With --sr: also a picture of each scan, with its score burnt in.")
+    ] = False,
 ) -> None:
     """Write the report of a run: one HTML file that needs no server.
 
     It has the scores with the thresholds, the highest scans, those near the threshold, rejected and failed scans by
     reason, drift, throughput and provenance. It holds paths and pictures: keep it where the scans may be seen.
+    With --sr (extra `dicom`) it writes DICOM objects, which hold names of patients.
 
     Example: nightread report ward-a --out ward-a.html
     """
     if run is not None and night is not None:
         raise typer.BadParameter("name a run or a night, not both", param_hint="--night")
     noon = None if night is None else _read_noon(night)
+    if sc and sr is None:
+        raise typer.BadParameter("it needs --sr", param_hint="--sc")
     settings = read_settings(device=device)
     configure_logging(settings, default="WARNING")
     process = WorkerProcess(settings)
     try:
         ensure_schema(process.engine)
         found = _find_runs(process, run, noon)
+        if sr is not None:
+            _write_objects(process, found, sr, with_captures=sc)
+            return
         with waiting("gathering the report"):
             with_pictures = pictures and format is Format.HTML
             reports = [make_report(process, one, with_pictures=with_pictures) for one in found]
@@ -74,6 +89,22 @@ def report(
         file = out or Path(f"report-{night or found[0].id[:8]}.html")
         _write(file, text=render_page(reports, title))
         say(f"{file}: {len(reports)} run{'s' * (len(reports) != 1)}")
+
+
+def _write_objects(process: WorkerProcess, found: list[RunInfo], folder: Path, *, with_captures: bool) -> None:
+    """Write DICOM objects; exit code 1 if some cannot be made."""
+    reports = import_dicom("study_reports")
+    kinds = [reports.Kind.REPORT, *([reports.Kind.CAPTURE] if with_captures else [])]
+    is_whole = True
+    for run in found:
+        with waiting("writing DICOM objects"):
+            done = reports.write_objects(process, run, folder, kinds)
+        say(f"{folder}: {done.written:,} DICOM objects of run {run.id[:8]}")
+        for cause, count in done.missing.items():
+            say(f"{count:,} objects are missing: {cause}")
+            is_whole = False
+    if not is_whole:
+        raise typer.Exit(Exit.ERROR)
 
 
 def _read_noon(night: str) -> datetime:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
+from nightread.model.finding_code import FindingCode
 from nightread.model.floor import CHANCE_AUC
 from nightread.scan.preprocessing import InputSpec, complete_input
 
@@ -175,7 +176,7 @@ class Card(_Part):
     `digest` is the bundle's digest; see `nightread.model.bundle`. Unknown fields are refused, so that a misspelt
     threshold is not taken for a missing one. A new field has a default, so that older cards load, or increases
     `schema_version`. `metrics` describe the network as trained; `conversion` holds the graph's differences. Without
-    `outputs`, the graph returns scores only.
+    `outputs`, the graph returns scores only. `codes` say what labels mean in SNOMED CT or RadLex.
     """
 
     schema_version: Literal[1] = 1
@@ -208,6 +209,7 @@ class Card(_Part):
     precision: Precision = Precision.FLOAT32
     outputs: tuple[Output, ...] = ()
     conversion: Conversion | None = None
+    codes: dict[Label, FindingCode] = {}
 
     _complete_input = model_validator(mode="before")(complete_input)
 
@@ -232,6 +234,9 @@ class Card(_Part):
             raise ValueError(msg)
         if unknown := set(self.operating_points) - set(self.labels):
             msg = f"operating points are for {sorted(unknown)}, which are not labels"
+            raise ValueError(msg)
+        if unknown := set(self.codes) - set(self.labels):
+            msg = f"codes are for {sorted(unknown)}, which are not labels"
             raise ValueError(msg)
         if self.outputs and self.outputs[0].shape != (len(self.labels),):
             msg = (
