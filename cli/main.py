@@ -49,6 +49,7 @@ COMMANDS: Final = (
     Command("report", "report:report", "Write the report of a run: one HTML file that needs no server.", "Results"),
     Command("notify", "notify:notify", "Send the notice of a run now, to try NIGHTREAD_NOTIFY_URLS.", "Results"),
     Command("web", "web:web", "Serve the worklist page, on which people look at runs and scans.", "Results"),
+    Command("marks export", "marks:export", "Write the marks of users as labels: a CSV file of path and label."),
     Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
     Command("explain", "explain:explain", "Say what a reason code or an exit code means, and what to do.", "Results"),
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM gives unfinished jobs back.", "Workers"),
@@ -85,6 +86,7 @@ COMMANDS: Final = (
 #: Groups of commands with their help and panel.
 GROUPS: Final = {
     "data": ("Training data sets.", "Models"),
+    "marks": ("Marks of users on scans.", "Results"),
     "models": ("Model bundles: import, check, compare and promote.", "Models"),
     "schedule": ("What is enqueued night after night.", "Workers"),
     "db": ("Results database.", "Operations"),

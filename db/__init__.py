@@ -28,6 +28,7 @@ results: the rows of a run.
 results_csv: the same as CSV.
 notices: ended runs that somebody is to be told of.
 run_report: what a report counts and lists.
+marks: what users say of scans, and labels from it.
 page_actions: what users of the worklist page did.
 scan_record: all that is stored of one scan.
 study_results: the scored instances of a run by study.

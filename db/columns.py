@@ -6,6 +6,9 @@ from sqlalchemy import BigInteger, Column, Integer, String
 
 from db.types import UtcDateTime
 
+#: Maximum length of a note on a scan, in characters.
+NOTE_LENGTH = 1000
+
 DIGEST = String(64)
 ID = String(32)
 TIME = UtcDateTime()

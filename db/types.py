@@ -73,6 +73,15 @@ class StageCause(StrEnum):
     RESTORED = "restored"  # brought back into use
 
 
+class MarkKind(StrEnum):
+    """What a user says of a scan on the worklist page."""
+
+    SEEN = "seen"  # looked at, no opinion
+    AGREE = "agree"  # with the decision
+    DISAGREE = "disagree"  # with the decision; the mark has the right label
+    NOTE = "note"  # a text; no verdict
+
+
 def enum_by_value(enum: type[StrEnum], name: str) -> Enum:
     """Return a text column type for the values of `enum`, with a CHECK constraint called `name`."""
     return Enum(

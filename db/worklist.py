@@ -1,13 +1,14 @@
 """Queries of the worklist page: a run's rows, page by page and both ways, and overall progress."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Subquery, and_, case, func, or_, select, union_all
 
 from db.engine import read_clock
+from db.marks import Review, is_reviewed
 from db.results import ResultFilter
 from db.tables import jobs, runs, scans, worklist_rows
 from db.tallies import RunTally, read_tallies
@@ -50,17 +51,20 @@ class PageRequest:
         backwards: whether the page ends before its position, instead of beginning after it.
         text: rows whose path holds it, in small or capital letters, or whose Study Instance UID begins with it.
         reason: rows with this reason code.
+        review: rows of scans that users have reviewed so.
     """
 
     order: PageOrder = PageOrder.HIGHEST
     backwards: bool = False
     text: str | None = None
     reason: str | None = None
+    review: Review | None = None
 
     @property
     def reads_whole_run(self) -> bool:
         """Whether no index has the rows together in their order."""
-        return (self.text, self.reason) != (None, None) or self.order is PageOrder.FOUND
+        is_of_marks = self.review not in {None, Review.UNREVIEWED}
+        return (self.text, self.reason) != (None, None) or is_of_marks or self.order is PageOrder.FOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +137,11 @@ def read_page(
 
 def count_rows(connection: Connection, wanted: ResultFilter, tally: RunTally, request: PageRequest = _BY_SCORE) -> int:
     """Return the number of rows of `wanted` over all pages."""
+    if request.review is Review.UNREVIEWED:
+        whole, reviewed = (replace(request, review=review) for review in (None, Review.REVIEWED))
+        return count_rows(connection, wanted, tally, whole) - count_rows(connection, wanted, tally, reviewed)
     is_one_label = wanted.min_score is None and not (wanted.label and wanted.decision)
-    if tally.is_kept and is_one_label and (request.text, request.reason) == (None, None):
+    if tally.is_kept and is_one_label and (request.text, request.reason, request.review) == (None, None, None):
         named = tally.labels.get(wanted.label, 0) if wanted.label else sum(tally.decisions.values())
         named = tally.decisions.get(wanted.decision, 0) if wanted.decision else named
         counts = {status: getattr(tally.counts, status.value) for status in ScanStatus}
@@ -194,7 +201,11 @@ def _list_conditions(wanted: ResultFilter, request: PageRequest) -> list[ColumnE
         conditions.append(
             or_(row.path.icontains(text, autoescape=True), row.study.startswith(request.text, autoescape=True))
         )
-    return conditions
+    return [*conditions, *_list_reviews(wanted, request, row.scan_id)]
+
+
+def _list_reviews(wanted: ResultFilter, request: PageRequest, scan_id: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+    return [] if request.review is None else [is_reviewed(str(wanted.run_id), scan_id, request.review)]
 
 
 def _find_kept_places(
@@ -215,23 +226,28 @@ def _find_kept_places(
     places: list[tuple[int, str | None]] = []
     if request.backwards:
         if has_unscored and not is_among_scored:
-            places += _find_unscored(
-                connection, wanted, limit, None if after is None else after.scan_id, backwards=True
-            )
+            places += _find_unscored(connection, wanted, limit, None if after is None else after.scan_id, request)
         if has_scored and len(places) < limit:
             start = after if is_among_scored else None
-            places += _find_scored(connection, wanted, pairs, limit - len(places), start, falls=falls)
+            places += _find_scored(connection, wanted, pairs, limit - len(places), start, request=request, falls=falls)
         return places
     if has_scored and not is_among_unscored:
-        places += _find_scored(connection, wanted, pairs, limit, after, falls=falls)
+        places += _find_scored(connection, wanted, pairs, limit, after, request=request, falls=falls)
     if has_unscored and len(places) < limit:
         last_id = after.scan_id if after is not None and is_among_unscored else None
-        places += _find_unscored(connection, wanted, limit - len(places), last_id, backwards=False)
+        places += _find_unscored(connection, wanted, limit - len(places), last_id, request)
     return places
 
 
 def _find_scored(
-    connection: Connection, wanted: ResultFilter, pairs: _Pairs, limit: int, start: Position | None, *, falls: bool
+    connection: Connection,
+    wanted: ResultFilter,
+    pairs: _Pairs,
+    limit: int,
+    start: Position | None,
+    *,
+    request: PageRequest,
+    falls: bool,
 ) -> list[tuple[int, str | None]]:
     """Return the keys (scan id, label) of the rows with a score that follow a position.
 
@@ -240,9 +256,10 @@ def _find_scored(
     """
     rows = worklist_rows.c
     order = (rows.minus_score, rows.scan_id)
+    reviews = _list_reviews(wanted, request, rows.scan_id)
     ranges = [
         select(rows.minus_score, rows.scan_id, rows.label)
-        .where(rows.run_id == wanted.run_id, rows.label == label, rows.decision == decision, *where)
+        .where(rows.run_id == wanted.run_id, rows.label == label, rows.decision == decision, *where, *reviews)
         .order_by(*(column.desc() if falls else column for column in order))
         .limit(limit)
         .subquery()
@@ -277,13 +294,14 @@ def _split_range(
 
 
 def _find_unscored(
-    connection: Connection, wanted: ResultFilter, limit: int, start_id: int | None, *, backwards: bool
+    connection: Connection, wanted: ResultFilter, limit: int, start_id: int | None, request: PageRequest
 ) -> list[tuple[int, str | None]]:
     """Return the keys (scan id, None) of the rows without a score, in the order the scans were found, or backwards."""
+    backwards, reviews = request.backwards, _list_reviews(wanted, request, scans.c.id)
     start = () if start_id is None else (scans.c.id < start_id if backwards else scans.c.id > start_id,)
     ranges = [
         select(scans.c.id)
-        .where(scans.c.run_id == wanted.run_id, scans.c.status == status, ~scans.c.reused, *start)
+        .where(scans.c.run_id == wanted.run_id, scans.c.status == status, ~scans.c.reused, *start, *reviews)
         .order_by(scans.c.id.desc() if backwards else scans.c.id)
         .limit(limit)
         .subquery()

@@ -14,8 +14,10 @@ from web.access import read_access
 from web.errors import ERROR_HANDLERS
 from web.guard import Guard
 from web.login import log_in, log_out, show_actions, show_login
+from web.marks import mark_scan, show_next, undo
 from web.pages import check_health, download_csv, show_run, show_runs
 from web.pictures import Pictures
+from web.run_actions import cancel, retry
 from web.scan_page import send_evidence, send_picture, send_thumbnail, show_scan
 from web.sessions import Attempts, Sessions
 from web.showing import STATIC_FOLDER
@@ -45,6 +47,11 @@ def make_app(settings: Settings) -> Starlette:
             Route("/", show_runs, name="runs"),
             Route("/runs/{reference}", show_run, name="run"),
             Route("/runs/{reference}/results.csv", download_csv, name="csv"),
+            Route("/runs/{reference}/next", show_next, name="next"),
+            Route("/runs/{reference}/undo", undo, methods=["POST"], name="undo"),
+            Route("/runs/{reference}/retry", retry, methods=["POST"], name="retry"),
+            Route("/runs/{reference}/cancel", cancel, methods=["POST"], name="cancel"),
+            Route("/scans/{scan_id}/marks", mark_scan, methods=["POST"], name="mark"),
             Route("/scans/{scan_id}", show_scan, name="scan"),
             Route("/scans/{scan_id}/picture.png", send_picture, name="picture"),
             Route("/scans/{scan_id}/thumbnail.webp", send_thumbnail, name="thumbnail"),
@@ -64,6 +71,7 @@ def make_app(settings: Settings) -> Starlette:
     app.state.engine = engine
     app.state.schema_checked = False
     app.state.pictures = Pictures(settings)
+    app.state.settings = settings
     app.state.access = access
     app.state.sessions = sessions
     app.state.attempts = Attempts()

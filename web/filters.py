@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
+from db.marks import Review
 from db.results import Order, ResultFilter, to_text
 from db.types import ScanStatus
 from db.worklist import PageOrder, PageRequest, Position
@@ -31,6 +32,7 @@ class WorklistFilter:
     min_score: float | None = None
     reason: str | None = None
     text: str | None = None
+    review: Review | None = None
     order: PageOrder = PageOrder.HIGHEST
 
     @property
@@ -41,11 +43,11 @@ class WorklistFilter:
     @property
     def fits_csv(self) -> bool:
         """Whether the CSV can have the same rows."""
-        return (self.reason, self.text) == (None, None)
+        return (self.reason, self.text, self.review) == (None, None, None)
 
     def to_request(self, *, backwards: bool = False) -> PageRequest:
         """Return what a page shows besides the database filter."""
-        return PageRequest(self.order, backwards, self.text, self.reason)
+        return PageRequest(self.order, backwards, self.text, self.reason, self.review)
 
     def of_run(self, run_id: str) -> ResultFilter:
         """Return the database filter for a run, in the order of the page."""
@@ -59,7 +61,7 @@ class WorklistFilter:
         parameters = {
             "status": self.status, "decision": self.decision, "label": self.label,
             "min_score": None if self.min_score is None else to_text(self.min_score),
-            "reason": self.reason, "text": self.text,
+            "reason": self.reason, "text": self.text, "review": self.review,
             "order": None if self.order is PageOrder.HIGHEST else self.order, **extra,
         }  # fmt: skip
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
@@ -79,6 +81,7 @@ def read_filter(parameters: QueryParams) -> WorklistFilter:
         min_score=_read_score(parameters.get("min_score")),
         reason=_read_name("reason", parameters.get("reason")),
         text=_read_name("text", parameters.get("text"), _TEXT_LENGTH),
+        review=_read_review(parameters.get("review")),
         order=_read_order(parameters.get("order")),
     )
 
@@ -135,6 +138,13 @@ def _read_status(text: str | None) -> ScanStatus | None:
     except ValueError:
         allowed = ", ".join(ScanStatus)
         raise HTTPException(400, f"The status is “{text}”; allowed are {allowed}.") from None
+
+
+def _read_review(text: str | None) -> Review | None:
+    try:
+        return Review(text) if text else None
+    except ValueError:
+        raise HTTPException(400, f"The review is “{text}”; allowed are {', '.join(Review)}.") from None
 
 
 def _read_order(text: str | None) -> PageOrder:

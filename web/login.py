@@ -11,7 +11,7 @@ from db.engine import write
 from db.page_actions import PageAction, list_actions, store_action
 from web.access import Access, Role, User
 from web.guard import Visitor, require
-from web.pages import reading_request
+from web.lookup import reading_request
 from web.sessions import ATTEMPTS_S
 from web.showing import render
 

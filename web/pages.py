@@ -2,15 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
 import anyio
 from anyio.to_thread import run_sync
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,17 +17,21 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from db.engine import reading
+from db.marks import Review, count_reviews, find_verdicts
 from db.registry import read_card
 from db.results import ResultFilter
 from db.results_csv import stream_csv
-from db.runs import RunInfo, find_run, list_runs
+from db.runs import RunInfo, list_runs
 from db.schema import check_schema
 from db.tallies import RunTally, read_tallies, reconcile
-from db.types import RunStatus, ScanStatus
+from db.types import ScanStatus
 from db.worklist import PageOrder, count_rows, read_page, read_progress
-from nightread.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
+from nightread.errors import DatabaseUnavailable, SchemaOutdated
 from web.filters import WorklistFilter, read_filter, read_place, read_position, read_run_id, write_position
+from web.lookup import find_requested_run, reading_request
+from web.run_actions import OPEN, explain_retry
 from web.showing import render
+from web.stored_card import list_alternatives, read_choices, read_labels, read_thresholds
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +48,6 @@ MOST_STREAMS: Final = 4
 SEND_LIMIT_S = 30.0
 _STREAMS: Final = threading.BoundedSemaphore(MOST_STREAMS)
 _RETRY: Final = {"Retry-After": "60"}
-_OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 def show_runs(request: Request) -> Response:
@@ -73,6 +75,8 @@ def show_run(request: Request) -> Response:
         card = read_card(connection, run.model_digest)
         page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, before or after, tally, request=page_request)
         total = count_rows(connection, asked.of_run(run.id), tally, page_request)
+        verdicts = find_verdicts(connection, run.id, [row["scan_id"] for row in page.rows])
+        reviews = count_reviews(connection, run.id)
     if page.first is None:
         place = 0
     following, preceding = str(place + len(page.rows)), str(max(0, place - ROWS_PER_PAGE))
@@ -80,7 +84,7 @@ def show_run(request: Request) -> Response:
         request,
         "run.html",
         run=run,
-        is_open=run.status in _OPEN,
+        is_open=run.status in OPEN,
         sentence=reconcile(run.found, tally.counts),
         rows=page.rows,
         asked=asked,
@@ -90,7 +94,12 @@ def show_run(request: Request) -> Response:
         place=place,
         labels=list(dict.fromkeys([*read_labels(card), *([asked.label] if asked.label else [])])),
         thresholds=read_thresholds(card),
-        facets=_list_facets(asked, tally),
+        facets=_list_facets(asked, tally, reviews),
+        verdicts=verdicts,
+        choices=read_choices(card),
+        alternatives_of=list_alternatives,
+        why_no_retry=explain_retry(request.app.state.settings, run),
+        failed=tally.counts.failed,
         providers=tally.providers,
         calibration=str(card.get("calibration") or ""),
         intended_use=str(card.get("intended_use") or ""),
@@ -102,7 +111,7 @@ def show_run(request: Request) -> Response:
     )
 
 
-def _list_facets(asked: WorklistFilter, tally: RunTally) -> list[dict[str, Any]]:
+def _list_facets(asked: WorklistFilter, tally: RunTally, reviews: dict[str, int]) -> list[dict[str, Any]]:
     """Return the facets of a worklist: values with their counts in the run, and the queries that choose them."""
     facets: list[dict[str, Any]] = []
 
@@ -130,17 +139,12 @@ def _list_facets(asked: WorklistFilter, tally: RunTally) -> list[dict[str, Any]]
     statuses = [(status, getattr(tally.counts, status.value)) for status in ScanStatus]
     add("Status", "status", [(status, count) for status, count in statuses if count], "scans")
     add("Reason", "reason", [pair for counted in tally.reasons.values() for pair in _by_count(counted)], "scans")
+    reviewed = sum(reviews.values())
+    ended = tally.counts.scored + tally.counts.rejected + tally.counts.failed
+    if ended:
+        counts = {Review.UNREVIEWED.value: ended - reviewed, Review.REVIEWED.value: reviewed, **reviews}
+        add("Review", "review", [(name, count) for name, count in counts.items() if count], "scans")
     return facets
-
-
-def read_thresholds(card: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return the thresholds (low, high) of a stored card, which may be of another release, by label."""
-    stored = card.get("thresholds")
-    return {
-        label: (float(threshold["low"]), float(threshold["high"]))
-        for label, threshold in (stored.items() if isinstance(stored, dict) else ())
-        if isinstance(threshold, dict) and {"low", "high"} <= threshold.keys()
-    }
 
 
 def download_csv(request: Request) -> Response:
@@ -216,37 +220,5 @@ def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[bytes]:
         yield from stream_csv(connection, wanted)
 
 
-@contextmanager
-def reading_request(request: Request) -> Iterator[Connection]:
-    """Open a read transaction on a database with a current schema.
-
-    The schema is checked until it was current once; later migrations stay compatible with this release.
-    """
-    state = request.app.state
-    if not state.schema_checked:
-        check_schema(state.engine)
-        state.schema_checked = True
-    with reading(state.engine) as connection:
-        yield connection
-
-
-def find_requested_run(connection: Connection, request: Request) -> RunInfo:
-    """Return the run that the address names, by id, prefix of its id, or name.
-
-    Raises:
-        UnknownRun: no run, or more than one.
-    """
-    reference: str = request.path_params["reference"]
-    if "\0" in reference:  # PostgreSQL text cannot contain NUL
-        raise UnknownRun(reference)
-    return find_run(connection, reference)
-
-
 def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def read_labels(card: dict[str, Any]) -> list[str]:
-    """Return the labels of a stored card, which may be of another release, in its order."""
-    labels = card.get("labels")
-    return [str(label) for label in labels] if isinstance(labels, list) else []

@@ -1,27 +1,29 @@
 """The page of one scan, and its pictures: by the id of a known scan, never by a path, and never the file itself."""
 
-import re
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from db.marks import list_marks
 from db.registry import read_card
 from db.runs import find_run
 from db.scan_record import ScanFile, find_scan_file, read_scan_record
 from nightread.reasons import MEANINGS, Reason
 from nightread.scan.picture import Window, encode_png
 from web.filters import read_filter
-from web.pages import read_labels, read_thresholds, reading_request
+from web.lookup import read_scan_id, reading_request, unknown_scan
 from web.pictures import SIDES_PX, PictureMissing, Pictures
 from web.showing import render
+from web.stored_card import list_alternatives, read_choices, read_labels, read_thresholds
 
-_SCAN_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 #: Limits of a window, in percent of the scan's range from black to white.
 _CENTERS, _WIDTHS = (-100.0, 200.0), (1.0, 300.0)
 #: Longest side of the layer of evidence.
 _EVIDENCE_PX: Final = 256
+#: Whether a mark leads to the next scan, `1` or `0`; the page's script sets it.
+ADVANCE_COOKIE: Final = "nightread_advance"
 _GATE_OFF: Final = "the card of this model has no input gate"
 
 
@@ -32,9 +34,10 @@ def show_scan(request: Request) -> Response:
     with reading_request(request) as connection:
         file, record = find_scan_file(connection, scan_id), read_scan_record(connection, scan_id)
         if file is None or record is None:
-            raise _unknown_scan()
+            raise unknown_scan()
         run = find_run(connection, record.scan["run_id"])
         card = read_card(connection, run.model_digest)
+        marked = list_marks(connection, scan_id)
     labels = read_labels(card)
     mapped = request.query_params.get("map")
     if mapped and mapped not in labels:
@@ -57,6 +60,9 @@ def show_scan(request: Request) -> Response:
         "scan.html",
         run=run,
         back_query=back_query,
+        marked=marked,
+        alternatives=list_alternatives([row["decision"] for row in record.scores], read_choices(card)),
+        then="stay" if request.cookies.get(ADVANCE_COOKIE) == "0" else "next",
         scan=record.scan,
         record=record,
         why_missing=why,
@@ -87,12 +93,12 @@ def send_picture(request: Request) -> Response:
 
 
 def send_thumbnail(request: Request) -> Response:
-    """Send the thumbnail of a scan as WebP."""
+    """Send the thumbnail of a scan as WebP; nothing of a scan that cannot be drawn, as a worklist holds such scans."""
     file = _find_file(request)
     try:
         thumbnail = request.app.state.pictures.find_thumbnail(file)
-    except PictureMissing as missing:
-        return _refuse(missing)
+    except PictureMissing:
+        return Response(status_code=204)
     return Response(thumbnail, media_type="image/webp")
 
 
@@ -114,29 +120,13 @@ def send_evidence(request: Request) -> Response:
     return Response(encode_png(evidence.draw(labels.index(label), size)), media_type="image/png")
 
 
-def read_scan_id(request: Request) -> int:
-    """Return the id of a scan in the address.
-
-    Raises:
-        HTTPException: 404, it is no id.
-    """
-    text: str = request.path_params["scan_id"]
-    if not _SCAN_ID.fullmatch(text):
-        raise _unknown_scan()
-    return int(text)
-
-
 def _find_file(request: Request) -> ScanFile:
     scan_id = read_scan_id(request)
     with reading_request(request) as connection:
         file = find_scan_file(connection, scan_id)
     if file is None:
-        raise _unknown_scan()
+        raise unknown_scan()
     return file
-
-
-def _unknown_scan() -> HTTPException:
-    return HTTPException(404, "No scan has this id; its run may have been pruned.")
 
 
 def _refuse(missing: PictureMissing) -> Response:

@@ -12,6 +12,7 @@ results: prints or exports the results of a run.
 drift: compares a run's scans with the training data or with another run.
 report: writes the report of a run.
 notify: sends the notice of a run.
+marks: `marks export` writes labels from the marks of the worklist page.
 web: serves the worklist page.
 verify: scores a run again and compares.
 explain: what a reason code or an exit code means.

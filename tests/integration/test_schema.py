@@ -47,6 +47,8 @@ TABLES = {
     "worklist_rows",
     "measurements",
     "schedules",
+    "marks",
+    "page_actions",
     "schedule_nights",
     "page_actions",
 }
@@ -222,7 +224,7 @@ def test_every_column_that_needs_a_word_has_its_comment_in_the_database(postgres
         stored = {column["name"]: column["comment"] for column in inspect(postgres_engine).get_columns(table.name)}
         assert stored == {column.name: column.comment for column in table.columns}
         uncommented = {name for name, comment in stored.items() if not comment}
-        assert uncommented <= {"id", "run_id", "model_digest"}
+        assert uncommented <= {"id", "run_id", "model_digest", "scan_id"}
 
 
 def test_enums_are_stored_by_their_value(engine):

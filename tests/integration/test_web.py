@@ -43,9 +43,9 @@ HOSTILE = [
 
 def read_rows(text):
     """Return the rows of a worklist as (path, label, score), in the order of the page."""
-    body = text.partition('<table role="table" class="cards worklist"')[2].partition("</table>")[0]
+    body = text.partition('aria-label="Worklist">\n<thead')[2].partition("</table>")[0]
     rows = []
-    for row in body.split('<tr role="row" data-row>')[1:]:
+    for row in body.split('<tr role="row" data-row=')[1:]:
         path = html.unescape(re.search(r'title="([^"]*)"', row)[1])
         label = re.search(r'data-label="Label">([^<]*)<', row)[1]
         score = re.search(r'data-label="Score">(?:.*?class="number">)?([^<]*)<', row, re.DOTALL)[1]

@@ -117,15 +117,74 @@ function listenToKeys() {
     if (next) find("a", next).focus();
   };
   document.addEventListener("keydown", (event) => {
+    const focused = document.activeElement.closest("[data-row]");
     const typed = event.target.closest("textarea, select, input:not([type=checkbox], [type=range])");
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (typed) { if (event.key === "Escape") typed.blur(); return; }
     if (rows.length && (event.key === "j" || event.key === "k")) { move(event.key === "j" ? 1 : -1); return; }
+    if (focused && focused.dataset.mark && "ads".includes(event.key)) { event.preventDefault(); markRow(focused, event.key); return; }
     const target = findAll("[data-key]").find((one) => one.dataset.key === event.key && !one.disabled && !one.hidden);
     if (!target) return;
     event.preventDefault();
     if (target.matches("input:not([type=checkbox]), textarea, select")) target.focus(); else target.click();
   });
+}
+
+// A row is marked where it is: the form goes out, the page is asked again, and the next unreviewed row gets the focus.
+async function markRow(row, key) {
+  const kind = { a: "agree", d: "disagree", s: "seen" }[key];
+  if (kind !== "seen" && !("decided" in row.dataset)) return;
+  if (kind === "disagree" && !row.dataset.alternative) { find("a", row).click(); return; }  // which label is right?
+  const form = new URLSearchParams({ form_token: find("[name=form_token]", find("[data-undo]")).value, kind });
+  if (kind === "disagree") form.set("label", row.dataset.alternative);
+  await send(row.dataset.mark, form);
+  const rows = findAll("[data-row]");
+  const next = rows.slice(rows.indexOf(row) + 1).find((one) => !find(".review", one));
+  if (next) find("a", next).focus();
+}
+
+async function send(address, form) {
+  const answer = await fetch(address, { method: "POST", body: form, redirect: "manual" });
+  if (answer.type !== "opaqueredirect") { location.reload(); return; }  // refused: the page says why, or asks to log in
+  await refreshReviews();
+}
+
+async function refreshReviews() {
+  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = new Map(findAll("[data-row]", page).map((row, at) => [`${row.dataset.row} ${at}`, row]));
+  for (const [at, row] of findAll("[data-row]").entries()) {
+    const other = fresh.get(`${row.dataset.row} ${at}`);
+    // A filter by review may have lost the row: it stays until the page is loaded again, so that it can be undone.
+    if (other) find("[data-review]", row).replaceChildren(...find("[data-review]", other).childNodes);
+  }
+  const filters = find("#filters", page);
+  if (filters) find("#filters").replaceChildren(...filters.childNodes);
+  showTimes(document);
+}
+
+function undoInPlace() {
+  const form = find("[data-undo]");
+  if (!form) return;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    await send(form.action, new URLSearchParams(new FormData(form)));
+  });
+}
+
+function advance() {
+  const box = find("[data-advance]");
+  if (!box) return;
+  box.addEventListener("change", () => {
+    document.cookie = `nightread_advance=${box.checked ? 1 : 0}; path=/; max-age=31536000; SameSite=Strict`;
+    for (const field of findAll("[data-mark] [name=then]")) field.value = box.checked ? "next" : "stay";
+  });
+}
+
+function confirmForms() {
+  for (const form of findAll("[data-confirm]")) {
+    form.addEventListener("submit", (event) => { if (!confirm(form.dataset.confirm)) event.preventDefault(); });
+  }
 }
 
 function follow() {
@@ -163,4 +222,7 @@ tellZone();
 switchTheme();
 for (const canvas of findAll("[data-viewer]")) view(canvas);
 listenToKeys();
+undoInPlace();
+advance();
+confirmForms();
 follow();

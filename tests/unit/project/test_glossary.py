@@ -21,7 +21,7 @@ PLAIN = """
     reader record report request response result round row schema search server setting share skip source spec statistic
     storage summary table text thread time trainer transport tuner type uid variation view walk way weight
     backup call processor protocol rule system
-    socket context title kind
+    socket context title kind lookup
     cache finder missing recent
 """
 #: Adjectives, participles, verbs and their nouns.

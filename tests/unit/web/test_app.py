@@ -82,7 +82,7 @@ def test_a_fault_of_ours_is_a_short_page_with_the_headers(sqlite_url, monkeypatc
     def break_down(*_, **__):
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr("web.pages.check_schema", break_down)
+    monkeypatch.setattr("web.lookup.check_schema", break_down)
     app = make_app(Settings(database_url=sqlite_url))
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False, client=LOCAL) as client:
         response = client.get("/")

@@ -6,6 +6,7 @@ import pytest
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
+from db.marks import Review
 from db.types import ScanStatus
 from db.worklist import PageOrder, Position
 from web.filters import WorklistFilter, read_filter, read_place, read_position, read_run_id, write_position
@@ -32,10 +33,10 @@ def test_unknown_parameters_are_passed_over():
 def test_every_field_is_read_and_written_again():
     asked = read(
         status="scored", decision="not & normal", label="effusion:é", min_score="0.1", reason="blank", text="ward & 1",
-        order="lowest",
+        order="lowest", review="agree",
     )  # fmt: skip
     assert asked == WorklistFilter(
-        ScanStatus.SCORED, "not & normal", "effusion:é", 0.1, "blank", "ward & 1", PageOrder.LOWEST
+        ScanStatus.SCORED, "not & normal", "effusion:é", 0.1, "blank", "ward & 1", Review.AGREE, PageOrder.LOWEST
     )
     assert asked.is_set
     assert read_filter(QueryParams(asked.to_query().removeprefix("?"))) == asked
@@ -51,6 +52,7 @@ def test_a_filter_is_kept_beside_the_place_to_go_on_from():
 @pytest.mark.parametrize(
     "parameters",
     [
+        {"review": "x"},
         {"order": "random"}, {"text": "a\0b"}, {"text": "x" * 201}, {"reason": "x" * 65}, {"text": "\ud800"},
         {"status": "lost"}, {"status": "SCORED"}, {"min_score": "half"}, {"min_score": "nan"}, {"min_score": "-0.1"},
         {"min_score": "1.1"}, {"min_score": "inf"}, {"label": "x" * 65}, {"label": "a\0b"}, {"decision": "\0"},
