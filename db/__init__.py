@@ -3,6 +3,7 @@
 types: enums and SQL types.
 columns: the parts of tables.
 tables: the tables.
+page_tables: those that users of the worklist page write.
 views: the views that people query.
 postgresql: engines of PostgreSQL servers and poolers.
 engine: connections, read and write transactions.

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
-from db.tables import marks, scans
+from db.page_tables import marks
+from db.tables import scans
 from db.types import MarkKind, database_now
 
 #: Marks of a scan that its page lists.

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
-from db.tables import page_actions
+from db.page_tables import page_actions
 from db.types import database_now
 
 #: Actions on one page.

@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, false, insert, inspect, select, text, update
 
+import db.page_tables  # noqa: F401  # it completes the metadata
 from db.dialects import allow_slow_statement
 from db.engine import make_engine, reading, write
 from db.server import check_encoding

@@ -46,14 +46,15 @@ def export(
         if SEPARATOR in local and not os.path.lexists(local):
             archived += 1
             continue
-        written.setdefault(local, set()).update(labels)
+        # The file of labels is UTF-8: other names stay as the database writes them.
+        written.setdefault(local if local.isprintable() else path, set()).update(labels)
     clear = {path: next(iter(labels)) for path, labels in written.items() if len(labels) == 1}
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label"])
     writer.writerows(clear.items())
     with open_output(out) as file:
-        file.write(os.fsencode(text.getvalue()))
+        file.write(text.getvalue().encode())
     left_out = [(len(written) - len(clear), "on which users contradict each other"), (archived, "in archives")]
     told = "".join(f"; {count:,} scans {why} left out" for count, why in left_out if count)
     say(f"{len(clear):,} labels{told}.")

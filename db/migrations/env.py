@@ -4,6 +4,7 @@ from typing import Any
 
 from alembic import context
 
+from db import page_tables as _page_tables  # noqa: F401  # the same
 from db.migrations import partial_indexes as _partial_indexes  # noqa: F401  # they complete the metadata
 from db.tables import metadata
 from nightread.failpoints import Point, failpoint

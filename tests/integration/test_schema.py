@@ -50,7 +50,6 @@ TABLES = {
     "marks",
     "page_actions",
     "schedule_nights",
-    "page_actions",
 }
 VERSION_TABLES = {"schema_version", "alembic_version"}  # fmt: skip
 

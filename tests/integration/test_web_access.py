@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import reading
-from db.tables import page_actions
+from db.page_tables import page_actions
 from tests.web_page import add_night, open_page
 from web import guard
 from web.sessions import ATTEMPTS, COOKIE

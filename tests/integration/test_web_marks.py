@@ -9,9 +9,10 @@ from sqlalchemy import select, update
 from cli.commands.marks import export
 from db.engine import reading, write
 from db.marks import count_agreement, list_labels
+from db.page_tables import marks, page_actions
 from db.retention import find_cutoff, prune
 from db.runs import NewScan
-from db.tables import jobs, marks, page_actions, predictions, runs
+from db.tables import jobs, predictions, runs
 from db.types import JobStatus, RunStatus, ScanStatus
 from nightread.model.bundle import SHIPPED_DIR, load_bundle
 from tests.db_factories import new_model
