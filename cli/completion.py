@@ -23,6 +23,7 @@ def _offer(name: str) -> Callable[[str], list[tuple[str, str]]]:
 
 complete_runs = _offer("offer_runs")
 complete_models = _offer("offer_models")
+complete_schedules = _offer("offer_schedules")
 
 
 def complete_codes(incomplete: str) -> list[tuple[str, str]]:

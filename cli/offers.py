@@ -1,4 +1,4 @@
-"""What the shell may complete, each with a description: runs of the database and models of this machine."""
+"""What the shell may complete, each with a description: runs and schedules of the database, models of this machine."""
 
 from pathlib import Path
 from typing import Final
@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from db.engine import make_engine, reading
 from db.runs import list_runs
+from db.schedules import list_schedules
 from nightread.model.bundle import list_bundles
 from nightread.settings import read_settings
 
@@ -25,6 +26,16 @@ def offer_models() -> list[tuple[str, str]]:
     """Return the bundles of this machine."""
     folders = list_bundles(read_settings().models_dir)
     return sorted({(f"{folder.parent.name}@{folder.name}", "") for folder in folders})
+
+
+def offer_schedules() -> list[tuple[str, str]]:
+    """Return the schedules, each with its time."""
+    with reading(_open_existing()) as connection:
+        schedules = list_schedules(connection)
+    return [
+        (each.name, f"at {each.at_time} {each.timezone}" if each.at_time else f"every {each.every_s} s")
+        for each in schedules
+    ]
 
 
 def _open_existing() -> Engine:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,13 @@ from rich.text import Text
 _PROGRAM: Final = Path(sys.executable).with_name("nightread")
 WIDTHS: Final = (80, 140)
 THEMES: Final[dict[str, TerminalTheme]] = {"light": DEFAULT_TERMINAL_THEME, "dark": SVG_EXPORT_THEME}
-COMMANDS: Final = (["results"], ["runs"], ["explain", "damaged"], ["runs", "--limit", "x"])
+#: Commands of each picture, by the beginning of its file's name.
+PICTURES: Final = {
+    "terminal": (["results"], ["runs"], ["explain", "damaged"], ["runs", "--limit", "x"]),
+    "help": (["--help"], ["status", "--help"], ["doctor"]),
+}
+#: What a spinner leaves: its lines, and how the last one is taken away.
+_SPINNER: Final = re.compile(r".*\x1b\[1A\x1b\[2K", re.DOTALL)
 _ROWS: Final = 60
 
 
@@ -49,16 +56,16 @@ def run_in_terminal(words: list[str], width: int, env: dict[str, str], folder: P
     return said.decode()
 
 
-def record(width: int, folder: Path) -> str:
-    """Return the output of all commands at `width` columns, each below its command line."""
+def record(commands: Sequence[list[str]], width: int, folder: Path) -> str:
+    """Return the output of commands at `width` columns, each below its command line."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("NIGHTREAD_", "COLUMNS"))}
     database = {"NIGHTREAD_DATABASE_URL": f"sqlite:///{folder / 'nightread.db'}"}
     env = kept | database | {"HOME": str(folder), "TERM": "xterm-256color", "TZ": "UTC"}
     if not (folder / "nightread.db").exists():
         subprocess.run([_PROGRAM, "demo", "--folder", folder], env=env, cwd=folder, check=True, capture_output=True)  # noqa: S603
     parts = []
-    for words in COMMANDS:
-        said = run_in_terminal(words, width, env, folder).replace("\r\n", "\n")
+    for words in commands:
+        said = _SPINNER.sub("", run_in_terminal(words, width, env, folder)).replace("\r\n", "\n")
         parts.append(f"\x1b[1m$ nightread {' '.join(words)}\x1b[0m\n{said}")
     return "\n".join(parts)
 
@@ -74,10 +81,12 @@ def draw(said: str, width: int, theme: TerminalTheme) -> str:
 def main(target: Path) -> None:
     """Write a picture of each width and theme to the folder `target`."""
     with tempfile.TemporaryDirectory(prefix="night-") as folder:
-        for width in WIDTHS:
-            said = record(width, Path(folder))
-            for name, theme in THEMES.items():
-                (target / f"terminal-{width}-{name}.svg").write_text(draw(said, width, theme), encoding="utf-8")
+        for picture, commands in PICTURES.items():
+            for width in WIDTHS:
+                said = record(commands, width, Path(folder))
+                for name, theme in THEMES.items():
+                    file = target / f"{picture}-{width}-{name}.svg"
+                    file.write_text(draw(said, width, theme), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from cli.output.console import hint, progress_bar
 from trainer.data import sources
 
 
@@ -26,12 +25,8 @@ def fetch(
     Example: nightread data fetch pediatric --out chest_xray
     """
     source = sources.find_source(dataset, place)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(f"{source.dataset} from {source.place}", total=None)
-        fetched = sources.fetch(
-            source, out, sha256=sha256, report=lambda done, total: bars.update(task, completed=done, total=total)
-        )
+    with progress_bar(f"{source.dataset} from {source.place}", None, "bytes") as bar:
+        fetched = sources.fetch(source, out, sha256=sha256, report=lambda done, total: bar.set(done, total or 0))
     state = "fetched" if fetched.new else "already present"
     typer.echo(f"{state}: {fetched.scans} scans in {fetched.folder}")
-    typer.echo(f"next: {fetched.then}", err=True)
+    hint(f"Next: {fetched.then}")

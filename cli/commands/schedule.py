@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.completion import complete_schedules
 from cli.database import open_database
 from cli.options import Json, Model, NoGate, read_duration_option
 from cli.output.console import print_json, say
@@ -27,6 +28,9 @@ from worker.runs.schedule_times import DueNight, find_due, find_moment, find_slo
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{SCHEDULE_NAME_LENGTH - 1}}}")
 _SHORTEST_S = 60
 Named = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
+Existing = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the schedule.", autocompletion=complete_schedules)
+]
 
 
 def add(  # one argument for each option
@@ -133,7 +137,7 @@ def list_(as_json: Json = False) -> None:
     out.print(table)
 
 
-def remove(name: Named, as_json: Json = False) -> None:
+def remove(name: Existing, as_json: Json = False) -> None:
     """Remove a schedule; its runs stay.
 
     Example: nightread schedule remove ward-a
@@ -147,7 +151,7 @@ def remove(name: Named, as_json: Json = False) -> None:
 
 
 def run(
-    name: Named,
+    name: Existing,
     night: Annotated[
         str | None, typer.Option("--night", metavar="DATE", help="Night to start, such as 2026-11-28; default: this.")
     ] = None,

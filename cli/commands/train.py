@@ -1,14 +1,15 @@
 """`train`: trains a network on labelled scans."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.options import Labels
-from cli.output.console import hint, print_json
+from cli.output.bar import Bar
+from cli.output.console import hint, lines_above_bars, print_json, progress_bar
 from cli.train_extra import prepare_tensorflow
 from nightread.text import show_text
 from trainer.data.dataset import Choices, Rare, SplitBy
@@ -17,6 +18,9 @@ from trainer.fit.hyperparameters import Augment, MixedPrecision, Monitor, Optimi
 #: Panels of the help page.
 _NETWORK, _DATA, _FITTING = "Network", "Data", "Fitting"
 _OVERFITTING, _CALIBRATION = "Against overfitting", "Calibration"
+
+#: What the stages of a training count, where it is not scans.
+_UNITS = {"fit": "steps", "evaluate": "parts"}
 
 if TYPE_CHECKING:
     from nightread.model.training_folder import Record
@@ -197,21 +201,19 @@ def train(
 
 @contextmanager
 def _show_training() -> Iterator[Any]:
-    """Show a bar for the scans and one for the steps on stderr; yield the function that reports progress."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from cli.output.tables import err
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=err) as bars:
-        tasks: dict[str, Any] = {}
+    """Show a bar for each stage on stderr, one after the other; yield the function that reports progress."""
+    with lines_above_bars(), ExitStack() as shown:
+        bars: dict[str, Bar] = {}
 
         def report(progress: "TrainingProgress") -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(progress.stage, note="")
+            if progress.stage not in bars:
+                shown.close()  # the stage before has ended
+                bars[progress.stage] = shown.enter_context(
+                    progress_bar(progress.stage, progress.total, _UNITS.get(progress.stage, "scans"))
+                )
             row = progress.last_epoch
-            note = f"epoch {row.epoch}: loss {row.loss:.4f}, validation accuracy {row.val_accuracy:.4f}" if row else ""
-            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+            note = f"epoch {row.epoch}: loss {row.loss:.3f}, accuracy {row.val_accuracy:.3f}" if row else None
+            bars[progress.stage].set(progress.done, progress.total, note)
 
         yield report
 

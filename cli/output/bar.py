@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from nightread.text import show_duration
+from nightread.text import show_duration, show_size
 
 #: A line each minute, or after a tenth of the work; a short command prints none.
 _LONGEST_S: Final = 60.0
@@ -12,18 +12,33 @@ _SHORTEST_S: Final = 10.0
 _SHARE: Final = 0.1
 
 
+def show_count(count: float, unit: str) -> str:
+    """Return a count for people; bytes as a size."""
+    return show_size(count) if unit == "bytes" else f"{count:,.0f}"
+
+
+def show_rate(rate: float, unit: str) -> str:
+    """Return a rate for people, such as "12 scans/s"."""
+    return f"{show_size(rate)}/s" if unit == "bytes" else f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s"
+
+
 class Bar:
     """A progress bar that shows nothing."""
 
     def set(self, completed: int, total: int, description: str | None = None) -> None:
-        """Show `completed` of `total`."""
+        """Show `completed` of `total`; 0: of a number that is not known."""
 
 
 class LineBar(Bar):
     """Progress as lines, for a log or a pipe."""
 
     def __init__(
-        self, description: str, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic
+        self,
+        description: str,
+        write: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        unit: str = "scans",
     ) -> None:
         """Write nothing yet.
 
@@ -31,7 +46,9 @@ class LineBar(Bar):
             description: what goes on.
             write: takes a line.
             clock: time in seconds.
+            unit: what is counted.
         """
+        self._unit = unit
         self._description = description
         self._write = write
         self._clock = clock
@@ -51,10 +68,12 @@ class LineBar(Bar):
             return
         self._said_at, self._said = now, completed
         rate = (completed - self._first) / (now - self._began)
-        parts = [f"{self._description}: {completed:,} of {total:,}"]
+        of_total = f" of {show_count(total, self._unit)}" if total else ""
+        parts = [f"{self._description}: {show_count(completed, self._unit)}{of_total}"]
         if total:
             parts.append(f"{completed / total:.0%}")
         if rate:
-            parts.append(f"{rate:,.0f} scans/s")
+            parts.append(show_rate(rate, self._unit))
+        if rate and total:
             parts.append(f"{show_duration((total - completed) / rate)} left")
         self._write(", ".join(parts) + "\n")

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -25,13 +25,24 @@ def be_quiet() -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
-    """Show a bar with count, rate and remaining time on stderr; without a terminal, write a line now and then."""
+def progress_bar(description: str, total: int | None, unit: str = "scans") -> Iterator[Bar]:
+    """Show a bar with count, rate and remaining time on stderr; without a terminal, write a line now and then.
+
+    Args:
+        description: what goes on.
+        total: the count at the end; None: not known yet.
+        unit: what is counted; `bytes` are shown as sizes.
+    """
     if (tables := _import_tables()) is None:
-        yield Bar() if _quiet else LineBar(description, _write_line)
+        yield Bar() if _quiet else LineBar(description, _write_line, unit=unit)
         return
-    with tables.draw_bar(description, total) as bar:
+    with tables.draw_bar(description, total, unit) as bar:
         yield bar
+
+
+def lines_above_bars() -> AbstractContextManager[None]:
+    """Keep what libraries write to stderr by themselves off the bars of a terminal: it goes above them."""
+    return nullcontext() if (tables := _import_tables()) is None else tables.lines_above_bars()
 
 
 def _write_line(line: str) -> None:

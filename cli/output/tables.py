@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +12,6 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -21,10 +21,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from cli.output.bar import Bar
+from cli.output.bar import Bar, show_count, show_rate
 from nightread.text import show_text
 
 #: Cells of a table by the title of their column.
@@ -34,6 +34,7 @@ _GAP: Final = 2
 #: Scans and sentences get at least so many characters before a spare column is left out.
 _NARROW: Final = 28
 
+_LAST_LINES_S: Final = 2.0
 
 class _TextConsole(Console):
     """A console that prints what it is given as it is: no text colors, links, draws or moves anything."""
@@ -50,18 +51,32 @@ out = _make_console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.
 err = _make_console(stderr=True)
 
 
+class _CountColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        total = "?" if task.total is None else show_count(task.total, self._unit)
+        return Text(f"{show_count(task.completed, self._unit)}/{total}", style="progress.download")
+
+
 class _RateColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} scans/s" if speed else "", style="progress.data.speed")
+        return Text(show_rate(speed, self._unit) if speed else "", style="progress.data.speed")
 
 
 @contextmanager
-def draw_bar(description: str, total: int | None) -> Iterator[Bar]:
-    """Show a bar with count, rate and remaining time on stderr."""
+def draw_bar(description: str, total: int | None, unit: str) -> Iterator[Bar]:
+    """Show a bar with count, rate and remaining time on stderr; for the arguments see `progress_bar`."""
     progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True,
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), _CountColumn(unit),
+        _RateColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True,
     )  # fmt: skip
     with progress:
         yield _DrawnBar(progress, progress.add_task(description, total=total))
@@ -74,7 +89,31 @@ class _DrawnBar(Bar):
 
     def set(self, completed: int, total: int, description: str | None = None) -> None:
         changes: dict[str, Any] = {"description": description} if description else {}
-        self._progress.update(self._task, completed=completed, total=total, **changes)
+        self._progress.update(self._task, completed=completed, total=total or None, **changes)
+
+
+@contextmanager
+def lines_above_bars() -> Iterator[None]:
+    """Take what libraries write to file descriptor 2, past Python, and write it line by line above the bars."""
+    reading_end, writing_end = os.pipe()
+    with os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace") as terminal:
+        before, sys.stderr = sys.stderr, terminal
+        os.dup2(writing_end, 2)
+        os.close(writing_end)
+        thread = threading.Thread(target=_print_lines, args=(reading_end,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            os.dup2(terminal.fileno(), 2)  # the end of the pipe, unless a child has it still
+            thread.join(_LAST_LINES_S)
+            sys.stderr = before
+
+
+def _print_lines(reading_end: int) -> None:
+    with os.fdopen(reading_end, encoding="utf-8", errors="backslashreplace") as lines:
+        for line in lines:
+            err.print(line.rstrip("\n"), soft_wrap=True)
 
 
 class FittedTable:

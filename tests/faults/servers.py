@@ -32,7 +32,7 @@ class PostgresServer:
         self._data = folder / "data"
         self._log = folder / "postgres.log"
         self._user = _ROOT_IS if os.geteuid() == 0 else None
-        self._binaries = _find_binaries(folder)
+        self.binaries = _find_binaries(folder)
         self._process: subprocess.Popen | None = None
         if self._user:
             shutil.chown(folder, self._user)
@@ -42,7 +42,7 @@ class PostgresServer:
         """Start the server, and wait until it accepts connections."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._data, "-p", str(self.port), "-c", "max_connections=60",
+                [self.binaries / "postgres", "-D", self._data, "-p", str(self.port), "-c", "max_connections=60",
                  "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
                  # Only processes are killed, not the machine, so written data survives in the kernel.
                  "-c", "fsync=off"],
@@ -88,7 +88,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: object) -> None:
         subprocess.run(
-            [self._binaries / program, *map(str, arguments)], user=self._user, check=True, capture_output=True
+            [self.binaries / program, *map(str, arguments)], user=self._user, check=True, capture_output=True
         )
 
 

@@ -7,6 +7,7 @@ transaction is there as before it or as after it.
 import pytest
 from sqlalchemy import update
 
+from db.consistency import check_ledger
 from db.engine import reading, write
 from db.registry import find_production
 from db.tables import jobs, runs
@@ -168,3 +169,29 @@ def test_promotion(places, place, struck):
     struck += points
     undisturbed.assert_both_were_seen()
     assert names_of(points) == {"PROMOTE_IN_TRANSACTION", "WRITE_BEFORE_COMMIT", "WRITE_AFTER_COMMIT"}
+
+
+def test_prune(places, place, ward_of_four, struck):
+    """Short transactions: whichever is struck, the rows agree, and the next command deletes what is left."""
+    expected = expect_of(place, ward_of_four)
+    place.run("enqueue", ward_of_four)
+    place.run("enqueue", ward_of_four, job_size=2)
+    place.recover()
+    old, young = place.run_ids()
+    long_ago = update(runs).where(runs.c.id == old).values(finished_at=database_now(-1_000_000))
+    write(place.engine, lambda connection: connection.execute(long_ago))
+    undisturbed = watch(place, "prune", "--older-than", "7d")
+
+    def judge(place, number):
+        point, _ = place.strike("prune", "--older-than", "7d", failpoint=f"any:kill:{number}")
+        with reading(place.engine) as connection:
+            assert [rule for rule in check_ledger(connection) if rule.broken and rule.is_fault] == []
+        place.run("prune", "--older-than", "7d")
+        assert place.sign() == undisturbed.after
+        assert place.run_ids() == [young]
+        assert_sound(place, {young: expected}, point, number)
+        return point
+
+    points = sweep(places, undisturbed.start, judge)
+    struck += points
+    assert names_of(points) == {"PRUNE_IN_TRANSACTION", "WRITE_BEFORE_COMMIT", "WRITE_AFTER_COMMIT"}

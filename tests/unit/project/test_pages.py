@@ -82,3 +82,6 @@ def test_pictures_of_the_terminal_load_nothing_from_elsewhere(width, theme):
     assert "url(http" not in picture
     assert "patient-3.dcm" in picture
     assert "uncertain" in picture
+    of_help = read(f"docs/pictures/help-{width}-{theme}.svg")
+    assert "url(http" not in of_help
+    assert {"doctor", "encoding", "decoders", "schedule"} <= set(re.findall(r"[a-z]+", of_help))
