@@ -55,13 +55,20 @@ COMMANDS: Final = (
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM gives unfinished jobs back.", "Workers"),
     Command("beat", "beat:beat", "Sweep on time, and start the nights of schedules; workers do so too.", "Workers"),
     Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),
-    Command("receive", "receive:receive", "Receive scans by DICOM C-STORE, and enqueue each quiet study.", "PACS"),
+    Command(
+        "receive", "receive:receive", "Receive scans by DICOM C-STORE, and enqueue each study once it is quiet.", "PACS"
+    ),
     Command("schedule add", "schedule:add", "Add a schedule: workers and beats enqueue its folders, each night once."),
     Command("schedule list", "schedule:list_", "List schedules, their next night and what became of the last one."),
     Command("schedule remove", "schedule:remove", "Remove a schedule; its runs stay."),
     Command("schedule run", "schedule:run", "Start one night of a schedule now, unless it has a run."),
     Command("train", "train:train", "Train a network on labelled scans.", "Models"),
-    Command("evaluate", "evaluate:evaluate", "Compute a network's metrics on a folder of labelled scans.", "Models"),
+    Command(
+        "evaluate",
+        "evaluate:evaluate",
+        "Compute a network's metrics on labelled scans, or those of a past run.",
+        "Models",
+    ),
     Command("export", "export:export", "Convert a trained network into a model bundle that workers serve.", "Models"),
     Command("calibrate", "calibrate:calibrate", "Calibrate a model bundle on labelled scans of one site.", "Models"),
     Command("shadow", "shadow:shadow", "Score a past run with another model and show what changes.", "Models"),

@@ -36,6 +36,7 @@ _NARROW: Final = 28
 
 _LAST_LINES_S: Final = 2.0
 
+
 class _TextConsole(Console):
     """A console that prints what it is given as it is: no text colors, links, draws or moves anything."""
 
