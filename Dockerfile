@@ -37,7 +37,9 @@ LABEL org.opencontainers.image.title="nightread" \
       org.opencontainers.image.licenses="Apache-2.0"
 # A fixed number above those of a host's users, so that the scans' folder can be opened to this user alone.
 RUN groupadd --gid 10001 nightread \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nightread
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nightread \
+    # A volume that is mounted here first takes this owner, so that `models import` can write to it.
+    && install --directory --owner=10001 --group=10001 /models
 COPY --from=build /opt/nightread /opt/nightread
 # The file system may be read-only: byte code is compiled above, and only /tmp is written.
 ENV PATH=/opt/nightread/bin:$PATH \

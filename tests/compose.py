@@ -27,7 +27,7 @@ def load_compose(environment: dict[str, str], file: str = "docker-compose.yml") 
             raise MissingVariableError(match["name"])
         return value or match["text"]
 
-    return yaml.safe_load(_VARIABLE.sub(fill_in, (ROOT / file).read_text()))
+    return yaml.safe_load(_VARIABLE.sub(fill_in, (ROOT / file).read_text()).replace("$$", "$"))
 
 
 def list_variables(file: str = "docker-compose.yml") -> dict[str, str | None]:

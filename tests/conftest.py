@@ -33,6 +33,16 @@ def pytest_xdist_auto_num_workers(config):
     return min(count_cores() * (1 if is_computing else 2), _MOST_PROCESSES)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also what takes minutes, and every crash on each database")
+
+
+@pytest.fixture(scope="session")
+def is_long(request):
+    """Whether there is a night's time."""
+    return request.config.getoption("--long")
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch, tmp_path):
     """Isolate tests from settings in the environment and in `.env` files.

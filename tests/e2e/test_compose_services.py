@@ -5,7 +5,6 @@ What differs from the container are the places: hosts and ports of this test's R
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.compose import load_compose
-from tests.compose_redis import PASSWORDS, USERS, run_compose_redis
+from tests.compose_redis import run_compose_redis
 from tests.factories import UNGATED_MODEL
 from tests.program import PROGRAM, last_json, run, started
 
 # Drawn scans, which stand in where there are no real ones, are no chest X-rays to the gate of the model that ships.
-GIVEN = {**PASSWORDS, "POSTGRES_PASSWORD": "p", "SCANS_DIR": "/scans", "NIGHTREAD_MODEL": UNGATED_MODEL}
+GIVEN = {"SCANS_DIR": "/scans"}
 SERVICES = load_compose(GIVEN)["services"]
 
 
@@ -31,9 +30,12 @@ def scans(tmp_path, ward):
 
 def make_service_environment(service, tmp_path, postgres_url, redis_url):
     """Return the service's environment with the paths of this test."""
+    for name, url in (("database_url", postgres_url), (f"{service}_broker_url", redis_url)):
+        (tmp_path / name).write_text(url)
     places = {
-        "NIGHTREAD_DATABASE_URL": postgres_url,
-        "NIGHTREAD_BROKER_URL": redis_url,
+        "NIGHTREAD_DATABASE_URL_FILE": str(tmp_path / "database_url"),
+        "NIGHTREAD_BROKER_URL_FILE": str(tmp_path / f"{service}_broker_url"),
+        "NIGHTREAD_MODEL": UNGATED_MODEL,
         "NIGHTREAD_SCAN_ROOTS": str(tmp_path / "scans"),
         "NIGHTREAD_MODELS_DIR": str(tmp_path / "models"),
     }
@@ -59,9 +61,7 @@ def compose_redis(tmp_path):
 def test_the_services_score_a_night_together(tmp_path, scans, postgres_url, compose_redis):
     envs = {}
     for name in ("migrate", "worker", "beat", "cli"):
-        url = SERVICES[name]["environment"]["NIGHTREAD_BROKER_URL"]
-        user, password = re.match(r"redis://(\w+):([^@]+)@redis:", url).groups()
-        assert password == PASSWORDS[USERS[user]]
+        user = "worker" if "worker_broker_url" in SERVICES[name]["secrets"] else "publisher"
         envs[name] = make_service_environment(name, tmp_path, postgres_url, compose_redis.url(user))
     migrated = subprocess.run(resolve(SERVICES["migrate"]["command"]), env=envs["migrate"], cwd=tmp_path, check=False)
     assert migrated.returncode == 0

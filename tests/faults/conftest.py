@@ -25,7 +25,6 @@ def pytest_addoption(parser):
     group = parser.getgroup("faults")
     group.addoption("--seeds", type=int, default=1, help="number of seeds for each row of the fault table")
     group.addoption("--seed", type=int, default=None, help="only this seed, as printed by a failure")
-    group.addoption("--long", action="store_true", help="every crash on each kind of database; takes a night")
     group.addoption("--record", type=Path, default=None, help="JSON file for the counts")
 
 
@@ -49,12 +48,6 @@ def pytest_generate_tests(metafunc):
         seed = metafunc.config.getoption("--seed", None)
         seeds = range(1, metafunc.config.getoption("--seeds", 1) + 1) if seed is None else [seed]
         metafunc.parametrize("seed", seeds, ids=lambda seed: f"seed-{seed}")
-
-
-@pytest.fixture(scope="session")
-def is_long(request):
-    """Whether there is a night's time."""
-    return request.config.getoption("--long", default=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,29 @@
 """The compose file and the Dockerfile of a cluster."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 import yaml
 
 import nightread
-from nightread.settings import Settings, read_settings
+from nightread.settings import SECRETS, Settings, read_settings
 from tests.compose import MissingVariableError, list_variables, load_compose
 from tests.factories import ROOT
 from tests.project import COMMANDS, read, read_packages
 
-ENVIRONMENT = {
-    "REDIS_PASSWORD": "r3dis", "REDIS_WORKER_PASSWORD": "w0rker", "REDIS_PUBLISHER_PASSWORD": "publ1sher",
-    "POSTGRES_PASSWORD": "p0stgres", "SCANS_DIR": "/srv/scans",
-}  # fmt: skip
-OF_NIGHTREAD = {"migrate", "worker", "beat", "cli"}
-RUN_ONCE = {"migrate", "cli"}
+ENVIRONMENT = {"SCANS_DIR": "/srv/scans"}
+OF_NIGHTREAD = {"migrate", "worker", "beat", "metrics", "cli"}
+RUN_ONCE = {"migrate", "cli", "backup", "restore"}
+#: What each service may read, of the secrets.
+SECRET_FILES = {
+    "redis": {"redis_password", "redis_worker_password", "redis_publisher_password"},
+    "postgres": {"postgres_password"},
+    "backup": {"postgres_password"},
+    "restore": {"postgres_password"},
+    "worker": {"database_url", "worker_broker_url", "accession_key", "notify_urls"},
+} | {name: {"database_url", "broker_url", "accession_key", "notify_urls"} for name in OF_NIGHTREAD - {"worker"}}
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +31,16 @@ def services():
     return load_compose(ENVIRONMENT)["services"]
 
 
+@pytest.fixture(scope="module")
+def made_secrets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("secrets")
+    subprocess.run([ROOT / "docker" / "make-secrets", folder], capture_output=True, check=True)
+    return folder
+
+
 class TestCompose:
     def test_has_the_services_of_a_night(self, services):
-        assert set(services) == {"redis", "postgres"} | OF_NIGHTREAD
+        assert set(services) == {"redis", "postgres", "backup", "restore"} | OF_NIGHTREAD
 
     @pytest.mark.parametrize("missing", sorted(ENVIRONMENT))
     @pytest.mark.parametrize("value", [None, ""], ids=["unset", "empty"])
@@ -47,8 +61,8 @@ class TestCompose:
         for name in OF_NIGHTREAD - {"cli"}:
             program, *words = services[name]["command"]
             assert program == "nightread"
-            options = {word for word in words if word.startswith("-")}
-            assert options <= COMMANDS[" ".join(word for word in words if word not in options)]
+            options = {word.partition("=")[0] for word in words if word.startswith("-")}
+            assert options <= COMMANDS[" ".join(word for word in words if not word.startswith("-"))]
 
     def test_every_service_is_hardened(self, services):
         for name, service in services.items():
@@ -77,22 +91,33 @@ class TestCompose:
 
     def test_scans_are_read_only_and_the_only_root(self, services):
         for name in OF_NIGHTREAD:
-            mounts = {mount["target"]: mount for mount in services[name]["volumes"]}
-            assert mounts["/scans"]["source"] == ENVIRONMENT["SCANS_DIR"]
-            assert all(mount["read_only"] is True for mount in mounts.values()), name
+            scans, models = services[name]["volumes"]
+            assert (scans["target"], scans["source"], scans["read_only"]) == ("/scans", ENVIRONMENT["SCANS_DIR"], True)
+            # Workers cannot change a model; `models import` is a command of people.
+            assert models == ("models:/models" if name == "cli" else "models:/models:ro")
             assert services[name]["environment"]["NIGHTREAD_SCAN_ROOTS"] == "/scans"
 
-    def test_our_services_get_settings_that_are_valid(self, services, monkeypatch, tmp_path):
-        monkeypatch.chdir(tmp_path)  # away from a developer's own .env
+    def test_our_services_get_settings_that_are_valid(self, services, made_secrets, monkeypatch):
         for name in OF_NIGHTREAD:
             environment = services[name]["environment"]
             for variable, value in environment.items():
-                monkeypatch.setenv(variable, str(value))
+                monkeypatch.setenv(variable, str(value or "").replace("/run/secrets", str(made_secrets)))
             settings = read_settings()
-            assert settings.has_shared_broker
+            user = "worker" if name == "worker" else "publisher"
+            password = (made_secrets / f"redis_{user}_password").read_text()
+            assert settings.broker_url.get_secret_value() == f"redis://{user}:{password}@redis:6379/0"
             assert settings.database_url.get_secret_value().startswith("postgresql://")
-            known = {f"NIGHTREAD_{field.upper()}" for field in Settings.model_fields}
-            assert {variable for variable in environment if variable.startswith("NIGHTREAD_")} <= known
+
+    def test_every_setting_may_stand_in_the_env_file(self, services):
+        expected = {f"NIGHTREAD_{name.upper()}" + "_FILE" * (name in SECRETS) for name in Settings.model_fields}
+        for name in OF_NIGHTREAD:
+            assert set(services[name]["environment"]) == expected, name
+
+    def test_each_service_reads_the_secrets_that_it_needs(self, services):
+        assert {name: set(service["secrets"]) for name, service in services.items()} == SECRET_FILES
+        for service in services.values():
+            for variable, value in service["environment"].items():
+                assert "PASSWORD" not in variable or value.startswith("/run/secrets/"), variable
 
     def test_nothing_starts_before_the_tables_are_there(self, services):
         for name in OF_NIGHTREAD - {"migrate", "cli"}:
@@ -106,16 +131,10 @@ class TestCompose:
         assert all(set(service["networks"]) <= set(networks) for service in services.values())
 
     def test_holds_no_secret(self):
-        for file in (
-            "docker-compose.yml",
-            "docker-compose.cuda.yml",
-            "docker/redis.conf",
-            "docker/users.acl",
-            "Dockerfile",
-        ):
+        for file in ("docker-compose.yml", "docker-compose.cuda.yml", "docker/redis.conf", "Dockerfile"):
             for line in read(file).splitlines():
                 if re.search(r"(?i)password\b", line.partition("#")[0]):
-                    assert re.search(r"\$\{\w+PASSWORD:\?", line), f"{file}: {line}"
+                    assert "secrets" in line or "PGPASSWORD=$$(cat /run/secrets/" in line, f"{file}: {line}"
 
     def test_the_example_environment_names_every_variable_and_no_password(self):
         variables = list_variables() | list_variables("docker-compose.cuda.yml")
@@ -125,16 +144,42 @@ class TestCompose:
         for name in set(variables) - {"IMAGE_TAG"}:
             assert re.search(rf"^(# )?{name}=", example, re.MULTILINE), name
 
-    def test_the_override_for_gpus_changes_the_worker_alone(self, services):
+    def test_the_override_for_gpus_adds_a_worker_for_each_index(self, services):
         override = yaml.safe_load(read("docker-compose.cuda.yml"))["services"]
-        assert set(override) == {"worker"}
-        assert override["worker"]["environment"]["NIGHTREAD_DEVICE"] == "cuda"
-        assert (ROOT / "requirements" / f"{override['worker']['build']['args']['REQUIREMENTS']}.txt").exists()
+        assert set(override) == {"gpu0", "gpu1", "gpu2", "gpu3"}  # beside the workers on the CPU
+        for name, worker in override.items():
+            assert worker["extends"] == {"file": "docker-compose.yml", "service": "worker"}
+            assert worker["environment"]["NIGHTREAD_DEVICE"] == "cuda"
+            (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+            assert device["device_ids"] == [name.removeprefix("gpu")]
+            assert worker["deploy"]["replicas"] == 1
+            assert (ROOT / "requirements" / f"{worker['build']['args']['REQUIREMENTS']}.txt").exists()
 
     def test_images_are_pinned(self, services):
         for name, service in services.items():
             assert re.fullmatch(r"[a-z-]+:\d[\w.-]*", service["image"]), name
         assert services["worker"]["image"].endswith(f":{nightread.__version__}")
+
+
+class TestMakeSecrets:
+    def test_keeps_what_is_there_and_takes_passwords_of_the_env_file(self, tmp_path):
+        script = tmp_path / "docker" / "make-secrets"
+        script.parent.mkdir()
+        shutil.copy(ROOT / "docker" / "make-secrets", script)
+        (tmp_path / ".env").write_text("SCANS_DIR=/x\nPOSTGRES_PASSWORD=kn0wn\n")
+        subprocess.run([script], capture_output=True, check=True)
+        made = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
+        assert made["postgres_password"] == "kn0wn"
+        assert made["database_url"] == "postgresql://nightread:kn0wn@postgres:5432/nightread"
+        assert len(made["redis_password"]) == 48
+        assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
+
+        assert subprocess.run([script], capture_output=True, text=True, check=True).stdout == ""
+        (tmp_path / "secrets" / "redis_worker_password").unlink()
+        subprocess.run([script], capture_output=True, check=True)
+        again = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
+        assert {name for name in made if made[name] != again[name]} == {"redis_worker_password", "worker_broker_url"}
+        assert again["redis_worker_password"] in again["worker_broker_url"]
 
 
 class TestDockerfile:
