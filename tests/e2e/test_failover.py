@@ -26,7 +26,7 @@ def env(tmp_path, postgres_url, redis):
     return environment
 
 
-def test_workers_outlive_a_broker_that_only_reads_for_a_while(env, redis, ward, tmp_path):
+def test_workers_outlive_a_broker_that_only_reads_for_a_while(env, redis, ward, tmp_path, is_long):
     night = tmp_path / "night"
     night.mkdir()
     for path in sorted(ward.iterdir())[:24]:
@@ -38,7 +38,7 @@ def test_workers_outlive_a_broker_that_only_reads_for_a_while(env, redis, ward, 
         wait_until(lambda: scored() > 2, "the first scans")
         redis.connect().replicaof("127.0.0.1", "1")
         assert "replica" in run("enqueue", night, env=env, cwd=tmp_path, expect=5).stderr
-        time.sleep(3)
+        time.sleep(20 if is_long else 3)
         redis.connect().replicaof("NO", "ONE")
         ended = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))
         assert process.poll() is None

@@ -23,11 +23,15 @@ _START_S = 30
 class PostgresServer:
     """A PostgreSQL server on a port of its own.
 
+    Args:
+        folder: holds its data and its log.
+        of: the server of which this one is a streaming standby; None for a server with a new, empty database.
+
     Attributes:
         port: port on 127.0.0.1.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, of: "PostgresServer | None" = None) -> None:
         self.port = find_free_port()
         self._data = folder / "data"
         self._log = folder / "postgres.log"
@@ -36,7 +40,19 @@ class PostgresServer:
         self._process: subprocess.Popen | None = None
         if self._user:
             shutil.chown(folder, self._user)
-        self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        if of is None:
+            self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        else:
+            copy = [
+                "-D",
+                self._data,
+                "-d",
+                of.url("postgres"),
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ]
+            self._run("pg_basebackup", *copy)
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
@@ -58,6 +74,10 @@ class PostgresServer:
                 time.sleep(0.05)
             else:
                 return
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._run("pg_ctl", "promote", "-D", self._data, "-w")
 
     def kill(self) -> None:
         """Kill all processes of the server at once (SIGKILL)."""
