@@ -58,6 +58,10 @@ COMMANDS: Final = (
     Command(
         "receive", "receive:receive", "Receive scans by DICOM C-STORE, and enqueue each study once it is quiet.", "PACS"
     ),
+    Command(
+        "fetch", "fetch:fetch", "Fetch a day's chest radiographs from an archive, and enqueue them as one run.", "PACS"
+    ),
+    Command("send", "send:send", "Send a Structured Report of each study to a PACS, each at most once.", "PACS"),
     Command("schedule add", "schedule:add", "Add a schedule: workers and beats enqueue its folders, each night once."),
     Command("schedule list", "schedule:list_", "List schedules, their next night and what became of the last one."),
     Command("schedule remove", "schedule:remove", "Remove a schedule; its runs stay."),

@@ -32,6 +32,7 @@ run_report: what a report counts and lists.
 marks: what users say of scans, and labels from it.
 page_actions: what users of the worklist page did.
 scan_record: all that is stored of one scan.
+deliveries: what is sent to other systems.
 study_results: the scored instances of a run by study.
 stored_scans: what is stored of single scans.
 changes: what became terminal since a program last asked.

@@ -38,6 +38,14 @@ class NightStatus(StrEnum):
     MISSED = "missed"  # no process was there in time
 
 
+class DeliveryStatus(StrEnum):
+    """Status of a delivery."""
+
+    WAITING = "waiting"  # is attempted once `not_before` is over
+    SENT = "sent"  # the destination has it
+    DEAD = "dead"  # is not attempted again until somebody asks for it
+
+
 class JobStatus(StrEnum):
     """Status of a job."""
 

@@ -79,6 +79,9 @@ class Point(StrEnum):
     RECEIVE_AFTER_BATCH = "receive-after-batch", "a batch of quiet studies is written down, its run is not"
     RECEIVE_BEFORE_DONE = "receive-before-done", "the run of a batch is committed, the batch is not marked"
 
+    SEND_BEFORE = "send-before", "a delivery is claimed, its object is not made"
+    SEND_AFTER = "send-after", "the destination has an object, nothing of that is stored"
+
     RETRY_IN_TRANSACTION = (
         "retry-in-transaction",
         "some failed scans are queued again, the run is not, nothing is committed",

@@ -11,4 +11,10 @@ receiver: listener and intake until they are stopped, for `nightread receive`.
 structured_report: a study's results as a DICOM Structured Report.
 secondary_capture: a scored instance as a picture, with its score burnt in.
 study_reports: the reports and pictures of a run.
+association: associations with other applications, as the one that asks.
+destination: where objects are sent, by C-STORE or STOW-RS.
+sender: sends the objects of a run, each at most once.
+archive: where radiographs are fetched from, by DICOMweb or C-MOVE.
+fetcher: a night's radiographs from an archive into a spool, for `nightread fetch`.
+conformance: the tables of the conformance statement.
 """

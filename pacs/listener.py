@@ -46,9 +46,9 @@ _NOT_UNDERSTOOD: Final = 0xC000
 _CONGESTED: Final = (0x02, 0x03, 0x01)
 #: A message is longer than its file by the headers of its PDUs.
 _WIRE_FACTOR: Final = 1.05
-_IDLE_S: Final = 60
+IDLE_S: Final = 60
 #: For which a connection that asks for nothing takes the place of an association.
-_SILENT_S: Final = 10
+SILENT_S: Final = 10
 #: Connections beyond the associations that are allowed; each may be told that it is one too many.
 _MORE_CONNECTIONS: Final = 16
 
@@ -106,8 +106,8 @@ class Listener:
         self._ae.require_calling_aet = list(options.allowed)
         self._ae.maximum_associations = options.associations
         self._ae.maximum_pdu_size = MAX_PDU_BYTES
-        self._ae.acse_timeout = _SILENT_S
-        self._ae.network_timeout = self._ae.dimse_timeout = _IDLE_S
+        self._ae.acse_timeout = SILENT_S
+        self._ae.network_timeout = self._ae.dimse_timeout = IDLE_S
         self._ae.add_supported_context(Verification)
         for storage_class in STORAGE_CLASSES:
             self._ae.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
@@ -145,7 +145,7 @@ class Listener:
     def _guard(self, event: evt.Event) -> None:
         connection = event.assoc.dul.socket
         if connection.socket is not None:
-            connection.socket.settimeout(_IDLE_S)
+            connection.socket.settimeout(IDLE_S)
         longest = int(self._options.max_file_bytes * _WIRE_FACTOR) + MAX_PDU_BYTES
         self._guards[id(event.assoc)] = SocketGuard(connection, longest)
 

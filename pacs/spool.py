@@ -23,6 +23,7 @@ from nightread.failpoints import Point, failpoint
 _UID: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
 _LONGEST_UID: Final = 64
 _DATE: Final = re.compile(r"[0-9]{8}")
+UNDATED: Final = "undated"
 _INCOMING: Final = ".incoming"
 _LOCK: Final = ".lock"
 _TAGS: Final = ("SOPInstanceUID", "StudyInstanceUID", "StudyDate")
@@ -139,6 +140,11 @@ class Spool:
         failpoint(Point.RECEIVE_AFTER_RENAME)
         return Filed(f"{date}/{study}/{target.name}", is_new)
 
+    def has(self, study_date: str, study: str, instance: str) -> bool:
+        """Return whether an instance is there."""
+        date = study_date if _DATE.fullmatch(study_date) else UNDATED
+        return is_uid(study) and is_uid(instance) and (self.folder / date / study / f"{instance}.dcm").exists()
+
     def remove(self, name: str) -> None:
         """Delete an instance, and its folders once they are empty."""
         file = self.folder / name
@@ -170,7 +176,7 @@ def read_place(file: Path) -> tuple[str, str, str]:
     instance, study, date = values
     if not is_uid(instance) or not is_uid(study):
         raise WrongInstance("its SOP or Study Instance UID is missing or no UID")
-    return (date if _DATE.fullmatch(date) else "undated"), study, instance
+    return (date if _DATE.fullmatch(date) else UNDATED), study, instance
 
 
 def is_uid(text: str) -> bool:

@@ -1,10 +1,13 @@
 """The other side of DICOM traffic: DCMTK's programs, and pynetdicom as a client."""
 
 import contextlib
+import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from pynetdicom import AE, evt
 from pacs.listener import Listener, ListenerOptions
 from pacs.spool import Filed, Spool
 from tests.factories import small_chest, write_dicom
+from tests.services import find_free_port
 
 TITLE = "MODALITY"
 
@@ -101,3 +105,46 @@ def accepting(*classes: str, title: str = "PACS", answer: Any = 0x0000) -> Itera
         yield server.server_address[1], got
     finally:
         ae.shutdown()
+
+
+@contextlib.contextmanager
+def orthanc(folder: Path, peers: dict[str, Any] | None = None) -> Iterator[tuple[int, int]]:
+    """Yield the ports of an Orthanc, for HTTP and DICOM; skips the test if it is not installed."""
+    program = shutil.which("Orthanc")
+    if program is None:
+        pytest.skip("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb")
+    http, dicom = find_free_port(), find_free_port()
+    folder.mkdir()
+    settings = {
+        "Name": "test", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "HttpPort": http,
+        "DicomPort": dicom, "DicomAet": "ORTHANC", "DicomCheckCalledAet": False, "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False, "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}, "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True,
+        "DicomAlwaysAllowMove": True, "DicomModalities": peers or {},
+    }  # fmt: skip
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: ask_orthanc(http, "/system"))
+        yield http, dicom
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask_orthanc(port: int, path: str) -> Any:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return json.load(answer)
+    except OSError:
+        return None
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -17,6 +17,8 @@ web: serves the worklist page.
 verify: scores a run again and compares.
 explain: what a reason code or an exit code means.
 receive: takes scans from a PACS or a modality.
+fetch: a night's radiographs from an archive.
+send: results back to a PACS.
 worker: scores jobs.
 beat: sweeps on time.
 sweep: publishes lost jobs now.

@@ -48,6 +48,7 @@ TABLES = {
     "measurements",
     "schedules",
     "marks",
+    "deliveries",
     "page_actions",
     "schedule_nights",
 }

@@ -21,7 +21,7 @@ PLAIN = """
     reader record report request response result round row schema search server setting share skip source spec statistic
     storage summary table text thread time trainer transport tuner type uid variation view walk way weight
     backup call processor protocol rule system
-    socket context title kind lookup
+    socket context title kind lookup conformance stow sender store
     cache finder missing recent
 """
 #: Adjectives, participles, verbs and their nouns.
@@ -35,7 +35,7 @@ OTHERS = """
     rejections retry s scaling scored scorer showing started stored struck sweeper to train try unavailable unknown
     inferred unreadable unsupported up waiting why wrong accepted over cancellation consistency gone old pruned
     retention verification verified collector exposition listed picture example scheduled scheduler notify timed
-    receive receiver filed quiet patient maker planned written
+    receive receiver filed quiet patient maker planned written fetch fetcher send claimed
 """
 
 
