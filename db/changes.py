@@ -8,6 +8,7 @@ the write lock, everything that was noted before is committed.
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ NOW: Final = "now"
 #: No transaction that ends scans lasts as long: statements and idle transactions have limits of two minutes.
 _LONGEST_TRANSACTION: Final = timedelta(minutes=15)
 _ROWS_PER_FETCH: Final = 2_000
+_SNAPSHOT: Final = re.compile(r"[0-9]{1,19}:[0-9]{1,19}:[0-9,]{0,1500}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,34 @@ def read_cursor(word: str) -> Cursor | None:
         since, until = (None if held[name] is None else _Moment(**held[name]) for name in ("since", "until"))
         for moment in (since, until):
             if moment is not None:
-                datetime.fromisoformat(moment.time)
+                _check_moment(moment)
         after = None if held["after"] is None else (str(held["after"][0]), int(held["after"][1]), str(held["after"][2]))
-    except (ValueError, TypeError, KeyError, IndexError):
+        if after is not None:
+            _check_place(*after)
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         raise NightreadError(
             f"{word[:40]!r} is no cursor: give the one that the last reading ended with, or `{START}` for "
             f"everything, or `{NOW}` for what changes from now on"
         ) from None
     return Cursor(since, until, after)
+
+
+def _check_place(time: str, scan_id: int, label: str) -> None:
+    """Check the last row of a page, as `_check_moment` does."""
+    _check_moment(_Moment(time))
+    if "\0" in label or not 0 <= scan_id < 2**63:
+        raise ValueError
+
+
+def _check_moment(moment: _Moment) -> None:
+    """Check what a stranger may have written: the database would fail on it.
+
+    Raises:
+        ValueError: it is no moment.
+    """
+    has_zone = datetime.fromisoformat(moment.time).tzinfo is not None
+    if not has_zone or not (moment.snapshot is None or _SNAPSHOT.fullmatch(moment.snapshot)):
+        raise ValueError
 
 
 class Changes:

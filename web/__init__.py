@@ -8,6 +8,9 @@ guard: what every request meets first: headers, Host, visitor, forms.
 login: login, logout and the page of all actions.
 lookup: what an address names.
 stored_card: what pages read of a stored card.
+api: the HTTP API: its operations.
+api_models: what the HTTP API takes and gives, as types.
+openapi: the OpenAPI document.
 filters: filters and positions in the URL.
 pages: lists of runs and scans, their CSV, and the health.
 scan_page: one scan and its pictures.

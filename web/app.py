@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 from db.engine import make_engine
 from nightread.settings import Settings
 from web.access import read_access
+from web.api import make_routes
 from web.errors import ERROR_HANDLERS
 from web.guard import Guard
 from web.login import log_in, log_out, show_actions, show_login
@@ -61,6 +62,7 @@ def make_app(settings: Settings) -> Starlette:
             Route("/logout", log_out, methods=["POST"], name="logout"),
             Route("/actions", show_actions, name="actions"),
             Route("/healthz", check_health, name="health"),
+            *make_routes(),
             Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
         ],
         middleware=[Middleware(Guard, access=access, sessions=sessions)],
@@ -71,8 +73,8 @@ def make_app(settings: Settings) -> Starlette:
     app.state.engine = engine
     app.state.schema_checked = False
     app.state.pictures = Pictures(settings)
-    app.state.settings = settings
     app.state.access = access
+    app.state.settings = settings
     app.state.sessions = sessions
     app.state.attempts = Attempts()
     return app

@@ -12,7 +12,7 @@ from starlette.types import ExceptionHandler
 
 from nightread.errors import DatabaseUnavailable, SchemaOutdated, UnknownRun
 from web.guard import HEADERS
-from web.showing import render
+from web.showing import is_api, refuse
 
 _log = logging.getLogger(__name__)
 
@@ -32,15 +32,17 @@ _HTTP_EXPLANATIONS = {
 
 def _explain_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # guaranteed by ERROR_HANDLERS
-    explanation = _HTTP_EXPLANATIONS.get(error.status_code, error.detail)
+    explanation = error.detail
+    if not is_api(request):
+        explanation = _HTTP_EXPLANATIONS.get(error.status_code, explanation)
     title = _HTTP_TITLES.get(error.status_code, "Error")
-    return _make_page(request, error.status_code, title, explanation, error.headers)
+    return refuse(request, error.status_code, title, explanation, error.headers)
 
 
 def _explain_unknown_run(request: Request, error: Exception) -> Response:
     reference = request.path_params.get("reference", "")
     explanation = f"No run, or more than one, has the id, the beginning of an id or the name “{reference}”."
-    return _make_page(request, 404, "Run not found", explanation)
+    return refuse(request, 404, "Run not found", explanation)
 
 
 def _explain_unavailable(request: Request, error: Exception) -> Response:
@@ -50,7 +52,7 @@ def _explain_unavailable(request: Request, error: Exception) -> Response:
         "The results database does not answer, or refuses to store. Try again in a minute; details are in the server's "
         "log."
     )
-    return _make_page(request, 503, "Database unavailable", explanation, {"Retry-After": _RETRY_AFTER_S})
+    return refuse(request, 503, "Database unavailable", explanation, {"Retry-After": _RETRY_AFTER_S})
 
 
 def _explain_schema(request: Request, error: Exception) -> Response:
@@ -59,20 +61,14 @@ def _explain_schema(request: Request, error: Exception) -> Response:
         "The results database has no tables yet, or those of another release. `nightread score` creates them in an "
         "SQLite file, `nightread db upgrade` on a server."
     )
-    return _make_page(request, 503, "Database not ready", explanation, {"Retry-After": _RETRY_AFTER_S})
+    return refuse(request, 503, "Database not ready", explanation, {"Retry-After": _RETRY_AFTER_S})
 
 
 def _explain_fault(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after sending the page, so that the server logs it.
     explanation = "This is an error in Nightread; details are in the server's log. Please report it."
     # This page bypasses the middleware, so the headers are set here.
-    return _make_page(request, 500, "Internal error", explanation, HEADERS)
-
-
-def _make_page(
-    request: Request, status_code: int, title: str, explanation: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    return render(request, "error.html", status_code=status_code, headers=headers, title=title, explanation=explanation)
+    return refuse(request, 500, "Internal error", explanation, HEADERS)
 
 
 ERROR_HANDLERS: Final[Mapping[Any, ExceptionHandler]] = {

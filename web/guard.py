@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web.access import Access, Role, User, is_loopback
 from web.sessions import COOKIE, LIFETIME_S, Session, Sessions
-from web.showing import render
+from web.showing import is_api, refuse
 
 #: Allow the page's own style sheet, script and pictures, no other host, no framing and no caching.
 HEADERS: Final = {
@@ -106,10 +106,8 @@ class Guard:
         try:
             answer = await self._admit(request, known)
         except _Refused as refused:
-            answer = render(
-                request, "error.html", status_code=refused.status_code, title=refused.title,
-                explanation=refused.explanation,
-            )  # fmt: skip
+            asked = {"WWW-Authenticate": "Bearer"} if refused.status_code == 401 and is_api(request) else None
+            answer = refuse(request, refused.status_code, refused.title, refused.explanation, asked)
         await (answer or self._app)(scope, receive, send_with_headers)
 
     async def _admit(self, request: Request, known: Session | None) -> Response | None:
@@ -122,6 +120,9 @@ class Guard:
         if path == _HEALTH:
             return None
         self._check_host(request)
+        if is_api(request):
+            await self._admit_program(request, known)
+            return None
         user = self._identify(request, known)
         visitor = Visitor(user, known or self._sessions.begin(), is_kept=known is not None)
         request.state.visitor = visitor
@@ -132,6 +133,53 @@ class Guard:
         if request.method not in {"GET", "HEAD"}:
             request.state.form = await self._read_form(request, visitor)
         return None
+
+    async def _admit_program(self, request: Request, known: Session | None) -> None:
+        """Check a request to the API, and note its user and body.
+
+        A browser sends neither a token nor, from another site, JSON: no form can be forged into such a request.
+
+        Raises:
+            _Refused: what is wrong with it.
+        """
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme:
+            user = self._access.find_by_token(token.strip()) if scheme.lower() == "bearer" else None
+        else:
+            user = self._identify(request, known)
+        if user is None:
+            raise _Refused(401, "No user", "No user has this token; send Authorization: Bearer TOKEN.")
+        request.state.visitor = Visitor(user, known or self._sessions.begin(), is_kept=False)
+        if request.method in {"GET", "HEAD"}:
+            return
+        if not scheme and not self._is_own(request):
+            raise _Refused(403, "Foreign request", "This request was sent by another site, so nothing was done.")
+        if _read_kind(request) != "application/json":
+            raise _Refused(415, "No JSON", "Send Content-Type: application/json.")
+        request.state.body = await self._receive(request)
+
+    def _is_own(self, request: Request) -> bool:
+        """Return whether no other site sent a request: it has the Origin of this page, or none."""
+        origins = request.headers.getlist("origin")
+        return not origins or origins in [[origin] for origin in self._list_origins(request)]
+
+    def _list_origins(self, request: Request) -> set[str]:
+        host = request.headers.get("host", "").lower()
+        return {f"{request.url.scheme}://{host}", self._access.origin} - {""}
+
+    async def _receive(self, request: Request) -> bytes:
+        """Return the body of a request.
+
+        Raises:
+            _Refused: it is too large or too slow.
+        """
+        try:
+            with anyio.fail_after(FORM_S):
+                return await _read_body(request)
+        except TimeoutError:
+            raise _Refused(408, "Too slow", f"The form did not arrive within {FORM_S:g} seconds.") from None
+        except ClientDisconnect:
+            raise _Refused(400, "No form", "The form did not arrive.") from None
 
     def _check_host(self, request: Request) -> None:
         host = request.headers.get("host", "").lower()
@@ -168,21 +216,11 @@ class Guard:
         Raises:
             _Refused: it is another site's, too old, too large or too slow.
         """
-        host = request.headers.get("host", "").lower()
-        own = {f"{request.url.scheme}://{host}", self._access.origin} - {""}
-        if request.headers.getlist("origin") not in [[origin] for origin in own]:
+        if request.headers.getlist("origin") not in [[origin] for origin in self._list_origins(request)]:
             raise _Refused(403, "Foreign form", "This form was not sent by this page, so nothing was done.")
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/x-www-form-urlencoded":
+        if _read_kind(request) != "application/x-www-form-urlencoded":
             raise _Refused(415, "No form", "This page takes plain forms only.")
-        try:
-            with anyio.fail_after(FORM_S):
-                body = await _read_body(request)
-        except TimeoutError:
-            raise _Refused(408, "Too slow", f"The form did not arrive within {FORM_S:g} seconds.") from None
-        except ClientDisconnect:
-            raise _Refused(400, "No form", "The form did not arrive.") from None
-        form = _parse_form(body)
+        form = _parse_form(await self._receive(request))
         token = form.pop(FORM_TOKEN, "")
         if not visitor.is_kept or not hmac.compare_digest(token.encode(), visitor.session.form_token.encode()):
             raise _Refused(
@@ -230,6 +268,10 @@ def _lead_to_login(request: Request, path: str) -> Response:
     query = request.scope["query_string"].decode("latin-1")
     following = quote(path + (f"?{query}" if query else ""), safe="")
     return RedirectResponse(f"{request.scope.get('root_path', '')}/login?next={following}", 303)
+
+
+def _read_kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _read_body(request: Request) -> bytes:

@@ -2,14 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
 import anyio
 from anyio.to_thread import run_sync
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,7 +21,7 @@ from db.marks import Review, count_reviews, find_verdicts
 from db.registry import read_card
 from db.results import ResultFilter
 from db.results_csv import stream_csv
-from db.runs import RunInfo, list_runs
+from db.runs import list_runs
 from db.schema import check_schema
 from db.tallies import RunTally, read_tallies, reconcile
 from db.types import ScanStatus
@@ -152,7 +152,8 @@ def download_csv(request: Request) -> Response:
     asked = read_filter(request.query_params)
     with reading_request(request) as connection:
         run = find_requested_run(connection, request)
-    return _CsvResponse(request.app.state.engine, run, asked.of_run(run.id))
+    wanted = asked.of_run(run.id)
+    return FileResponse(request.app.state.engine, wanted, stream_csv, f"nightread-{run.id[:8]}.csv", "text/csv")
 
 
 def check_health(request: Request) -> Response:
@@ -179,28 +180,46 @@ def check_health(request: Request) -> Response:
     })  # fmt: skip
 
 
-class _CsvResponse(StreamingResponse):
-    """Streamed CSV; the database connection is returned even if the client disconnects, or reads nothing.
+class FileResponse(StreamingResponse):
+    """Streamed rows; the database connection is returned even if the client disconnects, or reads nothing.
 
     Each stream holds a connection, so their number is bounded: sleeping readers must not keep the page from others.
     """
 
-    def __init__(self, engine: Engine, run: RunInfo, wanted: ResultFilter) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        wanted: ResultFilter,
+        stream: Callable[[Connection, ResultFilter], Iterator[bytes]],
+        name: str,
+        media_type: str,
+    ) -> None:
+        """Begin the stream.
+
+        Args:
+            engine: the database.
+            wanted: the rows.
+            stream: formats them.
+            name: of the file.
+            media_type: of the file.
+        """
         if not _STREAMS.acquire(blocking=False):
             raise HTTPException(503, f"{MOST_STREAMS} files are being downloaded: try again in a minute.", _RETRY)
-        self._chunks = _stream_csv(engine, wanted)
+        self._chunks = _stream(engine, wanted, stream)
         try:
-            first = next(self._chunks)  # raises if the database is unavailable, before a status code is sent
+            first = next(self._chunks, b"")  # raises if the database is unavailable, before a status code is sent
         except BaseException:
             _STREAMS.release()
             raise
         super().__init__(
             chain([first], self._chunks),
-            media_type="text/csv",
-            headers={"Content-Disposition": f'attachment; filename="nightread-{run.id[:8]}.csv"'},
+            media_type=media_type,
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the rows."""
+
         async def send_in_time(message: Message) -> None:
             with anyio.fail_after(SEND_LIMIT_S):
                 await send(message)
@@ -215,9 +234,11 @@ class _CsvResponse(StreamingResponse):
             _STREAMS.release()
 
 
-def _stream_csv(engine: Engine, wanted: ResultFilter) -> Generator[bytes]:
+def _stream(
+    engine: Engine, wanted: ResultFilter, stream: Callable[[Connection, ResultFilter], Iterator[bytes]]
+) -> Generator[bytes]:
     with reading(engine) as connection:
-        yield from stream_csv(connection, wanted)
+        yield from stream(connection, wanted)
 
 
 def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:

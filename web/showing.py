@@ -7,12 +7,14 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from db.runs import RunInfo
 
 _FOLDER: Final = Path(__file__).parent
 STATIC_FOLDER: Final = _FOLDER / "static"
+#: Path of the HTTP API.
+API: Final = "/api/"
 _PARTS_SHOWN = 2
 #: The reader's theme, `light` or `dark`; the page's script sets it.
 THEME_COOKIE: Final = "nightread_theme"
@@ -35,6 +37,23 @@ def render(
     html = _TEMPLATES.get_template(name).render(link=link, theme=theme, visitor=visitor, **context)
     # A URL may contain a lone surrogate, which cannot be encoded; text from the database does not.
     return HTMLResponse(html.encode("utf-8", "replace"), status_code, headers)
+
+
+def is_api(request: Request) -> bool:
+    """Return whether a program asks."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", "")).startswith(API)
+
+
+def refuse(
+    request: Request, status_code: int, title: str, explanation: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Say why a request is refused: to people as a page, to programs as JSON."""
+    if is_api(request):
+        # What a request held may be no text that can be encoded.
+        told = explanation.encode("utf-8", "replace").decode()
+        return JSONResponse({"error": told}, status_code, headers)
+    return render(request, "error.html", status_code=status_code, headers=headers, title=title, explanation=explanation)
 
 
 def show_text(text: str | None) -> str:

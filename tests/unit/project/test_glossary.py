@@ -26,7 +26,7 @@ PLAIN = """
 """
 #: Adjectives, participles, verbs and their nouns.
 OTHERS = """
-    explain strike
+    explain strike taken changed
     again ahead assessment augment bulk by cancel catalog check checked choose claimed compare compared conversion
     converted counted decode decoding demo divided doctor download downloaded drawn due early ended ending enqueue
     enqueued evaluate evaluation export exported exporter external extra fetched fit fitted follow follower found
