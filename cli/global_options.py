@@ -38,6 +38,7 @@ def _set_quiet(quiet: bool) -> None:
 
 def _set_verbose(count: int) -> None:
     if count:
+        console.be_verbose()
         os.environ[_LOG_LEVEL] = "INFO" if count == 1 else "DEBUG"
 
 

@@ -12,6 +12,7 @@ schema: brings the tables up to date.
 dialects: what SQLite and PostgreSQL write differently.
 bulk: many rows in and out.
 runs: makes, finds, closes and retries runs.
+run_history: earlier runs like a run.
 cancellation: ends a run before its scans are scored.
 guards: what the guards of runs found.
 known_scans: files that a model has come across before.

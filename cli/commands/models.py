@@ -1,5 +1,6 @@
 """`models list` and `models show`: the registry of model bundles."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from cli.database import open_database
 from cli.options import Json
 from cli.output.card_page import print_card
 from cli.output.console import print_json, say, show_time
+from cli.output.private_file import write_private
 from cli.output.tables import make_table, out
 from db.engine import reading
 from db.registry import StageEntry, find_model, list_stage_changes
@@ -17,6 +19,7 @@ from nightread.model.card import Card
 from nightread.settings import read_settings
 from worker.registry.choose import choose_bundle
 from worker.registry.inventory import Entry, list_registry
+from worker.report.model_pages import render_card
 
 Reference = Annotated[
     str,
@@ -61,7 +64,11 @@ def list_models(as_json: Json = False) -> None:
         say(f"no model for a new run: {why_none}")
 
 
-def show(model: Reference = "", as_json: Json = False) -> None:
+def show(
+    model: Reference = "",
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the card as a page.")] = None,
+    as_json: Json = False,
+) -> None:
     """Show a bundle's card: purpose, training data, accuracy and limits.
 
     Below the card: the bundle's stage, and who changed it when.
@@ -89,6 +96,10 @@ def show(model: Reference = "", as_json: Json = False) -> None:
         print_json(
             card.model_dump(mode="json") | {"stage": stage, "stages": [_describe_change(one) for one in changes]}
         )
+        return
+    if html is not None:
+        write_private(html, render_card(card, stage, changes))
+        say(f"card: {html}")
         return
     print_card(card, out)
     _print_stages(stage, changes)

@@ -1,6 +1,5 @@
 """`report`: writes the report of a run."""
 
-import os
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ from cli.dicom_extra import import_dicom
 from cli.exits import Exit
 from cli.options import Device, RunReference
 from cli.output.console import encode_json, print_json, say, waiting
+from cli.output.private_file import write_private
 from db.engine import reading
 from db.run_report import list_runs_of_night
 from db.runs import RunInfo, find_run
@@ -134,19 +134,4 @@ def _write(out: Path | None, *, text: str = "", facts: Any = None) -> None:
         return
     if facts is not None:
         text = encode_json(facts) + "\n"
-    _replace(out, text)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file at once and for its owner alone."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as written:
-            written.write(text)
-        part.replace(file)
-    except OSError as error:
-        raise NightreadError(
-            f"{file} cannot be written: {error.strerror}; name a file in a folder that exists and is writable"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_private(out, text)

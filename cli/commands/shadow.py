@@ -1,12 +1,14 @@
 """`shadow`: scores a past run with another model."""
 
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli.options import Device, Json, NamedRun
-from cli.output.console import print_json, progress_bar
+from cli.output.console import print_json, progress_bar, say
+from cli.output.private_file import write_private
 from db.engine import reading
 from db.runs import find_run
 from db.schema import ensure_schema
@@ -15,6 +17,7 @@ from nightread.settings import read_settings
 from nightread.text import show_duration, show_text
 from worker.process import WorkerProcess
 from worker.registry.choose import choose_bundle
+from worker.report.model_pages import render_shadow
 from worker.runs.shadow import Shadow, shadow_run
 
 
@@ -24,6 +27,9 @@ def shadow(
     most_moved: Annotated[
         int, typer.Option("--most-moved", min=0, help="Number of scans to list, by change of score.")
     ] = 10,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a scatter and the flipped scans.")
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -48,6 +54,9 @@ def shadow(
     finally:
         process.close()
     seconds = time.monotonic() - started
+    if report is not None:
+        write_private(report, render_shadow(shadowed, bundle.card.model_dump(mode="json")))
+        say(f"report: {report}")
     if as_json:
         print_json(_describe(shadowed, seconds))
     else:

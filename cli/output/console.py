@@ -16,12 +16,24 @@ from nightread.text import show_text
 
 _quiet = False
 _with_hints = True
+_verbose = False
 
 
 def be_quiet() -> None:
     """Write no message and no progress from now on; errors and data stay."""
     global _quiet  # noqa: PLW0603  # of this process, set once from its command line
     _quiet = True
+
+
+def be_verbose() -> None:
+    """Print all numbers from now on."""
+    global _verbose  # noqa: PLW0603  # of this process, set once from its command line
+    _verbose = True
+
+
+def is_verbose() -> bool:
+    """Return whether all numbers were asked for."""
+    return _verbose
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`nightread drift` on both databases."""
 
 import json
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from cli.main import app
 from db.engine import reading, write
 from db.job_results import store_results
 from db.measurements import store_measurements
-from db.runs import create_run
+from db.runs import close_finished_runs, create_run
 from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.errors import NightreadError
@@ -99,12 +100,12 @@ def test_a_night_like_the_training_data_looks_like_it(engine, call):
     }  # fmt: skip
 
 
-def test_a_night_of_other_scans_does_not_and_the_answer_is_the_last_line(engine, call):
+def test_a_night_of_other_scans_does_not_and_the_answer_is_the_first_line(engine, call):
     add_night(engine, darker=0.5)
     done = call()
 
     assert done.exit_code == 0  # the answer is no error
-    last = done.stdout.splitlines()[-1]
+    last = done.stdout.splitlines()[0]
     assert last.startswith("this run does not look like the training data: ")
     assert "KS" in last
     assert json.loads(call("--json").stdout)["measurements"]["distance"]["alarm"]
@@ -124,7 +125,7 @@ def test_rejections_of_the_gate_alone_are_an_answer(engine, call):
     assert told["measurements"]["score"]["scans"] == 48
     assert told["measurements"]["brightness"]["scans"] == 60
     assert told["verdict"] == "this run does not look like the training data: the input gate rejects 20.0%"
-    assert "input gate: rejects 12 of 60 scans (20.0%), reference 0.0%: more than chance" in call().stdout
+    assert "The input gate rejects 12 of 60 scans (20.0%), reference 0.0%: more than chance" in call().stdout
 
 
 def test_a_run_whose_scans_were_all_scored_before_is_compared_like_the_first(engine, call):
@@ -154,7 +155,7 @@ def test_a_run_is_compared_with_a_run_that_was_looked_at(engine, call):
     other = add_night(engine, seed=5)
 
     assert (alike["looks_alike"], alike["against"], alike["reference_scans"]) == (True, usual, 60)
-    last = call(other, "--against", usual).stdout.splitlines()[-1]
+    last = call(other, "--against", usual).stdout.splitlines()[0]
     assert last.startswith(f"this run does not look like run {usual[:8]}: ")
 
 
@@ -168,7 +169,7 @@ def test_runs_of_two_models_are_not_compared(engine, call):
 def test_too_few_scans_to_tell_are_no_alarm(engine, call):
     add_night(engine, scans=5)
     assert json.loads(call("--json").stdout)["looks_alike"] is None
-    assert call().stdout.splitlines()[-1].startswith("5 scans are too few to compare")
+    assert call().stdout.splitlines()[0].startswith("5 scans are too few to compare")
 
 
 def test_scans_without_measurements_are_counted(engine, call):
@@ -210,3 +211,26 @@ def test_measurements_of_another_model_are_not_compared(engine, call):
     others = [new_measurement(model_digest="e" * 64, sha256=sha256, brightness=0.0) for sha256 in digests]
     write(engine, lambda connection: store_measurements(connection, others))
     assert call(json.loads(before)["run"], "--json").stdout == before
+
+
+def test_a_night_of_another_kind_is_also_compared_with_the_first_one_like_it(engine, call, tmp_path):
+    runs = [add_night(engine, seed=seed, darker=0.5) for seed in (3, 4, 3)]
+    write(engine, close_finished_runs)
+    told = json.loads(call("--json", "--trend", "5", "--out", str(tmp_path / "night.svg")).stdout)
+    assert (told["run"], told["looks_alike"]) == (runs[2], False)
+    assert (told["first_night"]["against"], told["first_night"]["looks_alike"]) == (runs[0], True)
+    assert [(night["run"], night["looks_alike"]) for night in told["trend"]] == [(runs[1], True), (runs[2], True)]
+    drawn = ET.parse(tmp_path / "night.svg").getroot()
+    assert len([one for one in drawn.iter() if one.get("class") in {"one", "two", "three"}]) == 6  # lines and names
+
+    shown = call().stdout
+    assert shown.startswith("this run does not look like the training data")
+    assert f"The first night like it, run {runs[0][:8]}" in shown
+    assert shown.count("  this run ") == shown.count("  reference ") == 3
+    assert "PSI" not in shown
+
+
+def test_all_numbers_are_shown_where_they_are_asked_for(engine, call, monkeypatch):
+    monkeypatch.setattr("cli.output.console._verbose", False)
+    add_night(engine)
+    assert "PSI" in call("--verbose").stdout

@@ -14,6 +14,7 @@ from nightread.settings import read_settings
 from tests.factories import small_chest, write_jpeg
 from tests.onnx_factories import write_tiny_bundle
 from worker.process import WorkerProcess
+from worker.report.model_pages import render_shadow
 from worker.runs.embedded import run_embedded
 from worker.runs.enqueue import write_run
 from worker.runs.request import Request
@@ -181,3 +182,19 @@ def test_pairs_are_summed_up_label_by_label():
     assert figures["shift"]["quantiles"]["0.5"] == pytest.approx(0.0)
     assert [moved["path"] for moved in figures["moved"]] == ["c", "b"]
     assert (y.compared, y.agreed, len(y.moved)) == (1, 1, 1)
+
+
+def test_the_report_of_a_shadow_draws_each_scan_and_lists_the_flipped_ones(process, run, other):
+    shadowed = shadow_run(process, run, other, most_moved=1, on_progress=lambda *_: None)
+    (shift,) = shadowed.labels
+    page = render_shadow(shadowed, other.card.model_dump(mode="json"))
+    assert page.count("<circle") == shift.compared
+    assert page.count('class="flipped"') == len(shift.flipped) == shift.compared - shift.agreed
+    assert all(pair.path in page for pair in shift.flipped)
+    assert "<script" not in page
+
+
+def test_pictures_of_a_large_shadow_stay_small():
+    pairs = (Pair(f"{place}", "a", 0.5, "a", 0.4, "a" if place % 9 else "b") for place in range(40_000))
+    (shift,) = compare_pairs(pairs, ["a"], 1)
+    assert (len(shift.flipped), len(shift.sample), shift.compared) == (1_000, 4_000, 40_000)

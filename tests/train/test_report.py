@@ -1,9 +1,9 @@
 """The report of a training, its charts, and equal figures from Keras and ONNX Runtime."""
 
-import io
 import json
 import re
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -43,14 +43,13 @@ def make_part(task, classes, count=60, absent=()):
 def test_the_page_needs_nothing_else_and_shows_every_picture(trained):
     folder = trained.request.out
     page = (folder / "report.html").read_text()
-    pictures = sorted(path.stem for path in (folder / "plots").glob("*.png"))
+    pictures = sorted(path.stem for path in (folder / "plots").glob("*.svg"))
     assert {"calibration", "confusion", "curves", "history"} <= set(pictures)
     for name in pictures:
-        with Image.open(folder / f"plots/{name}.png") as picture:
-            picture.load()
-            assert min(picture.size) > 200
-    assert page.count("data:image/png;base64,") == len(pictures)
-    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
+        drawn = ET.parse(folder / f"plots/{name}.svg").getroot()
+        assert min(float(drawn.get(side).removesuffix("pt")) for side in ("width", "height")) > 150
+    assert page.count("<svg") == len(pictures)
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", page)
     assert "<script" not in page
     for said in (
         "validation",
@@ -81,13 +80,12 @@ def test_eighteen_labels_of_which_some_do_not_occur_are_drawn():
     task = Task(tuple(f"finding number {number}" for number in range(18)), "softmax")
     part = make_part(task, 18, absent=(3, 7))
     evaluation = evaluate_part(part, majority=0, seed=1, resamples=50)
-    for png in (
+    for svg in (
         draw_confusion({"a": evaluation, "b": evaluation}, task.classes),
         draw_curves(part, evaluation),
         draw_calibration(part, evaluation),
     ):
-        with Image.open(io.BytesIO(png)) as picture:
-            picture.load()
+        assert ET.fromstring(svg).tag.endswith("svg")
 
 
 @pytest.mark.filterwarnings("error")

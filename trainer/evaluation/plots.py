@@ -1,10 +1,11 @@
-"""Plots of a training and its figures, as PNG bytes; drawn without a display and without global state."""
+"""Plots of a training and its figures, as SVG for light and dark; drawn without a display."""
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -18,6 +19,13 @@ from trainer.fit.history import EpochRow
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _GRAY: Final = "#777777"
 _DPI: Final = 110
+#: Text on a light cell, in light and dark: it is not the color of the page's text.
+_INK: Final = "#101010"
+#: Black is the color of the page's text. Without version, time and random names, equal figures give equal bytes.
+_STYLE: Final = (
+    b"<style>svg{color:#1a1a1a}text{fill:currentColor}@media(prefers-color-scheme:dark){svg{color:#e7e9ed}}</style>"
+)
+_FORMAT: Final = {"svg.fonttype": "none", "svg.hashsalt": "nightread"}
 
 #: Longest name below a picture, in characters.
 _NAME_LENGTH: Final = 32
@@ -36,7 +44,7 @@ def draw_history(history: Sequence[EpochRow], best_epoch: int) -> bytes:
         axes.axvline(best_epoch, color=_GRAY, linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.set(title=name, xlabel="epoch", ylabel=unit)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=8)
+        _add_legend(axes)
     return _render(figure)
 
 
@@ -56,7 +64,7 @@ def draw_confusion(evaluations: Mapping[str, Evaluation], classes: Sequence[str]
             text = str(counts[row, column])
             axes.text(
                 column, row, text if small else f"{text}\n{100 * shares[row, column]:.1f} %", ha="center", va="center",
-                fontsize=7 if small else 10, color="white" if shares[row, column] > 0.55 else "black",
+                fontsize=7 if small else 10, color="white" if shares[row, column] > 0.55 else _INK,
             )  # fmt: skip
         axes.set_xticks(range(len(classes)), classes, rotation=90 if small else 0, fontsize=7 if small else 9)
         axes.set_yticks(range(len(classes)), classes, fontsize=7 if small else 9)
@@ -88,7 +96,7 @@ def draw_curves(part: PartScores, evaluation: Evaluation) -> bytes:
     right.set(title="precision and recall", xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
     for axes in (left, right):
         if drawn:
-            axes.legend(fontsize=7, loc="lower left" if axes is right else "lower right")
+            _add_legend(axes)
     return _render(figure)
 
 
@@ -114,7 +122,7 @@ def draw_calibration(part: PartScores, evaluation: Evaluation) -> bytes:
         ylabel="share with the finding" if is_binary else "share of right decisions",
         xlim=(-0.03, 1.08), ylim=(-0.06, 1.04),
     )  # fmt: skip
-    left.legend(fontsize=8, loc="upper left")
+    _add_legend(left)
     groups = ((part.targets == 1, part.task.classes[1]), (part.targets == 0, part.task.classes[0])) if is_binary else (
         (observed == 1, "right"), (observed == 0, "wrong"),
     )  # fmt: skip
@@ -127,7 +135,7 @@ def draw_calibration(part: PartScores, evaluation: Evaluation) -> bytes:
     right.set(
         title="scores", xlabel="score" if is_binary else "highest score", ylabel="scans", yscale="symlog", xlim=(0, 1)
     )
-    right.legend(fontsize=8, loc="upper center")
+    _add_legend(right)
     return _render(figure)
 
 
@@ -161,8 +169,18 @@ def _make_figure(columns: int, *, width: float, height: float, rows: int = 1) ->
     return figure, list(axes.ravel())
 
 
+def _add_legend(axes: Any) -> None:
+    """Add a legend below the axes, where it hides no data."""
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, frameon=False)
+
+
 def _render(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    # Without version and time, equal figures give equal bytes.
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    with rc_context(_FORMAT):
+        figure.savefig(
+            buffer, format="svg", dpi=_DPI, transparent=True, metadata={"Creator": None, "Date": None, "Format": None}
+        )
+    svg = buffer.getvalue()
+    svg = svg[svg.index(b"<svg") :].replace(b"stroke: #000000", b"stroke: currentColor")
+    start = svg.index(b">") + 1
+    return svg[:start] + _STYLE + svg[start:]

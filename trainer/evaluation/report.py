@@ -3,7 +3,6 @@
 Importing this module without the extra `train` raises `TrainingError`, which names the remedy.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -19,6 +18,7 @@ from trainer.fit.history import EpochRow
 
 try:
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     from trainer.evaluation import plots
 except ImportError:
@@ -64,11 +64,11 @@ class ReportFacts:
 
 
 def write_report(folder: Path, facts: ReportFacts) -> Path:
-    """Write `report.html` and `plots/*.png` into a folder that exists; return the path of the page."""
+    """Write `report.html` and `plots/*.svg` into a folder that exists; return the path of the page."""
     pictures = _draw(facts)
     (folder / PLOTS_FOLDER).mkdir(exist_ok=True)
-    for name, png in pictures.items():
-        (folder / PLOTS_FOLDER / f"{name}.png").write_bytes(png)
+    for name, svg in pictures.items():
+        (folder / PLOTS_FOLDER / f"{name}.svg").write_bytes(svg)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_show
     )
@@ -78,7 +78,7 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
         card=facts.card,
         classes=next(iter(facts.parts.values())).scores.task.classes,
         record=None if facts.record is None else facts.record.model_dump(mode="json"),
-        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        pictures={name: Markup(svg.decode()) for name, svg in pictures.items()},  # noqa: S704  # drawn here, text escaped
         captions=_CAPTIONS,
     )
     path = folder / REPORT_FILE

@@ -4,5 +4,6 @@ run_report: what a report says, as plain values.
 pictures: thumbnails and activation maps of the listed scans.
 charts: histograms as SVG.
 page: the report as HTML and as text.
+model_pages: a model's card, and the shadow of a run, as HTML.
 notice: the end of a run, told by mail, chat or webhook.
 """

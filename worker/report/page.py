@@ -21,7 +21,15 @@ def render_page(reports: Sequence[RunReport], title: str) -> str:
         reports: of the runs, in the order of the page.
         title: of the page.
     """
-    # All text is escaped: names of files and runs are of unknown origin.
+    environment = make_environment()
+    environment.globals |= {
+        "draw_scores": draw_scores, "draw_shares": draw_shares, "draw_throughput": draw_throughput
+    }  # fmt: skip
+    return str(environment.get_template("page.html").render(reports=reports, title=title))
+
+
+def make_environment() -> jinja2.Environment:
+    """Return the templates of pages that stand alone; all text is escaped: names of files are of unknown origin."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -30,10 +38,7 @@ def render_page(reports: Sequence[RunReport], title: str) -> str:
         "text": show_text, "duration": show_duration, "time": _show_time, "number": "{:,}".format,
         "score": "{:.4f}".format, "file": _show_file,
     }  # fmt: skip
-    environment.globals |= {
-        "draw_scores": draw_scores, "draw_shares": draw_shares, "draw_throughput": draw_throughput
-    }  # fmt: skip
-    return str(environment.get_template("page.html").render(reports=reports, title=title))
+    return environment
 
 
 def _show_time(time: datetime | None) -> str:

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import numpy as np
-
 from db.engine import read_clock, reading
 from db.registry import read_card
 from db.run_report import (
@@ -22,16 +20,12 @@ from db.runs import RunInfo
 from db.tallies import RunTally, read_tallies, reconcile
 from nightread import __version__
 from nightread.errors import NightreadError
-from nightread.model.card import Reference
 from worker.process import WorkerProcess
 from worker.report.pictures import Picture, draw_pictures
-from worker.runs.drift import MeasuredDrift, describe_drift, measure_drift
+from worker.runs.drift import describe_drift, measure_drift
+from worker.runs.drift_histogram import make_histograms
 
 _SCORE_EDGES: Final = tuple(place / 20 for place in range(21))
-_DRIFT_BINS: Final = 16
-#: Measurements that are drawn if fewer than three have moved, as far as the model has them.
-_DRAWN: Final = ("score", "distance", "brightness", "contrast")
-_MOST_DRAWN: Final = 3
 _HIGHEST: Final = 20
 _NEAREST: Final = 10
 _EXAMPLES: Final = 3
@@ -201,46 +195,10 @@ def _describe_drift(process: WorkerProcess, run: RunInfo) -> dict[str, Any]:
         measured = measure_drift(process.engine, run.id)
     except NightreadError as error:
         return {"looks_alike": None, "sentence": f"not compared: {error}", "histograms": []}
-    shifts = measured.drift.shifts
-    moved = [shift.name for shift in sorted(shifts, key=lambda shift: -shift.ks) if shift.is_alarm]
-    known = {shift.name for shift in shifts}
-    names = [*moved, *(name for name in _DRAWN if name in known and name not in moved)]
     return {
         "looks_alike": measured.drift.looks_alike,
         "sentence": describe_drift(measured),
         "measured": measured.night.measured,
         "reference_scans": measured.reference.scans,
-        "histograms": [_make_histogram(measured, name, name in moved) for name in names[:_MOST_DRAWN]],
+        "histograms": [histogram.describe() for histogram in make_histograms(measured)],
     }
-
-
-def _make_histogram(measured: MeasuredDrift, name: str, moved: bool) -> dict[str, Any]:  # noqa: FBT001  # a fact
-    values = measured.night.to_arrays()[name]
-    edges, reference = share_reference(measured.reference, name, float(values.min()), float(values.max()))
-    counts, _ = np.histogram(values, edges)
-    shares = counts / max(1, counts.sum())
-    return {
-        "name": name, "moved": moved, "edges": edges.tolist(), "night": shares.tolist(), "reference": reference.tolist()
-    }  # fmt: skip
-
-
-def share_reference(reference: Reference, name: str, lowest: float, highest: float) -> tuple[Any, Any]:
-    """Return bins over a reference and a run, and the shares of the reference in them.
-
-    Args:
-        reference: of the model's card.
-        name: of the measurement.
-        lowest: smallest value of the run.
-        highest: largest value of the run.
-
-    Returns:
-        (B + 1,) edges and (B,) shares with the sum 1.
-    """
-    quantiles = np.array(reference.quantiles[name])
-    low, high = min(lowest, quantiles[0]), max(highest, quantiles[-1])
-    edges = np.linspace(low, high if high > low else low + 1.0, _DRIFT_BINS + 1)
-    # The share below an edge; equal quantiles, such as scores of 0, lie in the bin that begins with them.
-    below = np.searchsorted(quantiles, edges, side="left") / (len(quantiles) - 1)
-    below = np.clip(below, 0.0, 1.0)
-    below[0], below[-1] = 0.0, 1.0
-    return edges, np.diff(below)

@@ -11,6 +11,7 @@ interruption: finds the interrupted run that a command goes on with.
 job_pool: the threads that run the jobs of an embedded run.
 forks: the processes that run the jobs of a large embedded run.
 shadow: scores the scans of a past run with another model.
-drift: compares the scans of a run with a reference.
+drift: compares the scans of a run with a reference, and nights with each other.
+drift_histogram: the measurements of a run that differ most, beside the reference.
 verification: scores a run again and compares with what is stored.
 """

@@ -12,16 +12,19 @@ from sqlalchemy import Connection, Engine
 from db.engine import reading
 from db.measurements import MeasuredScan, stream_measured
 from db.registry import read_card
+from db.run_history import list_earlier
 from db.runs import RunInfo, find_run
 from nightread.errors import NightreadError
 from nightread.model.card import Reference
-from nightread.model.drift import Drift, compare, name_component, summarise
+from nightread.model.drift import Drift, Shift, compare, name_component, summarise
 from nightread.model.gate import PASSED
 
 #: Fields of a measured scan that are numbers of their own; the components are a list.
 _MEASUREMENTS: Final = (
     "score", "distance", "brightness", "contrast", "darkest", "brightest", "detail", "symmetry",
 )  # fmt: skip
+#: Earlier runs of which the first that was measured is the first night.
+_FIRST_RUNS: Final = 5
 
 
 @dataclass(slots=True)
@@ -158,3 +161,46 @@ def describe_drift(measured: MeasuredDrift) -> str:
     if rejections is not None and rejections.is_alarm:
         causes.append(f"the input gate rejects {rejections.rejected / rejections.judged:.1%}")
     return f"this run does not look like {what}: {'; '.join(causes)}"
+
+
+def measure_against_first(engine: Engine, measured: MeasuredDrift) -> MeasuredDrift | None:
+    """Compare a run with the first one like it: of the same model, and the same schedule, folders or name.
+
+    Files of another kind than the training's always look different; the first night shows what is usual here.
+
+    Returns:
+        The comparison; None if there is no earlier run, or nothing of it was measured.
+    """
+    with reading(engine) as connection:
+        earlier = list_earlier(connection, measured.run)
+    for run_id in earlier[:_FIRST_RUNS]:
+        try:
+            return measure_drift(engine, measured.run.id, against=run_id)
+        except NightreadError:
+            continue  # nothing of it was measured, or it was pruned
+    return None
+
+
+def measure_trend(engine: Engine, measured: MeasuredDrift, nights: int) -> list[MeasuredDrift]:
+    """Compare the latest runs like a run with the same reference, oldest first; that run is the last one.
+
+    Args:
+        engine: the database, its schema checked.
+        measured: the last night.
+        nights: most earlier runs.
+    """
+    with reading(engine) as connection:
+        earlier = list_earlier(connection, measured.run)
+    against = None if measured.against is None else measured.against.id
+    trend = []
+    for run_id in [one for one in earlier if one != against][-nights:]:
+        try:
+            trend.append(measure_drift(engine, run_id, against=against))
+        except NightreadError:
+            continue  # nothing of it was measured
+    return [*trend, measured]
+
+
+def find_farthest(measured: MeasuredDrift) -> Shift | None:
+    """Return the measurement that differs most from the reference; None if there is none."""
+    return max(measured.drift.shifts, key=lambda shift: (shift.is_alarm, shift.ks), default=None)

@@ -10,6 +10,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +35,10 @@ from worker.registry.choose import describe_model
 
 #: Why a scan has no score of the other model: its file holds other bytes than in the run.
 CHANGED: Final = "changed"
+#: Scans whose decision differs that are kept, and others that are drawn for a picture.
+_MOST_FLIPPED: Final = 1_000
+_MOST_DRAWN: Final = 3_000
+_SEED: Final = 2018
 _QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -45,6 +50,9 @@ class LabelShift:
         flips: scans by (decision before, decision after), where they differ.
         shifts: score after minus score before, of each scan.
         moved: the scans whose score moved most, that one first.
+        flipped: the scans whose decision differs, the one that moved most first; at most a thousand.
+        sample: score before, score after and whether the decision differs, of some scans drawn at random, and of each
+            in `flipped`.
     """
 
     label: str
@@ -52,6 +60,8 @@ class LabelShift:
     flips: Counter[tuple[str, str]] = field(default_factory=Counter)
     shifts: list[float] = field(default_factory=list)
     moved: list[Pair] = field(default_factory=list)
+    flipped: list[Pair] = field(default_factory=list)
+    sample: list[tuple[float, float, bool]] = field(default_factory=list)
 
     @property
     def compared(self) -> int:
@@ -198,21 +208,43 @@ def compare_pairs(pairs: Iterator[Pair], labels: Sequence[str], most_moved: int)
     """
     shifts = {label: LabelShift(label) for label in labels}
     heaps: dict[str, list[tuple[float, int, Pair]]] = {label: [] for label in labels}
+    flipped: dict[str, list[tuple[float, int, Pair]]] = {label: [] for label in labels}
+    random = Random(_SEED)  # noqa: S311  # draws dots of a picture
     for number, pair in enumerate(pairs):
         shift = shifts[pair.label]
         moved = pair.score_after - pair.score_before
         shift.shifts.append(moved)
         if pair.decision_before == pair.decision_after:
             shift.agreed += 1
+            _draw(shift, pair, random)
         else:
             shift.flips[pair.decision_before, pair.decision_after] += 1
-        heap = heaps[pair.label]
-        heapq.heappush(heap, (abs(moved), -number, pair))  # of two that moved the same way, the first one stays
-        if len(heap) > most_moved:
-            heapq.heappop(heap)
+            _keep(flipped[pair.label], (abs(moved), -number, pair), _MOST_FLIPPED)
+        _keep(heaps[pair.label], (abs(moved), -number, pair), most_moved)
     for label, shift in shifts.items():
-        shift.moved = [pair for _, _, pair in sorted(heaps[label], key=lambda entry: entry[:2], reverse=True)]
+        shift.moved, shift.flipped = _sort(heaps[label]), _sort(flipped[label])
+        shift.sample += [(pair.score_before, pair.score_after, True) for pair in shift.flipped]
     return list(shifts.values())
+
+
+def _keep(heap: list[tuple[float, int, Pair]], entry: tuple[float, int, Pair], most: int) -> None:
+    """Keep the entries that moved most; of two that moved the same way, the first one stays."""
+    heapq.heappush(heap, entry)
+    if len(heap) > most:
+        heapq.heappop(heap)
+
+
+def _sort(heap: list[tuple[float, int, Pair]]) -> list[Pair]:
+    return [pair for _, _, pair in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
+
+
+def _draw(shift: LabelShift, pair: Pair, random: Random) -> None:
+    """Keep a scan whose decision agrees in the sample, each with the same chance."""
+    drawn = (pair.score_before, pair.score_after, False)
+    if len(shift.sample) < _MOST_DRAWN:
+        shift.sample.append(drawn)
+    elif (place := random.randrange(shift.agreed)) < _MOST_DRAWN:
+        shift.sample[place] = drawn
 
 
 def _find_common(process: WorkerProcess, run: RunInfo, card: Card) -> tuple[ModelKey, list[str]]:

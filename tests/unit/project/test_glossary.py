@@ -9,7 +9,7 @@ from tests.project import read, read_packages
 #: Names of projects, formats and data sets.
 PROPER = """
     celery chest cnn covid csv dicom efficientnetlite gzip inception inceptionresnetv keras lenet nightread onnx
-    pediatric platt postgresql qos tiff torch utc web
+    openapi pediatric platt postgresql qos tiff torch utc web
 """
 #: Nouns with the same meaning in the code as everywhere.
 PLAIN = """
@@ -23,6 +23,7 @@ PLAIN = """
     backup call processor protocol rule system
     socket context title kind lookup conformance stow sender store
     cache finder missing recent
+    query histogram operation problem private
 """
 #: Adjectives, participles, verbs and their nouns.
 OTHERS = """
