@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.database import open_database
+from cli.exits import Exit
 from cli.options import Archives, Json, Model, Name, NoGate, Wait, read_duration_option
 from cli.output.console import print_json, say, waiting
 from cli.output.follow import follow_run
@@ -78,6 +79,11 @@ def enqueue(  # one argument for each option
     except NothingNew as nothing:
         say_nothing_new(str(nothing), as_json)
         return
+    except KeyboardInterrupt:
+        say(
+            "Interrupted: the run is written, and workers score it." if written else "Interrupted: nothing is enqueued."
+        )
+        raise typer.Exit(Exit.INTERRUPTED) from None
     finally:  # the run exists even if the broker does not answer
         for enqueued in written:
             _print(enqueued, as_json)

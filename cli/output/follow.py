@@ -32,6 +32,19 @@ def follow_run(engine: Engine, run_id: str, *, as_json: bool, timeout_s: float |
     Raises:
         DatabaseUnavailable: it stays away.
     """
+    try:
+        run = _wait(engine, run_id, timeout_s)
+    except KeyboardInterrupt:
+        say(f"Interrupted: the run goes on without this command; see `nightread status {run_id[:8]}`.")
+        return Exit.INTERRUPTED
+    if run.finished_at is None:
+        return Exit.UNAVAILABLE
+    seconds = (run.finished_at - run.created_at).total_seconds()
+    return report_run(engine, run, seconds=seconds, as_json=as_json)
+
+
+def _wait(engine: Engine, run_id: str, timeout_s: float | None) -> RunInfo:
+    """Return a run once it has ended or the time is over; shows its progress."""
     began = time.monotonic()
     with progress_bar("waiting for a worker", None) as bar:
         while True:
@@ -39,16 +52,14 @@ def follow_run(engine: Engine, run_id: str, *, as_json: bool, timeout_s: float |
             said = f"scoring, {workers} worker{'s' * (workers != 1)}" if workers else "waiting for a worker"
             bar.set(counts.terminal, counts.found, said)
             if run.finished_at is not None:
-                break
+                return run
             if timeout_s is not None and time.monotonic() - began > timeout_s:
                 say(
                     f"Run {run_id[:8]} has not ended within {show_duration(timeout_s)}: {counts.terminal:,} of "
                     f"{counts.found:,} scans have. It goes on; see `nightread status {run_id[:8]}`."
                 )
-                return Exit.UNAVAILABLE
+                return run
             time.sleep(_POLL_S)
-    seconds = (run.finished_at - run.created_at).total_seconds()
-    return report_run(engine, run, seconds=seconds, as_json=as_json)
 
 
 def _look(engine: Engine, run_id: str) -> tuple[RunInfo, RunCounts, int]:

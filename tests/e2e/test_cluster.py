@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import shutil
 import signal
 
@@ -82,6 +83,28 @@ def test_two_workers_score_what_the_embedded_way_scores(env, database, night, tm
         assert float(score or 0) == pytest.approx(float(here[path][2] or 0), abs=1e-6)
     assert query(database, "SELECT count(*) FROM predictions") == 60  # one content stands there twice
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("failpoint", ["enqueue-in-transaction:sleep-30", ""])
+def test_an_interrupted_enqueue_says_what_becomes_of_the_run(env, database, night, tmp_path, failpoint):
+    log = tmp_path / "enqueue.log"
+    struck = tmp_path / "struck"
+    struck.mkdir()
+    env |= {"NIGHTREAD_FAILPOINT": failpoint, "NIGHTREAD_FAILPOINT_DIR": str(struck)}
+    count = "SELECT count(*) FROM runs"
+    with started([PROGRAM, "enqueue", night, "--wait"], env, tmp_path, log) as process:
+        reached = lambda: any(struck.iterdir()) if failpoint else query(database, count)  # noqa: E731
+        wait_until(reached, "the middle of the command")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    said = log.read_text()
+    assert "Traceback" not in said
+    if failpoint:
+        assert "Interrupted: nothing is enqueued." in said
+        assert query(database, count) == 0
+    else:  # it is published, or waits for its end
+        assert re.search("Interrupted: the run (is written|goes on)", said)
+        assert query(database, count) == 1
 
 
 def test_enqueue_waits_and_says_what_was_reused(env, night, tmp_path):

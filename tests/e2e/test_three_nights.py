@@ -34,8 +34,8 @@ HELD = "held.jpg"
 class Cluster:
     """A database with its own clock, workers, and what the test asks of both."""
 
-    def __init__(self, folder, env, engine):
-        self.folder, self.env, self.engine = folder, env, engine
+    def __init__(self, folder, env, engine, webhook):
+        self.folder, self.env, self.engine, self.webhook = folder, env, engine, webhook
         self.gate = folder / "gate"
         self.log = folder / "processes.log"
 
@@ -57,7 +57,12 @@ class Cluster:
         """Wait until the run of a night has ended and was told; returns it as (id, status, guard)."""
         ended = "SELECT id, status, guard FROM runs WHERE night = :night AND notified_at IS NOT NULL"
         (found,) = wait_until(lambda: self.query(ended, night=night), f"the end of the night {night}", 100)
+        self.wait_for_notice(found[0])  # a process that is killed before would say nothing
         return found
+
+    def wait_for_notice(self, run_id):
+        """Wait until the webhook has heard of a run: it is marked before."""
+        wait_until(lambda: any(run_id[:8] in told["message"] for told in self.webhook.told), "the notice", 100)
 
     @contextlib.contextmanager
     def processes(self):
@@ -91,7 +96,7 @@ def cluster(tmp_path, postgres_url, redis_url, webhook):
         name = engine.url.database
         connection.exec_driver_sql(f"ALTER DATABASE {name} SET search_path = public, clock, pg_catalog")
     engine.dispose()  # the next connection has that search path
-    cluster = Cluster(tmp_path, environment, engine)
+    cluster = Cluster(tmp_path, environment, engine, webhook)
     cluster.set_clock("2026-11-27T12:00:00")
     cluster.run("db", "upgrade")
     yield cluster
@@ -135,7 +140,8 @@ def test_three_nights_run_themselves(cluster, webhook, tmp_path):
         wait_until(lambda: cluster.query("SELECT 1 FROM runs"), "the first night")
         (scans / "2026-11-27" / "late.jpg").write_bytes(late)
         urgent = write_jpeg(tmp_path / "urgent" / "one.jpg", small_chest(99))
-        cluster.run("enqueue", urgent, "--name", "urgent", "--priority", "urgent", "--wait")
+        enqueued = cluster.run("enqueue", urgent, "--name", "urgent", "--priority", "urgent", "--wait", "--json")
+        cluster.wait_for_notice(last_json(enqueued)["run"])
         told = last_json(cluster.run("status", "ward-a 2026-11-27", "--json"))
         assert told["status"] == "running"
         assert (told["queue_place"], told["queue_runs"], len(told["worker_names"])) == (1, 1, 1)
