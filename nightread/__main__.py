@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 _HOME: Final = Path(__file__).resolve().parents[1]
-_PACKAGES: Final = ("bench", "cli", "db", "exporter", "trainer", "web", "worker")
+_PACKAGES: Final = ("bench", "cli", "db", "exporter", "pacs", "trainer", "web", "worker")
 
 
 def find_foreign() -> list[str]:

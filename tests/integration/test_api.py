@@ -9,6 +9,7 @@ from sqlalchemy import select
 import nightread
 from db.engine import reading
 from db.tables import measurements, predictions, scans
+from nightread.model.bundle import DEFAULT_MODEL
 from nightread.reasons import Reason
 from nightread.scan.files import decode_path
 from tests.db_factories import job_ids
@@ -92,7 +93,7 @@ def describe(row):
 
 
 @pytest.mark.parametrize(
-    ("model", "gate"), [("pneumonia-lite0@3", True), ("pneumonia-lite0@3", False), ("pneumonia-cnn75@1", True)]
+    ("model", "gate"), [(DEFAULT_MODEL, True), (DEFAULT_MODEL, False), ("pneumonia-cnn75@1", True)]
 )
 def test_rows_are_those_of_a_run(sqlite_engine, night, model, gate):
     away = night / "away.jpeg"

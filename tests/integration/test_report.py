@@ -17,7 +17,7 @@ from db.engine import reading, write
 from db.run_report import list_runs_of_night
 from db.tables import runs
 from nightread.inference.scorer import Scorer
-from nightread.model.bundle import find_bundle, load_bundle
+from nightread.model.bundle import DEFAULT_MODEL, find_bundle, load_bundle
 from nightread.settings import Device
 from tests.db_factories import add_run
 from tests.factories import small_chest, write_jpeg
@@ -181,8 +181,8 @@ def test_a_night_has_the_runs_from_noon_to_noon_and_those_that_say_so(engine):
 
 
 def test_an_activation_map_adds_up_to_the_score(tmp_path):
-    scorer = Scorer(load_bundle(find_bundle("pneumonia-lite0@3", tmp_path)), Device.CPU, 1)
-    batch = load_bundle(find_bundle("pneumonia-lite0@3", tmp_path)).parity_inputs
+    scorer = Scorer(load_bundle(find_bundle(DEFAULT_MODEL, tmp_path)), Device.CPU, 1)
+    batch = load_bundle(find_bundle(DEFAULT_MODEL, tmp_path)).parity_inputs
     maps, scores = scorer.map_activation(batch), scorer.score_batch(batch)
     assert maps.shape == (len(batch), 4, 4, 1)
     logits = [math.log(score / (1 - score)) for score in scores[:, 0].astype(float)]

@@ -12,6 +12,7 @@ from db.engine import write
 from db.measurements import store_measurements
 from db.tables import predictions, scans
 from db.types import ScanStatus, database_now
+from nightread.model.bundle import DEFAULT_MODEL
 from tests.db_factories import new_measurement, new_model, new_prediction
 from tests.factories import encode_dicom, small_chest, write_jpeg, write_png16
 from tests.web_page import add_night, ids_of, list_files, open_page, shipped_model
@@ -193,7 +194,7 @@ class TestFacts:
         text = client.get(f"/scans/{night[1][0]}").text
         assert "0.9700" in text
         assert "From 0.9087 on it is pneumonia, below 0.1570 it is not, in between it is uncertain." in text
-        for value in (str(folder / "a.jpg"), "pneumonia-lite0@3", "CPUExecutionProvider", "worker-1", night[0]):
+        for value in (str(folder / "a.jpg"), DEFAULT_MODEL, "CPUExecutionProvider", "worker-1", night[0]):
             assert value in text
         assert "Research output, not for diagnosis" in text
 

@@ -16,6 +16,7 @@ from cli.exits import Exit
 from cli.main import COMMANDS, GROUPS, app, load_command
 from cli.output import console
 from nightread import __version__
+from nightread.model.bundle import DEFAULT_MODEL
 from nightread.reasons import Reason
 from tests.program import PROGRAM, make_environment
 
@@ -154,7 +155,7 @@ def test_explain_knows_every_code(capsys, monkeypatch):
     ("line", "offers"),
     [
         ("nightread sta", ["status"]), ("nightread explain dam", ["damaged"]),
-        ("nightread models check pneumonia-lite", ["pneumonia-lite0@3"]),
+        ("nightread models check pneumonia-lite", [DEFAULT_MODEL]),
         ("nightread results --oper", ["--operating-point"]),
         ("nightread status ", []),  # a database that is not there is not made
     ],

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import nightread
 from cli.main import app
 from nightread.inference.scorer import Scorer
+from nightread.model.bundle import DEFAULT_MODEL
 from tests.factories import encode_image, encode_jpeg, small_chest
 
 
@@ -58,10 +59,10 @@ def test_a_scan_that_a_rule_of_the_gate_rejects_is_not_inferred(tmp_path, monkey
     strip.write_bytes(encode_image(small_chest(2, 60, 400)))
     infer, batches = Scorer.infer_batch, []
     monkeypatch.setattr(Scorer, "infer_batch", lambda scorer, batch: batches.append(len(batch)) or infer(scorer, batch))
-    (row,) = json.loads(invoke(strip, "--model", "pneumonia-lite0@3", "--json", expect=3))
+    (row,) = json.loads(invoke(strip, "--model", DEFAULT_MODEL, "--json", expect=3))
     assert (row["status"], row["reason"], row["gate_verdict"]) == ("rejected", "aspect-ratio", "aspect-ratio")
     opening = len(batches)
-    nightread.open_model("pneumonia-lite0@3", device="cpu")
+    nightread.open_model(DEFAULT_MODEL, device="cpu")
     assert len(batches) == 2 * opening  # what opening a model takes, and no more
 
 
@@ -77,7 +78,7 @@ class TestModel:
     def test_without_a_database_it_is_the_one_that_ships_and_none_is_made(self, scan, tmp_path, monkeypatch):
         monkeypatch.setenv("NIGHTREAD_MODEL", "")
         (row,) = json.loads(invoke(scan, "--json"))
-        assert row["model"] == "pneumonia-lite0@3"
+        assert row["model"] == DEFAULT_MODEL
         assert not (tmp_path / "data").exists()
 
     def test_a_database_knows_the_production_model(self, scan, tmp_path, monkeypatch):
@@ -85,7 +86,7 @@ class TestModel:
         call = CliRunner().invoke(app, ["models", "promote", "pneumonia-cnn75@1", "--yes"], catch_exceptions=False)
         assert call.exit_code == 0
         assert json.loads(invoke(scan, "--json"))[0]["model"] == "pneumonia-cnn75@1"
-        assert json.loads(invoke(scan, "--model", "pneumonia-lite0", "--json"))[0]["model"] == "pneumonia-lite0@3"
+        assert json.loads(invoke(scan, "--model", "pneumonia-lite0", "--json"))[0]["model"] == DEFAULT_MODEL
 
 
 @pytest.mark.parametrize(("name", "told"), [("", "nightread score"), ("gone.png", "there is no file")])
