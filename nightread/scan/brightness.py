@@ -4,6 +4,7 @@ docs/reference/pixels.md states the rule. The bulk of the gray levels is measure
 so that borders and markers at the edges do not affect it.
 """
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def find_extremes(pixels: npt.NDArray[Any], padding: npt.NDArray[np.bool_] | Non
     inner, values = _take_inner(pixels, padding), _take(pixels, padding)
     if not values.size:
         return None
-    low, high = (float(level) for level in np.quantile(inner if inner.size else values, _BULK))
+    low, high = _find_bulk(inner if inner.size else values)
     reach = _FAR * (high - low)
     if reach:
         values = values[(values >= low - reach) & (values <= high + reach)]
@@ -43,8 +44,29 @@ def find_white(pixels: npt.NDArray[np.integer[Any]]) -> float:
         pixels: (H, W) unsigned; the 12 bits of a detector may be stored in 16.
     """
     values = _take_inner(pixels, None)
-    bits = int(np.quantile(values, _BELOW_WHITE, method="lower")).bit_length()
+    (level,) = _find_ranked(values, [int(_BELOW_WHITE * (len(values) - 1))])
+    bits = int(level).bit_length()
     return float(2 ** max(8, bits) - 1)
+
+
+def _find_bulk(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the quantiles that bound the bulk of N > 0 values, interpolated linearly."""
+    places = [share * (len(values) - 1) for share in _BULK]
+    ranked = _find_ranked(values, [rank for place in places for rank in (int(place), ceil(place))])
+    low, above_low, high, above_high = (float(value) for value in ranked)
+    return low + (above_low - low) * (places[0] % 1), high + (above_high - high) * (places[1] % 1)
+
+
+def _find_ranked(values: npt.NDArray[Any], ranks: list[int]) -> npt.NDArray[Any]:
+    """Return the values of these ranks, from 0 for the smallest.
+
+    Integers of at most 16 bits are counted by level: a megapixel in 2 ms instead of 10.
+    """
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+        return np.partition(values, ranks)[ranks]
+    least = int(values.min())
+    at_most = np.cumsum(np.bincount(values.astype(np.intp) - least))  # (levels,) how many values are no higher
+    return least + np.searchsorted(at_most, ranks, "right")
 
 
 def _take_inner(pixels: npt.NDArray[Any], padding: npt.NDArray[np.bool_] | None) -> npt.NDArray[Any]:
