@@ -10,6 +10,7 @@ from db.schema import upgrade
 from tests.db_factories import add_run
 from tests.web_page import add_night, open_page
 from web import pages
+from web.lookup import find_requested_run
 
 
 class TestErrors:
@@ -40,7 +41,7 @@ class TestErrors:
         run_id = add_night(engine, [0.5])
 
         def find_and_break(connection, request):
-            found = pages.find_run(connection, request.path_params["reference"])
+            found = find_requested_run(connection, request)
             break_database(client.app, engine, monkeypatch)
             return found
 

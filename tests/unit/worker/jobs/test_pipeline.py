@@ -219,7 +219,7 @@ def test_a_content_that_comes_again_is_scored_once_and_then_reused(folder, score
 
 
 def test_known_contents_are_neither_decoded_nor_scored(folder, scorer, decoder, monkeypatch):
-    monkeypatch.setattr(content_module, "read_and_prepare", None)
+    monkeypatch.setattr(content_module, "read_for", None)
     names = ["one", "copy-of-one", "dicom"]
     result = run(folder, names, scorer, decoder, known={digest_of(folder, name) for name in names})
     assert [(outcome.status, outcome.reused) for outcome in result.outcomes] == [(ScanStatus.SCORED, True)] * 3
@@ -285,12 +285,12 @@ def fail_with(error):
     ],
 )
 def test_whatever_decoding_raises_costs_one_scan(folder, scorer, decoder, monkeypatch, caplog, error, reason):
-    decode, victim = content_module.read_and_prepare, (folder / "two").read_bytes()
+    decode, victim = content_module.read_for, (folder / "two").read_bytes()
 
-    def read_and_prepare(data, *arguments, **options):
+    def read_for(data, *arguments, **options):
         return fail_with(error)() if data == victim else decode(data, *arguments, **options)
 
-    monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(content_module, "read_for", read_for)
     result = run(folder, ["one", "two", "three"], scorer, decoder)
     assert [outcome.reason_code for outcome in result.outcomes] == [None, reason.value, None]
     assert result.outcomes[1].status is ScanStatus.FAILED
@@ -344,12 +344,12 @@ def test_a_lost_lease_stops_the_work_within_a_window(folder, scorer, decoder):
 
 def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, decoder, monkeypatch):
     decoded = threading.Semaphore(0)
-    decode = content_module.read_and_prepare
+    decode = content_module.read_for
 
-    def read_and_prepare(*arguments, **options):
-        tensor = decode(*arguments, **options)
+    def read_for(*arguments, **options):
+        scan = decode(*arguments, **options)
         decoded.release()
-        return tensor
+        return scan
 
     def score(tensor):
         assert decoded.acquire(timeout=30)  # its own
@@ -357,7 +357,7 @@ def test_the_next_window_is_being_decoded_while_one_is_scored(folder, shipped, d
         decoded.release()
         return 0.5
 
-    monkeypatch.setattr(content_module, "read_and_prepare", read_and_prepare)
+    monkeypatch.setattr(content_module, "read_for", read_for)
     scorer = FakeScorer(shipped.card, score)
     scorer_last = run(folder, ["one", "two"], FakeScorer(shipped.card), decoder, batch_size=1)
     assert len(scorer_last.predictions) == 2
