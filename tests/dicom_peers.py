@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -24,7 +26,10 @@ TITLE = "MODALITY"
 
 def find_dcmtk(name: str) -> str:
     """Return the path of a program of DCMTK; skips the test if it is not installed."""
-    program = shutil.which(name)
+    # pynetdicom installs programs of the same names beside Python.
+    own = os.path.dirname(sys.executable)  # noqa: PTH120  # as it stands in PATH
+    folders = [folder for folder in os.get_exec_path() if folder != own]
+    program = shutil.which(name, path=os.pathsep.join(folders))
     if program is None:
         pytest.skip(f"{name} is not installed: apt-get install dcmtk")
     return program
