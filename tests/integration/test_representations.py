@@ -25,10 +25,9 @@ from nightread.scan.preprocessing import InputSpec, prepare
 from tests import factories
 from tests.unit.nightread.scan.test_dicom_syntaxes import ENCODERS, encode_dicom
 
-#: Largest difference of a score between two representations.
-SCORE_TOLERANCE = 0.01
-#: The same for a lossy JPEG of 8 bits, whose score lies in the steep middle.
-LOSSY_TOLERANCE = 0.06
+#: Largest difference of a score between two representations. Rounding RG1 to 9 bits moves its score by 0.0105, in the
+#: steep middle; every other representation stays within 0.007.
+SCORE_TOLERANCE = 0.011
 SHRINK = 5
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 
@@ -139,16 +138,16 @@ def make_rasters(gray, folder):
 
 @pytest.fixture(scope="module", params=["RG1_UNCR.dcm", "drawn chest"])
 def night(request, tmp_path_factory):
-    """A folder with one radiograph in all representations; returns whether the pixels have 8 bits, by path."""
+    """The paths of one radiograph in all representations."""
     gray = factories.draw_chest(3, 400, 380) / np.float32(255) if request.param == "drawn chest" else None
     gray = read_gray(request.param) if gray is None else gray
     folder = tmp_path_factory.mktemp("night")
     makers = make_native(gray), make_tagged(gray), make_compressed(gray), make_rasters(gray, folder)
-    paths = {}
+    paths = []
     for name, data in itertools.chain(*makers):
         assert folder / name not in paths
         (folder / name).write_bytes(data)
-        paths[folder / name] = read_scan(data, max_pixels=10**7).pixels.dtype == np.uint8
+        paths.append(folder / name)
     return paths
 
 
@@ -156,22 +155,17 @@ def night(request, tmp_path_factory):
 def test_every_representation_has_one_score_and_one_verdict(night, gate):
     rows = list(nightread.open_model(device="cpu", threads=2, gate=gate).predict(night))
     assert len(rows) == len(night) > 130
-    for name in ("8.png", "16.png"):
-        plain = next(row for row in rows if row.path.name == name)
-        assert plain.status == "scored"
-        for row in rows:
-            if night[row.path] != night[plain.path]:
-                continue
-            assert (row.status, row.gate_verdict) == (plain.status, plain.gate_verdict), row
-            is_lossy = night[row.path] and (row.path.suffix == ".jpg" or uid.JPEGBaseline8Bit in row.path.name)
-            tolerance = LOSSY_TOLERANCE if is_lossy else SCORE_TOLERANCE
-            assert row.scores["pneumonia"] == pytest.approx(plain.scores["pneumonia"], abs=tolerance), row
+    plain = next(row for row in rows if row.path.name == "16.png")
+    assert plain.status == "scored"
+    for row in rows:
+        assert (row.status, row.gate_verdict) == (plain.status, plain.gate_verdict), row
+        assert row.scores["pneumonia"] == pytest.approx(plain.scores["pneumonia"], abs=SCORE_TOLERANCE), row
 
 
 def test_8_and_16_bits_differ_by_rounding_alone(night):
     spec = nightread.open_model(device="cpu", threads=1).card.input
     eight, sixteen = (
-        prepare(read_scan((next(iter(night)).parent / name).read_bytes(), max_pixels=10**7), spec)
+        prepare(read_scan((night[0].parent / name).read_bytes(), max_pixels=10**7), spec)
         for name in ("8.png", "16.png")
     )
     np.testing.assert_allclose(eight, sixteen, atol=1 / 255)

@@ -183,7 +183,8 @@ class TestEvidence:
 
     def test_of_another_bundle_of_the_same_name_is_not_shown(self, engine, client, folder):
         write_jpeg(folder / "a.jpg", small_chest(1))
-        model = new_model(name="pneumonia-lite0", version="3")
+        name, _, version = DEFAULT_MODEL.partition("@")
+        model = new_model(name=name, version=version)
         run_id = add_night(engine, [0.9], found=list_files(folder), model=model, sources=[str(folder)])
         (scan_id,) = ids_of(engine, run_id)
         assert "is not the one that scored" in client.get(f"/scans/{scan_id}?map=pneumonia").text
@@ -193,7 +194,7 @@ class TestFacts:
     def test_tell_score_threshold_and_origin(self, client, night, folder):
         text = client.get(f"/scans/{night[1][0]}").text
         assert "0.9700" in text
-        assert "From 0.9087 on it is pneumonia, below 0.1570 it is not, in between it is uncertain." in text
+        assert "From 0.9701 on it is pneumonia, below 0.1517 it is not, in between it is uncertain." in text
         for value in (str(folder / "a.jpg"), DEFAULT_MODEL, "CPUExecutionProvider", "worker-1", night[0]):
             assert value in text
         assert "Research output, not for diagnosis" in text
