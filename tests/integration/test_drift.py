@@ -44,6 +44,12 @@ def draw(scans, seed=0, darker=0.0):
 REFERENCE = summarise(draw(700), rejected_share=0.0).model_dump(mode="json")
 
 
+@pytest.fixture(autouse=True)
+def _new_process(monkeypatch):
+    """`--verbose` holds for a process; commands of other tests in this one may have set it."""
+    monkeypatch.setattr("cli.output.console._verbose", False)
+
+
 @pytest.fixture
 def call(engine, monkeypatch):
     monkeypatch.setenv("NIGHTREAD_DATABASE_URL", engine.url.render_as_string(hide_password=False))
@@ -230,7 +236,6 @@ def test_a_night_of_another_kind_is_also_compared_with_the_first_one_like_it(eng
     assert "PSI" not in shown
 
 
-def test_all_numbers_are_shown_where_they_are_asked_for(engine, call, monkeypatch):
-    monkeypatch.setattr("cli.output.console._verbose", False)
+def test_all_numbers_are_shown_where_they_are_asked_for(engine, call):
     add_night(engine)
     assert "PSI" in call("--verbose").stdout
