@@ -22,6 +22,7 @@ jobs: claims, renews and ends jobs.
 due_jobs: jobs to publish, and in-flight messages.
 pace: rate, place in the queue and estimated end of an open run.
 job_results: stores the results of a job.
+scored_scans: scans joined with their scores under the model of their run.
 contents: predictions and measurements by SHA-256.
 measurements: what scans measure.
 tallies: the counts of a run.

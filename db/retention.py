@@ -15,7 +15,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, and_, d
 from db.dialects import allow_slow_statement, wait_for_advisory_lock
 from db.engine import reading, write
 from db.runs import is_open, lock_run
-from db.tables import jobs, measurements, models, predictions, runs, scans, tallies, worklist_rows
+from db.scored_scans import SCORED_SCANS
+from db.tables import jobs, measurements, predictions, runs, scans, tallies, worklist_rows
 from db.tallies import CONTENTS_LOCK, DECISION, LABEL, PROVIDER, REUSED, begin_tally, count_scans
 from db.types import ScanStatus, database_now
 from db.views import results
@@ -266,16 +267,7 @@ def _select_positives() -> Select[int]:
     """Select the ids of scans with a prediction under their run's model whose decision is its label."""
     return (
         select(scans.c.id)
-        .join(runs, runs.c.id == scans.c.run_id)
-        .join(models, models.c.digest == runs.c.model_digest)
-        .join(
-            predictions,
-            and_(
-                predictions.c.sha256 == scans.c.sha256,
-                predictions.c.model_digest == models.c.digest,
-                predictions.c.preprocessing == models.c.preprocessing,
-            ),
-        )
+        .select_from(SCORED_SCANS)
         .where(scans.c.status == ScanStatus.SCORED, predictions.c.decision == predictions.c.label)
     )
 

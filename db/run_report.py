@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from itertools import groupby, pairwise
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
 from db.dialects import allow_slow_statement
 from db.runs import RunInfo, list_runs
-from db.tables import STAGES, jobs, models, predictions, runs, scans
+from db.scored_scans import SCORED_SCANS
+from db.tables import STAGES, jobs, predictions, scans
 from db.types import ScanStatus
 
 _STATUSES_WITH_REASON: Final = (ScanStatus.REJECTED, ScanStatus.FAILED)
@@ -38,21 +39,6 @@ class ReasonExample:
     text: str
 
 
-def _join_scores() -> FromClause:
-    return (
-        scans.join(runs, runs.c.id == scans.c.run_id)
-        .join(models, models.c.digest == runs.c.model_digest)
-        .join(
-            predictions,
-            and_(
-                predictions.c.sha256 == scans.c.sha256,
-                predictions.c.model_digest == models.c.digest,
-                predictions.c.preprocessing == models.c.preprocessing,
-            ),
-        )
-    )
-
-
 def _is_scored(run_id: str, *where: ColumnElement[bool]) -> ColumnElement[bool]:
     return and_(scans.c.run_id == run_id, scans.c.status == ScanStatus.SCORED, *where)
 
@@ -65,7 +51,7 @@ def count_scores(connection: Connection, run_id: str, label: str, edges: Sequenc
         func.sum(case((and_(score >= low, score <= high if place == last else score < high), 1), else_=0))
         for place, (low, high) in enumerate(pairwise(edges))
     ]
-    query = select(*counts).select_from(_join_scores()).where(_is_scored(run_id, predictions.c.label == label))
+    query = select(*counts).select_from(SCORED_SCANS).where(_is_scored(run_id, predictions.c.label == label))
     return [int(count or 0) for count in connection.execute(query).one()]
 
 
@@ -79,7 +65,7 @@ def list_nearest(
 ) -> tuple[int, list[ListedScan]]:
     """Return how many scores of a label lie from `low` to below `high`, and the scans nearest to the middle."""
     in_band = and_(predictions.c.label == label, predictions.c.score >= low, predictions.c.score < high)
-    query = select(func.count()).select_from(_join_scores()).where(_is_scored(run_id, in_band))
+    query = select(func.count()).select_from(SCORED_SCANS).where(_is_scored(run_id, in_band))
     distance = func.abs(predictions.c.score - (low + high) / 2)
     return connection.execute(query).scalar_one(), _list(connection, run_id, label, limit, distance, in_band)
 
@@ -96,7 +82,7 @@ def _list(
         select(
             scans.c.id, scans.c.path, scans.c.sha256, scans.c.size_bytes, predictions.c.score, predictions.c.decision
         )
-        .select_from(_join_scores())
+        .select_from(SCORED_SCANS)
         .where(_is_scored(run_id, predictions.c.label == label, *where))
         .order_by(order, scans.c.id)
         .limit(limit)
@@ -122,7 +108,7 @@ def count_provenance(connection: Connection, run_id: str) -> dict[str, dict[str,
         predictions.c.runtime, predictions.c.provider, predictions.c.device, predictions.c.batch_size,
         predictions.c.worker,
     )  # fmt: skip
-    query = select(*columns, func.count()).select_from(_join_scores()).where(_is_scored(run_id)).group_by(*columns)
+    query = select(*columns, func.count()).select_from(SCORED_SCANS).where(_is_scored(run_id)).group_by(*columns)
     counts: dict[str, dict[str, int]] = {column.name: {} for column in columns}
     for *values, count in connection.execute(query):
         for name, value in zip(counts, values, strict=True):

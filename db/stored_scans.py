@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, select
 
-from db.tables import models, predictions, runs, scans
+from db.scored_scans import SCORED_SCANS
+from db.tables import predictions, scans
 from db.types import ScanStatus
 from nightread.reasons import Reason
 
@@ -53,16 +54,7 @@ def load_stored_scans(connection: Connection, ids: Sequence[int]) -> list[Stored
     found = {row.id: StoredScan(*row) for row in connection.execute(query.where(scans.c.id.in_(ids)))}
     scores = (
         select(scans.c.id, predictions.c.label, predictions.c.score, predictions.c.decision)
-        .join(runs, runs.c.id == scans.c.run_id)
-        .join(models, models.c.digest == runs.c.model_digest)
-        .join(
-            predictions,
-            and_(
-                predictions.c.sha256 == scans.c.sha256,
-                predictions.c.model_digest == models.c.digest,
-                predictions.c.preprocessing == models.c.preprocessing,
-            ),
-        )
+        .select_from(SCORED_SCANS)
         .where(scans.c.id.in_(ids), scans.c.status == ScanStatus.SCORED)
     )
     for scan_id, label, score, decision in connection.execute(scores):

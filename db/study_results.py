@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, select
 
 from db.bulk import ROWS_PER_FETCH
-from db.tables import models, predictions, runs, scans
+from db.scored_scans import SCORED_SCANS
+from db.tables import predictions, scans
 from db.types import ScanStatus
 
 
@@ -48,16 +49,7 @@ def stream_studies(connection: Connection, run_id: str) -> Iterator[list[ScoredI
             scans.c.id, scans.c.path, scans.c.sha256, scans.c.study_uid, scans.c.instance_uid,
             predictions.c.created_at, predictions.c.label, predictions.c.score, predictions.c.decision,
         )
-        .join(runs, runs.c.id == scans.c.run_id)
-        .join(models, models.c.digest == runs.c.model_digest)
-        .join(
-            predictions,
-            and_(
-                predictions.c.sha256 == scans.c.sha256,
-                predictions.c.model_digest == models.c.digest,
-                predictions.c.preprocessing == models.c.preprocessing,
-            ),
-        )
+        .select_from(SCORED_SCANS)
         .where(
             scans.c.run_id == run_id,
             scans.c.status == ScanStatus.SCORED,

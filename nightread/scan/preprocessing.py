@@ -103,7 +103,7 @@ def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     is_8_bit = version != "1" and _is_full_range(scan)
     image = Image.fromarray(scan.pixels if is_8_bit else _to_unit(scan))
     if version == "3":
-        image = image.convert("F")
+        image = image.convert("F") if is_8_bit else image  # not copied where it is of floats already
         wanted = find_scale(scan.width_px, scan.height_px, decode_size_px(spec))
         if wanted > scale:
             image, scale = image.reduce(wanted // scale), wanted
