@@ -67,6 +67,7 @@ class WorkerProcess:
         self.settings = settings
         self.embedded = False
         self.threads = settings.threads or count_cores()
+        self._memory_bytes = read_memory_limit() or sys.maxsize  # read once: every job asks for it
         self.engine: Engine = make_engine(settings.database_url.get_secret_value())
         self.decoder = self._make_decoder()
         self.name = self.name_of(os.getpid())
@@ -83,7 +84,7 @@ class WorkerProcess:
             settings.max_pixels,
             settings.max_file_bytes,
             settings.accepted,
-            (read_memory_limit() or sys.maxsize) // 2,
+            self._memory_bytes // 2,
         )
         return Decoder(self.threads, limits, settings.isolate)
 
@@ -167,8 +168,7 @@ class WorkerProcess:
 
     def make_limits(self, run: RunInfo, scorer: Scorer) -> Limits:
         """Return the limits for jobs of a run; its own paths are the roots if no roots are set."""
-        settings = self.settings
-        memory = read_memory_limit() or sys.maxsize
+        settings, memory = self.settings, self._memory_bytes
         return Limits(
             roots=settings.scan_roots
             or tuple(Path(settings.local_paths.to_local(decode_path(source))) for source in run.sources),
