@@ -1,8 +1,9 @@
-"""Deliveries: objects for other systems, at most one row for each destination and object."""
+"""Deliveries: objects and notices for other systems, at most one row for each destination and object."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -23,6 +24,9 @@ from db.columns import SERIAL, TIME, column
 from db.dialects import insert_ignoring
 from db.tables import REASON_TEXT_LENGTH, metadata
 from db.types import DeliveryStatus, database_now, enum_by_value
+
+_FIRST_BACK_OFF_S: Final = 10.0
+_LONGEST_BACK_OFF_S: Final = 3600.0
 
 #: What is sent to another system; its unique key is why an object is sent to a destination at most once.
 deliveries = Table(
@@ -68,6 +72,13 @@ class ClaimedDelivery:
     id: int
     instance_uid: str
     attempts: int
+
+
+def find_back_off(attempts: int, most: int) -> float | None:
+    """Return the seconds between an attempt and the next; None after the last one of `most`."""
+    if attempts >= most:
+        return None
+    return min(_FIRST_BACK_OFF_S * 2.0 ** (attempts - 1), _LONGEST_BACK_OFF_S)
 
 
 def add_deliveries(connection: Connection, run_id: str, destination: str, new: Sequence[NewDelivery]) -> None:

@@ -82,6 +82,9 @@ class Point(StrEnum):
     SEND_BEFORE = "send-before", "a delivery is claimed, its object is not made"
     SEND_AFTER = "send-after", "the destination has an object, nothing of that is stored"
 
+    NOTIFY_BEFORE = "notify-before", "a notice is claimed, nobody is told yet"
+    NOTIFY_AFTER = "notify-after", "an address was told, nothing of that is stored"
+
     RETRY_IN_TRANSACTION = (
         "retry-in-transaction",
         "some failed scans are queued again, the run is not, nothing is committed",

@@ -19,6 +19,7 @@ from db.deliveries import (
     add_deliveries,
     claim_due,
     count_deliveries,
+    find_back_off,
     mark_failed,
     mark_sent,
     release_claims,
@@ -39,7 +40,8 @@ _log = logging.getLogger(__name__)
 _CLAIMED: Final = 20
 _LEASE_S: Final = 1200.0
 _MAX_ATTEMPTS: Final = 8
-_FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 10.0, 3600.0
+#: Before the next attempt of deliveries that were claimed together with one that failed.
+_FIRST_BACK_OFF_S: Final = 10.0
 _PAUSE_S: Final = 1.0
 
 
@@ -102,13 +104,6 @@ def send_run(
         time.sleep(_PAUSE_S)
 
 
-def find_back_off(attempts: int) -> float | None:
-    """Return the seconds between an attempt and the next; None after the last one."""
-    if attempts >= _MAX_ATTEMPTS:
-        return None
-    return min(_FIRST_BACK_OFF_S * 2.0 ** (attempts - 1), _LONGEST_BACK_OFF_S)
-
-
 def _send_due(engine: Engine, reports: StudyReports, destination: Destination, planned: dict[str, Planned]) -> None:
     """Attempt each due delivery once; ends early while the destination takes nothing."""
     for part in _divide(list(planned)):
@@ -120,7 +115,7 @@ def _send_due(engine: Engine, reports: StudyReports, destination: Destination, p
             if error is None:
                 write(engine, partial(mark_sent, delivery_id=one.id))
                 continue
-            back_off_s = None if error.is_final else find_back_off(one.attempts)
+            back_off_s = None if error.is_final else find_back_off(one.attempts, _MAX_ATTEMPTS)
             write(engine, partial(mark_failed, delivery_id=one.id, error=str(error), back_off_s=back_off_s))
             if not error.is_final:
                 _log.warning("%s: %s", destination.name, error)

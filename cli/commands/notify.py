@@ -22,7 +22,7 @@ def notify(run: RunReference = None, as_json: Json = False) -> None:
     engine = open_database(settings)
     with reading(engine) as connection:
         found = find_run(connection, run)
-    notify_run(engine, settings, found.id, always=True)
+    notify_run(engine, settings, found.id)
     if as_json:
         print_json({"run": found.id, "notified": True})
     else:

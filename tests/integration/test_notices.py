@@ -1,16 +1,21 @@
-"""The end of a run is told once, to the addresses of the settings, and holds no name and no path unless asked."""
+"""The end of a run is told to each address of the settings, and holds no name and no path unless asked."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from db.engine import write
+from db.deliveries import deliveries, find_back_off
+from db.engine import reading, write
 from db.tables import runs
-from db.types import RunStatus, ScanStatus, database_now
+from db.types import DeliveryStatus, RunStatus, ScanStatus, database_now
 from nightread.errors import NoticeFailed, SettingsError
 from nightread.settings import read_settings
 from tests.db_factories import add_run, at_once, fetch_run
+from tests.factories import ROOT
 from tests.services import run_webhook
 from tests.web_page import add_night
 from worker.report.notice import notify_ended, notify_run
@@ -38,6 +43,30 @@ def trip(engine, run_id, guard="rejected"):
     write(engine, lambda connection: connection.execute(
         update(runs).where(runs.c.id == run_id).values(guards={}, guard=guard, guard_text="62 % are rejected")
     ))  # fmt: skip
+
+
+def read_deliveries(engine):
+    with reading(engine) as connection:
+        return connection.execute(select(deliveries).order_by(deliveries.c.id)).all()
+
+
+def end_waiting(engine):
+    """Let leases and back-off of all notices end."""
+    write(engine, lambda connection: connection.execute(update(deliveries).values(not_before=database_now(-1))))
+
+
+def notify_in_a_process(engine, settings, failpoint):
+    """Tell as a worker does, in a process that a failpoint kills."""
+    code = (
+        "from db.engine import make_engine\nfrom nightread.settings import read_settings\n"
+        "from worker.report.notice import notify_ended\nsettings = read_settings()\n"
+        "notify_ended(make_engine(settings.database_url.get_secret_value()), settings)"
+    )
+    env = os.environ | {
+        "NIGHTREAD_DATABASE_URL": engine.url.set(drivername=engine.dialect.name).render_as_string(False),
+        "NIGHTREAD_NOTIFY_URLS": settings.notify_urls.get_secret_value(), "NIGHTREAD_FAILPOINT": failpoint,
+    }  # fmt: skip
+    return subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, timeout=100, check=False).returncode
 
 
 def test_the_webhook_is_told_once_of_the_end_of_a_run(engine, night, settings, webhook):
@@ -91,16 +120,71 @@ def test_a_run_that_is_open_old_or_not_judged_yet_is_not_told(engine, settings, 
     assert webhook.told == []
 
 
-def test_what_was_not_delivered_is_tried_again(engine, night, settings, webhook, caplog):
+def test_what_was_not_delivered_is_tried_again_after_a_back_off(engine, night, settings, webhook, caplog):
     webhook.answer = 500
     assert notify_ended(engine, settings) == 0
-    assert "a notice was not delivered to address 1 of 1" in caplog.text
+    assert "was not delivered to address 1 of 1 of NIGHTREAD_NOTIFY_URLS: next attempt in 10 s" in caplog.text
     assert fetch_run(engine, night).notified_at is None
+    assert notify_ended(engine, settings) == 0
+    assert len(webhook.told) == 1, "it backs off"
     webhook.answer = 200
+    end_waiting(engine)
     assert notify_ended(engine, settings) == 1
+    assert fetch_run(engine, night).notified_at is not None
     webhook.answer = 500
-    with pytest.raises(NoticeFailed):
+    with pytest.raises(NoticeFailed, match="address 1 of 1"):
         notify_run(engine, settings, night)
+
+
+def test_a_notice_is_given_up_after_a_day_of_attempts(engine, night, settings, webhook, caplog):
+    assert sum(find_back_off(attempt, 32) for attempt in range(1, 32)) == pytest.approx(86_400, rel=0.1)
+    webhook.answer = 500
+    notify_ended(engine, settings)
+    write(engine, lambda connection: connection.execute(update(deliveries).values(attempts=31)))
+    end_waiting(engine)
+    assert notify_ended(engine, settings) == 0
+    assert caplog.text.endswith("given up\n")
+    (row,) = read_deliveries(engine)
+    assert (row.status, row.attempts, row.kind) == (DeliveryStatus.DEAD, 32, "notice")
+    webhook.answer = 200
+    end_waiting(engine)
+    assert notify_ended(engine, settings) == 0
+    assert fetch_run(engine, night).notified_at is None
+
+
+def test_an_address_that_has_taken_a_notice_gets_it_once_though_another_does_not(engine, night, settings, webhook):
+    with run_webhook() as away:
+        away.answer = 503
+        both = f"{settings.notify_urls.get_secret_value()} json://127.0.0.1:{away.server_port}/secret"
+        settings = read_settings(notify_urls=both)
+        assert notify_ended(engine, settings) == 1
+        assert fetch_run(engine, night).notified_at is None
+        away.answer = 200
+        end_waiting(engine)
+        assert notify_ended(engine, settings) == 1
+        assert (len(webhook.told), len(away.told)) == (1, 2)
+    assert fetch_run(engine, night).notified_at is not None
+    assert "secret" not in str(read_deliveries(engine))
+
+
+@pytest.mark.parametrize(("failpoint", "heard"), [("notify-before:kill", 0), ("notify-after:kill", 1)])
+def test_the_notice_of_a_killed_process_is_sent_by_another(engine, night, settings, webhook, failpoint, heard):
+    assert notify_in_a_process(engine, settings, failpoint) == -9
+    assert len(webhook.told) == heard
+    assert fetch_run(engine, night).notified_at is None, "nobody may be told of it yet"
+    assert notify_ended(engine, settings) == 0, "its lease holds"
+    end_waiting(engine)
+    assert notify_ended(engine, settings) == 1
+    assert len(webhook.told) == heard + 1, "at least once"
+    assert fetch_run(engine, night).notified_at is not None
+
+
+def test_a_run_that_ends_again_is_told_of_again(engine, night, settings, webhook):
+    assert notify_ended(engine, settings) == 1
+    again = update(runs).where(runs.c.id == night).values(notified_at=None, finished_at=database_now(1))
+    write(engine, lambda connection: connection.execute(again))  # as `retry` and the end of its jobs do
+    assert notify_ended(engine, settings) == 1
+    assert len(webhook.told) == 2
 
 
 def test_processes_that_tell_at_once_tell_once(engine, night, settings, webhook):

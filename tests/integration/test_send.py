@@ -15,7 +15,7 @@ from db.types import DeliveryStatus
 from nightread.errors import NightreadError, SettingsError
 from nightread.failpoints import Struck, arm
 from pacs.destination import open_destination
-from pacs.sender import find_back_off, send_run
+from pacs.sender import send_run
 from pacs.study_reports import Kind
 from tests.db_factories import at_once, job_ids
 from tests.dicom_peers import accepting, ask_orthanc, find_dcmtk, orthanc, wait_for, write_study
@@ -118,10 +118,6 @@ def test_destination_that_is_away_gets_it_later_and_dead_letters_on_request(scor
     assert send(process, run, place) == (0, 1, 1)
     assert "does not answer" in list_rows(process)[0].error
     assert send(process, run, place, revive=True) == (0, 2, 0)
-
-
-def test_back_off_grows_to_an_hour_and_ends():
-    assert [find_back_off(attempt) for attempt in (1, 2, 3, 7, 8)] == [10, 20, 40, 640, None]
 
 
 @pytest.mark.parametrize(

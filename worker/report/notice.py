@@ -5,29 +5,56 @@ unless the settings ask for names and paths.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Engine
 
+from db.deliveries import find_back_off, mark_failed, mark_sent
 from db.engine import reading, write
-from db.notices import claim_notice, find_untold, release_notice
+from db.notices import claim_notice, find_untold, mark_told
 from db.runs import RunInfo, find_run
 from db.tallies import RunTally, read_tallies, reconcile
 from nightread.errors import NoticeFailed, SettingsError
+from nightread.failpoints import Point, failpoint
 from nightread.settings import Settings
 from nightread.text import show_text
 
 _log = logging.getLogger(__name__)
 
 _PASSED = {None, "passed"}
+#: Longer than one address takes to answer, or not to.
+_LEASE_S: Final = 300.0
+#: With a back-off that grows to an hour, the last one is a day after the first; then the end is no news any more.
+_MAX_ATTEMPTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """One of NIGHTREAD_NOTIFY_URLS; it is named by its place, since the URL may hold a password."""
+
+    place: int
+    count: int
+    service: Any
+
+    @property
+    def key(self) -> str:
+        """The destination of its deliveries."""
+        return f"notice {self.place}"
+
+    def __str__(self) -> str:
+        return f"address {self.place} of {self.count} of NIGHTREAD_NOTIFY_URLS"
 
 
 def notify_ended(engine: Engine, settings: Settings) -> int:
-    """Tell of the runs that have ended since the last call; returns their number.
+    """Tell of the runs that have ended since the last call; returns the number of notices that were taken.
 
-    A notice that cannot be delivered is logged and tried again by the next call, for a day.
+    Each address is told at least once: a notice counts as sent after the address has taken it, and that of a process
+    that dies before is sent again by another, once its lease is over. An address that does not take a notice gets it
+    again, after a back-off, for a day.
 
     Args:
         engine: the database.
@@ -40,41 +67,69 @@ def notify_ended(engine: Engine, settings: Settings) -> int:
         return 0
     with reading(engine) as connection:
         untold = find_untold(connection)
-    told = 0
-    for run_id in untold:
-        if not write(engine, partial(claim_notice, run_id=run_id)):
-            continue
-        try:
-            told += notify_run(engine, settings, run_id)
-        except (NoticeFailed, SettingsError) as error:
-            _log.error("%s", error)
-            write(engine, partial(release_notice, run_id=run_id))
-    return told
+    if not untold:
+        return 0
+    try:
+        addresses = _open_addresses(settings)
+    except SettingsError as error:
+        _log.error("%s", error)
+        return 0
+    return sum(_tell(engine, settings, run_id, addresses) for run_id in untold)
 
 
-def notify_run(engine: Engine, settings: Settings, run_id: str, *, always: bool = False) -> bool:
-    """Tell of one run; returns whether somebody was to be told.
+def notify_run(engine: Engine, settings: Settings, run_id: str) -> None:
+    """Tell of one run now, whatever was told before.
 
     Args:
         engine: the database.
         settings: where to, and what of.
         run_id: id of the run.
-        always: tell of it even if the settings ask for guards alone.
 
     Raises:
         SettingsError: no address is set, one cannot be read, or the extra `notify` is not installed.
         NoticeFailed: an address did not take it.
         UnknownRun: there is no such run.
     """
+    addresses = _open_addresses(settings)
+    run, tally = _read_run(engine, run_id)
+    failed = [address for address in addresses if not _send(address, settings, run, tally)]
+    if failed:
+        raise NoticeFailed(
+            f"a notice was not delivered to {', '.join(map(str, failed))}; the log has the cause, and "
+            "`nightread notify` tries again"
+        )
+
+
+def _tell(engine: Engine, settings: Settings, run_id: str, addresses: Sequence[_Address]) -> int:
+    """Tell the addresses of a run that have not taken its notice; returns how many of them did."""
+    run, tally = _read_run(engine, run_id)
+    if run.finished_at is None:
+        return 0  # `retry` has opened it again
+    if settings.notify_on == "guard" and run.guard in _PASSED:
+        addresses = []
+    told = 0
+    for address in addresses:
+        claimed = write(engine, partial(claim_notice, run=run, destination=address.key, lease_s=_LEASE_S))
+        if claimed is None:
+            continue
+        failpoint(Point.NOTIFY_BEFORE)
+        is_taken = _send(address, settings, run, tally)
+        failpoint(Point.NOTIFY_AFTER)
+        if is_taken:
+            write(engine, partial(mark_sent, delivery_id=claimed.id))
+            told += 1
+            continue
+        back_off_s = find_back_off(claimed.attempts, _MAX_ATTEMPTS)
+        again = "given up" if back_off_s is None else f"next attempt in {back_off_s:.0f} s"
+        _log.error("a notice of run %s was not delivered to %s: %s", run.id[:8], address, again)
+        write(engine, partial(mark_failed, delivery_id=claimed.id, error="not delivered", back_off_s=back_off_s))
+    write(engine, partial(mark_told, run=run, destinations=[address.key for address in addresses]))
+    return told
+
+
+def _read_run(engine: Engine, run_id: str) -> tuple[RunInfo, RunTally]:
     with reading(engine) as connection:
-        run = find_run(connection, run_id)
-        tally = read_tallies(connection, [run_id])[run_id]
-    if settings.notify_on == "guard" and run.guard in _PASSED and not always:
-        return False
-    title, body = write_notice(run, tally, with_details=settings.notify_details)
-    _send(settings, title, body, is_alarm=run.guard not in _PASSED)
-    _log.info("told of the end of run %s", run.id[:8])
-    return True
+        return find_run(connection, run_id), read_tallies(connection, [run_id])[run_id]
 
 
 def write_notice(run: RunInfo, tally: RunTally, *, with_details: bool) -> tuple[str, str]:
@@ -104,27 +159,34 @@ def write_notice(run: RunInfo, tally: RunTally, *, with_details: bool) -> tuple[
     return title, "\n".join(lines)
 
 
-def _send(settings: Settings, title: str, body: str, *, is_alarm: bool) -> None:
+def _open_addresses(settings: Settings) -> list[_Address]:
     apprise = _import_apprise()
-    addresses = settings.notify_urls.get_secret_value().split()
-    if not addresses:
+    urls = settings.notify_urls.get_secret_value().split()
+    if not urls:
         raise SettingsError("NIGHTREAD_NOTIFY_URLS is empty: set it to one or more addresses, such as json://HOST/PATH")
-    failed = []
-    for place, address in enumerate(addresses, 1):
-        target = apprise.Apprise()
-        if not target.add(address):
+    addresses = []
+    for place, url in enumerate(urls, 1):
+        service = apprise.Apprise()
+        if not service.add(url):
             raise SettingsError(
-                f"NIGHTREAD_NOTIFY_URLS: address {place} of {len(addresses)} cannot be read; write it as apprise does, "
+                f"NIGHTREAD_NOTIFY_URLS: address {place} of {len(urls)} cannot be read; write it as apprise does, "
                 "such as json://HOST/PATH, mailtos://USER:PASSWORD@HOST, slack:// or msteams://"
             )
-        kind = apprise.NotifyType.WARNING if is_alarm else apprise.NotifyType.INFO
-        if not target.notify(title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT):
-            failed.append(f"{place} of {len(addresses)}")
-    if failed:
-        raise NoticeFailed(
-            f"a notice was not delivered to address {', '.join(failed)} of NIGHTREAD_NOTIFY_URLS; the log has the "
-            "cause, and `nightread notify` tries again"
-        )
+        addresses.append(_Address(place, len(urls), service))
+    return addresses
+
+
+def _send(address: _Address, settings: Settings, run: RunInfo, tally: RunTally) -> bool:
+    """Tell one address of a run; returns whether it has taken the notice."""
+    apprise = _import_apprise()
+    title, body = write_notice(run, tally, with_details=settings.notify_details)
+    kind = apprise.NotifyType.INFO if run.guard in _PASSED else apprise.NotifyType.WARNING
+    is_taken = address.service.notify(
+        title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
+    )  # fmt: skip
+    if is_taken:
+        _log.info("told %s of the end of run %s", address, run.id[:8])
+    return bool(is_taken)
 
 
 def _import_apprise() -> Any:
