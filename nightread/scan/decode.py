@@ -5,12 +5,10 @@ import math
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted
-from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, name_other, sniff
+from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, name_other, sniff, strip_blanks
 from nightread.scan.raster import read_raster, silence_decoders
-from nightread.scan.scan import Scan
+from nightread.scan.scan import LARGEST_GRAY, Scan
 
-#: Larger gray levels are damage, and would overflow the float32 of a prepared scan.
-_LARGEST_GRAY = 1e30
 #: Archives that a run with `--archives` reads, as `name_other` names them.
 _LISTED_ARCHIVES = frozenset({"zip archive", "tar archive", "gzip file"})
 
@@ -47,7 +45,8 @@ def read_scan(
 
         scan = read_dicom(data, max_pixels=max_pixels, with_colors=with_colors, accepted=accepted)
     else:
-        scan = read_raster(data, kind, max_pixels, at_least_px, with_colors=with_colors)
+        content = strip_blanks(data) if kind is Format.JPEG else data
+        scan = read_raster(content, kind, max_pixels, at_least_px, with_colors=with_colors)
     check_content(scan)
     return scan
 
@@ -60,11 +59,11 @@ def check_content(scan: Scan) -> None:
     """
     low, high = sorted((scan.black, scan.white))
     darkest, brightest = float(scan.pixels.min()), float(scan.pixels.max())
-    if not all(math.isfinite(level) and abs(level) < _LARGEST_GRAY for level in (low, high, darkest, brightest)):
+    if not all(math.isfinite(level) and abs(level) < LARGEST_GRAY for level in (low, high, darkest, brightest)):
         raise UnreadableScan(Reason.DAMAGED, "gray levels are not finite, or far beyond any detector's range")
     if max(low, darkest) >= min(high, brightest):
         raise UnreadableScan(Reason.BLANK, "every pixel is shown in the same gray")
-    if high - low < 1 / _LARGEST_GRAY:
+    if high - low < 1 / LARGEST_GRAY:
         raise UnreadableScan(Reason.DAMAGED, "black and white are too close to each other")
 
 

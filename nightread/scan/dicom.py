@@ -11,7 +11,7 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted, Acquisition
 from nightread.scan.dicom_acquisition import check_frontal, read_acquisition
-from nightread.scan.dicom_file import DICOM_ERRORS, DicomFile, check_syntax, parse
+from nightread.scan.dicom_file import DICOM_ERRORS, DicomFile, check_syntax, describe_tag, parse
 from nightread.scan.dicom_frame import decode_frame
 from nightread.scan.dicom_gray import apply_gray_levels
 from nightread.scan.formats import Format
@@ -78,8 +78,10 @@ def _check_radiograph(file: DicomFile, max_pixels: int, accepted: Accepted) -> N
     check_syntax(file.syntax)
     if file.pixels_at is attributes.raw("Rows") is None and attributes.text("PhotometricInterpretation"):
         raise UnreadableScan(Reason.DAMAGED, "(0028,0010) Rows is missing: the DICOM data is cut short")
-    if file.pixels_at is None or attributes.raw("Rows") is None or attributes.raw("Columns") is None:
-        raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, "the DICOM instance holds no image")
+    missing = [describe_tag(keyword) for keyword in ("Rows", "Columns") if attributes.raw(keyword) is None]
+    if file.pixels_at is None or missing:
+        named = f": {missing[0]} is missing" if file.pixels_at is not None else ""
+        raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, f"the DICOM instance holds no image{named}")
     if attributes.text("PresentationIntentType").upper() == "FOR PROCESSING" and not accepted.for_processing:
         raise UnsupportedScan(
             Reason.FOR_PROCESSING,

@@ -23,7 +23,8 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.scan import DECODER_ERRORS, Contradiction
 
-_PREAMBLE_BYTES: Final = 132
+#: Offsets of "DICM": after the preamble, or without one.
+_MAGIC_AT: Final = (128, 0)
 _META_GROUP: Final = 0x0002
 _HIGHEST_FIRST_GROUP: Final = 0x0028
 _PIXEL_GROUP: Final = 0x7FE0
@@ -167,7 +168,7 @@ def parse(data: bytes) -> DicomFile:
     Raises:
         UnreadableScan: the data set is missing, or inflates to more than it declares.
     """
-    start = _PREAMBLE_BYTES if data[_PREAMBLE_BYTES - 4 : _PREAMBLE_BYTES] == b"DICM" else 0
+    start = next((place + 4 for place in _MAGIC_AT if data[place : place + 4] == b"DICM"), 0)
     syntax, start = _read_meta(data, start)
     if syntax != uid.DeflatedExplicitVRLittleEndian:
         return _parse_elements(data, start, syntax)

@@ -82,9 +82,9 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
             return _decode_jpeg(bytes(frame), header, attributes, with_colors=with_colors)
         pixels = decode(frame, header)
         bits = _find_bits(pixels, header, attributes)
-    elif file.syntax == uid.RLELossless:
+    elif file.syntax == uid.RLELossless and is_encapsulated:
         pixels, bits = _decode_rle(bytes(frame), attributes)
-    elif file.syntax in _COMPRESSED:
+    elif file.syntax in _COMPRESSED and (is_encapsulated or not _has_native_size(frame, attributes)):
         raise UnreadableScan(Reason.DAMAGED, "the compressed frame begins like no known compression")
     else:
         pixels, bits = _read_native(frame, file), attributes.whole("BitsAllocated", 1, 64)
@@ -99,6 +99,11 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
     if attributes.whole("PixelRepresentation", 0, 1, 0) and pixels.dtype.kind == "u":
         pixels = _extend_sign(pixels, bits)
     return StoredPixels(pixels, bits)
+
+
+def _has_native_size(frame: memoryview, attributes: Attributes) -> bool:
+    size = count_stored_bytes(attributes)
+    return len(frame) == size + size % 2
 
 
 def _check_frame_size(header: FrameHeader, attributes: Attributes) -> None:
@@ -123,6 +128,8 @@ def _find_bits(pixels: Pixels, header: FrameHeader, attributes: Attributes) -> i
 def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
     """Return uncompressed pixels, (H, W) or (H, W, 3), as stored."""
     attributes = file.attributes
+    if file.syntax in _COMPRESSED or file.syntax == uid.RLELossless:
+        attributes.noted.add(Contradiction.TRANSFER_SYNTAX)
     rows, columns = attributes.whole("Rows", 1, 65535), attributes.whole("Columns", 1, 65535)
     samples, bits = attributes.whole("SamplesPerPixel", 1, 4, 1), attributes.whole("BitsAllocated", 1, 64)
     if bits not in _NATIVE_BITS or samples not in {1, 3}:
@@ -131,7 +138,7 @@ def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
             f"(0028,0100) Bits Allocated is {bits} and (0028,0002) Samples per Pixel {samples}; supported are 8, 16 "
             "and 32 bits with one or three samples",
         )
-    is_halved = attributes.text("PhotometricInterpretation") == "YBR_FULL_422"
+    is_halved = attributes.text("PhotometricInterpretation").upper() == "YBR_FULL_422"
     size = count_stored_bytes(attributes) * 2 // 3 if is_halved else count_stored_bytes(attributes)
     # For an odd number of bytes the standard requires one more, but some writers store one less.
     if len(frame) < size - size % 2 or not frame:

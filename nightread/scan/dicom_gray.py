@@ -10,7 +10,7 @@ from nightread.errors import UnreadableScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_extremes
 from nightread.scan.dicom_file import Attributes, describe_tag
-from nightread.scan.scan import BrightnessRule, Contradiction, Pixels
+from nightread.scan.scan import LARGEST_GRAY, BrightnessRule, Contradiction, Pixels
 
 _SHAPE = "PresentationLUTShape"
 
@@ -156,7 +156,7 @@ def _find_table_white(values: Pixels, item: Attributes) -> float:
 def _read_window(attributes: Attributes) -> tuple[str, float, float] | None:
     """Return (function, center, width) of the first window, which viewers apply; None if there is none."""
     center, width = attributes.number("WindowCenter"), attributes.number("WindowWidth")
-    if center is None or width is None or width <= 0:
+    if center is None or width is None or width <= 0 or max(abs(center), width) > LARGEST_GRAY:
         if attributes.raw("WindowCenter") is not None or attributes.raw("WindowWidth") is not None:
             attributes.noted.add(Contradiction.WINDOW)
         return None

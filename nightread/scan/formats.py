@@ -33,6 +33,10 @@ _SCANS: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"II+\x00", Format.TIFF),  # BigTIFF
     (0, b"MM\x00+", Format.TIFF),
 )
+#: Some writers leave line ends or zeros before a JPEG.
+_BLANKS = b"\r\n\t \0"
+_JPEG = b"\xff\xd8\xff"
+_DICM = b"DICM"
 _IMAGE, _ARCHIVE = NoScan.OTHER_IMAGE, NoScan.ARCHIVE
 #: All magics of a row must match: two letters alone would take a text that begins with "BM" for a bitmap.
 _OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan, str], ...] = (
@@ -41,29 +45,46 @@ _OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan, str], ...] = (
     (((0, b"BM"), (6, b"\0\0\0\0"), (15, b"\0\0\0")), _IMAGE, "BMP"),
     (((0, b"8BPS\0"),), _IMAGE, "Photoshop"),
     (((0, b"RIFF"), (8, b"WEBP")), _IMAGE, "WebP"),
-    *((((4, b"ftyp" + brand),), _IMAGE, "HEIF") for brand in (b"heic", b"heix", b"mif1", b"msf1")),
-    (((4, b"ftypavif"),), _IMAGE, "AVIF"),
+    *((((4, b"ftyp" + brand),), _IMAGE, "HEIF")
+      for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
+    *((((4, b"ftyp" + brand),), _IMAGE, "AVIF") for brand in (b"avif", b"avis")),
     (((0, b"\0\0\0\x0cjP  \r\n\x87\n"),), _IMAGE, "JPEG 2000"),
     (((0, b"\xff\x4f\xff\x51"),), _IMAGE, "JPEG 2000"),
     (((0, b"\0\0\0\x0cJXL \r\n\x87\n"),), _IMAGE, "JPEG XL"),
     (((0, b"\xff\x0a"),), _IMAGE, "JPEG XL"),
     (((0, b"II\xbc"),), _IMAGE, "JPEG XR"),
-    *((((0, b"P%d" % kind + blank),), _IMAGE, "PGM or PPM") for kind in (2, 3, 5, 6) for blank in (b"\n", b" ", b"\r")),
+    *((((0, b"P%d" % kind + blank),), _IMAGE, "PGM or PPM")
+      for kind in (2, 3, 5, 6) for blank in (b"\n", b" ", b"\r", b"\t")),
+    *((((0, begin),), _IMAGE, "PBM, PAM or PFM") for begin in (b"P1\n", b"P4\n", b"P7\n", b"Pf\n", b"PF\n")),
     *((((0, size), (344, magic)), _IMAGE, "NIfTI") for size in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
       for magic in (b"n+1\0", b"ni1\0")),
     (((0, b"\x1c\x02\0\0"), (4, b"n+2\0")), _IMAGE, "NIfTI"),
-    (((0, b"ObjectType = Image"),), _IMAGE, "MetaImage"),
+    *((((0, size), (38, b"r")), _IMAGE, "Analyze") for size in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")),
+    *((((0, key + equals),), _IMAGE, "MetaImage") for key in (b"ObjectType", b"NDims") for equals in (b" =", b"=")),
     (((0, b"NRRD000"),), _IMAGE, "NRRD"),
     (((0, b"\x76\x2f\x31\x01"),), _IMAGE, "OpenEXR"),
     (((0, b"\x89HDF\r\n\x1a\n"),), _IMAGE, "HDF5"),
+    *((((0, b"CDF" + version),), _IMAGE, "NetCDF") for version in (b"\x01", b"\x02", b"\x05")),  # MINC is of it
+    (((0, b"SIMPLE  ="),), _IMAGE, "FITS"),
+    (((0, b"DDS |\0\0\0"),), _IMAGE, "DDS"),
+    (((0, b"qoif"),), _IMAGE, "QOI"),
+    *((((0, b"\x01\xda" + storage + depth),), _IMAGE, "SGI") for storage in (b"\0", b"\1") for depth in (b"\1", b"\2")),
+    (((0, b"\x0a\x05\x01\x08"),), _IMAGE, "PCX"),
+    (((0, b"\x97JB2\r\n\x1a\n"),), _IMAGE, "JBIG2"),
+    (((0, b"AT&TFORM"),), _IMAGE, "DjVu"),
     (((0, b"PK\x03\x04"),), _ARCHIVE, "zip archive"),
     (((0, b"PK\x05\x06"),), _ARCHIVE, "zip archive"),  # an empty one
+    (((0, b"PK\x07\x08"),), _ARCHIVE, "split zip archive"),
     (((0, b"\x1f\x8b"),), _ARCHIVE, "gzip file"),
+    (((0, b"\x1f\x9d"),), _ARCHIVE, "compress file"),
     (((0, b"BZh"),), _ARCHIVE, "bzip2 file"),
     (((0, b"\xfd7zXZ\0"),), _ARCHIVE, "xz file"),
     (((0, b"7z\xbc\xaf\x27\x1c"),), _ARCHIVE, "7z archive"),
     (((0, b"Rar!\x1a\x07"),), _ARCHIVE, "RAR archive"),
     (((0, b"\x28\xb5\x2f\xfd"),), _ARCHIVE, "Zstandard file"),
+    (((0, b"\x04\x22\x4d\x18"),), _ARCHIVE, "LZ4 file"),
+    (((0, b"\x5d\0\0"), (5, b"\xff" * 8)), _ARCHIVE, "LZMA file"),
+    (((0, b"MSCF\0\0\0\0"),), _ARCHIVE, "cabinet archive"),
     (((257, b"ustar"),), _ARCHIVE, "tar archive"),
 )  # fmt: skip
 
@@ -98,9 +119,16 @@ def sniff(head: bytes) -> Format | NoScan:
     for offset, magic, scan_format in _SCANS:
         if head.startswith(magic, offset):
             return scan_format
-    if _begins_data_set(head):
+    if _begins_data_set(head.removeprefix(_DICM)):  # a writer may leave out the preamble alone
         return Format.DICOM
+    if head.lstrip(_BLANKS).startswith(_JPEG):
+        return Format.JPEG
     return _find_other(head)[0]
+
+
+def strip_blanks(data: bytes) -> bytes:
+    """Return a JPEG from its first marker on."""
+    return data.lstrip(_BLANKS)
 
 
 def name_other(head: bytes) -> str:

@@ -24,6 +24,9 @@ Colors = npt.NDArray[np.uint8]
 #: Minimum side; smaller files are icons. The smallest network input in use is 75 pixels.
 MIN_SIDE_PX = 32
 
+#: Gray levels beyond it are none: they would overflow the float32 of a prepared scan.
+LARGEST_GRAY = 1e30
+
 #: Exceptions of Pillow's decoders on damaged bytes, from their sources and from Pillow's corpus of crashes.
 DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, ArithmeticError, AttributeError,

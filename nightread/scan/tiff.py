@@ -15,7 +15,7 @@ from nightread.reasons import Reason
 from nightread.scan.brightness import find_extremes, find_white
 from nightread.scan.formats import Format
 from nightread.scan.frames import read_header, sample_colors, to_luma
-from nightread.scan.scan import DECODER_ERRORS, BrightnessRule, Pixels, Scan, check_size
+from nightread.scan.scan import DECODER_ERRORS, LARGEST_GRAY, BrightnessRule, Pixels, Scan, check_size
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags
 
@@ -145,11 +145,14 @@ def _find_range(gray: Pixels) -> tuple[Pixels, float, float, BrightnessRule]:
         white, size = find_white(gray), gray.dtype.itemsize
         rule = BrightnessRule.FULL_RANGE if size == 1 else BrightnessRule.BITS_IN_USE
         return (gray if size <= 2 else gray.astype(np.float64)), 0.0, white, rule
-    extremes = find_extremes(gray)
+    border = None
+    if gray.dtype.kind == "f":  # what is no number, or stands for none as -3.4e38 does, is a border and shown black
+        border = ~(np.abs(gray) <= LARGEST_GRAY)
+    extremes = find_extremes(gray, border)
     if extremes is None:
         raise UnreadableScan(Reason.BLANK, "no pixel is a finite number")
-    if gray.dtype.kind == "f":  # non-finite pixels are a border, shown black
-        gray = np.where(np.isfinite(gray), gray, extremes[0])
+    if border is not None:
+        gray = np.where(border, extremes[0], gray)
     return gray, *extremes, BrightnessRule.EXTREMES
 
 

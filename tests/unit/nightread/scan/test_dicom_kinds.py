@@ -15,7 +15,7 @@ from nightread.reasons import Reason
 from nightread.scan.acquisition import Accepted
 from nightread.scan.decode import read_scan
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
-from nightread.scan.scan import BrightnessRule
+from nightread.scan.scan import BrightnessRule, Contradiction
 from tests import factories
 
 CHEST = factories.small_chest()
@@ -86,6 +86,11 @@ class TestMissing:
     def test_bits_allocated_has_no_default_and_is_named(self):
         assert "(0028,0100) Bits Allocated is missing" in refuse(factories.encode_dicom(DEEP, BitsAllocated=None))[1]
 
+    @pytest.mark.parametrize("tag", ["Rows", "Columns"])
+    def test_a_side_has_no_default_and_is_named(self, tag):
+        reason, text = refuse(factories.encode_dicom(DEEP, **{tag: None}))
+        assert (reason, f"{tag} is missing" in text) == (Reason.NOT_A_RADIOGRAPH, True)
+
     @pytest.mark.parametrize("photometric", ["monochrome1", "Monochrome1 "])
     def test_photometric_interpretation_in_lower_case_is_read(self, photometric):
         data = factories.encode_dicom(DEEP, PhotometricInterpretation=photometric, **TWELVE, **WINDOW)
@@ -104,6 +109,17 @@ class TestFileStructure:
             whole = data[:132] + data[at:]
         assert sniff(whole[:SNIFF_BYTES]) is Format.DICOM
         assert_shown(whole, EXPECTED)
+
+    def test_the_preamble_alone_may_be_missing(self):
+        data = factories.encode_dicom(DEEP, **TWELVE, **WINDOW)[128:]
+        assert sniff(data[:SNIFF_BYTES]) is Format.DICOM
+        assert_shown(data, EXPECTED)
+
+    def test_a_native_frame_whose_syntax_says_jpeg_is_read_as_it_is(self):
+        data = factories.encode_dicom(DEEP, syntax=JPEGBaseline8Bit, **TWELVE, **WINDOW)
+        assert_shown(data, EXPECTED)
+        assert read(data).contradictions == {Contradiction.TRANSFER_SYNTAX}
+        assert refuse(data[:-2])[0] is Reason.DAMAGED
 
     @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
     def test_an_instance_of_private_groups_alone_holds_no_image(self, syntax):

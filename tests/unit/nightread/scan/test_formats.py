@@ -34,7 +34,17 @@ def test_the_first_bytes_tell_the_kind(data, kind):
     assert sniff(data[:SNIFF_BYTES]) is kind
 
 
-@pytest.mark.parametrize("text", [b"BMI of the night's patients", b"GIF8 is a format", b"Rar!e finding", b"8BPS text"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"BMI of the night's patients",
+        b"GIF8 is a format",
+        b"Rar!e finding",
+        b"8BPS text",
+        b"P1 is late",
+        b"\r\n\xff\xd8 no marker",
+    ],
+)
 def test_text_that_begins_like_an_image_is_none(text):
     assert sniff(text) is NoScan.UNKNOWN
 

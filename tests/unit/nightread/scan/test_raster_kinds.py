@@ -11,6 +11,7 @@ from PIL import Image
 from nightread.errors import ScanError
 from nightread.reasons import Reason
 from nightread.scan.decode import read_scan
+from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from tests import factories
 
 CHEST = factories.small_chest()
@@ -65,6 +66,17 @@ class TestDepth:
         assert (gray[:, :9] == 0).all()
         low, high = np.nanmin(pixels), np.nanmax(pixels)
         np.testing.assert_allclose(gray[:, 9:], (pixels[:, 9:] - low) / (high - low), atol=1e-5)
+
+    @pytest.mark.parametrize("stands_for_none", [-np.inf, -3.4028235e38, 1e38])
+    def test_a_float_that_stands_for_no_value_is_a_border(self, stands_for_none):
+        pixels = CHEST.astype(np.float32) / 100
+        pixels[:, :9] = stands_for_none
+        without = pixels.copy()
+        without[:, :9] = np.nan
+        np.testing.assert_array_equal(shown(encode_tiff(pixels)), shown(encode_tiff(without)))
+
+    def test_12_of_16_bits_and_white_is_zero(self):
+        np.testing.assert_allclose(shown(encode_tiff(4095 - DEEP, photometric="miniswhite")), DEEP / 4095, atol=1 / 255)
 
     def test_12_bits_packed_and_white_is_zero(self):
         data = encode_tiff(4095 - DEEP, bitspersample=12, photometric="miniswhite")
@@ -138,6 +150,12 @@ class TestJpeg:
         data = bytes(imagecodecs.ljpeg_encode(CHEST, bitspersample=8))
         assert np.array_equal(read(data, at_least_px=at_least_px).pixels, CHEST)
 
+    @pytest.mark.parametrize("before", [b"\r\n", b"\n\n", b"\0" * 128, b"    "])
+    def test_blanks_before_the_first_marker_are_passed_over(self, before):
+        data = factories.encode_jpeg()
+        assert sniff((before + data)[:SNIFF_BYTES]) is Format.JPEG
+        np.testing.assert_array_equal(read(before + data).pixels, read(data).pixels)
+
     def test_a_whole_jpeg_without_its_end_marker_is_read(self):
         data = factories.encode_jpeg(CHEST)
         assert np.array_equal(read(data[:-2]).pixels, read(data).pixels)
@@ -181,7 +199,12 @@ class TestJpeg:
 @pytest.mark.parametrize(("head", "name"), [
     (b"\xff\x0a" + b"\0" * 400, "JPEG XL"), (b"II\xbc\x01" + b"\0" * 400, "JPEG XR"), (b"P5\n2 2\n255\n", "PGM or PPM"),
     (b"\x5c\x01\0\0" + b"\0" * 340 + b"n+1\0", "NIfTI"),
-    (b"ObjectType = Image\n", "MetaImage"), (b"NRRD0004\n", "NRRD"),
+    (b"ObjectType = Image\n", "MetaImage"), (b"NDims = 3\nDimSize = 4 4 4\n", "MetaImage"), (b"NRRD0004\n", "NRRD"),
+    (b"P1\n2 2\n1 0 0 1\n", "PBM"), (b"Pf\n2 2\n-1.0\n", "PFM"), (b"P5\t2 2 255\n", "PGM"), (b"CDF\x01\0\0", "NetCDF"),
+    (b"\x5c\x01\0\0" + b"\0" * 34 + b"r\0" + b"\0" * 308, "Analyze"), (b"SIMPLE  =                    T", "FITS"),
+    (b"\0\0\0\x18ftyphevc\0\0\0\0", "HEIF"), (b"\0\0\0\x18ftypavis\0\0\0\0", "AVIF"),
+    (b"\x1f\x9d\x90", "compress file"), (b"\x04\x22\x4d\x18", "LZ4 file"), (b"PK\x07\x08", "split zip archive"),
+    (b"\x5d\0\0\x80\0" + b"\xff" * 8, "LZMA file"), (b"MSCF\0\0\0\0", "cabinet archive"),
     (b"PK\x03\x04", "zip archive"), (b"\x1f\x8b\x08", "gzip file"), (b"\0" * 257 + b"ustar", "tar archive"),
 ])  # fmt: skip
 def test_other_formats_and_archives_are_refused_by_name(head, name):
