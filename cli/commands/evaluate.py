@@ -12,7 +12,7 @@ import typer
 
 from cli.database import open_database
 from cli.options import Device, Json, Labels
-from cli.output.console import print_json, progress_bar, waiting
+from cli.output.console import lines_above_bars, print_json, progress_bar, waiting
 from cli.train_extra import prepare_tensorflow
 from db.engine import reading
 from db.runs import RunInfo, find_run
@@ -65,11 +65,13 @@ def evaluate(
         with waiting("read the run"):
             card, assessment = assess_run(open_database(settings), run, source)
     else:
-        card, score = _open_network(network, settings)
-        choices = Choices(healthy=healthy, normals=normals)
-        with progress_bar("prepare", None) as bar:
-            found = find_dataset(dataset if labels is None else "own")
-            assessment = assess(read_network(card, score), found, source, choices, report=bar.set)
+        with lines_above_bars():
+            with waiting("open the network"):
+                card, score = _open_network(network, settings)
+            choices = Choices(healthy=healthy, normals=normals)
+            with progress_bar("prepare", None) as bar:
+                found = find_dataset(dataset if labels is None else "own")
+                assessment = assess(read_network(card, score), found, source, choices, report=bar.set)
     if out is not None:
         name = Path(network).name if run is None else f"{run.model} in run {run.name}"
         _write_report(out, name, card, assessment, source)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.output.console import print_json, say, waiting
+from cli.output.console import lines_above_bars, print_json, say, waiting
 from cli.train_extra import prepare_tensorflow
 from nightread.settings import read_settings
 
@@ -38,11 +38,12 @@ def export(
 
     Example: nightread export trainings/cnn75 --name cnn75 --version 2
     """
-    prepare_tensorflow()
-    from exporter.export import export as export_bundle
-    from nightread.model.card import Precision
+    with lines_above_bars(), waiting("starting TensorFlow") as show:
+        prepare_tensorflow()
+        from exporter.export import export as export_bundle
+        from nightread.model.card import Precision
 
-    with waiting("open the checkpoint") as show:
+        show("open the checkpoint")
         exported = export_bundle(
             checkpoint_folder,
             out or read_settings().models_dir,

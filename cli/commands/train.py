@@ -9,7 +9,7 @@ import typer
 
 from cli.options import Labels
 from cli.output.bar import Bar
-from cli.output.console import hint, lines_above_bars, print_json, progress_bar
+from cli.output.console import hint, lines_above_bars, print_json, progress_bar, waiting
 from cli.train_extra import prepare_tensorflow
 from nightread.text import show_text
 from trainer.data.dataset import Choices, Rare, SplitBy
@@ -178,21 +178,22 @@ def train(
     source = labels or data
     if source is None or not (labels or dataset):
         raise typer.BadParameter("name a data set and its folder with --data, or own labels with --labels")
-    prepare_tensorflow()
-    from trainer import train as training  # Keras
-
-    request = training.make_request(
-        dataset or "own", source, arch, out, recipe=recipe, shares=shares, resume=resume,
-        calibration_set=calibration_set,
-        choices=Choices(split, subtypes, healthy, normals, min_per_label, rare, negative), epochs=epochs,
-        steps_per_epoch=steps_per_epoch, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-        momentum=momentum, weight_decay=weight_decay, schedule=schedule,
-        monitor=monitor, patience=patience, seed=seed, augment=augment, balanced=balanced, mixup=mixup,
-        label_smoothing=label_smoothing, class_weights=class_weights, average=average, calibrate=calibrate,
-        precision=precision, backbone_weights=backbone_weights,
-    )  # fmt: skip
-    with _show_training() as report:
-        record, card = training.train(request, report=report)
+    with lines_above_bars():
+        with waiting("starting TensorFlow"):
+            prepare_tensorflow()
+            from trainer import train as training  # Keras
+        request = training.make_request(
+            dataset or "own", source, arch, out, recipe=recipe, shares=shares, resume=resume,
+            calibration_set=calibration_set,
+            choices=Choices(split, subtypes, healthy, normals, min_per_label, rare, negative), epochs=epochs,
+            steps_per_epoch=steps_per_epoch, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
+            momentum=momentum, weight_decay=weight_decay, schedule=schedule,
+            monitor=monitor, patience=patience, seed=seed, augment=augment, balanced=balanced, mixup=mixup,
+            label_smoothing=label_smoothing, class_weights=class_weights, average=average, calibrate=calibrate,
+            precision=precision, backbone_weights=backbone_weights,
+        )  # fmt: skip
+        with _show_training() as report:
+            record, card = training.train(request, report=report)
     if as_json:
         print_json({**record.model_dump(mode="json"), "card": card})
     else:
@@ -202,7 +203,7 @@ def train(
 @contextmanager
 def _show_training() -> Iterator[Any]:
     """Show a bar for each stage on stderr, one after the other; yield the function that reports progress."""
-    with lines_above_bars(), ExitStack() as shown:
+    with ExitStack() as shown:
         bars: dict[str, Bar] = {}
 
         def report(progress: "TrainingProgress") -> None:

@@ -53,8 +53,14 @@ def progress_bar(description: str, total: int | None, unit: str = "scans") -> It
 
 
 def lines_above_bars() -> AbstractContextManager[None]:
-    """Keep what libraries write to stderr by themselves off the bars of a terminal: it goes above them."""
-    return nullcontext() if (tables := _import_tables()) is None else tables.lines_above_bars()
+    """Keep what libraries write to stderr by themselves off the bars of a terminal: it goes above them.
+
+    TensorFlow's own lines are dropped there, unless all was asked for.
+    """
+    if (tables := _import_tables()) is None:
+        return nullcontext()
+    above: AbstractContextManager[None] = tables.lines_above_bars(with_tensorflow=_verbose)
+    return above
 
 
 def _write_line(line: str) -> None:

@@ -1,6 +1,7 @@
 """Tables and progress bars, drawn with Rich."""
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Collection, Iterator
@@ -35,6 +36,10 @@ _GAP: Final = 2
 _NARROW: Final = 28
 
 _LAST_LINES_S: Final = 2.0
+#: Of TensorFlow's log, before and after it is configured.
+_TENSORFLOW_LINE: Final = re.compile(
+    r"WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] "
+)
 
 
 class _TextConsole(Console):
@@ -94,14 +99,19 @@ class _DrawnBar(Bar):
 
 
 @contextmanager
-def lines_above_bars() -> Iterator[None]:
-    """Take what libraries write to file descriptor 2, past Python, and write it line by line above the bars."""
+def lines_above_bars(*, with_tensorflow: bool = False) -> Iterator[None]:
+    """Take what libraries write to file descriptor 2, past Python, and write it line by line above the bars.
+
+    Args:
+        with_tensorflow: also lines of TensorFlow's log below fatal, of its build and of GPUs that the machine
+            does not have.
+    """
     reading_end, writing_end = os.pipe()
     with os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace") as terminal:
         before, sys.stderr = sys.stderr, terminal
         os.dup2(writing_end, 2)
         os.close(writing_end)
-        thread = threading.Thread(target=_print_lines, args=(reading_end,), daemon=True)
+        thread = threading.Thread(target=_print_lines, args=(reading_end, with_tensorflow), daemon=True)
         thread.start()
         try:
             yield
@@ -111,10 +121,11 @@ def lines_above_bars() -> Iterator[None]:
             sys.stderr = before
 
 
-def _print_lines(reading_end: int) -> None:
+def _print_lines(reading_end: int, with_tensorflow: bool) -> None:
     with os.fdopen(reading_end, encoding="utf-8", errors="backslashreplace") as lines:
         for line in lines:
-            err.print(line.rstrip("\n"), soft_wrap=True)
+            if with_tensorflow or not _TENSORFLOW_LINE.match(line):
+                err.print(line.rstrip("\n"), soft_wrap=True)
 
 
 class FittedTable:
