@@ -62,6 +62,16 @@ def test_versions_agree():
     assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == nightread.__version__
 
 
+def test_links_of_the_readme_are_addresses_where_it_is_published():
+    project = tomllib.loads(read("pyproject.toml"))
+    (substitution,) = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]
+    published = re.sub(substitution["pattern"], substitution["replacement"], read("README.md"))
+    links = dict(re.findall(r"^\[([\w-]+)\]: (\S+)$", published, re.MULTILINE))
+    assert links["contributing"] == f"{project['project']['urls']['Source']}/CONTRIBUTING.md"
+    assert [link for link in links.values() if not link.startswith("https://")] == []
+    assert set(re.findall(r"\]\((?!https://)", published)) == set()
+
+
 def test_every_lint_exception_has_its_reason():
     section = read("pyproject.toml").partition("[tool.ruff.lint]")[2].partition("[tool.ruff.lint.pydocstyle]")[0]
     codes = [line for line in section.splitlines() if re.match(r'\s+"[A-Z]+\d*",', line)]
