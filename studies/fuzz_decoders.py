@@ -11,30 +11,20 @@ import sys
 from pathlib import Path
 
 import atheris
-import numpy as np
 
 with atheris.instrument_imports(include=["nightread", "pydicom", "tifffile", "PIL"]):
     from nightread.errors import ScanError
     from nightread.scan.decode import read_scan
+
+from studies.fuzzed_night import make_seeds
 
 _MAX_PIXELS = 1_000_000
 _LIMITS = ["-timeout=20", "-rss_limit_mb=2048", "-max_len=65536"]
 
 
 def _write_seeds(folder: Path) -> None:
-    from tests.factories import encode_dicom, encode_image, encode_jpeg, encode_png16, small_chest
-
-    chest = small_chest(1, 48, 40)
-    seeds = {
-        "jpeg": encode_jpeg(chest), "progressive": encode_image(chest, "JPEG", progressive=True),
-        "png": encode_image(chest), "png16": encode_png16(chest), "dicom": encode_dicom(chest),
-        "tiff": encode_image(chest, "TIFF"),
-        "tiff-deflate": encode_image(chest, "TIFF", compression="tiff_adobe_deflate"),
-        "tiff-lzw": encode_image(chest, "TIFF", compression="tiff_lzw"),
-        "tiff16": encode_image(chest.astype(np.uint16) * 257, "TIFF"),
-    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in seeds.items():
+    for name, data in make_seeds().items():
         (folder / name).write_bytes(data)
 
 

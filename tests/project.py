@@ -1,6 +1,7 @@
 """The repository's own files, as tests read them."""
 
 import re
+import shlex
 import tomllib
 
 from cli.main import COMMANDS as TABLE
@@ -28,6 +29,16 @@ def find_table_cells(text, column=0):
             if column < len(parts):
                 cells += re.findall(r"`([^`]+)`", parts[column])
     return cells
+
+
+def find_command_lines(text):
+    """Yield the words of each line of the program in the shell blocks of a page."""
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    for line in re.findall(
+        r"^(?:uv run (?:--\w+ \w+ )*|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
+    ):
+        words = shlex.split(line, comments=True)
+        yield words[: next((index for index, word in enumerate(words) if word in {"|", ">", "&&"}), None)]
 
 
 def list_options(command):

@@ -1,7 +1,6 @@
 """The reference pages agree with the program."""
 
 import re
-import shlex
 
 import pytest
 import typer
@@ -16,7 +15,7 @@ from nightread.reasons import MEANINGS as REASON_MEANINGS
 from nightread.reasons import Reason
 from nightread.settings import SECRETS, Settings
 from nightread.settings_sources import ENV_FILE_VARIABLE, SETTINGS_FILE_VARIABLE
-from tests.project import COMMANDS, PAGES, find_table_cells, read
+from tests.project import COMMANDS, PAGES, find_command_lines, find_table_cells, read
 
 
 def test_settings_page_names_every_setting_and_no_other():
@@ -71,16 +70,6 @@ def test_every_command_line_on_a_page_is_one_of_the_program():
         assert {word for word in words if word.startswith("--")} <= COMMANDS.get(name, set()), line
 
 
-def find_command_lines(text):
-    """Yield the words of each line of the program in the shell blocks of a page."""
-    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
-    for line in re.findall(
-        r"^(?:uv run (?:--\w+ \w+ )*|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
-    ):
-        words = shlex.split(line, comments=True)
-        yield words[: next((index for index, word in enumerate(words) if word in {"|", ">", "&&"}), None)]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_program_parses_every_command_of(page):
     rows = {row.name: row for row in TABLE}
@@ -90,6 +79,19 @@ def test_the_program_parses_every_command_of(page):
             load_command(rows[name]).make_context(name, words[len(name.split()) :])
         except typer.BadParameter as error:
             assert "does not exist" in error.format_message(), words  # noqa: PT017  # a reader's own folder
+
+
+def test_every_script_on_a_page_takes_its_options():
+    lines = [
+        line
+        for page in PAGES
+        for line in re.findall(r"python (?:-m )?((?:studies|tests)[./]\w[\w./]*)([^`\n#]*)", page.read_text("utf-8"))
+    ]
+    assert len(lines) > 8
+    for script, options in lines:
+        source = read(f"{script.removesuffix('.py').replace('.', '/')}.py")
+        for option in re.findall(r"(?<=\s)--[a-z-]+", options):
+            assert f'"{option}"' in source, (script, option)
 
 
 def test_commands_page_names_options_that_exist():
