@@ -15,9 +15,8 @@ from db.registry import read_card
 from db.runs import RunInfo
 from db.study_results import ScoredInstance, stream_studies
 from nightread.errors import NightreadError
-from nightread.inference.content import read_content
+from nightread.inference.scored_file import ScoredFileGone, read_scored_file
 from nightread.model.card import Card
-from nightread.scan.files import decode_path
 from pacs.quiet_logs import silence_libraries
 from pacs.secondary_capture import identify_capture, make_capture
 from pacs.structured_report import encode, identify_report, make_report
@@ -29,10 +28,6 @@ class Kind(StrEnum):
 
     REPORT = "report"  # a Structured Report
     CAPTURE = "capture"  # a picture of one instance
-
-
-class StudyGone(NightreadError):
-    """An instance of a study cannot be read any more, or holds other bytes than were scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,7 @@ class StudyReports:
         """Make an object from the files of its instances.
 
         Raises:
-            StudyGone: a file is gone, or changed; names no path.
+            ScoredFileGone: a file is gone, or changed; names no path.
             ModelError: a capture needs the model, which is not on this machine.
         """
         contents = [self._read(one) for one in planned.instances]
@@ -101,17 +96,9 @@ class StudyReports:
         return make_capture(scorer, planned.instances[0], images[0], contents[0], **limits)
 
     def _read(self, one: ScoredInstance) -> bytes:
-        settings, run = self._process.settings, self._run
-        to_local = settings.local_paths.to_local
-        roots = settings.scan_roots or tuple(Path(to_local(decode_path(source))) for source in run.sources)
-        content = read_content(
-            to_local(decode_path(one.path)), roots, settings.max_file_bytes, archives=bool(run.settings.get("archives"))
-        )
-        if content.reason is not None:
-            raise StudyGone(f"an instance cannot be read any more: {content.reason.value}")
-        if content.sha256 != one.sha256:
-            raise StudyGone("an instance's file holds other bytes than those that were scored")
-        return content.data
+        run = self._run
+        archives = bool(run.settings.get("archives"))
+        return read_scored_file(self._process.settings, one.path, one.sha256, run.sources, archives=archives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +122,7 @@ def write_objects(process: WorkerProcess, run: RunInfo, folder: Path, kinds: Seq
         for planned in reports.plan(kinds):
             try:
                 data = encode(reports.make(planned))
-            except StudyGone as gone:
+            except ScoredFileGone as gone:
                 missing[str(gone)] = missing.get(str(gone), 0) + 1
                 continue
             file = folder / f"{planned.uid}.dcm"

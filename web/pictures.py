@@ -16,11 +16,10 @@ import platformdirs
 from db.scan_record import ScanFile
 from db.types import ScanStatus
 from nightread.errors import ModelError, NightreadError, ScanError
-from nightread.inference.content import read_content
 from nightread.inference.evidence import Evidence, EvidenceFinder
+from nightread.inference.scored_file import ScoredFileGone, read_scored_file
 from nightread.machine import count_cores
 from nightread.model.bundle import find_bundle, load_bundle
-from nightread.scan.files import decode_path
 from nightread.scan.picture import Picture, draw_picture, encode_webp
 from nightread.scan.preprocessing import read_and_prepare
 from nightread.scan.thumbnail import make_thumbnail
@@ -138,18 +137,11 @@ class Pictures:
             raise PictureMissing(f"the model cannot be opened on this host: {error}") from None
 
     def _read(self, scan: ScanFile) -> bytes:
-        sha256, settings = _check_shown(scan), self._settings
-        to_local = settings.local_paths.to_local
-        roots = settings.scan_roots or tuple(Path(to_local(decode_path(source))) for source in scan.sources)
-        content = read_content(to_local(decode_path(scan.path)), roots, settings.max_file_bytes, archives=scan.archives)
-        if content.reason is not None:
-            raise PictureMissing(f"the file cannot be read: {content.text}")
-        if content.sha256 != sha256:
-            raise PictureMissing(
-                f"the file has changed since it was scored: its SHA-256 was {sha256[:12]}… and is "
-                f"{content.sha256[:12]}… now, so it is not shown"
-            )
-        return content.data
+        sha256 = _check_shown(scan)
+        try:
+            return read_scored_file(self._settings, scan.path, sha256, scan.sources, archives=scan.archives)
+        except ScoredFileGone as gone:
+            raise PictureMissing(str(gone)) from None
 
     def _draw(self, data: bytes, side_px: int) -> Picture:
         with self._turns:

@@ -130,8 +130,16 @@ def test_a_file_with_other_bytes_than_those_that_were_scored_is_not_shown(proces
     shown = make_report(process, run, with_pictures=True).pictures["pneumonia"]
     whys = sorted(picture.why for picture in shown if not picture.scan)
     assert len(whys) == 2
-    assert whys[0] == "the file holds other bytes than those that were scored"
+    assert "has changed since it was scored" in whys[1]
     assert str(folder) not in "".join(whys)
+
+
+def test_pictures_are_read_where_this_host_has_the_folder(process, score, folder, tmp_path):
+    run = score()
+    folder.rename(tmp_path / "mounted")
+    process.settings = process.settings.model_copy(update={"path_map": f"{folder}={tmp_path / 'mounted'}"})
+    shown = make_report(process, run, with_pictures=True).pictures["pneumonia"]
+    assert [picture.why for picture in shown] == [""] * FILES
 
 
 def test_a_guard_that_tripped_stands_on_top(process, score):

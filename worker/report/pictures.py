@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +13,8 @@ from PIL import Image
 from db.run_report import ListedScan
 from db.runs import RunInfo
 from nightread.errors import ModelError, ScanError
-from nightread.inference.content import read_content
+from nightread.inference.scored_file import ScoredFileGone, read_scored_file
 from nightread.inference.scorer import Scorer
-from nightread.scan.files import decode_path
 from nightread.scan.preprocessing import read_and_prepare
 from nightread.scan.thumbnail import make_thumbnail
 from worker.process import WorkerProcess
@@ -56,25 +54,21 @@ def draw_pictures(
     Returns:
         One picture for each scan, and why there is no activation map, "" if there is.
     """
-    settings = process.settings
     scorer, why = None, ""
     try:
         scorer = process.find_scorer(run)
     except ModelError as error:
         why = f"no activation maps: {error}"
-    roots = settings.scan_roots or tuple(Path(decode_path(source)) for source in run.sources)
+    archives = bool(run.settings.get("archives"))
     pictures, has_map = [], False
     for scan in listed:
-        content = read_content(
-            decode_path(scan.path), roots, settings.max_file_bytes, archives=bool(run.settings.get("archives"))
-        )
-        if content.reason is not None:
-            pictures.append(Picture(why=content.text))
-        elif content.sha256 != scan.sha256:
-            pictures.append(Picture(why="the file holds other bytes than those that were scored"))
-        else:
-            pictures.append(_draw(process, scorer, content.data, place))
-            has_map |= bool(pictures[-1].activation_map)
+        try:
+            data = read_scored_file(process.settings, scan.path, scan.sha256, run.sources, archives=archives)
+        except ScoredFileGone as gone:
+            pictures.append(Picture(why=str(gone)))
+            continue
+        pictures.append(_draw(process, scorer, data, place))
+        has_map |= bool(pictures[-1].activation_map)
     if listed and not has_map and not why:
         why = f"{run.model} computes no activation map"
     return pictures, why
