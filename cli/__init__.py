@@ -9,6 +9,7 @@ global_options: options that every command has.
 help_page: help pages as plain text.
 completion: completion of arguments by the shell.
 offers: runs and models that the shell may complete.
+pacs_options: options of the commands that speak with a PACS.
 dicom_extra: imports what needs the extra `dicom`.
 train_extra: checks the extra `train` and silences TensorFlow, for `train`, `export` and `evaluate`.
 database: opens the database that the settings name.

@@ -1,4 +1,4 @@
-"""Imports of the extra `dicom`, for `receive`, `send`, `fetch` and `report --sr`."""
+"""Imports of the extra `dicom`, when they are needed: for a PACS, and for `report --sr`."""
 
 from importlib import import_module
 from typing import Any
@@ -21,3 +21,9 @@ def import_dicom(module: str) -> Any:
             f"this needs {error.name}, which the extra `dicom` brings: uv sync --extra dicom, or "
             "pip install 'nightread[dicom]'"
         ) from None
+
+
+def fetch_night(*args: Any, **options: Any) -> str:
+    """Fetch a night of a schedule; a `worker.runs.schedules.NightFetcher`."""
+    run_id: str = import_dicom("nights").fetch_scheduled(*args, **options)
+    return run_id

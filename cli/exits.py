@@ -5,7 +5,7 @@ from typing import Final
 
 from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
 from nightread.text import show_text
-from worker.errors import BrokerUnavailable, NothingToScore, WrongKey, WrongPaths
+from worker.errors import BrokerUnavailable, GuardTripped, NothingToScore, WrongKey, WrongPaths
 
 
 class Exit(IntEnum):
@@ -67,6 +67,8 @@ def explain(error: BaseException) -> tuple[str, Exit] | None:
         return message, Exit.UNAVAILABLE
     if isinstance(error, NothingToScore):
         return message, Exit.EMPTY
+    if isinstance(error, GuardTripped):
+        return message, Exit.GUARD
     if isinstance(error, WrongPaths | UnknownRun | WrongKey):
         return message, Exit.USAGE
     return message, Exit.ERROR

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, and_, func, or_, select
 
+from db.deliveries import deliveries
 from db.due_jobs import count_leases, count_waiting_jobs, has_expired_lease, is_due
 from db.engine import read_clock
 from db.pace import count_recent
@@ -17,7 +18,7 @@ from db.registry import find_production
 from db.schema import find_version
 from db.tables import STAGES, jobs, runs, scans, schedule_nights, schedules, tallies
 from db.tallies import FOUND, REUSED
-from db.types import JobStatus, NightStatus, RunStatus, ScanStatus, UtcDateTime, database_now
+from db.types import DeliveryStatus, JobStatus, NightStatus, RunStatus, ScanStatus, UtcDateTime, database_now
 
 #: The rate is that of jobs that ended in this time, in seconds.
 RATE_WINDOW_S: Final = 300
@@ -53,7 +54,7 @@ def read_metrics(connection: Connection) -> list[Metric]:
     """
     return [
         *_read_scans(connection), *_read_jobs(connection), *_read_runs(connection), *_read_schedules(connection),
-        *_read_registry(connection),
+        *_read_deliveries(connection), *_read_registry(connection),
     ]  # fmt: skip
 
 
@@ -189,6 +190,15 @@ def _read_schedules(connection: Connection) -> Iterator[Metric]:
     for name, ended_at in connection.execute(ends):
         success.add(ended_at.timestamp() if ended_at else 0.0, name)
     yield success
+
+
+def _read_deliveries(connection: Connection) -> Iterator[Metric]:
+    unsent = Metric("unsent_deliveries", "Objects that a destination has not got: waiting or dead.", ("status",))
+    query = select(deliveries.c.status, func.count()).where(deliveries.c.status != DeliveryStatus.SENT)
+    counts = {row[0]: int(row[1]) for row in connection.execute(query.group_by(deliveries.c.status))}
+    for status in (DeliveryStatus.WAITING, DeliveryStatus.DEAD):
+        unsent.add(counts.get(status, 0), status.value)
+    yield unsent
 
 
 def _read_registry(connection: Connection) -> Iterator[Metric]:

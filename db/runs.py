@@ -335,7 +335,7 @@ def retry_run(
         .where(runs.c.id == run_id)
         .values(
             status=RunStatus.QUEUED, finished_at=None, guard=None, guard_text=None, notified_at=None,
-            embedded=embedded, settings=settings, **make_owner_columns(owner),
+            sending=None, sending_not_before=None, embedded=embedded, settings=settings, **make_owner_columns(owner),
         )
     )  # fmt: skip
     reasons = Counter((ScanStatus.FAILED.value, reason_code) for _, _, reason_code in failed)

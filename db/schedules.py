@@ -1,14 +1,15 @@
 """Schedules and their nights: each night of a schedule is claimed by one process, by its key."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, insert, or_, select, update
 
 from db.dialects import insert_ignoring
-from db.tables import REASON_TEXT_LENGTH, schedule_nights, schedules
-from db.types import NightStatus, database_now
+from db.tables import REASON_TEXT_LENGTH, runs, schedule_nights, schedules
+from db.types import NightStatus, RunStatus, database_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Schedule:
         at_time: HH:MM, by the clocks of `timezone`; None: `every_s`.
         every_s: seconds between two runs; None: `at_time`.
         timezone: IANA name.
-        options: model, priority, intake and guards of its runs.
+        options: model, priority, intake and guards of its runs; `fetch` and `send`, where it does so.
         created_at: when it was added; None before.
     """
 
@@ -37,7 +38,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledNight:
-    """One night of a schedule; a row of the table `schedule_nights`."""
+    """One night of a schedule; a row of the table `schedule_nights`, and what became of sending its run."""
 
     schedule: str
     night: str
@@ -47,6 +48,7 @@ class ScheduledNight:
     message: str | None
     attempts: int
     changed_at: datetime
+    sending: str | None = None
 
 
 def add_schedule(connection: Connection, schedule: Schedule) -> bool:
@@ -76,9 +78,7 @@ def remove_schedule(connection: Connection, name: str) -> bool:
 
 def find_nights(connection: Connection, schedule: str, since: datetime) -> dict[str, ScheduledNight]:
     """Return the nights of a schedule that were due from `since` on, by night."""
-    query = select(schedule_nights).where(
-        schedule_nights.c.schedule == schedule, schedule_nights.c.due_at >= since
-    )  # fmt: skip
+    query = _select_nights().where(schedule_nights.c.schedule == schedule, schedule_nights.c.due_at >= since)
     return {row.night: _to_night(row) for row in connection.execute(query)}
 
 
@@ -89,7 +89,7 @@ def find_last_nights(connection: Connection) -> dict[str, ScheduledNight]:
         .group_by(schedule_nights.c.schedule)
         .subquery()
     )
-    query = select(schedule_nights).join(
+    query = _select_nights().join(
         newest,
         (newest.c.schedule == schedule_nights.c.schedule) & (newest.c.due_at == schedule_nights.c.due_at),
     )
@@ -130,6 +130,16 @@ def claim_night(
         not_before=database_now(lease_s), changed_at=database_now(),
     )  # fmt: skip
     return connection.execute(claimed).rowcount == 1
+
+
+def renew_night(connection: Connection, schedule: str, night: str, holder: str, *, lease_s: float) -> None:
+    """Hold the claim of a night for longer, if it is still the holder's."""
+    ours = update(schedule_nights).where(
+        _is_night(schedule, night),
+        schedule_nights.c.holder == holder,
+        schedule_nights.c.status == NightStatus.STARTING,
+    )
+    connection.execute(ours.values(not_before=database_now(lease_s)))
 
 
 def end_night(
@@ -178,11 +188,75 @@ def reopen_night(connection: Connection, schedule: str, night: str) -> None:
     )
 
 
+def find_newest_run(connection: Connection, schedule: str, night: str) -> str | None:
+    """Return the id of the newest run of a night."""
+    of_night = select(runs.c.id).where(runs.c.schedule == schedule, runs.c.night == night)
+    found: str | None = connection.execute(of_night.order_by(runs.c.created_at.desc()).limit(1)).scalar()
+    return found
+
+
+def find_unsent(connection: Connection, schedule: str, since: datetime) -> Sequence[str]:
+    """Return the ids of a schedule's runs, made since a moment, that have ended, are judged and wait to be sent."""
+    query = select(runs.c.id).where(
+        runs.c.schedule == schedule,
+        runs.c.created_at >= since,
+        runs.c.status == RunStatus.FINISHED,
+        or_(runs.c.guard.is_not(None), runs.c.guards.is_(None)),
+        _is_to_send(),
+    )
+    return connection.execute(query.order_by(runs.c.created_at)).scalars().all()
+
+
+def claim_sending(connection: Connection, run_id: str, *, lease_s: float) -> bool:
+    """Claim a run that waits to be sent; returns whether no other process has.
+
+    Args:
+        connection: in a transaction.
+        run_id: the run.
+        lease_s: seconds after which another process may claim it.
+    """
+    claimed = update(runs).where(runs.c.id == run_id, _is_to_send()).values(sending_not_before=database_now(lease_s))
+    return connection.execute(claimed).rowcount == 1
+
+
+def end_sending(
+    connection: Connection, run_id: str, finished_at: datetime | None, sending: str | None, retry_in_s: float = 0.0
+) -> None:
+    """Store what became of sending a run.
+
+    Args:
+        connection: in a transaction.
+        run_id: the run.
+        finished_at: its end when it was sent; a run that was opened by `retry` since is sent again.
+        sending: `sent`, `held` or `dead`; None: it is tried again.
+        retry_in_s: seconds until then.
+    """
+    ended = update(runs).where(runs.c.id == run_id, runs.c.finished_at == finished_at)
+    connection.execute(ended.values(sending=sending, sending_not_before=database_now(retry_in_s)))
+
+
+def _is_to_send() -> ColumnElement[bool]:
+    not_before = runs.c.sending_not_before
+    return and_(runs.c.sending.is_(None), or_(not_before.is_(None), not_before <= database_now()))
+
+
+def _select_nights() -> Select[Any]:
+    return select(schedule_nights, runs.c.sending).outerjoin(runs, runs.c.id == schedule_nights.c.run_id)
+
+
 def _is_night(schedule: str, night: str) -> Any:
     return (schedule_nights.c.schedule == schedule) & (schedule_nights.c.night == night)
 
 
 def _to_night(row: Row[Any]) -> ScheduledNight:
     return ScheduledNight(
-        row.schedule, row.night, row.due_at, row.status, row.run_id, row.message, row.attempts, row.changed_at
+        row.schedule,
+        row.night,
+        row.due_at,
+        row.status,
+        row.run_id,
+        row.message,
+        row.attempts,
+        row.changed_at,
+        row.sending,
     )

@@ -141,6 +141,18 @@ runs = Table(
         "guard_text", String(REASON_TEXT_LENGTH), nullable=True, comment="why it tripped, for people; holds no path"
     ),
     column("notified_at", TIME, nullable=True, comment="when somebody was told of its end, UTC"),
+    column(
+        "sending",
+        String(16),
+        nullable=True,
+        comment="of a schedule that sends: sent, held or dead; null: still to be sent, or nothing is",
+    ),
+    column(
+        "sending_not_before",
+        TIME,
+        nullable=True,
+        comment="claim or back-off: no other process sends it until then, UTC",
+    ),
     Index(None, "created_at"),
     Index(None, "schedule", "night"),
     Index("uq_runs_key", "key", unique=True),

@@ -1,5 +1,6 @@
 """Archives that a night's radiographs are fetched from: by QIDO-RS and WADO-RS, or by C-FIND and C-MOVE."""
 
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -117,8 +118,8 @@ class WebArchive:
 class PeerArchive:
     """A DICOM application that is asked by C-FIND, and sends by C-STORE to a listener of this process."""
 
-    def __init__(self, peer: Peer, own_title: str) -> None:
-        self._peer, self._own_title = peer, own_title
+    def __init__(self, peer: Peer, own_title: str, tls: ssl.SSLContext | None = None) -> None:
+        self._peer, self._own_title, self._tls = peer, own_title, tls
         self._ae = AE(ae_title=own_title)
         self._ae.acse_timeout = self._ae.network_timeout = self._ae.connection_timeout = TIMEOUT_S
         self._ae.dimse_timeout = 4 * TIMEOUT_S  # it answers C-MOVE once the instance has gone
@@ -173,7 +174,7 @@ class PeerArchive:
     def _associate(self) -> Any:
         if self._association is None or not self._association.is_established:
             try:
-                self._association = associate(self._ae, self._peer)
+                self._association = associate(self._ae, self._peer, self._tls)
             except NoAssociation as error:
                 raise ArchiveFailed(f"the archive {error}") from None
         return self._association

@@ -48,10 +48,7 @@ class Batches:
 
     def list(self) -> Iterator[Batch]:
         """Yield all batches."""
-        for file in sorted(self._folder.iterdir()):
-            if file.suffix in {_OPEN, _DONE}:
-                names = tuple(file.read_text(encoding="ascii").splitlines())
-                yield Batch(file.stem, names, is_done=file.suffix == _DONE)
+        return list_batches(self._folder.parent)
 
     def begin(self, names: Iterable[str]) -> Batch:
         """Write a new batch down; on return it is on disk."""
@@ -82,3 +79,12 @@ class Batches:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def list_batches(spool_folder: Path) -> Iterator[Batch]:
+    """Yield all batches of a spool, whoever has it open."""
+    folder = spool_folder / _FOLDER
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.suffix in {_OPEN, _DONE}:
+            names = tuple(file.read_text(encoding="ascii").splitlines())
+            yield Batch(file.stem, names, is_done=file.suffix == _DONE)

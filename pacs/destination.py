@@ -1,5 +1,6 @@
 """Where objects are sent: another DICOM application by C-STORE, or a DICOMweb server by STOW-RS."""
 
+import ssl
 from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from nightread.text import hide_password
 from pacs.ae_title import Peer, check_title
 from pacs.association import NoAssociation, associate
 from pacs.quiet_logs import silence_libraries
+from pacs.tls import NO_TLS, TlsFiles
 
 CLASSES: Final = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -62,24 +64,47 @@ class Destination(Protocol):
         """End the connection."""
 
 
-def open_destination(text: str, own_title: str) -> Destination:
+def open_destination(text: str, own_title: str, tls: TlsFiles = NO_TLS) -> Destination:
     """Return the destination that `TITLE@HOST:PORT` or a URL names; connects at the first object.
 
+    Args:
+        text: the place.
+        own_title: AE title of this application.
+        tls: of associations.
+
     Raises:
-        SettingsError: it names none.
+        SettingsError: it names none, or a file of TLS cannot be used.
     """
     silence_libraries()
-    if text.startswith(("http://", "https://")):
+    if is_url(text):
+        refuse_tls_files(tls)
         return StowServer(text)
-    return StorePeer(Peer.read(text), check_title(own_title))
+    return StorePeer(Peer.read(text), check_title(own_title), tls.ask())
+
+
+def is_url(text: str) -> bool:
+    """Return whether a place is a DICOMweb server."""
+    return text.startswith(("http://", "https://"))
+
+
+def refuse_tls_files(tls: TlsFiles) -> None:
+    """Refuse the files of associations for a URL.
+
+    Raises:
+        SettingsError: some are given.
+    """
+    if tls != NO_TLS:
+        raise SettingsError(
+            "--tls-cert, --tls-key and --tls-ca are for TITLE@HOST:PORT; for a URL set REQUESTS_CA_BUNDLE"
+        )
 
 
 class StorePeer:
     """A DICOM application that takes objects by C-STORE, over one association at a time."""
 
-    def __init__(self, peer: Peer, own_title: str) -> None:
+    def __init__(self, peer: Peer, own_title: str, tls: ssl.SSLContext | None = None) -> None:
         self.name = str(peer)
-        self._peer = peer
+        self._peer, self._tls = peer, tls
         self._ae = AE(ae_title=own_title)
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = TIMEOUT_S
         self._ae.connection_timeout = TIMEOUT_S
@@ -101,7 +126,7 @@ class StorePeer:
         """
         if self._association is None or not self._association.is_established:
             try:
-                self._association = associate(self._ae, self._peer)
+                self._association = associate(self._ae, self._peer, self._tls)
             except NoAssociation as error:
                 raise Refused(f"it {error}", is_final=error.is_final) from None
         try:

@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -23,6 +24,7 @@ from worker.runs.request import Request
 _log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_S: Final = 60.0
+_RUNS_KEPT: Final = 16
 
 
 @dataclass(slots=True)
@@ -34,7 +36,12 @@ class _Study:
 
 
 class Intake:
-    """Turns instances of a spool into runs; what it knows is on disk, so that another process can continue."""
+    """Turns instances of a spool into runs; what it knows is on disk, so that another process can continue.
+
+    Attributes:
+        batches: of the spool.
+        runs: ids of the last runs that it has made, oldest first.
+    """
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class Intake:
         self._changing = threading.Lock()
         self._pause_s, self._not_before = 0.0, 0.0
         self.batches = Batches(spool.folder)
+        self.runs: deque[str] = deque(maxlen=_RUNS_KEPT)
         batches = list(self.batches.list())
         self._open = [batch for batch in batches if not batch.is_done]
         known = {name for batch in batches for name in batch.names}
@@ -114,6 +122,7 @@ class Intake:
     def _end(self, batch: Batch, enqueued: Enqueued) -> None:
         self.batches.end(batch)
         self._open.remove(batch)
+        self.runs.append(enqueued.run_id)
         studies = len({name.rpartition("/")[0] for name in batch.names})
         _log.info("run %s: %d instances of %d studies", enqueued.run_id, len(batch.names), studies)
 
@@ -138,7 +147,7 @@ class RunMaker:
         """Make the run of a batch, or find it if an earlier process has made it; see `worker.runs.enqueue`."""
         listed = [self.spool.folder / name for name in batch.names]
         name = self.request.name or f"received {datetime.now().astimezone():%Y-%m-%d %H:%M}"
-        asked = Request(name=name, key=batch.key, priority=self.request.priority, guards=self.request.guards)
+        asked = replace(self.request, name=name, key=batch.key)
         enqueue_run(self.engine, self.settings, [self.spool.folder], request=asked, listed=listed, on_commit=on_commit)
 
 

@@ -8,6 +8,7 @@ import logging
 import ssl
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ class Listener:
 
     Attributes:
         port: TCP port that it listens on.
+        counts: since the start: instances `stored`, `known` before, `refused`, or refused for want of room (`no-room`),
+            and associations `rejected`.
     """
 
     def __init__(self, spool: Spool, options: ListenerOptions, on_filed: Callable[[Filed], object]) -> None:
@@ -100,6 +103,8 @@ class Listener:
         self._spool, self._options, self._on_filed = spool, options, on_filed
         self._guards: dict[int, SocketGuard] = {}
         self._refusals: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._ae = AE(ae_title=options.title)
         self._ae.implementation_version_name = f"NIGHTREAD_{__version__}"[:16]
         self._ae.require_called_aet = True
@@ -139,6 +144,15 @@ class Listener:
             guard.close()
         tempfile.tempdir = self._tempdir
 
+    @property
+    def open_associations(self) -> int:
+        """Established associations."""
+        return sum(one.is_established for one in self._ae.active_associations)
+
+    def _count(self, what: str) -> None:
+        with self._counting:
+            self.counts[what] += 1
+
     def _has_room(self, *_: object) -> bool:
         return threading.active_count() < 2 * (self._options.associations + _MORE_CONNECTIONS)
 
@@ -161,6 +175,7 @@ class Listener:
     def _refuse_when_full(self, event: evt.Event) -> None:
         if self._spool.is_full:
             self._say_once("full", "the spool is full: associations are refused until there is room")
+            self._count("rejected")
             event.assoc.acse.send_reject(*_CONGESTED)
             event.assoc.is_rejected = True
             event.assoc.kill()
@@ -168,6 +183,7 @@ class Listener:
             self._refusals.discard("full")
 
     def _note_rejection(self, _event: evt.Event) -> None:
+        self._count("rejected")
         self._say_once(
             "rejected", "an association was refused: its AE titles are not allowed, or there are too many (told once)"
         )
@@ -179,14 +195,18 @@ class Listener:
         try:
             if self._spool.is_full:
                 self._say_once("full", "the spool is full: instances are refused until there is room")
+                self._count("no-room")
                 return _NO_ROOM
             filed = self._spool.file(written, str(event.request.AffectedSOPInstanceUID or ""))
         except WrongInstance as error:
             _log.warning("an instance was refused: %s", error)
+            self._count("refused")
             return _NOT_UNDERSTOOD
         except OSError as error:
             _log.error("an instance was refused, it cannot be stored: %s", error.strerror)
+            self._count("no-room")
             return _NO_ROOM
+        self._count("stored" if filed.is_new else "known")
         self._on_filed(filed)
         return _SUCCESS
 

@@ -8,6 +8,8 @@ from typing import Final
 from nightread.errors import DatabaseError
 from pacs.intake import Intake, RunMaker, clean
 from pacs.listener import Listener, ListenerOptions
+from pacs.receiver_watch import ReceiverCollector
+from worker.exposition import serve_metrics
 from worker.runs.enqueue import resolve_source
 
 _log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ def receive(
     *,
     quiet_s: float,
     keep_s: float,
+    metrics: tuple[str, int] | None = None,
 ) -> None:
     """Receive instances and enqueue quiet studies until `stop` is set.
 
@@ -33,10 +36,11 @@ def receive(
         stop: ends it; instances without a run are taken up by the next process.
         quiet_s: seconds without an instance after which a study is complete.
         keep_s: seconds after a run's end for which its instances stay; 0: for ever.
+        metrics: host and port at which metrics are served; None: nowhere.
 
     Raises:
         WrongPaths: the spool lies outside the roots.
-        SettingsError: the address cannot be listened on.
+        SettingsError: an address cannot be listened on.
     """
     spool = make_run.spool
     resolve_source(spool.folder, make_run.settings.scan_roots)
@@ -48,6 +52,8 @@ def receive(
     threading.excepthook = _log_thread  # a traceback might quote what was received
     cleaned = -_CLEAN_S
     try:
+        if metrics is not None:
+            serve_metrics(ReceiverCollector(spool, intake, listener), *metrics, option="--metrics")
         while not stop.wait(_TICK_S):
             intake.work()
             if keep_s and time.monotonic() - cleaned > _CLEAN_S:

@@ -18,7 +18,7 @@ from nightread.scan.thumbnail import make_thumbnail
 from pacs.structured_report import CAPTURE_SERIES, DISCLAIMER, MAKER, derive_uid, set_time
 from worker.report.pictures import lay_over
 
-_FORM: Final = "sc/1"
+_FORM: Final = "sc/2"
 _SIDE_PX: Final = 1024
 _TEXT_PX: Final = 24
 _MARGIN_PX: Final = 8
@@ -48,14 +48,16 @@ def make_capture(scorer: Scorer, one: ScoredInstance, image: Dataset, data: byte
     drawn = Image.fromarray(make_thumbnail(data, side_px=_SIDE_PX, **limits)).convert("L")
     tensor, _ = read_and_prepare(data, card.input, **limits)
     maps = scorer.map_activation(tensor[np.newaxis])
-    if maps is None:
-        picture = drawn.convert("RGB")
-    else:
-        highest = max(one.scores, key=lambda score: score.score)
-        picture = lay_over(drawn, maps[0, :, :, card.labels.index(highest.label)])
+    picture, legend = drawn.convert("RGB"), "Evidence: this model shows none"
+    if maps is not None:
+        label = max(one.scores, key=lambda score: score.score).label
+        evidence = maps[0, :, :, card.labels.index(label)]
+        picture = lay_over(drawn, evidence)
+        is_any = float(evidence.max()) > 0
+        legend = f"Evidence for {label}: {'orange, strongest where it is most opaque' if is_any else 'none'}"
     capture: Dataset = SCImage.from_ref_dataset(
         image,
-        pixel_array=_write_lines(picture, one.scores, card.reference),
+        pixel_array=_write_lines(picture, one.scores, legend, card.reference),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -77,10 +79,10 @@ def make_capture(scorer: Scorer, one: ScoredInstance, image: Dataset, data: byte
     return capture
 
 
-def _write_lines(picture: Image.Image, scores: Sequence[LabelScore], model: str) -> npt.NDArray[np.uint8]:
+def _write_lines(picture: Image.Image, scores: Sequence[LabelScore], legend: str, model: str) -> npt.NDArray[np.uint8]:
     """Return (H, W, 3) with lines of text on black above and below the picture."""
     above = [f"{score.label}: {score.score:.3f} ({score.decision})" for score in scores]
-    below = [f"{MAKER} {__version__}, {model}", DISCLAIMER.upper()]
+    below = [legend, f"{MAKER} {__version__}, {model}", DISCLAIMER.upper()]
     line_px = _TEXT_PX + _MARGIN_PX
     font = ImageFont.load_default(_TEXT_PX)
     height = picture.height + line_px * (len(above) + len(below)) + 4 * _MARGIN_PX

@@ -32,7 +32,9 @@ from nightread.errors import NightreadError
 from nightread.failpoints import Point, failpoint
 from pacs.destination import Destination, Refused
 from pacs.study_reports import Kind, Planned, StudyReports
+from worker.errors import GuardTripped
 from worker.process import WorkerProcess
+from worker.runs.guards import PASSED, judge_run
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def send_run(
     *,
     only: Sequence[str] = (),
     revive: bool = False,
+    despite_guard: bool = False,
     wait_s: float = 0.0,
 ) -> Deliveries:
     """Send what a destination has not got of a run.
@@ -81,15 +84,19 @@ def send_run(
         kinds: reports, captures, or both.
         only: decisions; studies without any of them are left out. Empty: all studies.
         revive: whether dead deliveries are attempted again.
+        despite_guard: whether a run whose guard tripped is sent, too.
         wait_s: seconds for which deliveries that fail for now are attempted again.
 
     Raises:
         NightreadError: the run has not ended.
+        GuardTripped: it does not look like a night, and nobody said to send it despite that.
     """
     if run.finished_at is None:
         raise NightreadError(f"run {run.id[:8]} has not ended: send it when `nightread status` says so")
     reports = StudyReports(process, run)
     planned = {one.uid: one for one in reports.plan(kinds, only)}
+    if planned and not despite_guard:
+        _refuse_tripped(judge_run(process.engine, run.id))
     for part in _divide(list(planned)):
         new = [NewDelivery(uid, planned[uid].study_uid, planned[uid].kind.value) for uid in part]
         write(process.engine, partial(add_deliveries, run_id=run.id, destination=destination.name, new=new))
@@ -102,6 +109,14 @@ def send_run(
         if not done.waiting or time.monotonic() >= until:
             return done
         time.sleep(_PAUSE_S)
+
+
+def _refuse_tripped(run: RunInfo) -> None:
+    if run.guard not in {None, PASSED}:
+        raise GuardTripped(
+            f"run {run.id[:8]} does not look like a night ({run.guard}: {run.guard_text}), so nothing of it was sent: "
+            "look at it, and send it with --despite-guard if it is in order"
+        )
 
 
 def _send_due(engine: Engine, reports: StudyReports, destination: Destination, planned: dict[str, Planned]) -> None:

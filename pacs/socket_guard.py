@@ -1,8 +1,6 @@
 """Limits on what one connection may send: pynetdicom reads whatever length a header declares into memory."""
 
-import socket
-import ssl
-from typing import Any, Final
+from typing import Final
 
 from pynetdicom.transport import AssociationSocket
 
@@ -39,31 +37,3 @@ class SocketGuard:
         if nr_bytes > MAX_PDU_BYTES + _HEADER_BYTES or self._left < 0:
             raise OSError("the peer sends more than is allowed")  # pynetdicom closes the connection
         return bytearray(self._recv(nr_bytes))
-
-
-class PatientContext(ssl.SSLContext):
-    """TLS whose handshake is made by the association's own thread, so that a silent client delays no other."""
-
-    def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
-        """Wrap a socket; the handshake follows with the first byte that is read."""
-        return super().wrap_socket(sock, *args, **options | {"do_handshake_on_connect": False})
-
-
-def make_tls_context(certificate: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
-    """Return the TLS context of a listener.
-
-    Args:
-        certificate: PEM file with its certificate and the chain.
-        key: PEM file with its private key; None: in the same file.
-        client_ca: PEM file with the authority whose certificates clients must show; None: clients show none.
-
-    Raises:
-        OSError: a file is missing, or is no certificate or key.
-    """
-    context = PatientContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    if client_ca:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

@@ -25,7 +25,7 @@ _LONGEST_UID: Final = 64
 _DATE: Final = re.compile(r"[0-9]{8}")
 UNDATED: Final = "undated"
 _INCOMING: Final = ".incoming"
-_LOCK: Final = ".lock"
+LOCK: Final = ".lock"
 _TAGS: Final = ("SOPInstanceUID", "StudyInstanceUID", "StudyDate")
 _CHUNK_BYTES: Final = 2**20
 
@@ -72,7 +72,7 @@ class Spool:
         self._naming = threading.Lock()
         try:
             self.incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SettingsError(f"the spool {folder} cannot be used: {error.strerror}") from None
         try:
@@ -97,14 +97,14 @@ class Spool:
             shutil.disk_usage(self.folder).free < self._min_free_bytes
         )
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of all instances."""
+        return self._bytes
+
     def list_instances(self) -> Iterator[str]:
         """Yield the names of all instances."""
-        for date in sorted(self.folder.iterdir()):
-            if date.name.startswith("."):
-                continue
-            for study in sorted(date.iterdir()):
-                for file in sorted(study.iterdir()):
-                    yield f"{date.name}/{study.name}/{file.name}"
+        return list_instances(self.folder)
 
     def file(self, written: Path, instance_uid: str | None = None) -> Filed:
         """Move a written instance to its place; on return it is on disk.
@@ -160,6 +160,16 @@ class Spool:
                     folder.rmdir()
                 except OSError:
                     return
+
+
+def list_instances(spool_folder: Path) -> Iterator[str]:
+    """Yield the names of all instances of a spool, whoever has it open."""
+    for date in sorted(spool_folder.iterdir()):
+        if date.name.startswith("."):
+            continue
+        for study in sorted(date.iterdir()):
+            for file in sorted(study.iterdir()):
+                yield f"{date.name}/{study.name}/{file.name}"
 
 
 def read_place(file: Path) -> tuple[str, str, str]:

@@ -1,9 +1,11 @@
 """The other side of DICOM traffic: DCMTK's programs, and pynetdicom as a client."""
 
 import contextlib
+import gc
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -22,6 +24,9 @@ from tests.factories import small_chest, write_dicom
 from tests.services import find_free_port
 
 TITLE = "MODALITY"
+_DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+#: Different chests; a drawing takes a tenth of a second.
+_DRAWN = 40
 
 
 def find_dcmtk(name: str) -> str:
@@ -43,12 +48,12 @@ def storescu(port: int, *arguments: Any, expect: int | None = 0) -> subprocess.C
     return done
 
 
-def write_study(folder: Path, number: int, instances: int = 2, **fields: Any) -> list[Path]:
-    """Write a study of drawn chests; its UIDs follow from its number."""
+def write_study(folder: Path, number: int, instances: int = 2, pixels: Any = None, **fields: Any) -> list[Path]:
+    """Write a study of drawn chests, or of the same pixels each; its UIDs follow from its number."""
     return [
         write_dicom(
             folder / f"{number}-{index}.dcm",
-            small_chest(2 * number + index),
+            small_chest((2 * number + index) % _DRAWN) if pixels is None else pixels,
             **{
                 "StudyInstanceUID": f"1.2.276.{number + 1}", "SeriesInstanceUID": f"1.2.276.{number + 1}.1",
                 "SOPInstanceUID": f"1.2.276.{number + 1}.1.{index + 1}", "StudyDate": "20261129",
@@ -92,43 +97,53 @@ def associated(
 
 
 @contextlib.contextmanager
-def accepting(*classes: str, title: str = "PACS", answer: Any = 0x0000) -> Iterator[tuple[int, list[Any]]]:
-    """Yield the port of an application that takes instances, and the data sets that it got."""
+def accepting(
+    *classes: str, title: str = "PACS", answer: Any = 0x0000, tls: ssl.SSLContext | None = None,
+    keep: Callable[[Any], Any] = lambda dataset: dataset,
+) -> Iterator[tuple[int, list[Any]]]:  # fmt: skip
+    """Yield the port of an application that takes instances, and what it keeps of each data set that it got."""
     got: list[Any] = []
     taking = threading.Lock()
 
     def store(event: evt.Event) -> int:
         with taking:
-            got.append(event.dataset)
+            got.append(keep(event.dataset))
             return answer(len(got)) if callable(answer) else answer
 
     ae = AE(ae_title=title)
     for one in classes:
         ae.add_supported_context(one)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=tls)
     try:
         yield server.server_address[1], got
     finally:
         ae.shutdown()
+        gc.collect()  # pynetdicom leaves sockets to it when a handshake fails; here their warnings are filtered
 
 
 @contextlib.contextmanager
-def orthanc(folder: Path, peers: dict[str, Any] | None = None) -> Iterator[tuple[int, int]]:
-    """Yield the ports of an Orthanc, for HTTP and DICOM; skips the test if it is not installed."""
+def orthanc(folder: Path, peers: dict[str, Any] | None = None, **more: Any) -> Iterator[tuple[int, int]]:
+    """Yield the ports of an Orthanc, for HTTP and DICOM; skips the test if it is not installed.
+
+    Args:
+        folder: holds its data.
+        peers: applications that it sends to by C-MOVE.
+        more: settings of its own.
+    """
     program = shutil.which("Orthanc")
-    if program is None:
+    if program is None or not _DICOMWEB.exists():
         pytest.skip("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb")
     http, dicom = find_free_port(), find_free_port()
     folder.mkdir()
     settings = {
         "Name": "test", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "HttpPort": http,
         "DicomPort": dicom, "DicomAet": "ORTHANC", "DicomCheckCalledAet": False, "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False, "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+        "AuthenticationEnabled": False, "Plugins": [str(_DICOMWEB)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}, "DicomAlwaysAllowEcho": True,
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True,
         "DicomAlwaysAllowMove": True, "DicomModalities": peers or {},
-    }  # fmt: skip
+    } | more  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
@@ -146,6 +161,11 @@ def ask_orthanc(port: int, path: str) -> Any:
             return json.load(answer)
     except OSError:
         return None
+
+
+def post_orthanc(port: int, path: str, data: bytes) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=20) as answer:
+        return json.load(answer)
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

@@ -25,3 +25,7 @@ class WrongKey(NightreadError):
 
 class LeaseLost(NightreadError):
     """Another worker has taken over the job; the results of this one do not count."""
+
+
+class GuardTripped(NightreadError):
+    """A run does not look like a night, and what was asked is not done with such a run without being told to."""

@@ -43,33 +43,34 @@ class LedgerCollector(Collector):
             yield family
 
 
-def _make_registry(engine: Engine) -> CollectorRegistry:
+def _make_registry(collector: Collector) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(LedgerCollector(engine))
+    registry.register(collector)
     return registry
 
 
 def write_metrics(engine: Engine) -> str:
     """Return all metrics as text."""
-    return generate_latest(_make_registry(engine)).decode()
+    return generate_latest(_make_registry(LedgerCollector(engine))).decode()
 
 
-def serve_metrics(engine: Engine, host: str, port: int) -> int:
+def serve_metrics(collector: Collector, host: str, port: int, option: str = "--listen") -> int:
     """Serve the metrics at /metrics on a thread of this process; returns the port.
 
     Args:
-        engine: the database; it is asked at each scrape.
+        collector: is asked at each scrape.
         host: address to listen on.
         port: port; 0 for a free one.
+        option: names the address, for the error.
 
     Raises:
         SettingsError: the address cannot be used.
     """
     try:
-        server, _ = start_http_server(port, host, _make_registry(engine))
+        server, _ = start_http_server(port, host, _make_registry(collector))
     except OSError as error:
         raise SettingsError(
             f"metrics cannot be served at {host}:{port}: {error.strerror or error}; name a free address of this host "
-            "with --listen"
+            f"with {option}"
         ) from None
     return int(server.server_port)

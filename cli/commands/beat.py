@@ -4,10 +4,15 @@ import signal
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
 from cli.cluster import prepare_cluster_process, report_health
 from cli.database import open_database
+from cli.dicom_extra import fetch_night, import_dicom
 from cli.options import Json
+from db.engine import reading
+from db.schedules import list_schedules
+from nightread.settings import Settings
 from worker.health import check_sweeping
 
 
@@ -17,7 +22,8 @@ def beat(
 ) -> None:
     """Sweep on time, and start the nights of schedules; workers do so too.
 
-    A sweep closes finished runs and republishes lost jobs. With --health: exit code 1 if due jobs stay unpublished, 5
+    A sweep closes finished runs and republishes lost jobs. A beat alone fetches nights from archives and sends their
+    results (extra `dicom`). With --health: exit code 1 if due jobs stay unpublished, 5
     if the database does not answer.
 
     Example: nightread beat
@@ -32,8 +38,15 @@ def beat(
     publisher = Publisher(make_app(settings), settings)
     publisher.count_waiting()
     engine = open_database(settings)
-    start_scheduler(engine, settings)
+    start_scheduler(engine, settings, fetch_night, _send_due_nights)
     sweeper = Sweeper(publisher, engine, settings.sweep_s)
     for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
         signal.signal(number, lambda *_: sweeper.stop())
     sweeper.run()
+
+
+def _send_due_nights(engine: Engine, settings: Settings) -> None:
+    with reading(engine) as connection:
+        known = list_schedules(connection)
+    if any(schedule.options.get("send") for schedule in known):
+        import_dicom("nights").send_due_nights(engine, settings)

@@ -12,7 +12,7 @@ from cli.output.console import say
 from db.engine import make_engine
 from nightread.logs import configure_logging
 from nightread.settings import read_settings
-from worker.exposition import serve_metrics, write_metrics
+from worker.exposition import LedgerCollector, serve_metrics, write_metrics
 
 
 def metrics(
@@ -36,6 +36,6 @@ def metrics(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
         signal.signal(number, lambda *_: stop.set())
-    port = serve_metrics(engine, host, port)
+    port = serve_metrics(LedgerCollector(engine), host, port)
     say(f"metrics: http://{listen.rpartition(':')[0]}:{port}/metrics")
     stop.wait()

@@ -3,39 +3,24 @@
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, NoReturn
 
 import typer
 
 from cli.database import open_database
 from cli.dicom_extra import import_dicom
-from cli.options import read_duration_option
+from cli.exits import Exit
+from cli.options import Json, read_duration_option, read_listen
+from cli.output.console import print_json, say
+from cli.pacs_options import GIB, MaxSpool, MinFree, SpoolFolder, Title, TlsCa, TlsCert, TlsKey, make_tls
 from cli.request import AsPriority, make_request
+from db.engine import make_engine
+from db.schema import check_schema
 from db.types import Priority
-from nightread.errors import SettingsError
 from nightread.logs import configure_logging
-from nightread.settings import Settings, check_shared_broker, read_settings
+from nightread.settings import check_shared_broker, read_settings
 
-_GIB: Final = 2**30
 _NETWORK, _SPOOL = "Network", "Spool"
-
-Title = Annotated[str, typer.Option("--aet", metavar="TITLE", rich_help_panel=_NETWORK, help="Own AE title.")]
-SpoolFolder = Annotated[
-    Path, typer.Option("--spool", metavar="FOLDER", rich_help_panel=_SPOOL, help="Folder for received instances.")
-]
-MinFree = Annotated[
-    float,
-    typer.Option(
-        "--min-free", metavar="GIB", min=0, rich_help_panel=_SPOOL, help="Free space of the disk, in GiB, that is kept."
-    ),
-]
-MaxSpool = Annotated[
-    float,
-    typer.Option(
-        "--max-spool", metavar="GIB", min=0, rich_help_panel=_SPOOL, help="Largest size of the spool; 0: no limit."
-    ),
-]
-_Pem = Path | None
 
 
 def receive(  # one argument for each option
@@ -51,15 +36,9 @@ def receive(  # one argument for each option
     associations: Annotated[
         int, typer.Option("--associations", min=1, max=200, rich_help_panel=_NETWORK, help="Most at the same time.")
     ] = 8,
-    tls_cert: Annotated[
-        _Pem, typer.Option("--tls-cert", rich_help_panel=_NETWORK, help="PEM certificate; turns TLS on.")
-    ] = None,
-    tls_key: Annotated[
-        _Pem, typer.Option("--tls-key", rich_help_panel=_NETWORK, help="PEM key; default: in the certificate's file.")
-    ] = None,
-    tls_ca: Annotated[
-        _Pem, typer.Option("--tls-ca", rich_help_panel=_NETWORK, help="PEM authority that signs clients' certificates.")
-    ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     quiet_for: Annotated[
         float,
         typer.Option(
@@ -77,59 +56,60 @@ def receive(  # one argument for each option
     min_free: MinFree = 5.0,
     max_spool: MaxSpool = 0.0,
     priority: AsPriority = Priority.NORMAL,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="HOST:PORT", help="Serve metrics of this receiver to Prometheus."),
+    ] = None,
+    health: Annotated[
+        bool, typer.Option("--health", help="Health check of the receiver with these options: does it work?")
+    ] = False,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Receive scans by DICOM C-STORE, and enqueue each study once it is quiet.
 
     Needs the extra `dicom`. Instances are whole files in the spool before their sender is told of success; a process
-    that is killed loses none. While the spool is full, associations are refused, so that senders come again.
+    that is killed loses none. While the spool is full, associations are refused, so that senders come again. With
+    --health: exit code 1 if nothing listens or instances have no run for long, 5 if the database does not answer.
 
     Example: nightread receive --spool /srv/spool --allow PACS --aet NIGHTREAD --listen 10.0.0.7:11112
     """
-    receiver, listener, spools = (import_dicom(name) for name in ("receiver", "listener", "spool"))
+    receiver, listener, spools, titles = (import_dicom(name) for name in ("receiver", "listener", "spool", "ae_title"))
+    host, port = titles.read_address(listen)
+    if not host:
+        raise typer.BadParameter(f"{listen!r} is no address; write HOST:PORT", param_hint="--listen")
     settings = read_settings()
+    if health:
+        check_schema(make_engine(settings.database_url.get_secret_value()))  # away: a restart would mend nothing
+        _report_health(spool, host, port, quiet_for, as_json=as_json)
     check_shared_broker(settings, "receive")
     configure_logging(settings)
     request = make_request(priority=priority, max_rejected="100%")  # a study may be one lateral view
-    listening = _make_listening(settings, listener, aet, listen, allow, associations, tls_cert, tls_key, tls_ca)
+    listening = listener.ListenerOptions(
+        title=titles.check_title(aet),
+        host=host,
+        port=port,
+        allowed=[titles.check_title(one) for one in allow],
+        associations=associations,
+        max_file_bytes=settings.max_file_bytes,
+        tls=make_tls(tls_cert, tls_key, tls_ca).listen(),
+    )
+    at = None if metrics is None else read_listen(metrics)
     engine = open_database(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
         signal.signal(number, lambda *_: stop.set())
-    opened = spools.Spool(spool, max_bytes=int(max_spool * _GIB), min_free_bytes=int(min_free * _GIB))
+    opened = spools.Spool(spool, max_bytes=int(max_spool * GIB), min_free_bytes=int(min_free * GIB))
     try:
         make_run = receiver.RunMaker(engine, settings, opened, request)
-        receiver.receive(make_run, listening, stop, quiet_s=quiet_for, keep_s=keep)
+        receiver.receive(make_run, listening, stop, quiet_s=quiet_for, keep_s=keep, metrics=at)
     finally:
         opened.close()
 
 
-def _make_listening(
-    settings: Settings,
-    listener: Any,
-    title: str,
-    listen: str,
-    allowed: list[str],
-    associations: int,
-    certificate: Path | None,
-    key: Path | None,
-    authority: Path | None,
-) -> Any:
-    titles, guard = import_dicom("ae_title"), import_dicom("socket_guard")
-    host, port = titles.read_address(listen)
-    if not host:
-        raise typer.BadParameter(f"{listen!r} is no address; write HOST:PORT", param_hint="--listen")
-    if certificate is None and (key or authority):
-        raise SettingsError("--tls-key and --tls-ca need --tls-cert")
-    try:
-        tls = guard.make_tls_context(certificate, key, authority) if certificate else None
-    except OSError as error:  # as are errors of TLS
-        raise SettingsError(f"the certificate, key or authority cannot be read: {error.strerror or error}") from None
-    return listener.ListenerOptions(
-        title=titles.check_title(title),
-        host=host,
-        port=port,
-        allowed=[titles.check_title(one) for one in allowed],
-        associations=associations,
-        max_file_bytes=settings.max_file_bytes,
-        tls=tls,
-    )
+def _report_health(spool: Path, host: str, port: int, quiet_s: float, *, as_json: bool) -> NoReturn:
+    found = import_dicom("receiver_watch").check_receiver(spool.expanduser(), host, port, quiet_s)
+    if as_json:
+        print_json(found.describe())
+    else:
+        say("; ".join(found.faults or [f"{found.waiting:,} instances wait for their run"]))
+    raise typer.Exit(Exit.ERROR if found.faults else Exit.OK)

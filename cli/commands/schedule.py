@@ -3,19 +3,44 @@
 import re
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli.completion import complete_schedules
 from cli.database import open_database
+from cli.dicom_extra import fetch_night, import_dicom
 from cli.options import Json, Model, NoGate, read_duration_option
 from cli.output.console import print_json, say
+from cli.pacs_options import (
+    DespiteGuard,
+    ListenFor,
+    MaxSpool,
+    MinFree,
+    Modalities,
+    Only,
+    Rate,
+    Title,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    WithPictures,
+    make_fetch_options,
+    make_tls,
+)
 from cli.request import AsPriority, make_request
 from cli.request_options import AllowEmpty, DriftAlarm, Expect, MaxFailed, MaxRejected, OnlyNew, Settle
 from db.engine import read_clock, reading, write
 from db.runs import find_run_of_key
-from db.schedules import Schedule, add_schedule, find_last_nights, find_nights, list_schedules, remove_schedule
+from db.schedules import (
+    Schedule,
+    add_schedule,
+    find_last_nights,
+    find_nights,
+    list_schedules,
+    remove_schedule,
+)
 from db.tables import SCHEDULE_NAME_LENGTH
 from db.types import Priority
 from nightread.errors import NightreadError, SettingsError, UnknownRun
@@ -27,6 +52,7 @@ from worker.runs.schedule_times import DueNight, find_due, find_moment, find_slo
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{SCHEDULE_NAME_LENGTH - 1}}}")
 _SHORTEST_S = 60
+_PACS = "PACS"
 Named = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 Existing = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the schedule.", autocompletion=complete_schedules)
@@ -36,9 +62,9 @@ Existing = Annotated[
 def add(  # one argument for each option
     name: Named,
     folder: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--folder", metavar="PATH", help="Folder; %Y, %m, %d stand for the night's date. Repeatable."),
-    ],
+    ] = None,
     at: Annotated[str | None, typer.Option("--at", metavar="HH:MM", help="Time of day, once each night.")] = None,
     every: Annotated[
         float | None,
@@ -64,11 +90,46 @@ def add(  # one argument for each option
     max_failed: MaxFailed = None,
     allow_empty: AllowEmpty = False,
     drift_alarm: DriftAlarm = False,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PLACE",
+            rich_help_panel=_PACS,
+            help="Fetch the night's studies, instead of --folder: TITLE@HOST:PORT, or the URL of a DICOMweb server.",
+        ),
+    ] = None,
+    spool: Annotated[
+        Path | None,
+        typer.Option("--spool", metavar="FOLDER", rich_help_panel=_PACS, help="With --from: folder for instances."),
+    ] = None,
+    modality: Modalities = None,
+    rate: Rate = 0.0,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="PLACE",
+            rich_help_panel=_PACS,
+            help="Send each study's report when the night has ended: TITLE@HOST:PORT, or the URL of a DICOMweb server.",
+        ),
+    ] = None,
+    only: Only = None,
+    sc: WithPictures = False,
+    despite_guard: DespiteGuard = False,
+    aet: Title = "NIGHTREAD",
+    listen: ListenFor = "127.0.0.1:11112",
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
+    min_free: MinFree = 5.0,
+    max_spool: MaxSpool = 0.0,
     as_json: Json = False,
 ) -> None:
     """Add a schedule: workers and beats enqueue its folders, each night once.
 
     A night is named after the day on whose evening it begins: --at 02:00 on the 29th enqueues the folder of the 28th.
+    With --from (extra `dicom`) a beat fetches the studies of that day from a PACS, and with --to it sends reports.
 
     Example: nightread schedule add ward-a --folder '/scans/%Y-%m-%d' --at 02:00 --tz Europe/Berlin
     """  # fmt: skip
@@ -76,15 +137,27 @@ def add(  # one argument for each option
         settle_s=settle, only_new=only_new, max_rejected=max_rejected, max_failed=max_failed, expect=expect,
         allow_empty=allow_empty, drift_alarm=drift_alarm,
     )  # fmt: skip
+    tls = (tls_cert, tls_key, tls_ca)
+    if (source is None) != (spool is None):
+        raise SettingsError("--from PLACE and --spool FOLDER go together")
+    fetch = None
+    if source is not None and spool is not None:
+        fetch = make_fetch_options(
+            source=source, spool=spool, modality=modality, rate=rate, title=aet, listen=listen,
+            min_free=min_free, max_spool=max_spool, tls=tls,
+        ).to_json()  # fmt: skip
+    send = None if to is None else _read_send(to, only, sc, despite_guard, aet, tls)
     schedule = Schedule(
         name=name,
-        folders=folder,
+        # A release that fetches nothing finds no such folder, and so starts no night without its scans.
+        folders=[f"{fetch['spool']}/.fetched/%Y%m%d"] if fetch else folder or [],
         at_time=at,
         every_s=None if every is None else int(every),
         timezone=tz,
         options={
             "model": model, "gate": False if no_gate else None, "priority": priority.value, "settle_s": settle,
             "only_new": only_new, "catch_up_s": catch_up, "guards": request.guards.to_json(),
+            **({"fetch": fetch} if fetch else {}), **({"send": send} if send else {}),
         },
         created_by=name_user(),
     )  # fmt: skip
@@ -125,14 +198,16 @@ def list_(as_json: Json = False) -> None:
         return
     from cli.output.tables import make_table, out
 
-    table = make_table("schedule", "next", "last night", "became", "run", "why", text=("next", "why"))
+    sends = any(schedule.options.get("send") for schedule in known)
+    table = make_table(
+        "schedule", "next", "last night", "became", "run", *(["results"] if sends else []), "why", text=("next", "why")
+    )
     for schedule in known:
         before = last.get(schedule.name)
-        told = (
-            (before.night, before.status.value, (before.run_id or "")[:8], before.message or "")
-            if before is not None
-            else ("", "", "", "")
-        )
+        told = ["", "", "", *([""] if sends else []), ""]
+        if before is not None:
+            results = [before.sending or ""] if sends else []
+            told = [before.night, before.status.value, (before.run_id or "")[:8], *results, before.message or ""]
         table.add_row(schedule.name, _say_next(schedule, _find_next(schedule, now)), *told)
     out.print(table)
 
@@ -172,7 +247,7 @@ def run(
     if schedule is None:
         raise UnknownRun(f"there is no schedule {name!r}: `nightread schedule list` lists them")
     due = _find_asked(schedule, night, now)
-    schedules.start_night(engine, settings, schedule, due, asked=True)
+    schedules.start_night(engine, settings, schedule, due, fetch_night, asked=True)
     with reading(engine) as connection:
         became = find_nights(connection, name, due.due_at)[due.night]
         made = find_run_of_key(connection, str(schedules.make_request(schedule, due.night).key))
@@ -184,6 +259,28 @@ def run(
         typer.echo(run_id)
     if run_id is None and became.status.value != "started":
         raise NightreadError(f"the night {due.night} of {name} is {became.status.value}: {became.message}")
+
+
+def _read_send(
+    to: str,
+    only: list[str] | None,
+    with_captures: bool,
+    despite_guard: bool,
+    title: str,
+    tls: tuple[Path | None, Path | None, Path | None],
+) -> dict[str, Any]:
+    """Return what a schedule stores of a destination, checked."""
+    options = import_dicom("nights").SendOptions(
+        to=to,
+        only=tuple(only or ()),
+        with_captures=with_captures,
+        despite_guard=despite_guard,
+        title=title,
+        tls=make_tls(*tls),
+    )
+    options.check()
+    stored: dict[str, Any] = options.to_json()
+    return stored
 
 
 def _check(schedule: Schedule) -> None:
@@ -200,6 +297,8 @@ def _check(schedule: Schedule) -> None:
     if schedule.every_s is not None and schedule.every_s < _SHORTEST_S:
         raise SettingsError(f"--every {schedule.every_s}s is too often; allowed are 60s and more")
     find_timezone(schedule.timezone)
+    if not schedule.folders:
+        raise SettingsError("a schedule needs --folder PATH, or --from PLACE to fetch from")
     for folder in schedule.folders:
         if not folder.startswith("/"):
             raise SettingsError(f"--folder {folder!r} is no full path; write one that begins with /")
@@ -231,8 +330,13 @@ def _say_next(schedule: Schedule, following: DueNight) -> str:
     local = following.due_at.astimezone(find_timezone(schedule.timezone))
     if schedule.every_s is not None:
         return f"every {show_duration(schedule.every_s)}"
-    folders = ", ".join(map(str, schedules.find_folders(schedule, following.night)))
-    return f"{local:%Y-%m-%d %H:%M %Z}, night {following.night}: {folders}"
+    return f"{local:%Y-%m-%d %H:%M %Z}, night {following.night}: {_say_source(schedule, following.night)}"
+
+
+def _say_source(schedule: Schedule, night: str) -> str:
+    if fetch := schedule.options.get("fetch"):
+        return f"from {fetch['source']}"
+    return ", ".join(map(str, schedules.find_folders(schedule, night)))
 
 
 def _describe(schedule: Schedule, following: DueNight) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from cli.commands.receive import Title
 from cli.dicom_extra import import_dicom
 from cli.exits import Exit
 from cli.options import Json, NamedRun, read_duration_option
 from cli.output.console import print_json, say, waiting
+from cli.pacs_options import DespiteGuard, Only, Title, TlsCa, TlsCert, TlsKey, WithPictures, make_tls
 from db.engine import reading
 from db.runs import find_run
 from db.schema import ensure_schema
@@ -22,11 +22,9 @@ def send(
     to: Annotated[
         str, typer.Option("--to", metavar="PLACE", help="TITLE@HOST:PORT, or the URL of a DICOMweb server.")
     ],
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="DECISION", help="Studies with this decision, such as pneumonia; repeatable."),
-    ] = None,
-    sc: Annotated[bool, typer.Option("--sc", help="Also a picture of each scan, with its score burnt in.")] = False,
+    only: Only = None,
+    sc: WithPictures = False,
+    despite_guard: DespiteGuard = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try deliveries again that were given up.")] = False,
     wait: Annotated[
         float,
@@ -36,19 +34,23 @@ def send(
         ),
     ] = "0s",  # type: ignore[assignment]  # as typed: the parser makes seconds of it
     aet: Title = "NIGHTREAD",
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Send a Structured Report of each study to a PACS, each at most once.
 
     Needs the extra `dicom`. Repeat it until nothing waits: what was sent is not sent again. Exit codes: 5 if deliveries
-    wait for another attempt, 1 if some were given up.
+    wait for another attempt, 1 if some were given up, 4 if a guard of the run tripped, so that nothing was sent. A
+    schedule sends each night: `nightread schedule add --to`.
 
     Example: nightread send ward-a --to PACS@10.0.0.5:104 --only pneumonia
     """
     places, sender, reports = (import_dicom(name) for name in ("destination", "sender", "study_reports"))
     settings = read_settings()
     configure_logging(settings, default="WARNING")
-    destination = places.open_destination(to, aet)
+    destination = places.open_destination(to, aet, make_tls(tls_cert, tls_key, tls_ca))
     kinds = [reports.Kind.REPORT, *([reports.Kind.CAPTURE] if sc else [])]
     process = WorkerProcess(settings)
     try:
@@ -56,7 +58,16 @@ def send(
         with reading(process.engine) as connection:
             found = find_run(connection, run)
         with waiting("sending"):
-            done = sender.send_run(process, found, destination, kinds, only=only or (), revive=retry, wait_s=wait)
+            done = sender.send_run(
+                process,
+                found,
+                destination,
+                kinds,
+                only=only or (),
+                revive=retry,
+                despite_guard=despite_guard,
+                wait_s=wait,
+            )
     finally:
         destination.close()
         process.close()

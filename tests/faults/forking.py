@@ -78,11 +78,11 @@ def _import_everything() -> None:
     for name in (
         "alembic.command", "celery.apps.worker", "celery.concurrency.solo", "celery.worker.consumer",
         "kombu.transport.redis", "onnxruntime", "psycopg", "sqlalchemy.dialects.postgresql.psycopg",
-        "sqlalchemy.dialects.sqlite.pysqlite", "cli.main", "cli.output.embedded_run", "worker.preflight",
-        "worker.tasks",
+        "sqlalchemy.dialects.sqlite.pysqlite", "cli.main", "cli.output.embedded_run", "pacs.nights",
+        "worker.preflight", "worker.tasks",
         *(f"cli.commands.{command}" for command in (
-            "cancel", "enqueue", "models_import", "models_stage", "results", "retry", "runs", "score", "status",
-            "sweep",
+            "cancel", "enqueue", "models_import", "models_stage", "results", "retry", "runs", "schedule", "score",
+            "send", "status", "sweep",
         )),
     ):  # fmt: skip
         importlib.import_module(name)

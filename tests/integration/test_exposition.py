@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import delete, func, insert, select, update
 
 from db.cancellation import cancel_run
+from db.deliveries import NewDelivery, add_deliveries, claim_due, mark_failed, mark_sent
 from db.engine import make_engine, reading, write
 from db.job_results import JobStages, store_results
 from db.metrics import RATE_WINDOW_S, read_metrics
@@ -19,7 +20,7 @@ from nightread.errors import SettingsError
 from tests.db_factories import add_run, claim, expire_lease, job_ids, shift_time
 from tests.factories import ROOT
 from tests.web_page import add_night
-from worker.exposition import serve_metrics, write_metrics
+from worker.exposition import LedgerCollector, serve_metrics, write_metrics
 
 
 def read(engine):
@@ -119,13 +120,33 @@ def test_the_last_success_of_a_schedule_is_a_run_that_finished_and_tripped_no_gu
     assert {1.0} == {found.get(("runs", "max-rejected", "finished")), found.get(("runs", "", "finished"))}
 
 
+def test_deliveries_that_were_not_made_are_counted(engine):
+    new = [NewDelivery(f"2.25.{number}", "1.2", "report") for number in range(3)]
+    run_id = add_night(engine, [0.5])
+
+    def add(connection):
+        add_deliveries(connection, run_id, "PACS@127.0.0.1:104", new)
+        for number, done in enumerate(
+            claim_due(connection, "PACS@127.0.0.1:104", [one.instance_uid for one in new], 9)
+        ):
+            if number:
+                mark_failed(connection, done.id, "refused", None)
+            else:
+                mark_sent(connection, done.id)
+
+    assert read(engine)["unsent_deliveries", "dead"] == 0
+    write(engine, add)
+    found = read(engine)
+    assert (found["unsent_deliveries", "waiting"], found["unsent_deliveries", "dead"]) == (0, 2)
+
+
 def test_a_database_that_is_away_is_told_and_nothing_else():
     (only,) = read(make_engine("postgresql://nobody@127.0.0.1:1/none")).items()
     assert only == (("database_up",), 0.0)
 
 
 def test_the_server_answers_each_scrape_from_the_database(engine):
-    port = serve_metrics(engine, "127.0.0.1", 0)
+    port = serve_metrics(LedgerCollector(engine), "127.0.0.1", 0)
 
     def scrape():
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
@@ -138,7 +159,7 @@ def test_the_server_answers_each_scrape_from_the_database(engine):
     assert "Jane" not in second
     assert "/scans" not in second
     with pytest.raises(SettingsError, match=f"metrics cannot be served at 127.0.0.1:{port}: Address already in use"):
-        serve_metrics(engine, "127.0.0.1", port)
+        serve_metrics(LedgerCollector(engine), "127.0.0.1", port)
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "dashboard.json"])

@@ -1,22 +1,26 @@
 """A night comes from Orthanc, by DICOMweb and by C-MOVE."""
 
+import json
 from datetime import date
 from types import SimpleNamespace
 
 import pytest
+import trustme
 
-from nightread.errors import NightreadError
+from db.engine import make_engine
+from db.schema import upgrade
+from nightread.errors import NightreadError, SettingsError
+from nightread.settings import read_settings
 from pacs.ae_title import Peer
 from pacs.archive import ArchiveFailed, PeerArchive, WebArchive
-from pacs.fetcher import fetch_night
+from pacs.fetcher import FetchOptions, fetch, fetch_night
 from pacs.intake import Intake
 from pacs.listener import Listener, ListenerOptions
 from pacs.spool import Spool
-from tests.dicom_peers import orthanc, storescu, write_study
+from pacs.tls import TlsFiles
+from tests.dicom_peers import orthanc, post_orthanc, storescu, write_study
 from tests.services import find_free_port
-
-#: pynetdicom leaves the socket of a refused connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+from worker.runs.request import Request
 
 NIGHT = date(2026, 11, 29)
 
@@ -96,6 +100,55 @@ def test_archive_sends_by_c_move(archive, place):
         source.close()
         listener.close()
     assert [len(names) for names in place.runs] == [6]
+
+
+def test_archive_sends_by_c_move_over_tls_both_ways(tmp_path):
+    authority, own = trustme.CA(), find_free_port()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("orthanc", "nightread"):
+        made = authority.issue_cert("127.0.0.1")
+        made.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        made.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    peers = {"NIGHTREAD": {"AET": "NIGHTREAD", "Host": "127.0.0.1", "Port": own, "UseDicomTls": True}}
+    secured = {
+        "DicomTlsEnabled": True, "DicomTlsCertificate": str(tmp_path / "orthanc.pem"),
+        "DicomTlsPrivateKey": str(tmp_path / "orthanc.key"), "DicomTlsTrustedCertificates": str(tmp_path / "ca.pem"),
+    }  # fmt: skip
+    tls = TlsFiles(str(tmp_path / "nightread.pem"), str(tmp_path / "nightread.key"), str(tmp_path / "ca.pem"))
+    with orthanc(tmp_path / "orthanc", peers, **secured) as (http, dicom):
+        for file in write_study(tmp_path / "in", 0):
+            post_orthanc(http, "/instances", file.read_bytes())
+        options = FetchOptions(
+            source=f"ORTHANC@127.0.0.1:{dicom}", spool=str(tmp_path / "spool"), listen=f"127.0.0.1:{own}", tls=tls
+        )
+        engine = make_engine(f"sqlite:///{tmp_path}/nightread.db")
+        upgrade(engine)
+        settings = read_settings(database_url=str(engine.url), broker_url="redis://127.0.0.1:1/0")
+        done = fetch(engine, settings, options, NIGHT, Request(name="night"))
+        assert (done.found, done.fetched, len(done.runs)) == (2, 2, 1)
+        plain = PeerArchive(Peer("ORTHANC", "127.0.0.1", dicom), "NIGHTREAD")
+        with pytest.raises(ArchiveFailed, match="TLS"):
+            list(plain.find(NIGHT, ["CR"]))
+        plain.close()
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"source": "nowhere"}, "is no DICOM application"),
+        ({"source": "PACS@127.0.0.1:104", "listen": "here"}, "--listen"),
+        ({"source": "PACS@127.0.0.1:104", "tls": TlsFiles(authority="none.pem")}, "cannot be read"),
+        ({"source": "https://host/dicom-web", "tls": TlsFiles(authority="none.pem")}, "REQUESTS_CA_BUNDLE"),
+        ({"source": "https://me:secret@host/dicom-web"}, "netrc"),
+    ],
+)
+def test_wrong_source_is_named_before_anything_is_asked(tmp_path, fields, line):
+    options = FetchOptions(**{"spool": str(tmp_path)} | fields)
+    with pytest.raises(SettingsError, match=line) as refused:
+        options.check()
+    assert "secret" not in str(refused.value)
+    assert FetchOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
 
 
 def test_archive_that_is_away_and_a_full_spool_end_in_one_line(archive, tmp_path):

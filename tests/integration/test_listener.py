@@ -15,7 +15,7 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 from nightread.errors import SettingsError
 from pacs.ae_title import Peer, check_title, read_address
 from pacs.listener import STORAGE_CLASSES, TRANSFER_SYNTAXES
-from pacs.socket_guard import make_tls_context
+from pacs.tls import TlsFiles
 from tests.dicom_peers import associated, listening, storescu, write_study
 from tests.factories import CANARY, encode_jpeg, small_chest, write_dicom
 
@@ -130,7 +130,7 @@ def test_tls_asks_for_a_certificate_and_a_silent_client_delays_no_other(tmp_path
     server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("client.example")
     server.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    context = make_tls_context(str(tmp_path / "server.pem"), None, str(tmp_path / "ca.pem"))
+    context = TlsFiles(str(tmp_path / "server.pem"), authority=str(tmp_path / "ca.pem")).listen()
     trusting = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
     with (
         listening(tmp_path / "spool", tls=context) as (listener, _),

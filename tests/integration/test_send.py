@@ -4,9 +4,11 @@ import subprocess
 
 import pydicom
 import pytest
+import trustme
 from pydicom.uid import ComprehensiveSRStorage, CTImageStorage, SecondaryCaptureImageStorage
 from sqlalchemy import select, update
 
+from cli.exits import Exit, explain
 from db.deliveries import deliveries
 from db.engine import reading, write
 from db.runs import find_run
@@ -17,15 +19,14 @@ from nightread.failpoints import Struck, arm
 from pacs.destination import open_destination
 from pacs.sender import send_run
 from pacs.study_reports import Kind
+from pacs.tls import NO_TLS, TlsFiles
 from tests.db_factories import at_once, job_ids
 from tests.dicom_peers import accepting, ask_orthanc, find_dcmtk, orthanc, wait_for, write_study
 from tests.factories import CANARY
 from tests.services import find_free_port
 from tests.worker_factories import add_run_of, run_process
+from worker.errors import GuardTripped
 from worker.jobs.job import score_job
-
-#: pynetdicom leaves the socket of a refused connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 CLASSES = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 
@@ -52,8 +53,8 @@ def scored_once(sqlite_engine, tmp_path):
     yield from score_two_studies(sqlite_engine, tmp_path / "night")
 
 
-def send(process, run, place, *, kinds=(Kind.REPORT,), **options):
-    destination = open_destination(place, "NIGHTREAD")
+def send(process, run, place, *, kinds=(Kind.REPORT,), tls=NO_TLS, **options):
+    destination = open_destination(place, "NIGHTREAD", tls)
     try:
         done = send_run(process, run, destination, kinds, **options)
     finally:
@@ -150,6 +151,47 @@ def test_only_some_decisions_are_sent_and_no_open_run(scored_once):
         with pytest.raises(SettingsError) as refused:
             open_destination(wrong, "NIGHTREAD")
         assert "secret" not in str(refused.value)
+
+
+def test_run_whose_guard_tripped_is_sent_only_if_somebody_says_so(scored_once):
+    process, run = scored_once
+    write(process.engine, lambda c: c.execute(update(runs).values(guards={"least": 100}, guard=None)))
+    with accepting(*CLASSES) as (port, got):
+        place = f"PACS@127.0.0.1:{port}"
+        with pytest.raises(GuardTripped, match=r"too-few.*--despite-guard") as refused:
+            send(process, run, place)
+        assert explain(refused.value) == (str(refused.value), Exit.GUARD)
+        assert (got, list_rows(process)) == ([], [])
+        assert send(process, run, place, only=["nothing"]) == (0, 0, 0), "there is nothing to refuse"
+        assert send(process, run, place, despite_guard=True) == (2, 0, 0)
+
+
+def test_sends_over_tls_to_whom_its_authority_vouches_for(scored_once, tmp_path):
+    process, run = scored_once
+    authority, other = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    other.cert_pem.write_to_path(tmp_path / "other.pem")
+    authority.issue_cert("client.example").private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    server = TlsFiles(str(tmp_path / "server.pem"), authority=str(tmp_path / "ca.pem")).listen()
+    with accepting(*CLASSES, tls=server) as (port, got):
+        place = f"PACS@127.0.0.1:{port}"
+        trusted, strange = (
+            TlsFiles(str(tmp_path / "client.pem"), None, str(tmp_path / f"{n}.pem")) for n in ("ca", "other")
+        )
+        for tls in (NO_TLS, strange):
+            assert send(process, run, place, tls=tls) == (0, 2, 0)
+            assert "TLS" in list_rows(process)[0].error
+            end_back_off(process)
+        assert got == []
+        assert send(process, run, place, tls=trusted) == (2, 0, 0)
+    for wrong in (
+        TlsFiles(certificate="x"),
+        TlsFiles(authority="x"),
+        TlsFiles(key="x", authority=str(tmp_path / "ca.pem")),
+    ):
+        with pytest.raises(SettingsError):
+            open_destination(place, "NIGHTREAD", wrong)
 
 
 def test_dcmtk_receives_reports(scored_once, tmp_path):

@@ -3,20 +3,36 @@
 import logging
 import random
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy import Engine
 
 from nightread.errors import NightreadError
 from nightread.settings import Settings
 from worker.queue.publisher import Publisher
-from worker.runs.schedules import Scheduler
+from worker.runs.schedules import NightFetcher, Scheduler, start_due_nights
 
 _log = logging.getLogger(__name__)
 
 
-def start_scheduler(engine: Engine, settings: Settings) -> None:
-    """Start the nights of schedules from now on, beside the sweeps."""
-    Scheduler(engine, settings).start()
+def start_scheduler(
+    engine: Engine,
+    settings: Settings,
+    fetch: NightFetcher | None = None,
+    send: Callable[[Engine, Settings], object] | None = None,
+) -> None:
+    """Start the nights of schedules from now on, beside the sweeps.
+
+    Args:
+        engine: the database.
+        settings: of this process.
+        fetch: brings nights from archives; None: schedules that fetch are left to others.
+        send: sends the nights that have ended; None: that is left to others.
+    """
+    Scheduler(partial(start_due_nights, engine, settings, fetch), settings).start()
+    if send is not None:
+        Scheduler(partial(send, engine, settings), settings, "nightread-sender").start()
 
 
 class Sweeper:

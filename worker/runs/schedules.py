@@ -3,16 +3,22 @@
 However many processes look, a night is started at most once: they claim it by its key in the table `schedule_nights`,
 and its run has an idempotency key of its own, should a claim be held for longer than its lease. A night for which no
 process was there in time is started late, or told as `missed`.
+
+A schedule that fetches brings the night's scans from an archive first. That is done by processes that are given a
+fetcher: beats, and `schedule run`. Workers leave such a schedule alone.
 """
 
 import logging
 import os
 import random
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn, Protocol
 
 from sqlalchemy import Engine
 
@@ -24,11 +30,12 @@ from db.schedules import (
     end_night,
     find_nights,
     list_schedules,
+    renew_night,
     reopen_night,
     tell_missed,
 )
 from db.types import NightStatus, Priority
-from nightread.errors import NightreadError
+from nightread.errors import DatabaseError, NightreadError
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable, NothingNew, NothingToScore
 from worker.runs.enqueue import enqueue_run
@@ -48,37 +55,69 @@ _RETRY_S: Final = 300.0
 _LOOK_S: Final = 15.0
 
 
-class Scheduler:
-    """Looks for nights that are due, on a thread of its own: listing a folder may take minutes."""
+class NightFetcher(Protocol):
+    """Brings the scans of a night from an archive, and enqueues them."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        """Start nothing yet."""
-        self._engine = engine
-        self._settings = settings
+    def __call__(
+        self, engine: Engine, settings: Settings, schedule: Schedule, request: Request, renew: Callable[[], object]
+    ) -> str:
+        """Fetch a night; returns the id of its run.
+
+        Args:
+            engine: the database.
+            settings: model, roots and broker of the run.
+            schedule: a schedule that fetches.
+            request: for the night's run; its key is the fetcher's own matter.
+            renew: to be called now and then, so that no other process takes the night for abandoned.
+
+        Raises:
+            NothingToScore: the archive has nothing of that night.
+            NothingNew: everything that it has is in another run.
+            NightreadError: it does not answer, or the run cannot be made; the next call continues.
+        """
+
+
+class Scheduler:
+    """Looks again and again for what schedules have to do, on a thread of its own: a look may take minutes."""
+
+    def __init__(self, look: Callable[[], object], settings: Settings, name: str = "nightread-scheduler") -> None:
+        """Start nothing yet.
+
+        Args:
+            look: does what is due.
+            settings: how often.
+            name: of the thread.
+        """
+        self._look, self._name = look, name
+        self._look_s = min(_LOOK_S, settings.sweep_s)
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Look for due nights until the process ends."""
-        threading.Thread(target=self.run, name="nightread-scheduler", daemon=True).start()
+        """Look until the process ends."""
+        threading.Thread(target=self.run, name=self._name, daemon=True).start()
 
     def run(self) -> None:
-        """Look for due nights; never raises."""
-        look_s = min(_LOOK_S, self._settings.sweep_s)
-        while not self._stop.wait(look_s * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter, no secret
+        """Look; never raises."""
+        while not self._stop.wait(self._look_s * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter, no secret
             try:
-                start_due_nights(self._engine, self._settings)
+                self._look()
             except NightreadError as error:
                 _log.warning("schedules: %s", error)
             except Exception:  # noqa: BLE001  # the boundary of a thread: the next look may succeed
                 _log.exception("schedules failed")
 
     def stop(self) -> None:
-        """End `run` after the night that is being started."""
+        """End `run` after the look under way."""
         self._stop.set()
 
 
-def start_due_nights(engine: Engine, settings: Settings) -> int:
+def start_due_nights(engine: Engine, settings: Settings, fetch: NightFetcher | None = None) -> int:
     """Start the nights that are due and that no other process starts; returns how many were started.
+
+    Args:
+        engine: the database.
+        settings: roots, broker and job size.
+        fetch: brings nights from archives; None: schedules that fetch are left to others.
 
     Raises:
         DatabaseUnavailable: the database does not answer; the nights stay due.
@@ -89,8 +128,9 @@ def start_due_nights(engine: Engine, settings: Settings) -> int:
     if now is None:
         return 0
     return sum(
-        start_night(engine, settings, schedule, due)
+        start_night(engine, settings, schedule, due, fetch)
         for schedule in known
+        if fetch is not None or not schedule.options.get("fetch")
         for due in _find_due(engine, schedule, now)
     )  # fmt: skip
 
@@ -125,7 +165,15 @@ def _tell_missed(engine: Engine, schedule: Schedule, due: DueNight) -> None:
         _log.error("the night %s of schedule %s was missed: start it by `schedule run`", due.night, schedule.name)
 
 
-def start_night(engine: Engine, settings: Settings, schedule: Schedule, due: DueNight, *, asked: bool = False) -> bool:
+def start_night(
+    engine: Engine,
+    settings: Settings,
+    schedule: Schedule,
+    due: DueNight,
+    fetch: NightFetcher | None = None,
+    *,
+    asked: bool = False,
+) -> bool:
     """Start one night, if no other process does; returns whether this one did.
 
     Args:
@@ -133,6 +181,7 @@ def start_night(engine: Engine, settings: Settings, schedule: Schedule, due: Due
         settings: roots, broker and job size.
         schedule: the schedule.
         due: the night.
+        fetch: brings it from an archive, if the schedule says so.
         asked: whether a person asks for it, so that a night that was empty, missed or failed is tried again.
 
     Raises:
@@ -144,7 +193,9 @@ def start_night(engine: Engine, settings: Settings, schedule: Schedule, due: Due
         write(engine, lambda connection: reopen_night(connection, name, night))
     if not write(engine, lambda connection: claim_night(connection, name, night, due.due_at, holder, lease_s=_LEASE_S)):
         return False
-    ended = _enqueue(engine, settings, schedule, night)
+    ended = _enqueue(
+        engine, settings, schedule, night, fetch and partial(fetch, renew=_Renewal(engine, name, night, holder))
+    )
     write(engine, lambda connection: end_night(connection, name, night, holder, **ended))
     status = ended["status"]
     if status is NightStatus.STARTED:
@@ -154,12 +205,41 @@ def start_night(engine: Engine, settings: Settings, schedule: Schedule, due: Due
     return status is NightStatus.STARTED
 
 
-def _enqueue(engine: Engine, settings: Settings, schedule: Schedule, night: str) -> dict[str, Any]:
+class _Renewal:
+    """Renews the claim of a night, now and then."""
+
+    def __init__(self, engine: Engine, schedule: str, night: str, holder: str) -> None:
+        self._engine, self._schedule, self._night, self._holder = engine, schedule, night, holder
+        self._renewed = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._renewed < _LEASE_S / 10:
+            return
+        self._renewed = time.monotonic()
+        try:
+            write(
+                self._engine,
+                lambda connection: renew_night(connection, self._schedule, self._night, self._holder, lease_s=_LEASE_S),
+            )
+        except DatabaseError as error:  # the night is fetched all the same: its spool belongs to this process
+            _log.warning("the claim of a night was not renewed: %s", error)
+
+
+def _refuse_to_fetch(*_: object) -> NoReturn:
+    raise NightreadError("its scans are fetched from an archive, which this process cannot do")
+
+
+def _enqueue(
+    engine: Engine, settings: Settings, schedule: Schedule, night: str, fetch: Callable[..., str] | None
+) -> dict[str, Any]:
     """Enqueue a night; returns what `end_night` is to store."""
     request = make_request(schedule, night)
     try:
         chosen = settings.model_copy(update=_find_settings(schedule))
-        run_id = enqueue_run(engine, chosen, find_folders(schedule, night), request=request).run_id
+        if schedule.options.get("fetch"):
+            run_id = (fetch or _refuse_to_fetch)(engine, chosen, schedule, request)
+        else:
+            run_id = enqueue_run(engine, chosen, find_folders(schedule, night), request=request).run_id
     except NothingNew as nothing:
         return {"status": NightStatus.STARTED, "message": str(nothing)}
     except NothingToScore as nothing:

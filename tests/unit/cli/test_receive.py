@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import typer
 
@@ -10,8 +12,8 @@ from nightread.errors import SettingsError
     [
         ({"allow": ["A" * 17]}, SettingsError, "is no AE title"),
         ({"listen": "nowhere"}, typer.BadParameter, "is no address"),
-        ({"tls_key": "key.pem"}, SettingsError, "--tls-cert"),
-        ({"tls_cert": "none.pem"}, SettingsError, "cannot be read"),
+        ({"tls_key": Path("key.pem")}, SettingsError, "--tls-cert"),
+        ({"tls_cert": Path("none.pem")}, SettingsError, "cannot be read"),
     ],
 )
 def test_wrong_option_is_named(tmp_path, monkeypatch, options, error, line):

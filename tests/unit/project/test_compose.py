@@ -131,7 +131,13 @@ class TestCompose:
         assert all(set(service["networks"]) <= set(networks) for service in services.values())
 
     def test_holds_no_secret(self):
-        for file in ("docker-compose.yml", "docker-compose.cuda.yml", "docker/redis.conf", "Dockerfile"):
+        for file in (
+            "docker-compose.yml",
+            "docker-compose.cuda.yml",
+            "docker-compose.pacs.yml",
+            "docker/redis.conf",
+            "Dockerfile",
+        ):
             for line in read(file).splitlines():
                 if re.search(r"(?i)password\b", line.partition("#")[0]):
                     assert "secrets" in line or "PGPASSWORD=$$(cat /run/secrets/" in line, f"{file}: {line}"
@@ -140,6 +146,8 @@ class TestCompose:
         variables = list_variables() | list_variables("docker-compose.cuda.yml")
         example = read(".env.example")
         assert set(re.findall(r"^(\w+)=$", example, re.MULTILINE)) == set(ENVIRONMENT)
+        for name in list_variables("docker-compose.pacs.yml").keys() - variables.keys():
+            assert re.search(rf"^# {name}=", example, re.MULTILINE), name
         assert {name for name, default in variables.items() if default is None} == set(ENVIRONMENT)
         for name in set(variables) - {"IMAGE_TAG"}:
             assert re.search(rf"^(# )?{name}=", example, re.MULTILINE), name
@@ -154,6 +162,24 @@ class TestCompose:
             assert device["device_ids"] == [name.removeprefix("gpu")]
             assert worker["deploy"]["replicas"] == 1
             assert (ROOT / "requirements" / f"{worker['build']['args']['REQUIREMENTS']}.txt").exists()
+
+    def test_the_override_for_a_pacs_adds_a_receiver_that_workers_read_from(self, services):
+        override = load_compose(ENVIRONMENT | {"RECEIVE_ALLOW": "PACS"}, "docker-compose.pacs.yml")
+        receive, beat = override["services"]["receive"], override["services"]["beat"]
+        assert receive["extends"] == {"file": "docker-compose.yml", "service": "beat"}
+        program, command, *options = receive["command"]
+        assert (program, command) == ("nightread", "receive")
+        assert {option.partition("=")[0] for option in options} <= COMMANDS["receive"]
+        assert {option.partition("=")[0] for option in receive["healthcheck"]["test"][3:]} <= COMMANDS["receive"]
+        assert receive["ports"] == ["127.0.0.1:11112:11112"]
+        for service in (receive, beat):
+            (spool,) = service["volumes"]
+            assert spool["source"] == f"{ENVIRONMENT['SCANS_DIR']}/received"
+            assert spool["target"].startswith(services["worker"]["environment"]["NIGHTREAD_SCAN_ROOTS"] + "/")
+            assert (ROOT / "requirements" / f"{service['build']['args']['REQUIREMENTS']}.txt").exists()
+            assert "backend" in service["networks"]
+        with pytest.raises(MissingVariableError, match="RECEIVE_ALLOW"):
+            load_compose(ENVIRONMENT, "docker-compose.pacs.yml")
 
     def test_images_are_pinned(self, services):
         for name, service in services.items():

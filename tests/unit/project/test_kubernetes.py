@@ -54,6 +54,31 @@ def test_each_overlay_is_rendered(overlay, tmp_path):
     assert {entry["name"] for entry in container["env"]} >= {"NIGHTREAD_DATABASE_URL_FILE", "NIGHTREAD_BROKER_URL_FILE"}
 
 
+def test_the_receiver_is_a_component_and_workers_read_its_spool(tmp_path):
+    overlay = tmp_path / "deploy" / "kubernetes" / "with-pacs"
+    overlay.mkdir(parents=True)
+    (overlay / "kustomization.yaml").write_text(
+        "namespace: nightread\nresources: [../base]\ncomponents: [../pacs]\n"
+    )  # fmt: skip
+    documents = {(one["kind"], one["metadata"]["name"]): one for one in render("with-pacs", tmp_path)}
+    for document in documents.values():
+        check(document, RELEASES[0])
+    containers = {}
+    for name in ("worker", "web", "beat", "receive"):
+        pod = find_pod(documents["Deployment", f"nightread-{name}"])
+        (containers[name],) = pod["containers"]
+        mounts = {mount["mountPath"]: mount for mount in containers[name]["volumeMounts"]}
+        assert bool(mounts["/spool"].get("readOnly")) == (name in {"worker", "web"})
+        assert containers[name]["image"].startswith("nightread-worker-dicom:") == (name in {"beat", "receive"})
+    (settings,) = (one for (kind, _), one in documents.items() if kind == "ConfigMap")
+    assert settings["data"]["NIGHTREAD_SCAN_ROOTS"] == "/scans:/spool"
+    command, probe = containers["receive"]["command"], containers["receive"]["startupProbe"]["exec"]["command"]
+    for words in (command, probe):
+        assert words[:2] == ["nightread", "receive"]
+        assert {word.partition("=")[0] for word in words[2:]} <= COMMANDS["receive"]
+    assert set(probe) - set(command) == {"--health"}
+
+
 @pytest.mark.parametrize("name", PODS)
 def test_each_pod_is_hardened(name):
     pod = PODS[name]

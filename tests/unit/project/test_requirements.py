@@ -6,7 +6,7 @@ import pytest
 
 from tests.project import read
 
-pytestmark = pytest.mark.parametrize("image", ["worker", "worker-cuda"])
+pytestmark = pytest.mark.parametrize("image", ["worker", "worker-cuda", "worker-dicom"])
 
 
 def test_every_requirement_is_pinned_and_hashed(image):
