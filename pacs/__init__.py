@@ -9,7 +9,7 @@ tls: certificates of associations.
 listener: takes instances over the network into the spool.
 intake: enqueues the studies of a spool once they are quiet.
 receiver: listener and intake until they are stopped, for `nightread receive`.
-receiver_watch: health and metrics of a receiver.
+receiver_health: health and metrics of a receiver.
 structured_report: a study's results as a DICOM Structured Report.
 secondary_capture: a scored instance as a picture, with its score burnt in.
 study_reports: the reports and pictures of a run.

@@ -8,7 +8,7 @@ from typing import Final
 from nightread.errors import DatabaseError
 from pacs.intake import Intake, RunMaker, clean
 from pacs.listener import Listener, ListenerOptions
-from pacs.receiver_watch import ReceiverCollector
+from pacs.receiver_health import ReceiverCollector
 from worker.exposition import serve_metrics
 from worker.runs.enqueue import resolve_source
 

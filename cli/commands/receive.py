@@ -107,7 +107,7 @@ def receive(  # one argument for each option
 
 
 def _report_health(spool: Path, host: str, port: int, quiet_s: float, *, as_json: bool) -> NoReturn:
-    found = import_dicom("receiver_watch").check_receiver(spool.expanduser(), host, port, quiet_s)
+    found = import_dicom("receiver_health").check_receiver(spool.expanduser(), host, port, quiet_s)
     if as_json:
         print_json(found.describe())
     else:

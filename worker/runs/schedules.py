@@ -194,7 +194,7 @@ def start_night(
     if not write(engine, lambda connection: claim_night(connection, name, night, due.due_at, holder, lease_s=_LEASE_S)):
         return False
     ended = _enqueue(
-        engine, settings, schedule, night, fetch and partial(fetch, renew=_Renewal(engine, name, night, holder))
+        engine, settings, schedule, night, fetch and partial(fetch, renew=_NightClaim(engine, name, night, holder))
     )
     write(engine, lambda connection: end_night(connection, name, night, holder, **ended))
     status = ended["status"]
@@ -205,7 +205,7 @@ def start_night(
     return status is NightStatus.STARTED
 
 
-class _Renewal:
+class _NightClaim:
     """Renews the claim of a night, now and then."""
 
     def __init__(self, engine: Engine, schedule: str, night: str, holder: str) -> None:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from nightread.errors import SettingsError
 from pacs.intake import Intake
 from pacs.listener import Listener, ListenerOptions
-from pacs.receiver_watch import LIMIT_S, ReceiverCollector, check_receiver
+from pacs.receiver_health import LIMIT_S, ReceiverCollector, check_receiver
 from pacs.spool import Spool
 from tests.dicom_peers import TITLE, associated, listening, storescu, write_study
 from tests.factories import CANARY, write_dicom
