@@ -8,7 +8,7 @@ import typer
 from cli.dicom_extra import import_dicom
 
 GIB: Final = 2**30
-_NETWORK, _SPOOL, _SENDING = "Network", "Spool", "Sending"
+_NETWORK, _SPOOL, _FETCHING, _SENDING = "Network", "Spool", "Fetching", "Sending"
 
 Title = Annotated[str, typer.Option("--aet", metavar="TITLE", rich_help_panel=_NETWORK, help="Own AE title.")]
 ListenFor = Annotated[
@@ -50,10 +50,14 @@ MaxSpool = Annotated[
     ),
 ]
 Modalities = Annotated[
-    list[str] | None, typer.Option("--modality", help="DICOM modality; repeatable; default: CR and DX.")
+    list[str] | None,
+    typer.Option("--modality", rich_help_panel=_FETCHING, help="DICOM modality; repeatable; default: CR and DX."),
 ]
 Rate = Annotated[
-    float, typer.Option("--rate", metavar="N", min=0, help="Most instances fetched in a minute; 0: no limit.")
+    float,
+    typer.Option(
+        "--rate", metavar="N", min=0, rich_help_panel=_FETCHING, help="Most instances in a minute; 0: no limit."
+    ),
 ]
 Only = Annotated[
     list[str] | None,

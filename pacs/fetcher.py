@@ -62,8 +62,9 @@ class FetchOptions:
         check_title(self.title)
         if not read_address(self.listen)[0]:
             raise SettingsError(f"--listen {self.listen[:80]!r} is no address; write HOST:PORT")
-        if (self.tls.listen() is None) != (self.tls.ask() is None):
+        if (self.tls.certificate is None) != (self.tls.authority is None):
             raise SettingsError("--tls-cert and --tls-ca go together: the archive asks, and is asked")
+        self.tls.ask()
 
     def to_json(self) -> dict[str, Any]:
         """Return what a schedule stores."""

@@ -140,6 +140,8 @@ def add(  # one argument for each option
     tls = (tls_cert, tls_key, tls_ca)
     if (source is None) != (spool is None):
         raise SettingsError("--from PLACE and --spool FOLDER go together")
+    if source is not None and folder:
+        raise SettingsError("a schedule takes its scans from folders (--folder) or fetches them (--from), not both")
     fetch = None
     if source is not None and spool is not None:
         fetch = make_fetch_options(

@@ -22,6 +22,9 @@ from tests.dicom_peers import orthanc, post_orthanc, storescu, write_study
 from tests.services import find_free_port
 from worker.runs.request import Request
 
+#: pynetdicom leaves the socket of a refused connection to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 NIGHT = date(2026, 11, 29)
 
 
@@ -138,7 +141,8 @@ def test_archive_sends_by_c_move_over_tls_both_ways(tmp_path):
     [
         ({"source": "nowhere"}, "is no DICOM application"),
         ({"source": "PACS@127.0.0.1:104", "listen": "here"}, "--listen"),
-        ({"source": "PACS@127.0.0.1:104", "tls": TlsFiles(authority="none.pem")}, "cannot be read"),
+        ({"source": "PACS@127.0.0.1:104", "tls": TlsFiles(authority="none.pem")}, "go together"),
+        ({"source": "PACS@127.0.0.1:104", "tls": TlsFiles("none.pem", None, "none.pem")}, "cannot be read"),
         ({"source": "https://host/dicom-web", "tls": TlsFiles(authority="none.pem")}, "REQUESTS_CA_BUNDLE"),
         ({"source": "https://me:secret@host/dicom-web"}, "netrc"),
     ],

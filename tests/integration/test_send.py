@@ -28,6 +28,9 @@ from tests.worker_factories import add_run_of, run_process
 from worker.errors import GuardTripped
 from worker.jobs.job import score_job
 
+#: pynetdicom leaves the socket of a refused connection to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 CLASSES = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 
 

@@ -33,11 +33,16 @@ def pacs():
         yield SimpleNamespace(name=f"PACS@127.0.0.1:{port}", got=got)
 
 
+def choose(is_long, first):
+    """Return the points at which to crash: all, or every other one, which takes half of the time."""
+    return None if is_long else itertools.count(first, 2)
+
+
 def change(place, statement):
     write(place.engine, lambda connection: connection.execute(statement))
 
 
-def test_fetch_by_a_schedule(places, place, archive, struck, tmp_path):
+def test_fetch_by_a_schedule(places, place, archive, struck, tmp_path, is_long):
     spools = itertools.count()
 
     def judge(place, number):
@@ -57,15 +62,16 @@ def test_fetch_by_a_schedule(places, place, archive, struck, tmp_path):
         assert sorted(paths) == names, f"{point} at {number}"
         return point
 
-    points = sweep(places, place.save(), judge)
+    points = sweep(places, place.save(), judge, choose(is_long, 2))
     struck += points
-    assert names_of(points) >= {
+    assert len(points) > 8
+    assert not is_long or names_of(points) >= {
         "RECEIVE_BEFORE_RENAME", "RECEIVE_AFTER_RENAME", "RECEIVE_AFTER_BATCH", "ENQUEUE_BEFORE_COMMIT",
         "ENQUEUE_AFTER_COMMIT", "RECEIVE_BEFORE_DONE", "WRITE_BEFORE_COMMIT", "WRITE_AFTER_COMMIT",
     }  # fmt: skip
 
 
-def test_send(places, place, pacs, struck, tmp_path):
+def test_send(places, place, pacs, struck, tmp_path, is_long):
     for number in range(2):
         write_study(tmp_path / "in", number, instances=1)
     place.run("enqueue", tmp_path / "in")
@@ -86,13 +92,12 @@ def test_send(places, place, pacs, struck, tmp_path):
         return point
 
     sent = []
-    points = sweep(places, place.save(), judge)
+    points = sweep(places, place.save(), judge, choose(is_long, 1))
     struck += points
-    assert names_of(points) == {"SEND_BEFORE", "SEND_AFTER", "WRITE_BEFORE_COMMIT", "WRITE_AFTER_COMMIT"}
+    assert names_of(points) >= {"SEND_BEFORE", "SEND_AFTER"}
+    assert not is_long or names_of(points) >= {"WRITE_BEFORE_COMMIT", "WRITE_AFTER_COMMIT"}
     uids = {str(one.SOPInstanceUID) for one in pacs.got}
+    assert len(uids) == 2
     assert all(of_place == uids for _, of_place in sent), "the same results are the same objects"
     # Killed between sending and its note, a sender sends that one object again, and no other.
-    again = points.count("send-after") + sum(
-        point == "write-before-commit" and before == "send-after" for before, point in itertools.pairwise(points)
-    )
-    assert len(pacs.got) == 2 * len(sent) + again
+    assert 0 <= len(pacs.got) - 2 * len(sent) - points.count("send-after") <= points.count("write-before-commit")
