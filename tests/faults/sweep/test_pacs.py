@@ -62,7 +62,7 @@ def test_fetch_by_a_schedule(places, place, archive, struck, tmp_path, is_long):
         assert sorted(paths) == names, f"{point} at {number}"
         return point
 
-    points = sweep(places, place.save(), judge, choose(is_long, 2))
+    points = sweep(places, place.save(), judge, choose(is_long, 1))
     struck += points
     assert len(points) > 8
     assert not is_long or names_of(points) >= {
