@@ -26,6 +26,7 @@ scored_scans: scans joined with their scores under the model of their run.
 contents: predictions and measurements by SHA-256.
 measurements: what scans measure.
 tallies: the counts of a run.
+folder_counts: decisions of ended runs by folder and day.
 worklist: a run's scans in the order of their scores.
 results: the rows of a run.
 results_csv: the same as CSV.

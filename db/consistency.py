@@ -10,6 +10,7 @@ from db.runs import is_open
 from db.tables import jobs, measurements, models, predictions, runs, scans, worklist_rows
 from db.tallies import count_scans, read_tallies
 from db.types import JobStatus, ScanStatus
+from db.views import folders
 
 _RUNS_AT_ONCE = 200
 
@@ -53,6 +54,7 @@ def check_ledger(connection: Connection) -> Iterator[CheckedRule]:
     lost_rows = ~select(scans.c.id).where(scans.c.id == worklist_rows.c.scan_id).exists()
     lost_query = select(func.count()).select_from(worklist_rows).where(lost_rows)
     yield CheckedRule("worklist", "each row of the worklist has its scan", connection.execute(lost_query).scalar_one())
+    yield CheckedRule("folders", "the decisions by folder are those of the worklist", _compare_folders(connection))
     for table in (predictions, measurements):
         unused = ~select(scans.c.id).where(scans.c.sha256 == table.c.sha256).exists()
         count = connection.execute(select(func.count()).select_from(table).where(unused)).scalar_one()
@@ -70,6 +72,17 @@ def _compare(connection: Connection) -> int:
         counted, kept = count_scans(connection, part), read_tallies(connection, part)
         broken += sum(counted[one].found != found[one] or kept[one].counts != counted[one] for one in part)
     return broken
+
+
+def _compare_folders(connection: Connection) -> int:
+    """Count the runs whose decisions by folder do not add up to their rows of the worklist."""
+    kept, listed = (
+        select(table.c.run_id, count.label("rows")).group_by(table.c.run_id).subquery()
+        for table, count in ((folders, func.sum(folders.c.scans)), (worklist_rows, func.count()))
+    )
+    differs = func.coalesce(kept.c.rows, 0) != listed.c.rows
+    query = select(func.count()).select_from(listed.outerjoin(kept, kept.c.run_id == listed.c.run_id))
+    return connection.execute(query.where(differs)).scalar_one()
 
 
 def _count_queued(connection: Connection, where: ColumnElement[bool]) -> int:

@@ -228,6 +228,7 @@ def _end_pruning(connection: Connection, run: _OldRun) -> int | None:
         of_run = select(column, func.count()).where(results.c.run_id == run.id).group_by(column)
         kept |= {(kind, name): count for name, count in connection.execute(of_run)}
     begin_tally(connection, run.id, counts.found, kept)
+    connection.execute(update(runs).where(runs.c.id == run.id).values(counted_at=None))
     return counts.found
 
 

@@ -334,7 +334,7 @@ def retry_run(
         update(runs)
         .where(runs.c.id == run_id)
         .values(
-            status=RunStatus.QUEUED, finished_at=None, guard=None, guard_text=None, notified_at=None,
+            status=RunStatus.QUEUED, finished_at=None, guard=None, guard_text=None, notified_at=None, counted_at=None,
             sending=None, sending_not_before=None, embedded=embedded, settings=settings, **make_owner_columns(owner),
         )
     )  # fmt: skip

@@ -153,6 +153,8 @@ runs = Table(
         nullable=True,
         comment="claim or back-off: no other process sends it until then, UTC",
     ),
+    column("counted_at", TIME, nullable=True, comment="its end at which folder_counts were made; null: not yet"),
+    column("counted_found", Integer(), nullable=True, comment="found at that time; null: it has too many folders"),
     Index(None, "created_at"),
     Index(None, "schedule", "night"),
     Index("uq_runs_key", "key", unique=True),

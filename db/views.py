@@ -51,3 +51,11 @@ nights = _view(
         ("guard", String()), ("guard_text", String()),
     ),
 )  # fmt: skip
+#: One row for each run, folder, day, label and decision.
+folders = _view(
+    "folders",
+    (
+        ("run_id", _ID), ("run", String()), ("model", String()), ("created", UtcDateTime()), ("folder", Text()),
+        ("day", String()), ("label", String()), ("decision", String()), ("scans", BigInteger()),
+    ),
+)  # fmt: skip

@@ -27,6 +27,8 @@ _index_where("crashes > 0", "ix_jobs_crashed", jobs.c.id)
 _index_where("guard IS NULL AND guards IS NOT NULL AND finished_at IS NOT NULL", "ix_runs_unjudged", runs.c.id)
 # What other systems have not got yet: few of many.
 _index_where("status <> 'sent'", "ix_deliveries_unsent", deliveries.c.status)
+# Ended runs whose scans nobody has counted by folder.
+_index_where("counted_at IS NULL AND finished_at IS NOT NULL", "ix_runs_uncounted", runs.c.id)
 # Most scans of a night are no DICOM files.
 _index_where("study_uid IS NOT NULL", "ix_scans_study_uid", scans.c.study_uid)
 # SQLite's LIKE disregards case, so that only such an index serves it.

@@ -107,6 +107,7 @@ QUESTIONS = {
     "what is known of a file": "SELECT run, score FROM latest_results WHERE path = '/scans/00001.png'",
     "last night's latest": "SELECT path FROM latest_results WHERE time >= '2026-11-28' AND decision = 'pneumonia'",
     "a study's roll-up": "SELECT score, decision FROM studies WHERE study = '1.2.3'",
+    "a folder of a run": "SELECT decision, sum(scans) FROM folders WHERE run_id = 'abc' GROUP BY decision",
     "the newest nights": "SELECT * FROM nights WHERE run_id = 'abc'",
 }
 

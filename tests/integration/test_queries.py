@@ -65,7 +65,7 @@ def test_the_queries_of_the_page_run_and_find_rows(nights):
 
 
 def test_the_page_describes_each_column_as_the_database_does(postgres_engine):
-    for view in ("results", "studies", "nights"):
+    for view in ("results", "studies", "nights", "folders"):
         _compare_with_page(postgres_engine, view)
 
 
@@ -85,7 +85,7 @@ def test_the_reader_role_reads_all_views_and_changes_nothing(postgres_engine):
             owner.execute("CREATE TABLE later AS SELECT 1 AS one")
         reader_url = postgres_engine.url.set(drivername="postgresql", username="nightread_reader")
         with psycopg.connect(reader_url.render_as_string(hide_password=False), autocommit=True) as reader:
-            for name in ("results", "latest_results", "studies", "nights", "scans", "later"):
+            for name in ("results", "latest_results", "studies", "nights", "folders", "scans", "later"):
                 reader.execute(f"SELECT count(*) FROM {name}")
             assert reader.execute("SHOW random_page_cost").fetchone() == ("1.1",)
             for statement in ("DELETE FROM scans", "CREATE TABLE mine (one int)"):

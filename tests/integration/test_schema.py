@@ -31,7 +31,7 @@ from db.schema import (
 )
 from db.tables import jobs, metadata
 from db.types import database_now
-from db.views import latest_results, nights, results, studies
+from db.views import folders, latest_results, nights, results, studies
 from nightread.errors import SchemaOutdated
 from tests.db_factories import add_run, at_once, claim, open_scans
 from tests.factories import ROOT
@@ -45,6 +45,7 @@ TABLES = {
     "predictions",
     "tallies",
     "worklist_rows",
+    "folder_counts",
     "measurements",
     "schedules",
     "marks",
@@ -235,14 +236,14 @@ def test_enums_are_stored_by_their_value(engine):
         assert connection.execute(text("SELECT stage FROM models")).scalar() == "candidate"
 
 
-@pytest.mark.parametrize("view", [results, latest_results, studies, nights], ids=lambda view: view.name)
+@pytest.mark.parametrize("view", [results, latest_results, studies, nights, folders], ids=lambda view: view.name)
 def test_the_view_has_the_columns_that_queries_name(engine, view):
     assert [column["name"] for column in inspect(engine).get_columns(view.name)] == [
         column.name for column in view.columns
     ]
 
 
-@pytest.mark.parametrize("view", [results, latest_results, studies, nights], ids=lambda view: view.name)
+@pytest.mark.parametrize("view", [results, latest_results, studies, nights, folders], ids=lambda view: view.name)
 def test_a_view_and_its_columns_carry_comments(engine, view):
     if engine.dialect.name == "sqlite":
         stored = "SELECT sql FROM sqlite_master WHERE name = :view"

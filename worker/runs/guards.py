@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine
 
 from db.engine import reading, write
+from db.folder_counts import count_folders, find_uncounted
 from db.guards import find_night_sizes, find_unjudged, store_guard
 from db.runs import RunInfo, close_finished_runs, find_run
 from db.tallies import RunTally, read_tallies
@@ -30,6 +31,8 @@ _NIGHTS, _LEAST_NIGHTS = 14, 5
 #: A night is unusual if it is so many times smaller or larger than the median of the last ones.
 _UNUSUAL = 3
 _SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
+#: After an upgrade there are as many as there ever were.
+_COUNTED_AT_ONCE = 3
 _RANGE = re.compile(r"(\d*)\.\.(\d*)")
 
 
@@ -93,7 +96,7 @@ def read_range(text: str) -> tuple[int | None, int | None]:
 
 
 def end_runs(engine: Engine) -> None:
-    """Close ended runs and judge them.
+    """Close ended runs, judge them, and count the decisions of a few by folder.
 
     Raises:
         DatabaseUnavailable: the next call does what was left.
@@ -101,8 +104,11 @@ def end_runs(engine: Engine) -> None:
     write(engine, close_finished_runs)
     with reading(engine) as connection:
         unjudged = find_unjudged(connection)
+        uncounted = find_uncounted(connection, _COUNTED_AT_ONCE)
     for run_id in unjudged:
         judge_run(engine, run_id)
+    for run_id in uncounted:
+        count_folders(engine, run_id)
 
 
 def judge_run(engine: Engine, run_id: str) -> RunInfo:
@@ -180,15 +186,22 @@ def _find_usual(connection: Connection, run: RunInfo, guards: Guards) -> list[in
 
 
 def _find_drift(engine: Engine, run: RunInfo) -> str:
-    """Return a sentence if a run's scans do not look like the training data."""
-    from worker.runs.drift import measure_drift  # NumPy and pydantic, which a beat does not need
+    """Return a sentence if a run's scans look neither like the training data nor like the first night of their kind."""
+    from worker.runs.drift import measure_against_first, measure_drift  # NumPy and pydantic, which a beat does not need
 
     try:
-        looks_alike = measure_drift(engine, run.id).drift.looks_alike
+        measured = measure_drift(engine, run.id)
+        if measured.drift.looks_alike is not False:
+            return ""
+        first = measure_against_first(engine, measured)
     except NightreadError as error:
         _log.warning("drift of run %s is not known: %s", run.id[:8], error)
         return ""
-    return "" if looks_alike is not False else "its scans do not look like the training data (nightread drift)"
+    if first is None:
+        return "its scans do not look like the training data (nightread drift)"
+    if first.drift.looks_alike is not False:
+        return ""
+    return "its scans look neither like the training data nor like the first night (nightread drift)"
 
 
 def _check_limit(name: str, limit: str) -> None:
