@@ -1,10 +1,17 @@
 """Earlier runs like a run: of the same model, and of the same schedule, folders or name."""
 
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Final
+
 from sqlalchemy import Connection, select
 
 from db.runs import RunInfo
-from db.tables import runs
-from db.types import RunStatus
+from db.tables import runs, scans
+from db.types import RunStatus, ScanStatus
+
+_LOOKED_AT: Final = 200
+_SAME: Final = {".jpg": ".jpeg", ".tif": ".tiff"}
 
 
 def list_earlier(connection: Connection, run: RunInfo) -> list[str]:
@@ -26,3 +33,23 @@ def list_earlier(connection: Connection, run: RunInfo) -> list[str]:
         or row.sources == run.sources
         or row.name == run.name
     ]
+
+
+def find_kind(connection: Connection, run_id: str) -> str | None:
+    """Return the kind of most files of a run, by its first scored scans; None if nothing was scored.
+
+    It is "DICOM", or "JPEG" and the like by the files' names.
+    """
+    query = (
+        select(scans.c.path, scans.c.instance_uid)
+        .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.SCORED)
+        .order_by(scans.c.reused, scans.c.id)
+        .limit(_LOOKED_AT)
+    )
+    kinds = Counter("DICOM" if uid else _name_kind(path) for path, uid in connection.execute(query))
+    return kinds.most_common(1)[0][0] if kinds else None
+
+
+def _name_kind(path: str) -> str:
+    suffix = PurePosixPath(path).suffix.lower()
+    return _SAME.get(suffix, suffix).removeprefix(".").upper()

@@ -11,7 +11,7 @@ from cli.main import app
 from db.engine import reading, write
 from db.job_results import store_results
 from db.measurements import store_measurements
-from db.runs import close_finished_runs, create_run
+from db.runs import NewScan, close_finished_runs, create_run, find_run, list_runs
 from db.tallies import ScanOutcome
 from db.types import ScanStatus
 from nightread.errors import NightreadError
@@ -29,6 +29,7 @@ from tests.db_factories import (
     scored,
 )
 from worker.runs.drift import measure_drift
+from worker.runs.guards import Guards, end_runs
 
 PIXELS = ("brightness", "contrast", "darkest", "brightest", "detail", "symmetry")
 
@@ -60,17 +61,18 @@ def call(engine, monkeypatch):
     return call
 
 
-def add_night(engine, scans=60, rejected=0, card=None, measured=True, seed=3, **drawn):
+def add_night(engine, scans=60, rejected=0, card=None, measured=True, seed=3, kind="png", guards=None, **drawn):
     """Insert a finished run whose first scans were rejected by the gate."""
     card = {"labels": ["pneumonia"], "drift_reference": REFERENCE} if card is None else card
-    run_id = add_run(engine, scans, model=new_model(card=card))
+    found = [NewScan(f"/scans/{number:05}.{kind}", 1) for number in range(scans)]
+    run_id = add_run(engine, found, model=new_model(card=card), guards=guards)
     values = draw(scans, seed=seed, **drawn)
     for job_id in job_ids(engine, run_id):
         held, found = claim(engine, job_id), open_scans(engine, job_id)
         outcomes, predictions, measurements = [], [], []
         for place, scan in enumerate(found):
             is_rejected = place < rejected
-            outcome = scored(scan)
+            outcome = scored(scan, instance_uid=f"1.2.{scan.id}" if kind == "dcm" else None)
             if is_rejected:
                 outcome = ScanOutcome(
                     scan.id, ScanStatus.REJECTED, outcome.sha256, reason_code="document", reason_text="a page"
@@ -239,3 +241,29 @@ def test_a_night_of_another_kind_is_also_compared_with_the_first_one_like_it(eng
 def test_all_numbers_are_shown_where_they_are_asked_for(engine, call):
     add_night(engine)
     assert "PSI" in call("--verbose").stdout
+
+
+def test_the_first_night_is_one_of_the_same_kind_of_files(engine, call):
+    for kind, darker in (("png", 0.0), ("dcm", 0.5), ("jpg", 0.5)):
+        add_night(engine, kind=kind, darker=darker)
+    write(engine, close_finished_runs)
+    assert json.loads(call("--json").stdout)["first_night"] is None, "the first night of JPEG files has none before it"
+    for kind, place in (("dcm", 1), ("jpeg", 2)):
+        last = add_night(engine, kind=kind, darker=0.5, seed=4)
+        write(engine, close_finished_runs)
+        with reading(engine) as connection:
+            first = list_runs(connection, 10)[-1 - place].id
+        told = json.loads(call("--json").stdout)
+        assert (told["run"], told["first_night"]["against"], told["first_night"]["looks_alike"]) == (last, first, True)
+
+
+def test_the_guard_s_alarm_is_about_what_is_not_usual_here(engine):
+    """Files of another kind than the training's would be an alarm each night, which nobody reads for long."""
+    guards = Guards(drift_alarm=True).to_json()
+    nights = [add_night(engine, kind="dcm", darker=darker, seed=seed, guards=guards) for seed, darker in
+              ((3, 0.5), (4, 0.5), (5, 1.0), (6, 0.0))]  # fmt: skip
+    end_runs(engine)
+    with reading(engine) as connection:
+        found = [find_run(connection, night) for night in nights]
+    assert [run.guard for run in found] == ["drift", "passed", "drift", "passed"]
+    assert "nor like the first night" in found[2].guard_text

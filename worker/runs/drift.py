@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from db.engine import reading
 from db.measurements import MeasuredScan, stream_measured
 from db.registry import read_card
-from db.run_history import list_earlier
+from db.run_history import find_kind, list_earlier
 from db.runs import RunInfo, find_run
 from nightread.errors import NightreadError
 from nightread.model.card import Reference
@@ -164,20 +164,26 @@ def describe_drift(measured: MeasuredDrift) -> str:
 
 
 def measure_against_first(engine: Engine, measured: MeasuredDrift) -> MeasuredDrift | None:
-    """Compare a run with the first one like it: of the same model, and the same schedule, folders or name.
+    """Compare a run with the first one like it: of the same model and kind of files, and schedule, folders or name.
 
     Files of another kind than the training's always look different; the first night shows what is usual here.
 
     Returns:
         The comparison; None if there is no earlier run, or nothing of it was measured.
     """
+    tried = 0
     with reading(engine) as connection:
-        earlier = list_earlier(connection, measured.run)
-    for run_id in earlier[:_FIRST_RUNS]:
+        earlier, kind = list_earlier(connection, measured.run), find_kind(connection, measured.run.id)
+    for run_id in earlier:
+        with reading(engine) as connection:
+            if find_kind(connection, run_id) != kind:
+                continue
         try:
             return measure_drift(engine, measured.run.id, against=run_id)
-        except NightreadError:
-            continue  # nothing of it was measured, or it was pruned
+        except NightreadError:  # nothing of it was measured, or it was pruned
+            tried += 1
+        if tried == _FIRST_RUNS:
+            break
     return None
 
 
