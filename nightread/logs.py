@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from nightread.errors import NightreadError
 from nightread.failpoints import describe_armed
 from nightread.settings import LogFormat, Settings
 
@@ -44,6 +46,27 @@ def _add_context(record: logging.LogRecord) -> bool:
     return True
 
 
+def _hide_texts(record: logging.LogRecord) -> bool:
+    """Replace the error of a record by what may be shown of it."""
+    if record.exc_info:
+        record.exc_text, record.exc_info = _show_error(record.exc_info[1]), None
+    return True
+
+
+def _show_error(error: BaseException | None) -> str:
+    """Return the traceback of an error and its causes, without their texts, which may hold a path or a patient.
+
+    The texts of Nightread's own errors hold neither.
+    """
+    shown: list[str] = []
+    while error is not None:
+        said = f": {error}" if isinstance(error, NightreadError) else ""
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        shown.append(f"Traceback (most recent call last):\n{frames}{type(error).__qualname__}{said}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\nfollowed by:\n\n".join(reversed(shown))
+
+
 def configure_logging(settings: Settings, *, default: str | None = None) -> None:
     """Send all log lines of this process to stderr, with times in UTC.
 
@@ -66,6 +89,7 @@ def configure_logging(settings: Settings, *, default: str | None = None) -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     handler.addFilter(_add_context)
+    handler.addFilter(_hide_texts)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Celery logs each received message and each finished task: two lines per job with nothing but ids.
     for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):

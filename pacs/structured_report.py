@@ -6,7 +6,7 @@ object to a PACS.
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Final
@@ -27,6 +27,7 @@ from highdicom.sr import (
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.valuerep import DA, TM
 
 from db.study_results import LabelScore, ScoredInstance
 from nightread import __version__
@@ -56,6 +57,9 @@ _REQUIRED: Final = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+_READERS: Final[dict[str, Callable[[str], object]]] = {
+    "PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM, "PatientSex": ("", "M", "F", "O").index,
+}  # fmt: skip
 
 
 def derive_uid(*parts: str) -> str:
@@ -86,9 +90,9 @@ def make_report(card: Card, instances: Sequence[ScoredInstance], images: Sequenc
     Args:
         card: of the model.
         instances: scored instances of one study.
-        images: their data sets, without pixels, in the same order; patient and study are copied from the first.
+        images: their data sets, without pixels, completed, in the same order; patient and study are copied from the
+            first.
     """
-    images = [_complete(image) for image in images]
     algorithm = AlgorithmIdentification(
         name=card.name,
         version=card.version,
@@ -136,6 +140,23 @@ def make_report(card: Card, instances: Sequence[ScoredInstance], images: Sequenc
     return report
 
 
+def complete(image: Dataset) -> Dataset:
+    """Return a data set with every attribute that an object of its study must repeat.
+
+    What has not the form of its attribute, such as a date of birth without a day, is left empty: no device that stores
+    it otherwise must keep a report from its PACS.
+    """
+    for keyword in _REQUIRED:
+        if keyword not in image:
+            setattr(image, keyword, "")
+    for keyword, read in _READERS.items():
+        try:
+            read(image[keyword].value or "")
+        except (ValueError, TypeError, AttributeError):
+            setattr(image, keyword, "")
+    return image
+
+
 def set_time(made: Dataset, moment: datetime) -> None:
     """Set the times of an object that is made here: those of its scores, UTC."""
     moment = moment.astimezone(UTC)
@@ -173,14 +194,6 @@ def _describe(
         ],
         source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
     )
-
-
-def _complete(image: Dataset) -> Dataset:
-    """Return a data set with every attribute that its report must repeat."""
-    for keyword in _REQUIRED:
-        if keyword not in image:
-            setattr(image, keyword, "")
-    return image
 
 
 def _describe_scheme() -> Dataset:

@@ -19,7 +19,7 @@ from nightread.inference.scored_file import ScoredFileGone, read_scored_file
 from nightread.model.card import Card
 from pacs.quiet_logs import silence_libraries
 from pacs.secondary_capture import identify_capture, make_capture
-from pacs.structured_report import encode, identify_report, make_report
+from pacs.structured_report import complete, encode, identify_report, make_report
 from worker.process import WorkerProcess
 
 
@@ -87,7 +87,7 @@ class StudyReports:
             ModelError: a capture needs the model, which is not on this machine.
         """
         contents = [self._read(one) for one in planned.instances]
-        images = [pydicom.dcmread(BytesIO(data), stop_before_pixels=True, force=True) for data in contents]
+        images = [complete(pydicom.dcmread(BytesIO(data), stop_before_pixels=True, force=True)) for data in contents]
         if planned.kind is Kind.REPORT:
             return make_report(self._card, planned.instances, images)
         settings = self._process.settings

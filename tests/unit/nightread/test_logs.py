@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from nightread.errors import NightreadError
 from nightread.logs import configure_logging, log_context
 from nightread.settings import read_settings
 from worker.decoder.thread_pool import Threads
@@ -59,3 +60,23 @@ def test_a_line_of_a_decoders_thread_names_the_job_that_asked(log):
             task = threads.submit(_log.warning, "on a thread")
         threads.wait(task, 10)
     assert [json.loads(line)["job"] for line in written.getvalue().splitlines()] == [JOB, "c" * 32]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_unforeseen_error_is_shown_with_its_places_and_without_its_text(log, log_format):
+    written = log(log_format)
+    unforeseen = OSError(5, "Input/output error", "/scans/MUELLER^ANNA/1.dcm")
+    unforeseen.__cause__ = NightreadError("the share is away")
+
+    def fail():
+        raise unforeseen
+
+    try:
+        fail()
+    except OSError:
+        _log.exception("job failed")
+    said = written.getvalue()
+    assert "MUELLER" not in said
+    assert "NightreadError: the share is away" in said
+    assert said.index("NightreadError") < said.index("followed by:") < said.index("OSError")
+    assert "test_logs.py" in said
