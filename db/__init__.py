@@ -19,6 +19,7 @@ known_scans: files that a model has come across before.
 schedules: schedules and their nights.
 owner: the process that scores an embedded run.
 jobs: claims, renews and ends jobs.
+leases: who works on what.
 due_jobs: jobs to publish, and in-flight messages.
 pace: rate, place in the queue and estimated end of an open run.
 job_results: stores the results of a job.
@@ -27,9 +28,14 @@ contents: predictions and measurements by SHA-256.
 measurements: what scans measure.
 tallies: the counts of a run.
 folder_counts: decisions of ended runs by folder and day.
-worklist: a run's scans in the order of their scores.
+worklist: a run's scans in the order of their scores, page by page.
+worklist_request: what a page of it is asked for.
+worklist_parts: its parts in the order of indexes, and the search through them.
+facets: folders, devices and views of a run's scans.
 results: the rows of a run.
 results_csv: the same as CSV.
+result_files: the same as Parquet or a sheet.
+studies: studies of all runs, page by page.
 notices: ended runs that somebody is to be told of.
 run_report: what a report counts and lists.
 marks: what users say of scans, and labels from it.

@@ -8,8 +8,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
 
 from db.bulk import ROWS_PER_FETCH
 from db.dialects import allow_slow_reader
-from db.tables import predictions, runs, scans
-from db.types import RunStatus, ScanStatus
+from db.run_history import find_newest_of
+from db.tables import predictions, scans
+from db.types import ScanStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,7 @@ def count_pairs(connection: Connection, before: ModelKey, after: ModelKey, label
         labels: which both models have.
     """
     allow_slow_reader(connection)
-    newest = (
-        select(runs.c.id, runs.c.name)
-        .where(runs.c.model_digest == before.digest, runs.c.status == RunStatus.FINISHED)
-        .order_by(runs.c.created_at.desc(), runs.c.id.desc())
-        .limit(1)
-    )
-    run = connection.execute(newest).first()
+    run = find_newest_of(connection, before.digest)
     scored = count_scored(connection, run.id) if run is not None else 0
     compared = scored - count_unpredicted(connection, run.id, after) if run is not None else 0
     if run is None or not compared or not labels:

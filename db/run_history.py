@@ -1,4 +1,4 @@
-"""Earlier runs like a run: of the same model, and of the same schedule, folders or name."""
+"""Earlier runs like a run: of the same model, and of the same schedule, folders or name; the newest of a model."""
 
 from collections import Counter
 from pathlib import PurePosixPath
@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
-from db.runs import RunInfo
+from db.runs import RunInfo, find_run
 from db.tables import runs, scans
 from db.types import RunStatus, ScanStatus
 
@@ -53,3 +53,10 @@ def find_kind(connection: Connection, run_id: str) -> str | None:
 def _name_kind(path: str) -> str:
     suffix = PurePosixPath(path).suffix.lower()
     return _SAME.get(suffix, suffix).removeprefix(".").upper()
+
+
+def find_newest_of(connection: Connection, model_digest: str) -> RunInfo | None:
+    """Return the newest finished run of a model; None if there is none."""
+    query = select(runs.c.id).where(runs.c.model_digest == model_digest, runs.c.status == RunStatus.FINISHED)
+    run_id = connection.execute(query.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(1)).scalar()
+    return None if run_id is None else find_run(connection, run_id)

@@ -33,6 +33,7 @@ class ListedScan:
 class ReasonExample:
     """A scan without a score."""
 
+    scan_id: int
     status: str
     reason: str
     path: str
@@ -97,8 +98,10 @@ def list_examples(
     found = []
     for status, reason in reasons:
         of_reason = and_(scans.c.run_id == run_id, scans.c.status == ScanStatus(status), scans.c.reason_code == reason)
-        query = select(scans.c.path, scans.c.reason_text).where(of_reason).order_by(scans.c.id).limit(limit)
-        found += [ReasonExample(status, reason, path, text) for path, text in connection.execute(query)]
+        query = select(scans.c.id, scans.c.path, scans.c.reason_text).where(of_reason).order_by(scans.c.id).limit(limit)
+        found += [
+            ReasonExample(scan_id, status, reason, path, text) for scan_id, path, text in connection.execute(query)
+        ]
     return found
 
 

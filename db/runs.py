@@ -229,11 +229,9 @@ def list_runs(
     name: str | None = None,
     since: datetime | None = None,
     statuses: Sequence[RunStatus] = (),
+    model: str | None = None,
 ) -> list[RunInfo]:
-    """Return up to `limit` runs, newest first.
-
-    Each may be restricted to follow the run `after`, to hold `name` in any case, to begin at `since` or later.
-    """
+    """Return up to `limit` runs, newest first: all, those with `name` in any case, of the `model` NAME@VERSION..."""
     query = _select_runs().limit(limit)
     if name is not None:
         query = query.where(runs.c.name.icontains(name, autoescape=True))
@@ -241,6 +239,8 @@ def list_runs(
         query = query.where(runs.c.created_at >= since)
     if statuses:
         query = query.where(runs.c.status.in_(statuses))
+    if model is not None:
+        query = query.where(models.c.name + "@" + models.c.version == model)
     if after is not None:
         created_at = select(runs.c.created_at).where(runs.c.id == after).scalar_subquery()
         is_of_then = runs.c.created_at == created_at

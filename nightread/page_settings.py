@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 _SCHEMES: Final = ("http", "https")
+#: Stands for the Study Instance UID in the address of another viewer.
+STUDY_FIELD: Final = "{study}"
 
 
 class PageSettings(BaseModel):
@@ -26,6 +28,26 @@ class PageSettings(BaseModel):
     web_address: str = Field("", description="address under which browsers reach the page, such as https://HOST/PREFIX")
     web_cache_dir: str = Field("", description="folder of the page's thumbnails; empty: in your cache folder")
     web_cache_bytes: int = Field(256 * 2**20, ge=0, description="size of all thumbnails; 0: none are kept")
+
+    web_name: str = Field("", max_length=32, description="name of this environment in the page's bar, such as TEST")
+    web_color: Literal["", "red", "orange", "green", "blue", "violet"] = Field(
+        "", description="color of the page's bar: red, orange, green, blue or violet"
+    )
+    web_viewer: str = Field(
+        "", description="address of a study in another viewer, such as https://HOST/viewer?StudyInstanceUIDs={study}"
+    )
+
+    @field_validator("web_viewer")
+    @classmethod
+    def _check_web_viewer(cls, template: str) -> str:
+        try:
+            parts = urlsplit(template)
+            is_address = parts.scheme in _SCHEMES and bool(parts.hostname) and STUDY_FIELD not in parts.netloc
+        except ValueError:  # brackets that are no IPv6 address
+            is_address = False
+        if template and not (is_address and template.count(STUDY_FIELD) == 1 and template.isprintable()):
+            raise ValueError(f"it is no address of a viewer; write https://HOST/viewer?StudyInstanceUIDs={STUDY_FIELD}")
+        return template
 
     @field_validator("web_address")
     @classmethod

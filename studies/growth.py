@@ -32,7 +32,8 @@ from db.schema import upgrade
 from db.tables import jobs
 from db.tallies import read_tallies
 from db.types import UtcDateTime
-from db.worklist import Position, read_page
+from db.worklist import read_page
+from db.worklist_request import Position
 from nightread.scan.walk import Walk, find_scans
 from studies.growth_nights import draw_night, fill_run, tidy
 from studies.page_part import write_part

@@ -46,8 +46,14 @@ def draw_scan(number: int) -> bytes:
     )
 
 
-def fill_run(connection: Connection, run_id: str) -> None:
-    """End all scans of a run with random contents and scores, in bulk."""
+def fill_run(connection: Connection, run_id: str, *, also: str = "") -> None:
+    """End all queued scans of a run with random contents and scores, in bulk.
+
+    Args:
+        connection: in a transaction.
+        run_id: the run.
+        also: further assignments of the same UPDATE of `scans`, which begin with a comma.
+    """
     is_postgresql = connection.dialect.name == "postgresql"
     digest = "md5(random()::text) || md5(random()::text)" if is_postgresql else "lower(hex(randomblob(32)))"
     score = "random()" if is_postgresql else "abs(random() % 1000000007) / 1000000007.0"
@@ -56,8 +62,8 @@ def fill_run(connection: Connection, run_id: str) -> None:
     given = {"run": run_id}
     connection.execute(
         text(
-            f"UPDATE scans SET status = 'scored', sha256 = {digest}, finished_at = created_at, attempts = 1 "  # noqa: S608
-            "WHERE run_id = :run"
+            f"UPDATE scans SET status = 'scored', sha256 = {digest}, finished_at = created_at, attempts = 1{also} "  # noqa: S608
+            "WHERE run_id = :run AND status = 'queued'"
         ),
         given,
     )
@@ -66,7 +72,8 @@ def fill_run(connection: Connection, run_id: str) -> None:
             "INSERT INTO predictions WITH drawn AS MATERIALIZED ("  # noqa: S608  # the two expressions above
             f"SELECT sha256, digest, preprocessing, scans.created_at AS created_at, {score} AS score "
             "FROM scans JOIN runs ON runs.id = scans.run_id JOIN models ON models.digest = runs.model_digest "
-            "WHERE runs.id = :run) SELECT sha256, digest, preprocessing, 'pneumonia', score, "
+            "WHERE runs.id = :run AND scans.status = 'scored') "
+            "SELECT sha256, digest, preprocessing, 'pneumonia', score, "
             "CASE WHEN score >= 0.6 THEN 'pneumonia' WHEN score < 0.4 THEN 'normal' ELSE 'uncertain' END, "
             "'onnxruntime', 'CPUExecutionProvider', 'cpu', 32, 'benchmark', created_at FROM drawn"
         ),
@@ -75,7 +82,8 @@ def fill_run(connection: Connection, run_id: str) -> None:
     ended = [
         ScanOutcome(scan_id, ScanStatus.SCORED, sha256)
         for scan_id, sha256 in connection.execute(
-            text("SELECT id, sha256 FROM scans WHERE run_id = :run ORDER BY id"), given
+            text("SELECT id, sha256 FROM scans WHERE run_id = :run AND status = 'scored' ORDER BY id"),
+            given,
         )
     ]
     for start in range(0, len(ended), 5_000):

@@ -1,6 +1,8 @@
-"""The worklist page over a test database, and runs for it to show."""
+"""The worklist page over a test database, runs for it to show, and what its rows say."""
 
 import hashlib
+import html
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,3 +78,38 @@ def ids_of(engine, run_id):
     with reading(engine) as connection:
         query = select(scans.c.id).where(scans.c.run_id == run_id).order_by(scans.c.id)
         return list(connection.execute(query).scalars())
+
+
+def read_rows(text):
+    """Return the rows of a worklist as (path, label, score), in the order of the page."""
+    body = text.partition('aria-label="Worklist">\n<thead')[2].partition("</table>")[0]
+    rows = []
+    for row in body.split('<tr role="row" data-row=')[1:]:
+        path = html.unescape(re.search(r'title="([^"]*)"', row)[1])
+        label = re.search(r'data-label="Label">([^<]*)<', row)[1]
+        score = re.search(r'data-label="Score">(?:.*?class="number">)?([^<]*)<', row, re.DOTALL)[1]
+        rows.append((path, label, score))
+    return rows
+
+
+def find_link(text, rel):
+    found = re.search(rf'href="([^"]*)" rel="{rel}"', text)
+    return html.unescape(found[1]) if found else None
+
+
+def find_last_page(client, address):
+    while following := find_link(client.get(address).text, "next"):
+        address = following
+    return address
+
+
+def follow(client, address, rel="next"):
+    """Return the rows of all pages from an address on, and the number of pages."""
+    rows, count = [], 0
+    while address:
+        response = client.get(address)
+        assert response.status_code == 200
+        rows += read_rows(response.text)
+        count += 1
+        address = find_link(response.text, rel)
+    return rows, count

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from db.tables import RUN_KEY_LENGTH, RUN_NAME_LENGTH
 from db.types import ModelStage, Priority, RunStatus, ScanStatus
-from db.worklist import PageOrder
+from db.worklist_request import PageOrder
 
 MOST_ROWS: Final = 1_000
 _MOST_PATHS: Final = 100
@@ -60,6 +60,19 @@ class FileQuery(_Taken):
     decision: Text | None = None
     label: Text | None = None
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class StudiesQuery(_Taken):
+    """Parameters of the list of studies."""
+
+    label: Text | None = None
+    decision: Text | None = None
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    model: Text | None = Field(None, description="NAME@VERSION")
+    limit: Limit = 100
+    after: Annotated[Text, StringConstraints(max_length=64)] | None = Field(
+        None, description="`next` of the page before"
+    )
 
 
 class ChangesQuery(_Taken):
@@ -161,6 +174,26 @@ class Study(Given):
     study: str
     labels: list[StudyLabel]
     rows: list[dict[str, Any]]
+    viewer: str | None = Field(
+        description="address of the study in the viewer of NIGHTREAD_WEB_VIEWER; null: no viewer"
+    )
+
+
+class ListedStudy(Given):
+    """A study: one roll-up for each model and label."""
+
+    study: str
+    labels: list[StudyLabel]
+    viewer: str | None = Field(
+        description="address of the study in the viewer of NIGHTREAD_WEB_VIEWER; null: no viewer"
+    )
+
+
+class Studies(Given):
+    """A page of studies, sorted by UID; with a filter it may hold fewer than its limit, although others follow."""
+
+    studies: list[ListedStudy]
+    next: str | None = Field(description="`after` of the next page; null: there is none")
 
 
 class Model(Given):

@@ -12,12 +12,16 @@ from db.engine import make_engine
 from nightread.settings import Settings
 from web.access import read_access
 from web.api import make_routes
+from web.drift_page import make_drifts, show_drift
 from web.errors import ERROR_HANDLERS
 from web.guard import Guard
 from web.login import log_in, log_out, show_actions, show_login
 from web.marks import mark_scan, show_next, undo
+from web.model_pages import show_model, show_models, show_shadow
 from web.pages import check_health, download_csv, show_run, show_runs
 from web.pictures import Pictures
+from web.queue_page import show_queue
+from web.reason_page import show_failures
 from web.run_actions import cancel, retry
 from web.scan_page import send_evidence, send_picture, send_thumbnail, show_scan
 from web.sessions import Attempts, Sessions
@@ -48,6 +52,8 @@ def make_app(settings: Settings) -> Starlette:
             Route("/", show_runs, name="runs"),
             Route("/runs/{reference}", show_run, name="run"),
             Route("/runs/{reference}/results.csv", download_csv, name="csv"),
+            Route("/runs/{reference}/failures", show_failures, name="failures"),
+            Route("/runs/{reference}/drift", show_drift, name="drift"),
             Route("/runs/{reference}/next", show_next, name="next"),
             Route("/runs/{reference}/undo", undo, methods=["POST"], name="undo"),
             Route("/runs/{reference}/retry", retry, methods=["POST"], name="retry"),
@@ -57,6 +63,10 @@ def make_app(settings: Settings) -> Starlette:
             Route("/scans/{scan_id}/picture.png", send_picture, name="picture"),
             Route("/scans/{scan_id}/thumbnail.webp", send_thumbnail, name="thumbnail"),
             Route("/scans/{scan_id}/evidence.png", send_evidence, name="evidence"),
+            Route("/queue", show_queue, name="queue"),
+            Route("/models", show_models, name="models"),
+            Route("/models/{name}/{version}", show_model, name="model"),
+            Route("/models/{name}/{version}/beside/{other}/{other_version}", show_shadow, name="shadow"),
             Route("/login", show_login, name="login"),
             Route("/login", log_in, methods=["POST"]),
             Route("/logout", log_out, methods=["POST"], name="logout"),
@@ -73,6 +83,7 @@ def make_app(settings: Settings) -> Starlette:
     app.state.engine = engine
     app.state.schema_checked = False
     app.state.pictures = Pictures(settings)
+    app.state.drifts = make_drifts()
     app.state.access = access
     app.state.settings = settings
     app.state.sessions = sessions

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -10,13 +11,15 @@ from starlette.exceptions import HTTPException
 
 from db.marks import Review
 from db.results import Order, ResultFilter, to_text
-from db.types import ScanStatus
-from db.worklist import PageOrder, PageRequest, Position
+from db.types import RunStatus, ScanStatus
+from db.worklist_request import PageOrder, PageRequest, Position
 
 #: Maximum length of a label or decision in a card.
 _NAME_LENGTH = 64
 #: Maximum length of a text that is searched for.
 _TEXT_LENGTH = 200
+#: Maximum length of the path of a folder, as it is stored.
+_FOLDER_LENGTH = 2_000
 #: No page begins after more rows than this.
 _MOST_PLACES = 10**9
 _SCAN_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -33,6 +36,10 @@ class WorklistFilter:
     reason: str | None = None
     text: str | None = None
     review: Review | None = None
+    folder: str | None = None
+    manufacturer: str | None = None
+    station: str | None = None
+    view: str | None = None
     order: PageOrder = PageOrder.HIGHEST
 
     @property
@@ -43,11 +50,14 @@ class WorklistFilter:
     @property
     def fits_csv(self) -> bool:
         """Whether the CSV can have the same rows."""
-        return (self.reason, self.text, self.review) == (None, None, None)
+        return self == WorklistFilter(self.status, self.decision, self.label, self.min_score, order=self.order)
 
     def to_request(self, *, backwards: bool = False) -> PageRequest:
         """Return what a page shows besides the database filter."""
-        return PageRequest(self.order, backwards, self.text, self.reason, self.review)
+        return PageRequest(
+            self.order, backwards, self.review, text=self.text, reason=self.reason, folder=self.folder,
+            manufacturer=self.manufacturer, station=self.station, view_position=self.view,
+        )  # fmt: skip
 
     def of_run(self, run_id: str) -> ResultFilter:
         """Return the database filter for a run, in the order of the page."""
@@ -61,11 +71,46 @@ class WorklistFilter:
         parameters = {
             "status": self.status, "decision": self.decision, "label": self.label,
             "min_score": None if self.min_score is None else to_text(self.min_score),
-            "reason": self.reason, "text": self.text, "review": self.review,
+            "reason": self.reason, "text": self.text, "review": self.review, "folder": self.folder,
+            "manufacturer": self.manufacturer, "station": self.station, "view": self.view,
             "order": None if self.order is PageOrder.HIGHEST else self.order, **extra,
         }  # fmt: skip
-        query = urlencode({name: value for name, value in parameters.items() if value is not None})
-        return f"?{query}" if query else ""
+        return _write_query(parameters)
+
+
+def _write_query(parameters: Mapping[str, str | None]) -> str:
+    query = urlencode({name: value for name, value in parameters.items() if value is not None})
+    return f"?{query}" if query else ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """The filter of the list of runs; None means no restriction."""
+
+    name: str | None = None
+    status: RunStatus | None = None
+    model: str | None = None
+
+    def to_query(self, **extra: str | None) -> str:
+        """Return the URL query for this filter and further parameters, including "?"; "" without any."""
+        return _write_query({"name": self.name, "status": self.status, "model": self.model, **extra})
+
+
+def read_run_filter(parameters: QueryParams) -> RunFilter:
+    """Return the filter of runs in the parameters of a URL; an empty parameter counts as missing.
+
+    Raises:
+        HTTPException: 400, with what was found and what is allowed.
+    """
+    status = parameters.get("status")
+    try:
+        found = RunStatus(status) if status else None
+    except ValueError:
+        raise HTTPException(400, f"The status is “{status}”; allowed are {', '.join(RunStatus)}.") from None
+    return RunFilter(
+        _read_name("name", parameters.get("name"), _TEXT_LENGTH), found,
+        _read_name("model", parameters.get("model"), _TEXT_LENGTH),
+    )  # fmt: skip
 
 
 def read_filter(parameters: QueryParams) -> WorklistFilter:
@@ -82,6 +127,10 @@ def read_filter(parameters: QueryParams) -> WorklistFilter:
         reason=_read_name("reason", parameters.get("reason")),
         text=_read_name("text", parameters.get("text"), _TEXT_LENGTH),
         review=_read_review(parameters.get("review")),
+        folder=_read_name("folder", parameters.get("folder"), _FOLDER_LENGTH),
+        manufacturer=_read_name("manufacturer", parameters.get("manufacturer")),
+        station=_read_name("station", parameters.get("station")),
+        view=_read_name("view", parameters.get("view")),
         order=_read_order(parameters.get("order")),
     )
 

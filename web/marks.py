@@ -20,7 +20,8 @@ from db.runs import RunInfo, find_run
 from db.scan_record import find_scan_file, read_scan_record
 from db.tallies import read_tallies
 from db.types import MarkKind, ScanStatus
-from db.worklist import PageOrder, Position, count_rows, read_page
+from db.worklist import Page, count_rows, read_page
+from db.worklist_request import PageOrder, Position
 from web.access import Role
 from web.filters import WorklistFilter, read_filter
 from web.guard import require
@@ -137,10 +138,12 @@ def _find_next(connection: Connection, run: RunInfo, asked: WorklistFilter, scan
     places: list[Position | None] = [None]
     if scan_id is not None and (place := _find_place(connection, asked, scan_id)):
         places.insert(0, place)
-    for place in places:
-        page = read_page(connection, wanted.of_run(run.id), 1, place, tally, request=wanted.to_request())
-        if page.rows:
-            return int(page.rows[0]["scan_id"])
+    for start in places:
+        page = Page([], start, is_partial=True)
+        while page.is_partial:
+            page = read_page(connection, wanted.of_run(run.id), 1, page.last, tally, request=wanted.to_request())
+            if page.rows:
+                return int(page.rows[0]["scan_id"])
     return None
 
 
@@ -164,7 +167,7 @@ def _pick_random(connection: Connection, run: RunInfo, asked: WorklistFilter) ->
     wanted = replace(asked, review=Review.UNREVIEWED, order=PageOrder.HIGHEST)
     tally = read_tallies(connection, [run.id])[run.id]
     total = count_rows(connection, wanted.of_run(run.id), tally, wanted.to_request())
-    if not total:
+    if total == 0:
         return None
     # Scores are spread unevenly, so a random score alone would prefer lonely rows: one of a page is picked.
     start = Position(random.random(), 0, "")  # noqa: S311  # no secret

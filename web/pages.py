@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
@@ -17,17 +17,29 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from db.engine import reading
-from db.marks import Review, count_reviews, find_verdicts
-from db.registry import read_card
+from db.facets import count_facets
+from db.marks import count_reviews, find_verdicts
+from db.pace import find_pace
+from db.registry import list_models, read_card
 from db.results import ResultFilter
 from db.results_csv import stream_csv
 from db.runs import list_runs
 from db.schema import check_schema
-from db.tallies import RunTally, read_tallies, reconcile
-from db.types import ScanStatus
-from db.worklist import PageOrder, count_rows, read_page, read_progress
+from db.tallies import read_tallies, reconcile
+from db.types import RunStatus
+from db.worklist import count_rows, read_page, read_progress
+from db.worklist_request import PageOrder
 from nightread.errors import DatabaseUnavailable, SchemaOutdated
-from web.filters import WorklistFilter, read_filter, read_place, read_position, read_run_id, write_position
+from web.facet_lists import list_facets
+from web.filters import (
+    WorklistFilter,
+    read_filter,
+    read_place,
+    read_position,
+    read_run_filter,
+    read_run_id,
+    write_position,
+)
 from web.lookup import find_requested_run, reading_request
 from web.run_actions import OPEN, explain_retry
 from web.showing import render
@@ -51,15 +63,29 @@ _RETRY: Final = {"Retry-After": "60"}
 
 
 def show_runs(request: Request) -> Response:
-    """Show the runs, newest first."""
+    """Show the runs, newest first: all, or those with a name, a status or a model."""
+    asked = read_run_filter(request.query_params)
     after = read_run_id(request.query_params.get("after"))
+    statuses = [asked.status] if asked.status else []
     with reading_request(request) as connection:
-        listed = list_runs(connection, RUNS_PER_PAGE + 1, after=after)
+        listed = list_runs(
+            connection, RUNS_PER_PAGE + 1, after=after, name=asked.name, statuses=statuses, model=asked.model
+        )
         runs, has_more = listed[:RUNS_PER_PAGE], len(listed) > RUNS_PER_PAGE
         tallies = read_tallies(connection, [run.id for run in runs])
-    counts = {run_id: tally.counts for run_id, tally in tallies.items()}
-    last = runs[-1].id if has_more else None
-    return render(request, "runs.html", runs=runs, counts=counts, is_first=after is None, last=last)
+        models = [model.reference for model in list_models(connection)]
+    return render(
+        request,
+        "runs.html",
+        runs=runs,
+        counts={run_id: tally.counts for run_id, tally in tallies.items()},
+        is_live=any(run.status in OPEN for run in runs),
+        is_first=after is None,
+        next_query=asked.to_query(after=runs[-1].id) if has_more else None,
+        asked=asked,
+        statuses=list(RunStatus),
+        models=models,
+    )
 
 
 def show_run(request: Request) -> Response:
@@ -75,9 +101,11 @@ def show_run(request: Request) -> Response:
         card = read_card(connection, run.model_digest)
         page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, before or after, tally, request=page_request)
         total = count_rows(connection, asked.of_run(run.id), tally, page_request)
+        found_in = count_facets(connection, run)
         verdicts = find_verdicts(connection, run.id, [row["scan_id"] for row in page.rows])
         reviews = count_reviews(connection, run.id)
-    if page.first is None:
+        pace = find_pace(connection, run) if run.status in OPEN else None
+    if page.first is None and page.rows:
         place = 0
     following, preceding = str(place + len(page.rows)), str(max(0, place - ROWS_PER_PAGE))
     return render(
@@ -85,6 +113,7 @@ def show_run(request: Request) -> Response:
         "run.html",
         run=run,
         is_open=run.status in OPEN,
+        pace=pace,
         sentence=reconcile(run.found, tally.counts),
         rows=page.rows,
         asked=asked,
@@ -94,57 +123,23 @@ def show_run(request: Request) -> Response:
         place=place,
         labels=list(dict.fromkeys([*read_labels(card), *([asked.label] if asked.label else [])])),
         thresholds=read_thresholds(card),
-        facets=_list_facets(asked, tally, reviews),
+        facets=list_facets(asked, tally, reviews, found_in),
+        is_partial=page.is_partial,
         verdicts=verdicts,
         choices=read_choices(card),
         alternatives_of=list_alternatives,
         why_no_retry=explain_retry(request.app.state.settings, run),
         failed=tally.counts.failed,
+        reasons=tally.counts.failed + tally.counts.rejected,
         providers=tally.providers,
         calibration=str(card.get("calibration") or ""),
         intended_use=str(card.get("intended_use") or ""),
-        is_first=page.first is None,
+        is_first=after is None and before is None,
         query=asked.to_query(),
         all_query=WorklistFilter(order=asked.order).to_query(),
         next_query=page.last and asked.to_query(after=write_position(page.last), place=following),
         previous_query=page.first and asked.to_query(before=write_position(page.first), place=preceding),
     )
-
-
-def _list_facets(asked: WorklistFilter, tally: RunTally, reviews: dict[str, int]) -> list[dict[str, Any]]:
-    """Return the facets of a worklist: values with their counts in the run, and the queries that choose them."""
-    facets: list[dict[str, Any]] = []
-
-    def query_of(name: str, value: str | None) -> str:
-        changed: Any = {name: value}
-        return replace(asked, **changed).to_query()
-
-    def add(title: str, name: str, counts: Iterable[tuple[str, int]], unit: str) -> None:
-        chosen = getattr(asked, name)
-        values = [
-            {
-                "value": value, "count": count, "is_chosen": value == chosen,
-                "query": query_of(name, None if value == chosen else value),
-            }
-            for value, count in counts
-        ]  # fmt: skip
-        if chosen and not any(value["is_chosen"] for value in values):
-            values.append({
-                "value": chosen, "count": 0, "is_chosen": True, "query": query_of(name, None)
-            })  # fmt: skip
-        if values:
-            facets.append({"title": title, "name": name, "unit": unit, "values": values})
-
-    add("Decision", "decision", _by_count(tally.decisions), "rows")
-    statuses = [(status, getattr(tally.counts, status.value)) for status in ScanStatus]
-    add("Status", "status", [(status, count) for status, count in statuses if count], "scans")
-    add("Reason", "reason", [pair for counted in tally.reasons.values() for pair in _by_count(counted)], "scans")
-    reviewed = sum(reviews.values())
-    ended = tally.counts.scored + tally.counts.rejected + tally.counts.failed
-    if ended:
-        counts = {Review.UNREVIEWED.value: ended - reviewed, Review.REVIEWED.value: reviewed, **reviews}
-        add("Review", "review", [(name, count) for name, count in counts.items() if count], "scans")
-    return facets
 
 
 def download_csv(request: Request) -> Response:
@@ -239,7 +234,3 @@ def _stream(
 ) -> Generator[bytes]:
     with reading(engine) as connection:
         yield from stream(connection, wanted)
-
-
-def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

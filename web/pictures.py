@@ -6,10 +6,9 @@ its decoder is `failed`, and is not shown. So a hostile file that is put in the 
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 import platformdirs
 
@@ -24,6 +23,7 @@ from nightread.scan.picture import Picture, draw_picture, encode_webp
 from nightread.scan.preprocessing import read_and_prepare
 from nightread.scan.thumbnail import make_thumbnail
 from nightread.settings import Settings
+from web.recent import Recent
 from web.thumbnail_cache import ThumbnailCache
 
 _log = logging.getLogger(__name__)
@@ -39,27 +39,6 @@ class PictureMissing(NightreadError):
     """A scan cannot be shown; the text says why, and holds no path."""
 
 
-class _Recent(Generic[_Value]):
-    """A few values by key, the most recently used ones; threads may share it."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[Hashable, _Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        with self._lock:
-            self._values[key] = value
-            if len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return value
-
-
 class Pictures:
     """Pictures, thumbnails and evidence of known scans."""
 
@@ -68,9 +47,9 @@ class Pictures:
         self._settings = settings
         self._cores = settings.threads or count_cores()
         self._turns = threading.BoundedSemaphore(self._cores)  # each decoded scan takes up to some hundred MB
-        self._pictures: _Recent[Picture] = _Recent(_MOST_PICTURES)
-        self._evidence: _Recent[Evidence] = _Recent(_MOST_EVIDENCE)
-        self._finders: _Recent[EvidenceFinder] = _Recent(_MOST_MODELS)
+        self._pictures: Recent[Picture] = Recent(_MOST_PICTURES)
+        self._evidence: Recent[Evidence] = Recent(_MOST_EVIDENCE)
+        self._finders: Recent[EvidenceFinder] = Recent(_MOST_MODELS)
         self._opening = threading.Lock()
         self._thumbnails = ThumbnailCache(_find_folder(settings), settings.web_cache_bytes)
 

@@ -10,12 +10,12 @@ from db.marks import list_marks
 from db.registry import read_card
 from db.runs import find_run
 from db.scan_record import ScanFile, find_scan_file, read_scan_record
-from nightread.reasons import MEANINGS, Reason
 from nightread.scan.picture import Window, encode_png
 from web.filters import read_filter
 from web.lookup import read_scan_id, reading_request, unknown_scan
 from web.pictures import SIDES_PX, PictureMissing, Pictures
-from web.showing import render
+from web.reason_page import explain_reason
+from web.showing import link_viewer, render
 from web.stored_card import list_alternatives, read_choices, read_labels, read_thresholds
 
 #: Limits of a window, in percent of the scan's range from black to white.
@@ -68,6 +68,7 @@ def show_scan(request: Request) -> Response:
         why_missing=why,
         window=window,
         picture_query=_to_query(window),
+        viewer=link_viewer(request.app.state.settings, record.scan["study_uid"]),
         labels=labels,
         mapped=mapped,
         scale=scale,
@@ -168,9 +169,5 @@ def _explain_verdict(measured: dict[str, Any] | None) -> str:
 
 
 def _explain_reason(code: str | None) -> str:
-    """Return the meaning of a reason and what to do; "" for none, or for one of another release."""
-    try:
-        meaning, remedy = MEANINGS[Reason(code)] if code else ("", "")
-    except (ValueError, KeyError):
-        return ""
+    meaning, remedy = explain_reason(code)
     return f"{meaning}; what to do: {remedy}" if meaning else ""

@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from db.runs import RunInfo
+from nightread import text
+from nightread.page_settings import STUDY_FIELD
+from nightread.settings import Settings
 
 _FOLDER: Final = Path(__file__).parent
 STATIC_FOLDER: Final = _FOLDER / "static"
@@ -34,7 +38,10 @@ def render(
 
     visitor = request.scope.get("state", {}).get("visitor")
     theme = "light" if request.cookies.get(THEME_COOKIE) == "light" else "dark"
-    html = _TEMPLATES.get_template(name).render(link=link, theme=theme, visitor=visitor, **context)
+    settings: Settings = request.app.state.settings
+    html = _TEMPLATES.get_template(name).render(
+        link=link, theme=theme, visitor=visitor, environment=(settings.web_name, settings.web_color), **context
+    )
     # A URL may contain a lone surrogate, which cannot be encoded; text from the database does not.
     return HTMLResponse(html.encode("utf-8", "replace"), status_code, headers)
 
@@ -54,6 +61,13 @@ def refuse(
         told = explanation.encode("utf-8", "replace").decode()
         return JSONResponse({"error": told}, status_code, headers)
     return render(request, "error.html", status_code=status_code, headers=headers, title=title, explanation=explanation)
+
+
+def link_viewer(settings: Settings, study_uid: str | None) -> str | None:
+    """Return the address of a study in another viewer; None without a study, or without a viewer."""
+    if not settings.web_viewer or not study_uid:
+        return None
+    return settings.web_viewer.replace(STUDY_FIELD, quote(study_uid, safe=""))
 
 
 def show_text(text: str | None) -> str:
@@ -94,12 +108,7 @@ def show_duration(run: RunInfo) -> str:
     """Format the duration of a run; "" if it has not ended."""
     if run.finished_at is None:
         return ""
-    seconds = (run.finished_at - run.created_at).total_seconds()
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return text.show_duration((run.finished_at - run.created_at).total_seconds())
 
 
 def _make_templates() -> Environment:
@@ -109,7 +118,7 @@ def _make_templates() -> Environment:
     )
     templates.filters |= {
         "text": show_text, "path_parts": show_path, "score": show_score, "count": show_count, "time": show_time,
-        "zone": show_zone, "duration": show_duration,
+        "zone": show_zone, "duration": show_duration, "seconds": text.show_duration, "size": text.show_size,
     }  # fmt: skip
     return templates
 

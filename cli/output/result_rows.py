@@ -6,25 +6,19 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO, Any, Final
 
-from sqlalchemy import BigInteger, Boolean, Connection, DateTime, Double
+from sqlalchemy import Connection
 
 from cli.output.console import silence_stdout
+from db.result_files import name_for_excel, to_utc, write_parquet, write_sheet
 from db.results import ResultFilter, stream_results
 from db.results_csv import list_columns, stream_csv
-from db.types import UtcDateTime
-from db.views import results
 from nightread.errors import NightreadError
 
-_PARQUET_ROWS: Final = 50_000
-#: Rows of a sheet with its header, and characters of a cell, as Excel limits them.
-_SHEET_ROWS, _CELL_CHARACTERS = 1_048_576, 32_767
 #: A cell that begins so is a formula for a spreadsheet, or hides one behind white space.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -73,9 +67,9 @@ def write_rows(
         elif form == Format.JSONL:
             file.writelines(write_json_lines(stream_results(connection, wanted), columns))
         elif form == Format.XLSX:
-            _write_sheet(stream_results(connection, wanted), file, columns)
+            write_sheet(stream_results(connection, wanted), file, columns)
         else:
-            _write_parquet(stream_results(connection, wanted), file, columns)
+            write_parquet(stream_results(connection, wanted), file, columns)
 
 
 @contextmanager
@@ -122,31 +116,12 @@ def _write_json(rows: Iterator[dict[str, Any]], file: IO[bytes], columns: Sequen
     file.write(b"\n]\n")
 
 
-def _write_parquet(rows: Iterator[dict[str, Any]], file: IO[bytes], columns: Sequence[str]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    kinds = {
-        Double: pa.float64(),
-        Boolean: pa.bool_(),
-        BigInteger: pa.int64(),
-        UtcDateTime: pa.timestamp("us", tz="UTC"),
-        DateTime: pa.timestamp("us"),
-    }
-    types = {column.name: kinds.get(type(column.type), pa.string()) for column in results.c}
-    schema = pa.schema([(column, types.get(column, pa.string())) for column in columns])
-    with parquet.ParquetWriter(file, schema) as writer:
-        while part := list(islice(rows, _PARQUET_ROWS)):
-            values = {column: [row[column] for row in part] for column in columns}
-            writer.write_table(pa.table(values, schema=schema))
-
-
 def _write_excel_csv(rows: Iterator[dict[str, Any]], file: IO[bytes], columns: Sequence[str]) -> None:
     """Write CSV that Excel opens without an import: UTF-8 with a byte order mark, CRLF, no formulas, times in UTC."""
     file.write(b"\xef\xbb\xbf")
     lines = _Lines()
     writer = csv.writer(lines, lineterminator="\r\n")
-    writer.writerow(map(_name_for_excel, columns))
+    writer.writerow(map(name_for_excel, columns))
     for row in rows:
         writer.writerow(_guard_cell(row[column]) for column in columns)
         file.write(lines.take())
@@ -169,63 +144,7 @@ class _Lines:
 
 def _guard_cell(value: Any) -> Any:
     if isinstance(value, datetime):
-        return f"{_to_utc(value):%Y-%m-%d %H:%M:%S}"
+        return f"{to_utc(value):%Y-%m-%d %H:%M:%S}"
     if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
         return f"'{value}"
     return value
-
-
-def _to_utc(time: datetime) -> datetime:
-    """Return a time without its zone, in UTC; a device's own time as it is."""
-    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
-
-
-def _name_for_excel(column: str) -> str:
-    """Return the title of a column; that of a time names its zone, which a cell of a sheet cannot."""
-    is_utc = column in results.c and isinstance(results.c[column].type, UtcDateTime)
-    return f"{column} (UTC)" if is_utc else column
-
-
-def _write_sheet(rows: Iterator[dict[str, Any]], file: IO[bytes], columns: Sequence[str]) -> None:
-    """Write a workbook of one sheet: text stays text, whatever it begins with; times are UTC."""
-    try:
-        import xlsxwriter
-    except ModuleNotFoundError:
-        raise NightreadError(
-            "sheets need the extra `excel`: uv sync --extra excel; or write --excel, a CSV that Excel opens"
-        ) from None
-    with TemporaryFile() as temporary:
-        options = {
-            "constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False,
-            "strings_to_numbers": False, "default_date_format": "yyyy-mm-dd hh:mm:ss",
-        }  # fmt: skip
-        book = xlsxwriter.Workbook(temporary, options)
-        sheet = book.add_worksheet("results")
-        sheet.freeze_panes(1, 0)
-        bold = book.add_format({"bold": True})
-        for place, column in enumerate(columns):
-            sheet.write_string(0, place, _name_for_excel(column), bold)
-        line = 0
-        for row in rows:
-            line += 1
-            if line >= _SHEET_ROWS:
-                raise NightreadError(
-                    f"a sheet holds {_SHEET_ROWS:,} rows and there are more: choose some (--since, --decision, "
-                    "--min-score), or write csv or parquet"
-                )
-            for place, column in enumerate(columns):
-                _write_cell(sheet, line, place, row[column])
-        sheet.autofilter(0, 0, max(1, line), len(columns) - 1)
-        book.close()
-        temporary.seek(0)
-        while part := temporary.read(2**20):
-            file.write(part)
-
-
-def _write_cell(sheet: Any, line: int, place: int, value: Any) -> None:
-    if isinstance(value, str):
-        sheet.write_string(line, place, value[:_CELL_CHARACTERS])
-    elif isinstance(value, datetime):
-        sheet.write_datetime(line, place, _to_utc(value))
-    elif value is not None:
-        sheet.write(line, place, value)

@@ -15,7 +15,8 @@ from db.results import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
 from db.tallies import read_tallies
 from db.types import ScanStatus
-from db.worklist import Position, read_page, read_progress
+from db.worklist import read_page, read_progress
+from db.worklist_request import Position
 from tests.db_factories import add_run, claim, job_ids, new_prediction, open_scans, scored
 from tests.web_page import add_night
 

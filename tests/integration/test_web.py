@@ -27,7 +27,7 @@ from tests.db_factories import (
     open_scans,
     scored,
 )
-from tests.web_page import add_night
+from tests.web_page import add_night, find_last_page, find_link, follow, read_rows
 from web import pages
 
 HOSTILE = [
@@ -41,43 +41,8 @@ HOSTILE = [
 ]
 
 
-def read_rows(text):
-    """Return the rows of a worklist as (path, label, score), in the order of the page."""
-    body = text.partition('aria-label="Worklist">\n<thead')[2].partition("</table>")[0]
-    rows = []
-    for row in body.split('<tr role="row" data-row=')[1:]:
-        path = html.unescape(re.search(r'title="([^"]*)"', row)[1])
-        label = re.search(r'data-label="Label">([^<]*)<', row)[1]
-        score = re.search(r'data-label="Score">(?:.*?class="number">)?([^<]*)<', row, re.DOTALL)[1]
-        rows.append((path, label, score))
-    return rows
-
-
-def find_link(text, rel):
-    found = re.search(rf'href="([^"]*)" rel="{rel}"', text)
-    return html.unescape(found[1]) if found else None
-
-
 def read_place(text):
     return re.search(r"<strong>(\d+).(\d+)</strong> of (\d+) rows", text).groups()
-
-
-def find_last_page(client, address):
-    while following := find_link(client.get(address).text, "next"):
-        address = following
-    return address
-
-
-def follow(client, address, rel="next"):
-    """Return the rows of all pages from an address on, and the number of pages."""
-    rows, count = [], 0
-    while address:
-        response = client.get(address)
-        assert response.status_code == 200
-        rows += read_rows(response.text)
-        count += 1
-        address = find_link(response.text, rel)
-    return rows, count
 
 
 def read_csv(text):

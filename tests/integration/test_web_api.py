@@ -5,6 +5,7 @@ import io
 import json
 import os
 
+import pandas as pd
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -93,6 +94,48 @@ def test_pages_give_each_row_once_and_files_the_same_rows(api, night, address):
     assert sorted(row["path"] for row in rows) == sorted(row["path"] for row in lines)
     assert [row["path"] for row in listed] == [row["path"] for row in lines]
     assert sorted(row["score"] or 0 for row in rows) == sorted(row["score"] or 0 for row in lines)
+
+
+def test_studies_come_by_uid_page_by_page_and_filtered(api, night, engine):
+    listed = [row["study"] for row in api(f"/runs/{night}/results").json()["rows"] if row["study"]]
+    found, page = [], api("/studies?limit=2").json()
+    while page["next"]:
+        found += page["studies"]
+        page = api(f"/studies?limit=2&after={page['next']}").json()
+    found += page["studies"]
+    assert [one["study"] for one in found] == sorted(set(listed))
+    for one in found:
+        assert one["labels"] == api(f"/studies/{one['study']}").json()["labels"]
+    positive = api("/studies?decision=pneumonia&min_score=0.5").json()["studies"]
+    assert {one["study"] for one in positive} == {
+        one["study"] for one in found if any(label["decision"] == "pneumonia" for label in one["labels"])
+    }
+    assert api("/studies?model=other@1").json() == {"studies": [], "next": None}
+
+
+@pytest.mark.parametrize(("suffix", "read"), [("parquet", pd.read_parquet), ("xlsx", pd.read_excel)])
+def test_binary_files_hold_the_rows_of_the_csv(api, night, suffix, read):
+    answer = api(f"/runs/{night}/results.{suffix}?status=scored")
+    assert answer.headers["content-disposition"] == f'attachment; filename="nightread-{night[:8]}.{suffix}"'
+    rows = read(io.BytesIO(answer.content))
+    listed = list(csv.DictReader(io.StringIO(api(f"/runs/{night}/results.csv?status=scored").text)))
+    assert rows["path"].tolist() == [row["path"] for row in listed]
+    assert rows["score"].tolist() == [float(row["score"]) for row in listed]
+
+
+def test_a_sheet_that_cannot_be_written_is_told(api, night, monkeypatch):
+    monkeypatch.setattr("db.result_files._SHEET_ROWS", 3)
+    answer = api(f"/runs/{night}/results.xlsx")
+    assert answer.status_code == 409
+    assert "parquet" in answer.json()["error"]
+
+
+def test_studies_lead_to_another_viewer(engine, night):
+    viewer = "https://ohif.example/viewer?StudyInstanceUIDs={study}"
+    with open_page(url_of(engine), web_viewer=viewer) as client:
+        study = client.get(f"{PREFIX}/studies").json()["studies"][0]
+        assert study["viewer"] == viewer.replace("{study}", study["study"])
+        assert client.get(f"{PREFIX}/studies/{study['study']}").json()["viewer"] == study["viewer"]
 
 
 def test_runs_studies_models_and_changes_tell_the_same(api, night):

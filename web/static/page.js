@@ -198,7 +198,8 @@ function follow() {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const place of findAll("[data-live]")) {
         const fresh = page.getElementById(place.id);
-        if (fresh) { place.replaceChildren(...fresh.childNodes); showTimes(place); } else { location.reload(); return; }
+        if (!fresh || !("live" in fresh.dataset)) { location.reload(); return; }  // it has ended
+        if (!place.contains(document.activeElement)) { place.replaceChildren(...fresh.childNodes); showTimes(place); }
       }
       if (state) state.textContent = "live";
     } catch {

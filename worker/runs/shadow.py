@@ -14,14 +14,15 @@ from random import Random
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from db.engine import reading, write
 from db.job_results import store_predictions
 from db.jobs import OpenScan
 from db.measurements import store_measurements
 from db.model_pairs import ModelKey, Pair, ScoredScan, count_scored, count_unpredicted, load_unpredicted, stream_pairs
-from db.registry import find_model, register_model
+from db.registry import StoredModel, find_model, register_model
+from db.run_history import find_newest_of
 from db.runs import RunInfo
 from db.types import ScanStatus
 from nightread.errors import NightreadError
@@ -35,6 +36,8 @@ from worker.registry.choose import describe_model
 
 #: Why a scan has no score of the other model: its file holds other bytes than in the run.
 CHANGED: Final = "changed"
+#: The same, where the other model was not asked.
+_UNSCORED: Final = "not scored"
 #: Scans whose decision differs that are kept, and others that are drawn for a picture.
 _MOST_FLIPPED: Final = 1_000
 _MOST_DRAWN: Final = 3_000
@@ -160,6 +163,34 @@ def shadow_run(
             "another run"
         )
     return shadow
+
+
+def read_shadow(engine: Engine, before: StoredModel, after: StoredModel, *, most_scans: int) -> Shadow | None:
+    """Return the newest finished run of a model as another one sees it, of what both have scored; nothing is scored.
+
+    Args:
+        engine: the database, its schema checked.
+        before: the model of the run.
+        after: the other model.
+        most_scans: number of scored scans above which a run is not compared.
+
+    Returns:
+        The comparison; None if the models have no label in common, or there is no such run of this size.
+    """
+    labels = [label for label in before.card["labels"] if label in after.card["labels"]]
+    old, new = (ModelKey(model.digest, model.preprocessing, model.card["labels"][0]) for model in (before, after))
+    with reading(engine) as connection:
+        run = find_newest_of(connection, before.digest)
+        scored = 0 if run is None else count_scored(connection, run.id)
+        if run is None or not labels or not 0 < scored <= most_scans:
+            return None
+        missing = count_unpredicted(connection, run.id, new)
+        shifts = compare_pairs(stream_pairs(connection, run.id, old, new, labels), labels, 0)
+    if not all(shift.compared for shift in shifts):
+        return None
+    return Shadow(
+        run, after.reference, scored, scored - missing, Counter({_UNSCORED: missing} if missing else {}), shifts
+    )
 
 
 def _score_missing(

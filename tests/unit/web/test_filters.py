@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from db.marks import Review
 from db.types import ScanStatus
-from db.worklist import PageOrder, Position
+from db.worklist_request import PageOrder, Position
 from web.filters import WorklistFilter, read_filter, read_place, read_position, read_run_id, write_position
 
 
@@ -33,10 +33,21 @@ def test_unknown_parameters_are_passed_over():
 def test_every_field_is_read_and_written_again():
     asked = read(
         status="scored", decision="not & normal", label="effusion:é", min_score="0.1", reason="blank", text="ward & 1",
-        order="lowest", review="agree",
+        order="lowest", review="agree", folder="/scans/ward 1", manufacturer="A & B", station="ROOM 1", view="PA",
     )  # fmt: skip
     assert asked == WorklistFilter(
-        ScanStatus.SCORED, "not & normal", "effusion:é", 0.1, "blank", "ward & 1", Review.AGREE, PageOrder.LOWEST
+        ScanStatus.SCORED,
+        "not & normal",
+        "effusion:é",
+        0.1,
+        "blank",
+        "ward & 1",
+        Review.AGREE,
+        "/scans/ward 1",
+        "A & B",
+        "ROOM 1",
+        "PA",
+        PageOrder.LOWEST,
     )
     assert asked.is_set
     assert read_filter(QueryParams(asked.to_query().removeprefix("?"))) == asked

@@ -1,0 +1,73 @@
+"""Searches and facets of a worklist, on both databases."""
+
+import pytest
+from sqlalchemy import bindparam, update
+
+from db.runs import NewScan
+from db.tables import scans
+from db.types import ScanStatus
+from tests.web_page import add_night, find_last_page, follow, ids_of, read_rows
+
+ORDERS = ["highest", "lowest", "found"]
+
+
+class TestSearch:
+    """Conditions that no index knows: rows are looked through, a bounded number for each page."""
+
+    CONDITIONS = (
+        "text=ward-b", "folder=/scans/ward-a", "station=ROOM1", "manufacturer=ACME", "view=PA", "reason=damaged",
+        "station=ROOM1&view=PA&decision=pneumonia", "text=ward&order=found&decision=normal", "text=nothing",
+        "review=unreviewed&folder=/scans/ward-b", "status=rejected&folder=/scans/ward-b", "station=ROOM1&min_score=0.3",
+    )  # fmt: skip
+
+    @pytest.fixture
+    def run_id(self, engine):
+        found = [NewScan(f"/scans/ward-{'ab'[place % 2]}/{place:02}.png", 1) for place in range(24)]
+        rejected = {5: ScanStatus.REJECTED, 11: ScanStatus.FAILED, 17: ScanStatus.REJECTED}
+        scores = [rejected.get(place, (place * 7 % 24) / 24) for place in range(24)]
+        run_id = add_night(engine, scores, found=found, sources=["/scans"], name="wards")
+        told = [
+            {
+                "scan": scan_id, "view_position": "AP" if place % 5 == 0 else "PA",
+                "station": f"ROOM{place % 3}" if place % 4 else None, "manufacturer": "ACME" if place % 2 else "Other",
+            }
+            for place, scan_id in enumerate(ids_of(engine, run_id))
+        ]  # fmt: skip
+        with engine.begin() as connection:
+            connection.execute(update(scans).where(scans.c.id == bindparam("scan")), told)
+        return run_id
+
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_finds_each_row_once_however_little_it_looks_through(self, client, monkeypatch, run_id, order):
+        for query in self.CONDITIONS:
+            address = f"/runs/{run_id}?{query}" + ("" if "order" in query else f"&order={order}")
+            whole = read_rows(client.get(address).text)
+            monkeypatch.setattr("db.worklist_parts.MOST_SEARCHED", 5)
+            monkeypatch.setattr("db.worklist_parts._FIRST_BLOCK", 2)
+            rows, _ = follow(client, address)
+            assert rows == whole, query
+            back, _ = follow(client, find_last_page(client, address), "prev")
+            assert sorted(back) == sorted(whole), query
+            monkeypatch.undo()
+
+    def test_says_that_there_is_more_to_look_through(self, client, monkeypatch, run_id):
+        monkeypatch.setattr("db.worklist_parts.MOST_SEARCHED", 5)
+        monkeypatch.setattr("db.worklist._MOST_COUNTED", 5)
+        text = client.get(f"/runs/{run_id}?text=nothing").text
+        assert "This search is not over" in text
+        assert "Search on" in text
+        assert client.get(f"/runs/{run_id}/next?text=nothing", follow_redirects=False).status_code == 303
+
+    def test_facets_count_folders_devices_and_views(self, client, run_id):
+        text = client.get(f"/runs/{run_id}").text
+        for query, name, count in (
+            ("folder=%2Fscans%2Fward-a", "ward-a", 12), ("station=ROOM1", "ROOM1", 6), ("view=AP", "AP", 5),
+        ):  # fmt: skip
+            assert f'?{query}"><span>{name}</span> <span class="number">{count}</span>' in text
+            chosen = client.get(f"/runs/{run_id}?{query}").text
+            assert f"{count} rows</span>" in chosen
+            assert f'href="/runs/{run_id}" aria-current="true"><span>{name}</span>' in chosen
+
+    def test_facets_of_a_run_that_is_too_large_have_no_counts(self, client, monkeypatch, run_id):
+        monkeypatch.setattr("db.facets.MOST_COUNTED", 20)
+        assert '?station=ROOM1"><span>ROOM1</span></a>' in client.get(f"/runs/{run_id}").text
