@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Final
 
-from nightread.errors import DatabaseUnavailable, NightreadError, UnknownRun
+from nightread.errors import DatabaseUnavailable, NightreadError, StorageError, UnknownRun
 from nightread.text import show_text
 from worker.errors import BrokerUnavailable, GuardTripped, NothingToScore, WrongKey, WrongPaths
 
@@ -63,7 +63,7 @@ def explain(error: BaseException) -> tuple[str, Exit] | None:
     if not isinstance(error, NightreadError):
         return None
     message = show_text(" ".join(str(error).split()))
-    if isinstance(error, DatabaseUnavailable | BrokerUnavailable):
+    if isinstance(error, DatabaseUnavailable | BrokerUnavailable | StorageError):
         return message, Exit.UNAVAILABLE
     if isinstance(error, NothingToScore):
         return message, Exit.EMPTY

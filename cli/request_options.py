@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from cli.options import read_duration_option
+from nightread.scan.object_address import is_address, read_address
 from worker.errors import WrongPaths
 
 _INTAKE, _GUARDS = "Intake", "Guards"
 
 SomePaths = Annotated[
-    list[Path] | None, typer.Argument(metavar="[PATH...]", help="Files and folders, searched recursively.")
+    list[Path] | None,
+    typer.Argument(metavar="[PATH...]", help="Files, folders and s3://BUCKET/PREFIX, searched recursively."),
 ]
 FromFile = Annotated[
     str | None,
@@ -83,12 +85,27 @@ def find_paths(paths: list[Path] | None, from_file: str | None) -> tuple[list[Pa
         if not paths:
             raise WrongPaths("no path was given: name files or folders, or a list of them with --from-file")
         return paths, None
-    listed = [Path(os.path.abspath(path)) for path in [*_read_list(from_file), *(paths or ())]]  # noqa: PTH100  # keeps links
+    listed = [_make_absolute(path) for path in [*_read_list(from_file), *(paths or ())]]
     return _unite({_find_folder(path) for path in listed}), listed
+
+
+def _make_absolute(path: str | Path) -> Path:
+    """Return a path with its links, made absolute; an address in object storage as it is.
+
+    Raises:
+        WrongPaths: it is an address that is not read.
+    """
+    try:
+        is_local = read_address(path) is None
+    except ValueError as error:
+        raise WrongPaths(str(error)) from None
+    return Path(os.path.abspath(path) if is_local else path)  # noqa: PTH100  # keeps links
 
 
 def _find_folder(path: Path) -> Path:
     """Return the folder that a path is or lies in; of a missing one the nearest that exists."""
+    if is_address(path):  # `s3:/bucket/night/a.dcm`; a bucket is its own folder
+        return path.parent if len(path.parts) > 2 else path
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
@@ -98,7 +115,11 @@ _MOST_SOURCES = 16
 def _unite(folders: set[Path]) -> list[Path]:
     """Return few folders that hold all of `folders`."""
     kept = sorted(folder for folder in folders if folders.isdisjoint(folder.parents))
-    return kept if len(kept) <= _MOST_SOURCES else [Path(os.path.commonpath(kept))]
+    if len(kept) <= _MOST_SOURCES:
+        return kept
+    local = [folder for folder in kept if not is_address(folder)]
+    buckets = {Path(*folder.parts[:2]) for folder in kept if is_address(folder)}
+    return [*([Path(os.path.commonpath(local))] if local else []), *sorted(buckets)]
 
 
 def _read_list(file: str) -> list[str]:

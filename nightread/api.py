@@ -33,13 +33,14 @@ from nightread.model.card import Card
 from nightread.reasons import Reason
 from nightread.scan.acquisition import DicomUids
 from nightread.scan.array import check_array
+from nightread.scan.object_address import SCHEMES, is_address, spell_address
 from nightread.scan.scan import Pixels
 from nightread.settings import Settings, read_settings
 
 #: A file was named by the one who may read it: it may lie anywhere.
-_ROOT: Final = Path("/")
+_ROOTS: Final = (Path("/"), *(Path(f"{scheme}:") for scheme in SCHEMES))
 
-#: A file's path, its bytes, or the pixels of a scan; see `Model.predict`.
+#: A file's path or the address of an object, its bytes, or the pixels of a scan; see `Model.predict`.
 ScanInput = str | os.PathLike[str] | bytes | Pixels
 
 
@@ -134,10 +135,11 @@ class Model:
         """Score scans; yields one row for each, in their order, while the next ones are being decoded.
 
         Args:
-            scans: paths of JPEG, PNG, TIFF or DICOM files, their bytes, or arrays: (H, W), gray, uint8 (0 is black, 255
-                white), uint16 (0 is black, white the largest value of the bits in use, as of a 16-bit PNG)
-                or floating point (0.0 is black, 1.0 white). With NIGHTREAD_ARCHIVES=true also `ARCHIVE!MEMBER`. Any
-                number of them, taken as they are needed; an array must not change before its row is there.
+            scans: paths or addresses (s3://BUCKET/KEY) of JPEG, PNG, TIFF or DICOM files, their bytes, or arrays:
+                (H, W), gray, uint8 (0 is black, 255 white), uint16 (0 is black, white the largest value of the bits in
+                use, as of a 16-bit PNG) or floating point (0.0 is black, 1.0 white). With NIGHTREAD_ARCHIVES=true also
+                `ARCHIVE!MEMBER`. Any number of them, taken as they are needed; an array must not change before its row
+                is there.
             batch_size: largest number of scans that are scored together; NIGHTREAD_BATCH_SIZE where None.
 
         Raises:
@@ -198,8 +200,8 @@ class Model:
         if isinstance(scan, bytes):
             content = take_content(scan, max_bytes)
         else:
-            path = str(Path(scan).absolute())
-            content = read_content(path, [_ROOT], max_bytes, archives=self._settings.archives)
+            path = spell_address(scan) if is_address(scan) else str(Path(scan).absolute())
+            content = read_content(path, _ROOTS, max_bytes, archives=self._settings.archives)
         if content.reason is None:
             content.fill(decode_content(content.data, spec, max_pixels, gate, accepted))
         return content

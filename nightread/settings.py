@@ -23,6 +23,7 @@ from nightread.errors import SettingsError
 from nightread.model.floor import FloorText
 from nightread.page_settings import PageSettings
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
+from nightread.scan.object_address import is_address, split_roots
 from nightread.scan.path_map import PathMap
 from nightread.settings_faults import explain_faults
 from nightread.settings_sources import (
@@ -114,7 +115,7 @@ class Settings(PageSettings):
     )
     scan_roots: tuple[Path, ...] = Field(
         (),
-        description="folders below which jobs may read, separated by ':'; empty: the paths of the run",
+        description="folders and s3://BUCKET/PREFIX below which jobs may read, between ':'; empty: the run's paths",
     )
     path_map: str = Field(
         "",
@@ -166,7 +167,7 @@ class Settings(PageSettings):
     @field_validator("scan_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: object) -> object:
-        return [part for part in value.split(":") if part] if isinstance(value, str) else value
+        return split_roots(value) if isinstance(value, str) else value
 
     @field_validator("modalities")
     @classmethod
@@ -188,7 +189,7 @@ class Settings(PageSettings):
     @field_validator("scan_roots")
     @classmethod
     def _resolve_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(_expand_home(root).resolve() for root in roots)
+        return tuple(root if is_address(root) else _expand_home(root).resolve() for root in roots)
 
     @field_validator("path_map")
     @classmethod
@@ -372,12 +373,12 @@ def _find_failpoint_faults() -> list[str]:
 
 
 def check_roots(settings: Settings) -> None:
-    """Check that the roots are folders.
+    """Check that the roots are folders; an address in object storage is one as long as nobody reads it.
 
     Raises:
         SettingsError: names each root that is none.
     """
-    missing = [str(root) for root in settings.scan_roots if not root.is_dir()]
+    missing = [str(root) for root in settings.scan_roots if not is_address(root) and not root.is_dir()]
     if missing:
         raise SettingsError(
             f"NIGHTREAD_SCAN_ROOTS: no such folder: {', '.join(missing)}; mount it, or correct the setting"

@@ -21,7 +21,7 @@ from db.page_actions import PageAction, store_action
 from db.registry import StoredModel, find_model, list_models
 from db.runs import RunInfo, list_runs
 from db.tallies import RunTally, read_tallies
-from nightread.errors import ModelError, SettingsError, WrongStage
+from nightread.errors import ModelError, SettingsError, StorageError, WrongStage
 from nightread.settings import Settings
 from web import api_models as types
 from web.access import Role
@@ -142,6 +142,8 @@ def _enqueue(request: Request) -> Response:
         raise HTTPException(400, str(error)) from None
     except (SettingsError, ModelError, WrongStage, WrongKey, NothingToScore) as error:
         raise HTTPException(409, str(error)) from None
+    except StorageError as error:
+        raise HTTPException(503, str(error)) from None
     except BrokerUnavailable:
         pass  # the run is written, and the next sweep publishes it
     run = committed[0]

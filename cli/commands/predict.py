@@ -11,6 +11,7 @@ from cli.options import Archives, Device, Json, Model, NoGate
 from cli.output.tables import make_table, out, paint
 from nightread import api
 from nightread.scan.archives import split_path
+from nightread.scan.object_address import read_address, spell_address
 from nightread.settings import read_settings
 from worker.registry.choose import choose_without_run
 
@@ -18,7 +19,9 @@ from worker.registry.choose import choose_without_run
 def predict(
     scans: Annotated[
         list[Path],
-        typer.Argument(metavar="SCAN...", help="Files: JPEG, PNG, TIFF or DICOM, or ARCHIVE!MEMBER with --archives."),
+        typer.Argument(
+            metavar="SCAN...", help="Files or s3://BUCKET/KEY: JPEG, PNG, TIFF, DICOM; ARCHIVE!MEMBER with --archives."
+        ),
     ],
     model: Model = None,
     device: Device = None,
@@ -35,7 +38,7 @@ def predict(
     settings = read_settings(model=model, device=device, gate=False if no_gate else None, archives=archives or None)
     if folders := [path for path in scans if path.is_dir()]:
         raise typer.BadParameter(f"{folders[0]} is a folder; `nightread score {folders[0]}` scores its files")
-    if absent := [path for path in scans if not (path.exists() or (settings.archives and split_path(str(path))))]:
+    if absent := [path for path in scans if not (_is_there(path) or (settings.archives and split_path(str(path))))]:
         raise typer.BadParameter(f"there is no file {absent[0]}")
     rows = list(api.Model(choose_without_run(settings), settings, gate=settings.gate).predict(scans))
     if as_json:
@@ -44,18 +47,30 @@ def predict(
         table = make_table("scan", "label", "score", "decision", right=("score",), spare=("label",))
         for row in rows:
             if row.reason is not None:
-                table.add_row(str(row.path), "", "", paint(f"{row.status}: {row.reason}"))
+                table.add_row(_name(row), "", "", paint(f"{row.status}: {row.reason}"))
             for label, score in row.scores.items():
                 decision = row.decisions[label]
-                table.add_row(str(row.path), label, f"{score:.4f}", paint(decision, is_finding=decision == label))
+                table.add_row(_name(row), label, f"{score:.4f}", paint(decision, is_finding=decision == label))
         out.print(table)
     if any(row.reason is not None for row in rows):
         raise typer.Exit(Exit.SOME_FAILED)
 
 
+def _is_there(path: Path) -> bool:
+    """Return whether a path is one of a file; what an address leads to is found out when it is read."""
+    try:
+        return read_address(path) is not None or path.exists()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _name(row: api.ScanResult) -> str:
+    return spell_address(row.path or "")
+
+
 def _describe(row: api.ScanResult) -> dict[str, Any]:
     origin = row.provenance
-    described: dict[str, Any] = {"path": str(row.path), "model": f"{origin.model}@{origin.version}"}
+    described: dict[str, Any] = {"path": _name(row), "model": f"{origin.model}@{origin.version}"}
     if row.gate_verdict is not None:
         described["gate_verdict"] = row.gate_verdict
     if row.reason is not None:

@@ -45,6 +45,7 @@ from db.tables import SCHEDULE_NAME_LENGTH
 from db.types import Priority
 from nightread.errors import NightreadError, SettingsError, UnknownRun
 from nightread.machine import name_user
+from nightread.scan.object_address import read_address, spell_address
 from nightread.settings import check_shared_broker, read_settings
 from nightread.text import show_duration
 from worker.runs import schedules
@@ -302,8 +303,12 @@ def _check(schedule: Schedule) -> None:
     if not schedule.folders:
         raise SettingsError("a schedule needs --folder PATH, or --from PLACE to fetch from")
     for folder in schedule.folders:
-        if not folder.startswith("/"):
-            raise SettingsError(f"--folder {folder!r} is no full path; write one that begins with /")
+        try:
+            is_local = read_address(folder) is None
+        except ValueError as error:
+            raise SettingsError(f"--folder: {error}") from None
+        if is_local and not folder.startswith("/"):
+            raise SettingsError(f"--folder {folder!r} is no full path; write one that begins with / or s3://")
 
 
 def _find_asked(schedule: Schedule, night: str | None, now: datetime) -> DueNight:
@@ -338,7 +343,7 @@ def _say_next(schedule: Schedule, following: DueNight) -> str:
 def _say_source(schedule: Schedule, night: str) -> str:
     if fetch := schedule.options.get("fetch"):
         return f"from {fetch['source']}"
-    return ", ".join(map(str, schedules.find_folders(schedule, night)))
+    return ", ".join(map(spell_address, schedules.find_folders(schedule, night)))
 
 
 def _describe(schedule: Schedule, following: DueNight) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from nightread.scan.archives import read_member, split_path
 from nightread.scan.array import read_array
 from nightread.scan.files import check_settled, check_size_bytes, read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
+from nightread.scan.object_address import is_address
+from nightread.scan.object_store import read_object
 from nightread.scan.pixel_statistics import Statistics, measure
 from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_for
 from nightread.scan.scan import BrightnessRule, Contradiction, Pixels
@@ -101,11 +103,13 @@ def read_content(
     archives: bool = False,
     settle_s: float = 0.0,
 ) -> Content:
-    """Read and hash a file; a fault becomes the content's reason.
+    """Read and hash a file or object; a fault becomes the content's reason.
+
+    This is the one place where the source of bytes is chosen.
 
     Args:
-        path: absolute path.
-        roots: folders below which the file may lie.
+        path: absolute path, or the address of an object.
+        roots: folders and addresses below which the file may lie.
         max_bytes: the largest file that is read.
         expected_bytes: size above which a file has grown, and is not read now; None for no such size.
         archives: whether `ARCHIVE!MEMBER` is the path of a member of an archive.
@@ -114,7 +118,9 @@ def read_content(
     began = time.perf_counter()
     try:
         failpoint(Point.WORKER_READING, _fail_storage)
-        if archives and (member := split_path(path)) is not None:
+        if is_address(path):
+            data = read_object(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes, settle_s=settle_s)
+        elif archives and (member := split_path(path)) is not None:
             check_settled(member[0], settle_s)
             data = read_member(*member, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
         else:

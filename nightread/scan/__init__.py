@@ -1,6 +1,10 @@
 """From a folder of files to network inputs; modules in the order in which a scan passes through them.
 
+entry: what a walk finds, and what it only counts.
 walk: lists the files of a folder.
+object_address: addresses in object storage, s3://BUCKET/KEY, and what is refused of them.
+object_list: lists the scans below addresses, in a process of its own.
+object_store: reads one object below the allowed roots.
 path_map: folders that have other names on other hosts.
 files: opens and reads one file below the allowed roots.
 archives: lists and reads the scans in zip and tar archives.

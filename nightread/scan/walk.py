@@ -11,43 +11,16 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from nightread.errors import ScanError, StorageError
 from nightread.reasons import Reason
 from nightread.scan.archives import SEPARATOR, Archive, Member, can_list, list_archive, read_head
+from nightread.scan.entry import FoundScan, Skip, find_skip_reason
 from nightread.scan.files import find_root
-from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
-
-
-class Skip(StrEnum):
-    """Why an entry is skipped and only counted."""
-
-    HIDDEN = "hidden"
-    NOT_A_SCAN = "not-a-scan"
-    SPECIAL = "special"  # FIFO, socket, device
-    LINK_LOOP = "link-loop"  # a link to a folder that was listed before
-    ALREADY_SCORED = "already-scored"  # by this model, and not changed since; only where that was asked for
-
-
-@dataclass(frozen=True, slots=True)
-class FoundScan:
-    """One entry that becomes a row of the run.
-
-    Attributes:
-        path: absolute, not resolved.
-        size_bytes: size when listed; 0 if unknown.
-        reason: None for a scan to score, else why the entry cannot be read.
-        text: the reason in words; "" if only the reason is known.
-        modified_ns: when it was last written, in ns since 1970; None if unknown.
-    """
-
-    path: str
-    size_bytes: int
-    reason: Reason | None = None
-    text: str = ""
-    modified_ns: int | None = None
+from nightread.scan.formats import SNIFF_BYTES, NoScan, sniff
+from nightread.scan.object_address import is_address, spell_address
+from nightread.scan.object_list import find_objects
 
 
 @dataclass(slots=True)
@@ -62,31 +35,34 @@ _PARTS = re.compile(r"[/\\]")
 _APPLE_FOLDER = "__MACOSX"
 #: The largest size that the database holds.
 _LARGEST_SIZE = 2**63 - 1
-# Suffixes that claim "this is a scan": such a file gets a row with a reason, whatever it contains.
-_SCAN_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
-)
 
 
 def find_scans(
     paths: Iterable[Path], walk: Walk, *, roots: Sequence[Path], archives: bool = False
 ) -> Iterator[FoundScan]:
-    """Yield every scan below `paths`, each once, folders in the order of their names.
+    """Yield every scan below `paths`, each once, folders in the order of their names, what lies in object storage last.
 
     Scans are recognised by their first bytes, not by name. Hidden entries of a folder are skipped, but a hidden path in
     `paths` is not. Links are followed as long as they stay within `roots`. An entry that several of `paths` lead to is
     found or counted once.
 
     Args:
-        paths: existing files and folders.
+        paths: existing files and folders, and addresses in object storage.
         walk: receives the counts of skipped entries.
         roots: resolved folders below which reading is allowed.
         archives: whether to list the scans in zip and tar archives, instead of one row for each archive.
+
+    Raises:
+        SettingsError: object storage refuses the listing.
+        StorageError: it fails or does not answer.
     """
-    starts = [os.path.abspath(path) for path in paths]
+    paths = list(paths)
+    starts = [os.path.abspath(path) for path in paths if not is_address(path)]
     search = _Search(walk, roots, starts, archives=archives)
     for start in starts:
         yield from search.look_below(start)
+    if addresses := [spell_address(path) for path in paths if is_address(path)]:
+        yield from find_objects(addresses, walk.skipped, roots)
 
 
 class _Search:
@@ -141,7 +117,7 @@ class _Search:
         head = _read_head(path)
         if self._archives and sniff(head) is NoScan.ARCHIVE and can_list(head):
             return self._list_archive(path, status), False
-        skip = _find_skip_reason(path, head)
+        skip = find_skip_reason(path, head)
         if skip is not None:
             self._skipped[skip] += 1
             return (), False
@@ -181,7 +157,7 @@ class _Search:
         if member.reason is not None:
             return None
         head = read_head(archive, member)
-        return _find_skip_reason(member.name, head) if head else None
+        return find_skip_reason(member.name, head) if head else None
 
     def _list_folder(self, path: str) -> Iterator[str]:
         """Return the paths of a folder's entries, sorted by name; empty if it was listed before."""
@@ -217,14 +193,3 @@ def _explain(error: OSError) -> Reason:
     if error.errno == errno.ELOOP:  # a link to itself
         return Reason.NOT_A_FILE
     return Reason.STORAGE_ERROR
-
-
-def _find_skip_reason(path: str, head: bytes) -> Skip | None:
-    """Return why a regular file is skipped; None if it is a scan or has the suffix of one."""
-    kind = sniff(head)
-    if isinstance(kind, Format):
-        # DICOMDIR is an index of other files; it is not followed.
-        return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
-    if kind is not NoScan.UNKNOWN or os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES:
-        return None  # an image in another format, or an archive of scans, gets a row with a reason
-    return Skip.NOT_A_SCAN

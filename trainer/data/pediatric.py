@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from nightread.scan.walk import FoundScan, Walk, find_scans
+from nightread.scan.entry import FoundScan
+from nightread.scan.walk import Walk, find_scans
 from trainer.data.dataset import Choices, Dataset, LabelledScan, Listing, SplitBy, Task
 from trainer.errors import DatasetError
 

@@ -3,6 +3,7 @@
 import os
 
 from nightread.inference.session import explain_missing_gpu
+from nightread.scan.object_address import is_address, spell_address
 from nightread.settings import Device, check_roots
 from worker.doctor.finding import Finding, warn_if
 from worker.doctor.machine import Machine
@@ -38,8 +39,9 @@ def check_scan_roots(machine: Machine) -> Finding:
             "NIGHTREAD_SCAN_ROOTS is not set",
             "jobs may read any folder; set it in production",
         )
-    unread = [str(root) for root in settings.scan_roots if not os.access(root, os.R_OK | os.X_OK)]
-    found = ", ".join(map(str, settings.scan_roots))
+    folders = [root for root in settings.scan_roots if not is_address(root)]
+    unread = [str(root) for root in folders if not os.access(root, os.R_OK | os.X_OK)]
+    found = ", ".join(map(spell_address, settings.scan_roots))
     return warn_if(unread, found, f"this user may not read {', '.join(unread)}")
 
 
@@ -50,5 +52,5 @@ def describe_worker(machine: Machine) -> Finding:
     work = f"{process.threads} threads, batches of {settings.batch_size} on {device}"
     if not settings.has_shared_broker:
         return Finding(f"none runs without a shared broker; `score` would use {work}")
-    below = ", ".join(map(str, settings.scan_roots)) or "any folder that its run names"
+    below = ", ".join(map(spell_address, settings.scan_roots)) or "any folder that its run names"
     return Finding(f"would take jobs of up to {settings.job_size} scans and read {below}: {work}")

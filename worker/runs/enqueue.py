@@ -22,8 +22,9 @@ from nightread.failpoints import Point, failpoint
 from nightread.machine import name_machine, read_start
 from nightread.model.bundle import Bundle
 from nightread.reasons import Reason
+from nightread.scan.entry import Skip
 from nightread.scan.files import encode_path, find_root
-from nightread.scan.walk import Skip
+from nightread.scan.object_address import read_address, spell_address
 from nightread.settings import Settings, check_shared_broker
 from worker.errors import NothingNew, NothingToScore, WrongKey, WrongPaths
 from worker.registry.choose import choose_bundle, describe_model
@@ -260,7 +261,7 @@ def _find_existing(engine: Engine, request: Request, sources: list[str]) -> Enqu
 def _explain_nothing(paths: Sequence[Path], skipped: dict[str, int]) -> str:
     passed_over = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     return (
-        f"no scans in {', '.join(map(str, paths))}"
+        f"no scans in {', '.join(map(spell_address, paths))}"
         + (f" (skipped: {passed_over})" if passed_over else "")
         + "; name a folder that holds JPEG, PNG, TIFF or DICOM files, or pass --allow-empty"
     )
@@ -272,7 +273,7 @@ def describe_settings(settings: Settings) -> dict[str, object]:
         "job_size": settings.job_size,
         "gate": settings.gate,
         "archives": settings.archives,
-        "scan_roots": [encode_path(root) for root in settings.scan_roots],
+        "scan_roots": [encode_path(spell_address(root)) for root in settings.scan_roots],
     }
 
 
@@ -297,11 +298,17 @@ def _resolve_sources(paths: Sequence[Path], roots: Sequence[Path], *, is_list: b
 
 
 def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
-    """Return a named path resolved.
+    """Return a named path resolved; an address in object storage as it is, since only its list tells what is there.
 
     Raises:
-        WrongPaths: it is missing or, where there are roots, outside them.
+        WrongPaths: it is missing, an address that is not read, or, where there are roots, outside them.
     """
+    try:
+        address = read_address(path)
+    except ValueError as error:
+        raise WrongPaths(str(error)) from None
+    if address is not None:
+        return _check_root(path, path, roots)
     try:
         resolved = path.expanduser().resolve(strict=True)
     except OSError as error:
@@ -310,9 +317,15 @@ def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
         raise WrongPaths(f"{path} cannot be looked into: {error.strerror}; is its share away?") from None
     except RuntimeError:  # a loop of links, or an unknown user
         raise WrongPaths(f"there is no {path}: name a file or folder that exists") from None
+    return _check_root(path, resolved, roots)
+
+
+def _check_root(path: Path, resolved: Path, roots: Sequence[Path]) -> Path:
     if roots and find_root(str(resolved), roots) is None:
-        allowed = ", ".join(map(str, roots))
-        raise WrongPaths(f"{path} lies outside the folders that may be read, {allowed} (NIGHTREAD_SCAN_ROOTS)")
+        allowed = ", ".join(map(spell_address, roots))
+        raise WrongPaths(
+            f"{spell_address(path)} lies outside the folders that may be read, {allowed} (NIGHTREAD_SCAN_ROOTS)"
+        )
     return resolved
 
 

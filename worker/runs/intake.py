@@ -20,8 +20,10 @@ from db.tables import REASON_TEXT_LENGTH
 from db.types import ScanStatus
 from nightread.errors import ScanError, StorageError
 from nightread.reasons import Reason
+from nightread.scan.entry import FoundScan, Skip
 from nightread.scan.files import encode_path, is_settled, read_file
-from nightread.scan.walk import FoundScan, Skip, Walk, find_scans
+from nightread.scan.object_address import is_address, spell_address
+from nightread.scan.walk import Walk, find_scans
 from nightread.settings import Settings
 from worker.runs.request import Request
 
@@ -94,7 +96,7 @@ def take_in(
         engine: the database, which knows earlier runs.
         settings: roots and names of folders.
         model_digest: the run's model.
-        sources: resolved files and folders.
+        sources: resolved files and folders, and addresses.
         request: what is asked of the run.
         listed: files and folders below `sources` to look at; None: the sources themselves. One that is missing or
             cannot be read becomes a row.
@@ -133,7 +135,9 @@ class _SourceCounts:
         if len(self.sources) < 2:  # a run without any scan has a guard of its own
             return ()
         return tuple(
-            place for place, source in enumerate(self.sources, 1) if str(source) not in self.met and source.is_dir()
+            place
+            for place, source in enumerate(self.sources, 1)
+            if str(source) not in self.met and (source.is_dir() or is_address(source))
         )
 
 
@@ -169,6 +173,8 @@ def _is_known(entry: FoundScan, rows: Sequence[KnownScan], *, settings: Settings
     rows = [row for row in rows if row.status is not ScanStatus.REJECTED or settings.gate]
     if any((row.size_bytes, row.modified_ns) == (entry.size_bytes, entry.modified_ns) for row in rows):
         return True
+    if is_address(entry.path):  # its time tells of its ETag: it has changed
+        return False
     digests = {row.sha256 for row in rows if row.status is ScanStatus.SCORED}
     if not digests or all(row.size_bytes != entry.size_bytes for row in rows):
         return False
@@ -180,8 +186,8 @@ def _is_known(entry: FoundScan, rows: Sequence[KnownScan], *, settings: Settings
 
 
 def store_path(path: str, settings: Settings) -> str:
-    """Return a path of this host as rows hold it."""
-    return encode_path(settings.local_paths.to_shared(path))
+    """Return a path of this host as rows hold it; an address is the same on every host."""
+    return encode_path(settings.local_paths.to_shared(spell_address(path)))
 
 
 def _to_new_scan(scan: FoundScan, settings: Settings, settle_s: float) -> NewScan:

@@ -9,6 +9,7 @@ import pytest
 
 from cli.commands.enqueue import enqueue
 from tests.factories import ROOT
+from tests.project import COMMANDS
 
 UNITS = sorted((ROOT / "deploy/systemd").iterdir())
 CRON_JOB = ROOT / "deploy/kubernetes/cronjob-night.yaml"
@@ -27,6 +28,27 @@ def test_systemd_accepts(unit, tmp_path):
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_service_starts_a_command_of_the_program():
+    started = {
+        re.search(rf"{PROGRAM} (\w+)", unit.read_text(encoding="utf-8"))[1]
+        for unit in UNITS
+        if unit.suffix == ".service"
+    }
+    assert started == {"worker", "beat", "metrics", "web", "enqueue"}
+    assert started <= COMMANDS.keys()
+
+
+def test_a_worker_of_a_gpu_differs_from_another_in_its_device_alone():
+    """Two files, since systemd has no condition for the one line."""
+    of_cpu, of_gpu = (
+        set((ROOT / f"deploy/systemd/nightread-{name}@.service").read_text(encoding="utf-8").splitlines())
+        for name in ("worker", "gpu")
+    )
+    assert {line.partition("=")[0] for line in of_cpu ^ of_gpu if not line.startswith("#")} == {
+        "Description", "Environment", "PrivateDevices",
+    }  # fmt: skip
 
 
 def test_each_option_in_the_files_is_one_of_enqueue():

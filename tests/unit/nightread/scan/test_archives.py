@@ -19,7 +19,8 @@ from nightread.inference.content import read_content
 from nightread.reasons import Reason
 from nightread.scan import archive_source, archives
 from nightread.scan.archives import read_member, split_path
-from nightread.scan.walk import Skip, Walk, find_scans
+from nightread.scan.entry import Skip
+from nightread.scan.walk import Walk, find_scans
 from tests import factories
 
 JPEG = factories.encode_jpeg()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nightread.reasons import Reason
-from nightread.scan.walk import FoundScan, Skip, Walk, find_scans
+from nightread.scan.entry import FoundScan, Skip
+from nightread.scan.walk import Walk, find_scans
 from tests import factories
 
 

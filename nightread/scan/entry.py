@@ -1,0 +1,60 @@
+"""What a walk finds: scans that become rows, and entries that are only counted."""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from nightread.reasons import Reason
+from nightread.scan.formats import Format, NoScan, sniff
+
+
+class Skip(StrEnum):
+    """Why an entry is skipped and only counted."""
+
+    HIDDEN = "hidden"
+    NOT_A_SCAN = "not-a-scan"
+    SPECIAL = "special"  # FIFO, socket, device
+    LINK_LOOP = "link-loop"  # a link to a folder that was listed before
+    ALREADY_SCORED = "already-scored"  # by this model, and not changed since; only where that was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class FoundScan:
+    """One entry that becomes a row of the run.
+
+    Attributes:
+        path: absolute, not resolved; or the address of an object.
+        size_bytes: size when listed; 0 if unknown.
+        reason: None for a scan to score, else why the entry cannot be read.
+        text: the reason in words; "" if only the reason is known.
+        modified_ns: when it was last written, in ns since 1970; None if unknown.
+    """
+
+    path: str
+    size_bytes: int
+    reason: Reason | None = None
+    text: str = ""
+    modified_ns: int | None = None
+
+
+# Suffixes that claim "this is a scan": such a file gets a row with a reason, whatever it contains.
+_SCAN_SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
+)
+
+
+def claims_scan(path: str) -> bool:
+    """Return whether a file's name says that it is a scan."""
+    return os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES
+
+
+def find_skip_reason(path: str, head: bytes) -> Skip | None:
+    """Return why a regular file is skipped; None if it is a scan or has the suffix of one."""
+    kind = sniff(head)
+    if isinstance(kind, Format):
+        # DICOMDIR is an index of other files; it is not followed.
+        return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
+    if kind is not NoScan.UNKNOWN or claims_scan(path):
+        return None  # an image in another format, or an archive of scans, gets a row with a reason
+    return Skip.NOT_A_SCAN
