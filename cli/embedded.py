@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cli.output.console import waiting
 from nightread.logs import configure_logging
 from nightread.settings import Settings
 
@@ -29,9 +30,11 @@ def score_here(
         as_json: print JSON instead of text.
     """
     configure_logging(settings, default="WARNING")
-    from nightread.inference.early_open import Ahead
+    with waiting("starting"):
+        from nightread.inference.early_open import Ahead
 
-    ahead = Ahead(settings)
-    from cli.output.embedded_run import score_new_run  # SQLAlchemy takes longer than the model, which opens meanwhile
+        ahead = Ahead(settings)
+        # SQLAlchemy takes longer than the model, which opens meanwhile.
+        from cli.output.embedded_run import score_new_run
 
     return score_new_run(settings, ahead, paths, asked, listed=listed, as_json=as_json)
