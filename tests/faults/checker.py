@@ -27,7 +27,8 @@ from worker.queue.publisher import QUEUE
 _PREFIX = "nightread:"
 _UNACKED = "unacked"
 #: Columns that may contain paths, which are the operator's own names of folders and files.
-_PATH_COLUMNS = {("scans", "path"), ("runs", "sources"), ("runs", "name"), ("runs", "settings")}
+_OF_RUNS = ("sources", "name", "settings")
+_PATH_COLUMNS = {("scans", "path"), ("folder_counts", "folder"), *(("runs", name) for name in _OF_RUNS)}
 #: Batches of different sizes add numbers in different orders.
 SCORE_TOLERANCE = 1e-6
 _SHOWN = 5
