@@ -97,6 +97,21 @@ class TestPublishing:
         assert publisher.publish_due(engine) == 0
         assert client.llen(KEY) == 0
 
+    def test_a_command_is_told_of_a_broker_that_only_reads_though_a_sweep_has_taken_its_jobs(
+        self, engine, publisher, client
+    ):
+        add_run(engine, 1)
+        taken = write(engine, lambda connection: take_due_jobs(connection, 1, 60.0))  # a sweep, before it sends
+        assert publisher.publish_due(engine) == 0
+        client.replicaof("127.0.0.1", "1")
+        try:
+            with pytest.raises(BrokerUnavailable, match="replica"):
+                publisher.publish_due(engine)
+            assert publisher.publish_due(engine, only_leader=True) == 0
+        finally:
+            client.replicaof("NO", "ONE")
+        assert len(taken) == 1
+
     def test_a_run_of_another_process_is_left_to_it(self, engine, publisher):
         add_run(engine, 1, embedded=True)
         assert publisher.publish_due(engine) == 0

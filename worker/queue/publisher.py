@@ -154,7 +154,10 @@ class Publisher:
             BrokerUnavailable: nothing is lost; the jobs stay due.
         """
         if priority is None:
-            return sum(self.publish_due(engine, each, only_leader=only_leader, below=below) for each in QUEUES)
+            published = sum(self.publish_due(engine, each, only_leader=only_leader, below=below) for each in QUEUES)
+            if not published and not only_leader and below is None:
+                self.check_rights()  # a sweep has just taken the command's jobs, and may be unable to send them
+            return published
         waiting = self.count_waiting(priority)
         room = self._settings.queue_high_water - waiting
         if room <= 0 or (below is not None and waiting >= below):

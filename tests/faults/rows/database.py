@@ -68,6 +68,41 @@ def postgres_gone_silently(case: Case) -> list[Violation]:
 
 
 @row(
+    "13c",
+    "a host is cut off for longer than its lease",
+    injection="a worker in a network of its own whose cable is pulled right before it stores a job, until another "
+    "worker has taken that job, and a while longer; the cable is plugged in again",
+    outcome="the other workers do its work; what it stores afterwards does not count, and it takes jobs again",
+    own_workers=True,
+)
+def host_cut_off(case: Case) -> list[Violation]:
+    with (
+        lay_cable() as cable,
+        run_proxy(case.rig.redis.port, cable.here) as to_redis,
+        run_proxy(case.rig.postgres.port, cable.here) as to_postgres,
+    ):
+        afar = case.env(
+            broker_url=f"redis://{cable.here}:{to_redis.port}/0", NETWORK=cable.network,
+            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", cable.here),
+        )  # fmt: skip
+        case.start_workers(2, afar, case.env())
+        far = case.fleet.workers[0]
+        case.awake_s = 60.0
+        with case.closed("before-store"):
+            case.enqueue_here(case.make_night())
+            case.wait(lambda: case.is_at(far, "before-store"), "the worker afar")
+            held = case.query("SELECT count(*) FROM jobs WHERE lease_token > 1")
+            cable.pull()
+            case.inject("host cut off")
+        case.wait(lambda: case.query("SELECT count(*) FROM jobs WHERE lease_token > 1") > held, "its job to be taken")
+        case.nap(0.5, 3)
+        cable.plug()
+        violations = case.finish()
+        case.rig.stop_fleet()
+        return violations
+
+
+@row(
     "14b",
     "the network to PostgreSQL is bad",
     injection="a proxy: full partition, RST to all connections, no new ones, latency and 1 KB/s, in random order",
@@ -101,6 +136,35 @@ def postgres_killed(case: Case) -> list[Violation]:
         postgres.start()
         after = case.wait(lambda: _find_ended(case), "the database")
         assert before.items() <= after.items(), "what was committed is gone"
+    return case.finish()
+
+
+@row(
+    "16b",
+    "the primary is demoted in a night",
+    injection="PostgreSQL made to read only, for open connections and new ones, three times for up to three seconds, "
+    "while workers claim and commit",
+    outcome="25006 counts as a lost connection: what was not committed is done again when a server writes",
+)
+def postgres_demoted(case: Case) -> list[Violation]:
+    case.start_workers()
+    case.enqueue_here(case.make_night(60))
+    with psycopg.connect(case.rig.postgres.url("postgres"), autocommit=True) as server:
+
+        def demote(value: str) -> None:
+            server.execute("SET default_transaction_read_only = off")
+            server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")  # no parameter is taken there
+            server.execute("SELECT pg_reload_conf()")
+
+        try:
+            for _ in range(case.cut(3)):
+                case.nap(0.3, 1.5)
+                demote("on")
+                case.inject("primary demoted")
+                case.nap(0.5, 3)
+                demote("off")
+        finally:
+            demote("off")
     return case.finish()
 
 
