@@ -74,7 +74,7 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
     if (tables := _import_tables()) is None:
         yield lambda _: None
         return
-    with tables.err.status(what) as status:
+    with tables.draw_spinner(what) as status:
         yield status.update
 
 

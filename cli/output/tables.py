@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,12 +22,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
 from cli.output.bar import Bar, show_count, show_rate
 from nightread.text import show_text
 
+_Drawing = TypeVar("_Drawing", Progress, Status)
 #: Cells of a table by the title of their column.
 _Columns: TypeAlias = dict[str, tuple[Text, ...]]
 #: Characters between two columns.
@@ -36,6 +38,8 @@ _GAP: Final = 2
 _NARROW: Final = 28
 
 _LAST_LINES_S: Final = 2.0
+#: Held while a line is printed and while a drawing ends: Rich would draw it once more below a line of that moment.
+_lines_lock: Final = threading.Lock()
 #: Of TensorFlow's log, before and after it is configured.
 _TENSORFLOW_LINE: Final = re.compile(
     r"WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] "
@@ -84,8 +88,26 @@ def draw_bar(description: str, total: int | None, unit: str) -> Iterator[Bar]:
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), _CountColumn(unit),
         _RateColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True,
     )  # fmt: skip
-    with progress:
+    with _drawn(progress):
         yield _DrawnBar(progress, progress.add_task(description, total=total))
+
+
+@contextmanager
+def draw_spinner(what: str) -> Iterator[Status]:
+    """Show a spinner on stderr."""
+    with _drawn(err.status(what)) as status:
+        yield status
+
+
+@contextmanager
+def _drawn(drawing: _Drawing) -> Iterator[_Drawing]:
+    """Show a drawing that stays below all lines, and take it away."""
+    drawing.start()
+    try:
+        yield drawing
+    finally:
+        with _lines_lock:
+            drawing.stop()
 
 
 class _DrawnBar(Bar):
@@ -125,7 +147,8 @@ def _print_lines(reading_end: int, with_tensorflow: bool) -> None:
     with os.fdopen(reading_end, encoding="utf-8", errors="backslashreplace") as lines:
         for line in lines:
             if with_tensorflow or not _TENSORFLOW_LINE.match(line):
-                err.print(line.rstrip("\n"), soft_wrap=True)
+                with _lines_lock:
+                    err.print(line.rstrip("\n"), soft_wrap=True)
 
 
 class FittedTable:
