@@ -5,16 +5,19 @@ from datetime import UTC, datetime, timedelta
 
 import kombu
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from db.engine import reading, write
 from db.runs import list_runs
 from db.schedules import Schedule, add_schedule, find_nights, list_schedules, remove_schedule
+from db.tables import schedule_nights
 from db.tables import schedules as table
 from db.types import NightStatus, Priority
+from nightread.errors import DatabaseError
 from nightread.settings import read_settings
 from tests.db_factories import at_once
 from tests.worker_factories import write_scans
+from worker.errors import NothingToScore
 from worker.runs import schedules
 from worker.runs.schedules import start_due_nights
 
@@ -185,3 +188,48 @@ def test_a_broker_that_is_away_delays_a_night_and_loses_nothing(engine, clock, t
         (night,) = find_nights(connection, "ward-a", ADDED).values()
     assert (night.status, night.run_id) == (NightStatus.STARTED, run.id)
     assert os.environ.get("NIGHTREAD_BROKER_URL") is None
+
+
+def test_night_that_is_fetched_is_left_to_processes_that_can(engine, settings, clock, tmp_path):
+    add(engine, tmp_path, options={"fetch": {"source": "PACS@127.0.0.1:104"}})
+    clock("2026-11-28T01:00:05")
+    assert start_due_nights(engine, settings) == 0
+    assert nights(engine) == {}
+    asked, answers = [], [DatabaseError("away"), NothingToScore("the archive has nothing"), "a" * 32]
+
+    def fetch(_engine, _settings, schedule, request, renew):
+        renew()
+        asked.append((schedule.name, request.schedule, request.night, request.guards.is_learned))
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert start_due_nights(engine, settings, fetch) == 0
+    assert nights(engine) == {"2026-11-27": "failed"}
+    assert start_due_nights(engine, settings, fetch) == 0, "it is tried again in five minutes"
+    write(engine, lambda connection: connection.execute(update(schedule_nights).values(not_before=None)))
+    assert start_due_nights(engine, settings, fetch) == 0
+    assert nights(engine) == {"2026-11-27": "empty"}
+    clock("2026-11-29T01:00:05")
+    assert start_due_nights(engine, settings, fetch) == 1
+    assert asked == [("ward-a", "ward-a", f"2026-11-{day}", True) for day in (27, 27, 28)]
+
+
+def test_claim_of_a_night_that_takes_long_is_renewed(engine, settings, clock, tmp_path, monkeypatch):
+    add(engine, tmp_path, options={"fetch": {"source": "PACS@127.0.0.1:104"}})
+    clock("2026-11-28T01:00:05")
+
+    def fetch(_engine, _settings, _schedule, _request, renew):
+        write(engine, lambda connection: connection.execute(update(schedule_nights).values(not_before=ADDED)))
+        monkeypatch.setattr(schedules, "_LEASE_S", 0.0)  # so that it is due to be renewed
+        renew()
+        monkeypatch.setattr(schedules, "_LEASE_S", 900.0)
+        renew()
+        with reading(engine) as connection:
+            renewed.append(connection.execute(select(schedule_nights.c.not_before)).scalar())
+        return "a" * 32
+
+    renewed = []
+    assert start_due_nights(engine, settings, fetch) == 1
+    assert renewed[0] > ADDED
