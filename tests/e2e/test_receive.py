@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import threading
+import urllib.request
 
 import pytest
 from sqlalchemy import select
@@ -11,7 +12,7 @@ from db.engine import make_engine, reading
 from db.tables import runs, scans
 from tests.dicom_peers import storescu, write_study
 from tests.factories import CANARY
-from tests.program import PROGRAM, make_environment, started, wait_until, worker
+from tests.program import PROGRAM, make_environment, run, started, wait_until, worker
 from tests.services import find_free_port
 
 POINTS = (
@@ -33,7 +34,8 @@ def test_receiver_that_is_killed_at_each_step_loses_and_doubles_nothing(tmp_path
     for number in range(3):
         write_study(tmp_path / "in", number)
     (tmp_path / "struck").mkdir()
-    log, port = tmp_path / "receive.log", find_free_port()
+    log, port, metrics = tmp_path / "receive.log", find_free_port(), find_free_port()
+    health = ("receive", "--spool", tmp_path / "spool", "--allow", "ANY", "--listen", f"127.0.0.1:{port}", "--health")
     env = make_environment(tmp_path, broker_url=redis_url, database_url=sqlite_url, log_level="DEBUG")
     armed = env | {
         "NIGHTREAD_FAILPOINT": ",".join(f"{point}:kill" for point in POINTS),
@@ -47,7 +49,7 @@ def test_receiver_that_is_killed_at_each_step_loses_and_doubles_nothing(tmp_path
             return len(connection.execute(select(scans.c.id)).all()) >= 6
 
     while not ends or ends[-1] is not None:
-        with receive(armed, tmp_path, port, log) as process:
+        with receive(armed, tmp_path, port, log, "--metrics", f"127.0.0.1:{metrics}") as process:
             while process.poll() is None:
                 if not is_sent.is_set() and storescu(port, "+sd", tmp_path / "in", expect=None).returncode == 0:
                     is_sent.set()
@@ -59,8 +61,12 @@ def test_receiver_that_is_killed_at_each_step_loses_and_doubles_nothing(tmp_path
                     continue
             ends.append(process.poll())
             if ends[-1] is None:
+                run(*health, env=env, cwd=tmp_path)
+                with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=30) as answer:
+                    assert b"nightread_spool_waiting_instances 0.0" in answer.read()
                 process.terminate()
                 assert process.wait(20) == 0
+                assert "no process has the spool open" in run(*health, env=env, cwd=tmp_path, expect=1).stderr
                 storescu(port, "+sd", tmp_path / "in", expect=None)
     assert sorted(file.name for file in (tmp_path / "struck").iterdir()) == sorted(f"{one}-kill-1" for one in POINTS)
     assert ends[:-1] == [-signal.SIGKILL] * len(POINTS)
