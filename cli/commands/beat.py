@@ -1,5 +1,7 @@
 """`beat`: sweeps on time."""
 
+import logging
+import os
 import signal
 from typing import Annotated
 
@@ -9,6 +11,7 @@ from sqlalchemy import Engine
 from cli.cluster import prepare_cluster_process, report_health
 from cli.database import open_database
 from cli.dicom_extra import fetch_night, import_dicom
+from cli.exits import Exit
 from cli.options import Json
 from db.engine import reading
 from db.schedules import list_schedules
@@ -43,6 +46,10 @@ def beat(
     for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
         signal.signal(number, lambda *_: sweeper.stop())
     sweeper.run()
+    # The thread of an association would hold the process for as long as a night is fetched. Another beat goes on with
+    # it, as with that of a beat that was killed.
+    logging.shutdown()
+    os._exit(Exit.OK)
 
 
 def _send_due_nights(engine: Engine, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from db.tables import runs, scans, schedule_nights, schedules
 from tests.dicom_peers import ask_orthanc, orthanc, storescu, write_study
 from tests.onnx_factories import write_tiny_bundle
 from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until, worker
+from tests.services import find_free_port
 
 AT = "02:00"
 
@@ -38,17 +39,26 @@ def test_night_is_fetched_scored_and_sent_by_one_schedule(tmp_path, redis_url, p
     run("db", "upgrade", env=env, cwd=tmp_path)
     engine = make_engine(postgres_url)
     log = tmp_path / "log"
-    with orthanc(tmp_path / "orthanc") as (http, dicom):
+    own, spool, is_web = find_free_port(), tmp_path / "spool", studies > 3
+    with orthanc(tmp_path / "orthanc", {"NIGHTREAD": ["NIGHTREAD", "127.0.0.1", own]}) as (http, dicom):
         for first in range(0, len(files), 100):
             storescu(dicom, *files[first : first + 100])
+        source = f"http://127.0.0.1:{http}/dicom-web" if is_web else f"ORTHANC@127.0.0.1:{dicom}"
         run(
-            "schedule", "add", "pacs", "--at", AT, "--from", f"http://127.0.0.1:{http}/dicom-web",
-            "--spool", tmp_path / "spool", "--min-free", "0", "--to", f"ORTHANC@127.0.0.1:{dicom}",
+            "schedule", "add", "pacs", "--at", AT, "--from", source, "--listen", f"127.0.0.1:{own}", "--spool", spool,
+            "--min-free", "0", "--rate", "0" if is_web else "40", "--to", f"ORTHANC@127.0.0.1:{dicom}",
             env=env, cwd=tmp_path,
         )  # fmt: skip
         added = update(schedules).values(created_at=datetime.now(UTC) - timedelta(days=1))
         write(engine, lambda connection: connection.execute(added))  # so that one night was due since
         began = datetime.now(UTC)
+        with started([PROGRAM, "beat"], env, tmp_path, log) as beat:
+            wait_until(lambda: list(spool.rglob("*.dcm")), "the first instance")
+            beat.terminate()
+            assert beat.wait(60) == 0
+        assert len(list(spool.rglob("*.dcm"))) < 2 * studies, "a beat that must end waits for no night"
+        lease = update(schedule_nights).values(not_before=None)  # it ends after a quarter of an hour
+        write(engine, lambda connection: connection.execute(lease))
         with worker(env, tmp_path, log), started([PROGRAM, "beat"], env, tmp_path, log):
             wait_until(lambda: read_sending(engine), f"the night to be sent: {log.read_text()[-2000:]}", 1000)
         took = datetime.now(UTC) - began
@@ -63,7 +73,7 @@ def test_night_is_fetched_scored_and_sent_by_one_schedule(tmp_path, redis_url, p
         times = connection.execute(select(runs.c.created_at, runs.c.finished_at)).one()
     engine.dispose()
     assert statuses == [("scored", 2 * studies)]
-    assert (told.night, told.status, told.attempts) == (f"{night}", "started", 1)
+    assert (told.night, told.status, told.attempts) == (f"{night}", "started", 2)
     listed = last_json(run("schedule", "list", "--json", env=env, cwd=tmp_path))
     assert listed[0]["last"]["sending"] == "sent"
     assert "Traceback" not in log.read_text()
