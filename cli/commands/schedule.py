@@ -141,6 +141,10 @@ def add(  # one argument for each option
     tls = (tls_cert, tls_key, tls_ca)
     if (source is None) != (spool is None):
         raise SettingsError("--from PLACE and --spool FOLDER go together")
+    if source is None and (modality or rate):
+        raise SettingsError("--modality and --rate need --from PLACE")
+    if to is None and (only or sc or despite_guard):
+        raise SettingsError("--only, --sc and --despite-guard need --to PLACE")
     if source is not None and folder:
         raise SettingsError("a schedule takes its scans from folders (--folder) or fetches them (--from), not both")
     fetch = None

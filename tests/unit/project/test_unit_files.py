@@ -36,7 +36,7 @@ def test_each_service_starts_a_command_of_the_program():
         for unit in UNITS
         if unit.suffix == ".service"
     }
-    assert started == {"worker", "beat", "metrics", "web", "enqueue"}
+    assert started == {"worker", "beat", "metrics", "web", "enqueue", "receive"}
     assert started <= COMMANDS.keys()
 
 
@@ -56,6 +56,11 @@ def test_each_option_in_the_files_is_one_of_enqueue():
     used = set(re.findall(r"(?<=\s)--([a-z-]+)", " ".join(re.findall(r"nightread enqueue ([^']*)", text))))
     assert {"key", "settle", "wait", "timeout", "name"} <= used
     assert used <= {name.replace("_", "-") for name in enqueue.__annotations__} | {"enable", "now"}
+
+
+def test_each_option_of_the_receiver_is_one_of_receive():
+    unit = (ROOT / "deploy/systemd/nightread-receive.service").read_text(encoding="utf-8")
+    assert set(re.findall(r"--[a-z-]+", unit)) <= COMMANDS["receive"]
 
 
 def test_a_night_that_needs_a_person_is_not_started_again():

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from cli.commands.schedule import add
+from nightread.errors import SettingsError
+
+ARCHIVE = {"source": "https://pacs.example/dicom-web", "spool": Path("/srv/fetched")}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, "--folder PATH, or --from PLACE"),
+        ({"source": ARCHIVE["source"]}, "--spool FOLDER go together"),
+        ({"spool": ARCHIVE["spool"]}, "--spool FOLDER go together"),
+        (ARCHIVE | {"folder": ["/scans"]}, "not both"),
+        ({"folder": ["/scans"], "rate": 1.0}, "need --from"),
+        ({"folder": ["/scans"], "only": ["pneumonia"]}, "need --to"),
+        ({"folder": ["/scans"], "to": "nowhere"}, "is no DICOM application"),
+        ({"folder": ["/scans"], "to": "PACS@10.0.0.5:104", "tls_key": Path("key.pem")}, "--tls-ca"),
+        (ARCHIVE | {"source": "PACS@10.0.0.5"}, "is no DICOM application"),
+    ],
+)
+def test_schedule_that_could_not_be_kept_is_refused(options, line):
+    with pytest.raises(SettingsError, match=line):
+        add("ward-a", at="05:30", settle=0.0, catch_up=1.0, **options)
