@@ -30,7 +30,7 @@ def pytest_xdist_auto_num_workers(config):
         return 0
     folders = [ROOT / folder for folder in _COMPUTING]
     is_computing = all(any(path.is_relative_to(folder) for folder in folders) for path in paths)
-    return min(count_cores() * (1 if is_computing else 2), _MOST_PROCESSES)
+    return min(count_cores() * (1 if is_computing else 3), _MOST_PROCESSES)
 
 
 def pytest_addoption(parser):

@@ -65,6 +65,7 @@ _IN_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
 #: Number of mid-gray rows at the end of a picture whose data ended early.
 _FILLED_ROWS: Final = 8
+_END_OF_IMAGE: Final = b"\xff\xd9"
 #: Assumed bit depth of JPEG XL, the maximum of its decoder; the actual one follows deep in the bit stream.
 _JXL_BITS: Final = 16
 
@@ -103,7 +104,7 @@ def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
     decoders: dict[Codec, Callable[[bytes], npt.NDArray[Any]]] = {
         Codec.JPEG: partial(_decode_by_libjpeg, header=header),
         Codec.JPEG_LOSSLESS: partial(_decode_by_libjpeg, header=header),
-        Codec.JPEG_LS: imagecodecs.jpegls_decode,
+        Codec.JPEG_LS: _decode_jpeg_ls,
         Codec.JPEG_2000: imagecodecs.jpeg2k_decode,
         Codec.JPEG_XL: imagecodecs.jpegxl_decode,
     }
@@ -123,6 +124,17 @@ def _decode_by_libjpeg(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
     pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
     if (pixels[-_FILLED_ROWS:] == 2 ** (header.bits - 1)).all():
         raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is cut short: its lowest rows are missing")
+    return pixels
+
+
+def _decode_jpeg_ls(data: bytes) -> npt.NDArray[Any]:
+    """Decode a JPEG-LS frame, whether its end is marked or not.
+
+    CharLS 2.4 counts to 2**31 where data ends in mid-pixel without a marker: five seconds for a file of any size.
+    """
+    import imagecodecs
+
+    pixels: npt.NDArray[Any] = imagecodecs.jpegls_decode(data + _END_OF_IMAGE)
     return pixels
 
 

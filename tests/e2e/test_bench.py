@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from tests.factories import UNGATED_MODEL
 from tests.program import last_json, make_environment, run
 from tests.worker_factories import write_scans
 
@@ -33,9 +32,8 @@ def test_measures_a_folder_and_leaves_the_results_alone(tmp_path, env):
     assert not (tmp_path / "data").exists()  # where the results would lie
 
 
-@pytest.mark.parametrize("model", [UNGATED_MODEL, ""], ids=["ungated", "shipped"])
-def test_measures_workers_with_servers_that_it_starts_for_that(tmp_path, model):
-    env = make_environment(tmp_path, device="cpu", model=model)
+def test_measures_workers_of_the_shipped_model_with_servers_that_it_starts_for_that(tmp_path):
+    env = make_environment(tmp_path, device="cpu", model="")
     night = write_scans(tmp_path / "night", 4)
     done = run("bench", night, "--scans", 8, "--rounds", 1, "--workers", 1, env=env, cwd=tmp_path)
     assert "1 worker " in done.stdout

@@ -1,5 +1,7 @@
 """One radiograph in every transfer syntax and representation: decoded to the same gray levels."""
 
+import time
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -96,6 +98,27 @@ def test_a_frame_that_is_cut_is_damage(syntax):
         read(encode_dicom(pixels, syntax=syntax, frame=frame[: len(frame) // 2]))
 
     assert caught.value.reason is Reason.DAMAGED
+
+
+def test_a_jpeg_ls_frame_that_is_cut_anywhere_takes_no_seconds():
+    pixels = factories.small_chest().astype(np.uint16) * 16
+    frame = bytes(ENCODERS[uid.JPEGLSLossless][0](pixels))
+    begun = time.process_time()
+
+    for left in range(len(frame) // 4, len(frame), len(frame) // 16):
+        with pytest.raises(ScanError, match="damaged or cut short"):
+            read(encode_dicom(pixels, syntax=uid.JPEGLSLossless, frame=frame[:left]))
+
+    assert time.process_time() - begun < 4.0  # the decoder counted for five at each cut
+
+
+def test_a_jpeg_ls_frame_whose_end_is_not_marked_is_read_whole():
+    pixels = factories.small_chest().astype(np.uint16) * 16
+    frame = bytes(ENCODERS[uid.JPEGLSLossless][0](pixels))
+
+    scan = read(encode_dicom(pixels, syntax=uid.JPEGLSLossless, frame=frame.removesuffix(b"\xff\xd9")))
+
+    np.testing.assert_array_equal(scan.pixels, pixels)
 
 
 @pytest.mark.parametrize("syntax", ENCODERS)
