@@ -12,7 +12,7 @@ from db.runs import RunInfo
 from db.tables import scans
 
 #: Scans that are counted, those that were found first; more would take longer than a page may.
-MOST_COUNTED: Final = 50_000
+MOST_COUNTED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from db.tables import scans
 from db.views import studies
@@ -31,13 +31,11 @@ def roll_up(
     A study without a score has a row without a label.
     """
     row = studies.c
-    query = select(studies).where(row.study.in_(uids)).order_by(row.study, row.model, row.label)
-    for column, value in ((row.label, label), (row.decision, decision), (row.model, model)):
-        if value is not None:
-            query = query.where(column == value)
+    equal = ((row.label, label), (row.decision, decision), (row.model, model))
+    wanted = [column == value for column, value in equal if value is not None]
     if min_score is not None:
-        query = query.where(row.score >= min_score)
-    found: dict[str, list[dict[str, Any]]] = {uid: [] for uid in uids}
-    for each in connection.execute(query).mappings():
-        found[each["study"]].append(dict(each))
+        wanted.append(row.score >= min_score)
+    # One query for each study: with a list of UIDs, SQLite would roll up every study first.
+    query = select(studies).where(row.study == bindparam("of_study"), *wanted).order_by(row.model, row.label)
+    found = {uid: [dict(one) for one in connection.execute(query, {"of_study": uid}).mappings()] for uid in uids}
     return {uid: rows for uid, rows in found.items() if rows}

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, union_all
 
 from db.engine import read_clock
-from db.marks import Review, is_reviewed
+from db.marks import Review, count_reviews, is_reviewed
 from db.results import ResultFilter
 from db.tables import jobs, runs, worklist_rows
 from db.tallies import RunTally, read_tallies
@@ -143,6 +143,14 @@ def count_rows(
             for status, named in tally.reasons.items()
             if not wanted.statuses or ScanStatus(status) in wanted.statuses
         )
+    if tally.is_kept and request.review and row_filter == (None, None, None) and not wanted.statuses:
+        reviews = (
+            None
+            if request.list_conditions() or len(tally.labels) > 1
+            else count_reviews(connection, str(wanted.run_id))
+        )
+        if reviews is not None:  # each scan has one row
+            return sum(reviews.values()) if request.review is Review.REVIEWED else reviews.get(request.review.value, 0)
     if tally.is_kept and not request.begins_with_marks and tally.counts.found > _MOST_COUNTED:
         return None
     query = select(func.count()).select_from(results).where(*_list_conditions(wanted, request))

@@ -127,7 +127,8 @@ def fill(site: Site, size: int) -> tuple[str, int]:
 
     def work(connection: Connection) -> tuple[str, int]:
         if is_postgresql:
-            connection.execute(text("SET LOCAL statement_timeout = '1h'"))
+            for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                connection.execute(text(f"SET LOCAL {limit} = 0"))
         run_id = create_run(connection, new, ManyScans(size))
         fill_run(connection, run_id, also=also)
         middle = connection.execute(scans.select().where(scans.c.run_id == run_id).limit(1)).one().id + size // 2 + 1

@@ -22,6 +22,7 @@ from web.pages import check_health, download_csv, show_run, show_runs
 from web.pictures import Pictures
 from web.queue_page import show_queue
 from web.reason_page import show_failures
+from web.recent import Recent
 from web.run_actions import cancel, retry
 from web.scan_page import send_evidence, send_picture, send_thumbnail, show_scan
 from web.sessions import Attempts, Sessions
@@ -83,6 +84,7 @@ def make_app(settings: Settings) -> Starlette:
     app.state.engine = engine
     app.state.schema_checked = False
     app.state.pictures = Pictures(settings)
+    app.state.facets = Recent(32)  # of runs, until their counts change
     app.state.drifts = make_drifts()
     app.state.access = access
     app.state.settings = settings

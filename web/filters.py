@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
@@ -46,6 +46,10 @@ class WorklistFilter:
     def is_set(self) -> bool:
         """Whether the filter restricts the rows."""
         return self != WorklistFilter(order=self.order)
+
+    def count_chosen(self) -> int:
+        """Return how many fields restrict the rows."""
+        return sum(getattr(self, one.name) is not None for one in fields(self) if one.name != "order")
 
     @property
     def fits_csv(self) -> bool:

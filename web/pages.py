@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from db.engine import reading
-from db.facets import count_facets
+from db.facets import Facets, count_facets
 from db.marks import count_reviews, find_verdicts
 from db.pace import find_pace
 from db.registry import list_models, read_card
@@ -41,6 +41,7 @@ from web.filters import (
     write_position,
 )
 from web.lookup import find_requested_run, reading_request
+from web.recent import Recent
 from web.run_actions import OPEN, explain_retry
 from web.showing import render
 from web.stored_card import list_alternatives, read_choices, read_labels, read_thresholds
@@ -101,7 +102,8 @@ def show_run(request: Request) -> Response:
         card = read_card(connection, run.model_digest)
         page = read_page(connection, asked.of_run(run.id), ROWS_PER_PAGE, before or after, tally, request=page_request)
         total = count_rows(connection, asked.of_run(run.id), tally, page_request)
-        found_in = count_facets(connection, run)
+        facets: Recent[Facets] = request.app.state.facets
+        found_in = facets.find((run.id, run.found, tally.changed_at), lambda: count_facets(connection, run))
         verdicts = find_verdicts(connection, run.id, [row["scan_id"] for row in page.rows])
         reviews = count_reviews(connection, run.id)
         pace = find_pace(connection, run) if run.status in OPEN else None
@@ -124,6 +126,7 @@ def show_run(request: Request) -> Response:
         labels=list(dict.fromkeys([*read_labels(card), *([asked.label] if asked.label else [])])),
         thresholds=read_thresholds(card),
         facets=list_facets(asked, tally, reviews, found_in),
+        chosen=asked.count_chosen(),
         is_partial=page.is_partial,
         verdicts=verdicts,
         choices=read_choices(card),

@@ -12,9 +12,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from db.engine import make_engine
+from db.types import ScanStatus
 from nightread.settings import Settings
 from tests.factories import small_chest, write_jpeg
-from tests.program import make_environment, run
+from tests.program import make_environment, run, worker
 from tests.web_page import add_night, list_files, shipped_model
 from web.app import make_app
 
@@ -65,11 +66,16 @@ def open_tab(browser, size=WIDTHS["laptop"], theme="dark", address=None):
     assert errors == []
 
 
-def check_reading(tab):
+def check_reading(tab, **options):
     """Check that axe-core finds nothing, and that nothing is wider than the window."""
-    violations = Axe().run(tab).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == []
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    violations = Axe().run(tab, options=options or None).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == [], tab.url
+    assert is_within(tab), tab.url
+
+
+def is_within(tab):
+    """Return whether nothing is wider than the window."""
+    return tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +95,24 @@ def night(tmp_path_factory):
         engine, scores, found=listed, model=shipped_model(), sources=[str(folder / "night")], decide=decide,
         name="ward-1",
     )  # fmt: skip
+    add_night(
+        engine, [0.3, *[ScanStatus.REJECTED] * 2, ScanStatus.FAILED], found=list_files(folder / "night")[:4],
+        model=shipped_model(), name="ward-2",
+    )  # fmt: skip
     engine.dispose()
     return url
 
 
+@pytest.fixture(scope="module")
+def address(night):
+    with serve(night, web_name="TEST", web_color="orange") as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_the_way_of_a_morning_by_keyboard(browser, night, theme):
-    with serve(night) as address, open_tab(browser, theme=theme, address=address) as tab:
+def test_the_way_of_a_morning_by_keyboard(browser, address, theme):
+    with open_tab(browser, theme=theme, address=address) as tab:
         tab.goto(address)
-        check_reading(tab)
         tab.get_by_role("link", name="ward-1").click()
         tab.get_by_role("link", name=re.compile("^uncertain")).click()
         expect(tab.locator("[data-row]")).to_have_count(2)
@@ -123,9 +138,11 @@ def test_the_way_of_a_morning_by_keyboard(browser, night, theme):
         assert "decision=uncertain" in tab.url
 
 
-def test_rows_are_marked_where_they_are(browser, night):
-    with serve(night) as address, open_tab(browser) as tab:
+def test_rows_are_marked_where_they_are(browser, address):
+    with open_tab(browser) as tab:
         tab.goto(f"{address}/runs/ward-1")
+        boxes = [row.bounding_box() for row in tab.locator("[data-row]").all()]
+        assert sum(box["y"] + box["height"] <= 720 for box in boxes) >= 18
         tab.keyboard.press("j")
         tab.keyboard.press("a")
         row = tab.locator("[data-row]").first
@@ -136,18 +153,36 @@ def test_rows_are_marked_where_they_are(browser, night):
         expect(row.locator("[data-review]")).to_be_empty()
 
 
-@pytest.mark.parametrize(("width", "theme"), [("laptop", "light"), ("tablet", "dark"), ("phone", "light")])
-def test_pages_fit_each_width_and_are_read_by_everybody(browser, night, width, theme):
-    with serve(night) as address, open_tab(browser, WIDTHS[width], theme, address) as tab:
+PAGES = (
+    "/", "/runs/ward-1", "/scans/1", "/runs/ward-2/failures", "/runs/ward-1/drift", "/queue", "/models",
+    "/models/pneumonia-lite0/4", "/actions", "/login",
+)  # fmt: skip
+
+
+def test_pages_fit_each_width_and_are_read_by_everybody_in_both_themes(browser, night):
+    with serve(night, web_role="operate", web_name="TEST", web_color="red") as address, open_tab(browser) as tab:
+        for page in PAGES:
+            tab.set_viewport_size({"width": 1280, "height": 720})
+            tab.goto(f"{address}{page}")
+            check_reading(tab)
+            tab.evaluate("document.documentElement.dataset.theme = 'light'")
+            check_reading(tab, runOnly=["color-contrast"])
+            for width, height in (WIDTHS["tablet"], WIDTHS["phone"]):
+                tab.set_viewport_size({"width": width, "height": height})
+                assert is_within(tab), (page, width)
+            check_reading(tab, runOnly=["color-contrast", "target-size", "scrollable-region-focusable"])
+
+
+def test_filters_of_a_phone_open_when_they_are_asked_for(browser, address):
+    with open_tab(browser, WIDTHS["phone"]) as tab:
         tab.goto(f"{address}/runs/ward-1")
-        check_reading(tab)
-        if width == "laptop":
-            boxes = [row.bounding_box() for row in tab.locator("[data-row]").all()]
-            assert sum(box["y"] + box["height"] <= 720 for box in boxes) >= 18
-        tab.locator("[data-row] a").first.click()
-        check_reading(tab)
-        tab.goto(f"{address}/login")
-        check_reading(tab)
+        assert tab.locator("[data-row]").first.bounding_box()["y"] < WIDTHS["phone"][1]
+        uncertain = tab.get_by_role("link", name=re.compile("^uncertain"))
+        expect(uncertain).to_be_hidden()
+        tab.locator("summary", has_text="Filters").click()
+        uncertain.click()
+        expect(tab.locator("[data-row]")).to_have_count(2)
+        expect(tab.locator("summary", has_text="Filters (1 chosen)")).to_be_visible()
 
 
 def test_login_gives_a_role_and_logout_takes_it(browser, night):
@@ -161,3 +196,39 @@ def test_login_gives_a_role_and_logout_takes_it(browser, night):
         expect(tab.get_by_role("button", name="Undo my last mark")).to_have_count(0)
         tab.get_by_role("button", name="Log out").click()
         expect(tab.get_by_label("Your token")).to_be_visible()
+
+
+def test_a_run_of_two_workers_is_live_and_what_failed_is_retried(browser, redis_url, tmp_path):
+    (tmp_path / "night").mkdir()
+    for number in range(48):
+        write_jpeg(tmp_path / "night" / f"{number:02}.jpg", small_chest(number))
+    file = tmp_path / "night" / "00.jpg"
+    url = f"sqlite:///{tmp_path / 'nightread.db'}"
+    environment = make_environment(
+        tmp_path,
+        database_url=url,
+        broker_url=redis_url,
+        scan_roots=tmp_path / "night",
+        sweep_s=1,
+        job_size=16,
+        threads=1,
+        max_attempts=1,
+    )
+    run("db", "upgrade", env=environment, cwd=tmp_path)
+    run("enqueue", tmp_path / "night", "--name", "live", env=environment, cwd=tmp_path)
+    away = file.rename(tmp_path / "away")
+    given = {"web_role": "operate", "broker_url": redis_url}
+    with serve(url, **given) as address, open_tab(browser) as tab:
+        tab.goto(f"{address}/runs/live")
+        expect(tab.locator("#sum")).to_contain_text("48 still to be scored")
+        log = tmp_path / "workers.log"
+        with worker(environment, tmp_path, log), worker(environment, tmp_path, log):
+            # Not reloaded here: the page asks by itself, and loads itself again when the run has ended.
+            expect(tab.locator("[data-connection]")).to_have_text("live", timeout=60_000)
+            expect(tab.locator("h1 .badge")).to_have_text("finished", timeout=90_000)
+            expect(tab.locator("#sum")).to_contain_text("48 found = 47 scored + 0 rejected + 1 failed")
+            tab.get_by_role("link", name="Without a score").click()
+            expect(tab.locator("main")).to_contain_text("mount the share on every host")
+            away.rename(file)
+            tab.get_by_role("button", name="Retry 1 failed").click()
+            expect(tab.locator("#sum")).to_contain_text("48 found = 48 scored", timeout=90_000)

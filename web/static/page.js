@@ -159,7 +159,11 @@ async function refreshReviews() {
     if (other) find("[data-review]", row).replaceChildren(...find("[data-review]", other).childNodes);
   }
   const filters = find("#filters", page);
-  if (filters) find("#filters").replaceChildren(...filters.childNodes);
+  if (filters) {
+    const isOpen = find("[data-fold]").open;
+    find("#filters").replaceChildren(...filters.childNodes);
+    fold(isOpen);
+  }
   showTimes(document);
 }
 
@@ -179,6 +183,12 @@ function advance() {
     document.cookie = `nightread_advance=${box.checked ? 1 : 0}; path=/; max-age=31536000; SameSite=Strict`;
     for (const field of findAll("[data-mark] [name=then]")) field.value = box.checked ? "next" : "stay";
   });
+}
+
+// On a phone the filters would push the rows off the screen: they open when they are asked for.
+function fold(isOpen = false) {
+  const part = find("[data-fold]");
+  if (part && matchMedia("(max-width: 48rem)").matches) part.open = isOpen;
 }
 
 function confirmForms() {
@@ -225,5 +235,6 @@ for (const canvas of findAll("[data-viewer]")) view(canvas);
 listenToKeys();
 undoInPlace();
 advance();
+fold();
 confirmForms();
 follow();
