@@ -21,6 +21,7 @@ from web.app import make_app
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium")
+expect.set_options(timeout=30_000)
 WIDTHS = {"laptop": (1280, 720), "tablet": (820, 1180), "phone": (390, 844)}
 TOKEN = "t" * 64
 
@@ -57,7 +58,7 @@ def open_tab(browser, size=WIDTHS["laptop"], theme="dark", address=None):
     if address:
         context.add_cookies([{"name": "nightread_theme", "value": theme, "url": address}])
     tab = context.new_page()
-    tab.set_default_timeout(20_000)
+    tab.set_default_timeout(30_000)
     errors = []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))

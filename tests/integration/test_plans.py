@@ -8,15 +8,19 @@ from sqlalchemy import event, text
 
 from db.due_jobs import count_leases, take_due_jobs
 from db.engine import write
+from db.facets import count_facets
 from db.job_results import store_results
 from db.jobs import load_open_scans
+from db.leases import list_leases
+from db.marks import Review
 from db.pace import find_pace
 from db.results import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
+from db.studies import list_study_uids, roll_up
 from db.tallies import read_tallies
 from db.types import ScanStatus
-from db.worklist import read_page, read_progress
-from db.worklist_request import Position
+from db.worklist import count_rows, read_page, read_progress
+from db.worklist_request import PageOrder, PageRequest, Position
 from tests.db_factories import add_run, claim, job_ids, new_prediction, open_scans, scored
 from tests.web_page import add_night
 
@@ -65,8 +69,13 @@ def show(connection, run_id):
     find_pace(connection, find_run(connection, "open"))
 
 
-def turn_page(connection, run_id, after):
-    read_page(connection, ResultFilter(run_id), 2, after, read_tallies(connection, [run_id])[run_id])
+BY_SCORE = PageRequest()
+
+
+def turn_page(connection, run_id, after, request=BY_SCORE):
+    tally = read_tallies(connection, [run_id])[run_id]
+    read_page(connection, ResultFilter(run_id), 2, after, tally, request=request)
+    count_rows(connection, ResultFilter(run_id), tally, request)
 
 
 WORK = {
@@ -81,6 +90,16 @@ WORK = {
     "first page": lambda connection, run_id: turn_page(connection, run_id, None),
     "middle page": lambda connection, run_id: turn_page(connection, run_id, Position(0.5, 1, "a")),
     "last page": lambda connection, run_id: turn_page(connection, run_id, Position(None, 1, None)),
+    "as found": lambda connection, run_id: turn_page(
+        connection, run_id, Position(None, 1, None), PageRequest(PageOrder.FOUND)
+    ),
+    "a reason": lambda connection, run_id: turn_page(connection, run_id, None, PageRequest(reason="damaged")),
+    "a folder": lambda connection, run_id: turn_page(connection, run_id, None, PageRequest(folder="/scans")),
+    "unreviewed": lambda connection, run_id: turn_page(connection, run_id, None, PageRequest(review=Review.UNREVIEWED)),
+    "reviewed": lambda connection, run_id: turn_page(connection, run_id, None, PageRequest(review=Review.REVIEWED)),
+    "facets": lambda connection, run_id: count_facets(connection, find_run(connection, run_id)),
+    "workers": lambda connection, run_id: list_leases(connection),
+    "studies": lambda connection, run_id: roll_up(connection, list_study_uids(connection, 2, "1.2")),
     "health": lambda connection, run_id: read_progress(connection),
 }
 
