@@ -46,7 +46,7 @@ def test_night_is_fetched_scored_and_sent_by_one_schedule(tmp_path, redis_url, p
         source = f"http://127.0.0.1:{http}/dicom-web" if is_web else f"ORTHANC@127.0.0.1:{dicom}"
         run(
             "schedule", "add", "pacs", "--at", AT, "--from", source, "--listen", f"127.0.0.1:{own}", "--spool", spool,
-            "--min-free", "0", "--rate", "0" if is_web else "40", "--to", f"ORTHANC@127.0.0.1:{dicom}",
+            "--min-free", "0", "--rate", "1", "--to", f"ORTHANC@127.0.0.1:{dicom}",
             env=env, cwd=tmp_path,
         )  # fmt: skip
         added = update(schedules).values(created_at=datetime.now(UTC) - timedelta(days=1))
@@ -57,8 +57,7 @@ def test_night_is_fetched_scored_and_sent_by_one_schedule(tmp_path, redis_url, p
             beat.terminate()
             assert beat.wait(60) == 0
         assert len(list(spool.rglob("*.dcm"))) < 2 * studies, "a beat that must end waits for no night"
-        lease = update(schedule_nights).values(not_before=None)  # it ends after a quarter of an hour
-        write(engine, lambda connection: connection.execute(lease))
+        write(engine, end_lease_and_limit)
         with worker(env, tmp_path, log), started([PROGRAM, "beat"], env, tmp_path, log):
             wait_until(lambda: read_sending(engine), f"the night to be sent: {log.read_text()[-2000:]}", 1000)
         took = datetime.now(UTC) - began
@@ -78,6 +77,14 @@ def test_night_is_fetched_scored_and_sent_by_one_schedule(tmp_path, redis_url, p
     assert listed[0]["last"]["sending"] == "sent"
     assert "Traceback" not in log.read_text()
     sys.stdout.write(f"{studies} studies in {took}; run from {times[0]} to {times[1]}; began {began}\n")
+
+
+def end_lease_and_limit(connection):
+    """End the lease of a killed beat, which takes a quarter of an hour, and the limit of one instance in a minute."""
+    connection.execute(update(schedule_nights).values(not_before=None))
+    options = connection.execute(select(schedules.c.options)).scalar_one()
+    faster = options | {"fetch": options["fetch"] | {"most_per_minute": 0.0}}
+    connection.execute(update(schedules).values(options=faster))
 
 
 def read_sending(engine):
