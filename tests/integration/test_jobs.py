@@ -12,7 +12,7 @@ from db.contents import find_predicted
 from db.due_jobs import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
 from db.engine import reading, write
 from db.job_results import store_results
-from db.jobs import claim_job, confirm_claim, reclaim_job, release_job, renew_lease, split_job
+from db.jobs import claim_job, confirm_claim, reclaim_job, release_job, renew_lease, split_job, uncount_attempt
 from db.tables import predictions, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus, database_now
@@ -126,6 +126,10 @@ class TestClaiming:
         assert claim(engine, job_id) is None
         assert fetch_job(engine, job_id).status is JobStatus.QUEUED
         assert write(engine, lambda connection: claim_job(connection, job_id, "itself", LEASE_S, embedded=True))
+
+    def test_an_embedded_run_keeps_no_other_run_s_job_from_workers(self, engine):
+        add_job(engine, embedded=True)
+        assert claim(engine, add_job(engine)) is not None
 
     def test_what_is_done_or_unknown_cannot_be_claimed(self, engine):
         job_id = add_job(engine)
@@ -320,6 +324,31 @@ class TestStoring:
 
 
 class TestGivingBack:
+    def test_only_the_named_job_of_a_dead_process_is_taken_back(self, engine):
+        first, second = add_job(engine), add_job(engine)
+        for job_id in (first, second):
+            claim(engine, job_id, "worker-1")
+        assert write(engine, lambda connection: reclaim_job(connection, first, "worker-1", 0.0))
+        assert [fetch_job(engine, job_id).status for job_id in (first, second)] == [JobStatus.QUEUED, JobStatus.LEASED]
+
+    def test_a_job_that_is_given_back_is_due_for_a_message_at_once(self, engine):
+        job_id = add_job(engine)
+        for give_back in (
+            lambda held: store(engine, held, retry_in_s=0.0),
+            lambda held: write(engine, lambda connection: release_job(connection, held, 0.0, is_crash=True)),
+        ):
+            assert write(engine, lambda connection: take_due_jobs(connection, 10, 3600)) == [job_id]
+            assert give_back(claim(engine, job_id))
+        assert write(engine, lambda connection: take_due_jobs(connection, 10, 3600)) == [job_id]
+
+    def test_an_attempt_that_a_stopping_worker_cuts_short_is_not_counted(self, engine):
+        job_id = add_job(engine)
+        for _ in range(2):
+            held = claim(engine, job_id)
+            assert store(engine, held, retry_in_s=0.0)
+        write(engine, lambda connection: uncount_attempt(connection, job_id))
+        assert fetch_job(engine, job_id).attempts == 1
+
     def test_a_job_that_is_given_back_counts_a_crash_and_waits(self, engine):
         job_id = add_job(engine)
         held = claim(engine, job_id)
