@@ -392,7 +392,7 @@ def check_shared_broker(settings: Settings, command: str) -> None:
         SettingsError: the broker lives in one process; the message names the setting.
     """
     if not settings.has_shared_broker:
+        instead = ", or use `nightread score`, which needs none" if command == "enqueue" else ""
         raise SettingsError(
-            f"`{command}` needs a broker that workers share: set NIGHTREAD_BROKER_URL=redis://HOST:6379/0, "
-            "or use `nightread score`, which needs none"
+            f"`{command}` needs a broker that workers share: set NIGHTREAD_BROKER_URL=redis://HOST:6379/0{instead}"
         )

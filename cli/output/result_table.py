@@ -36,7 +36,8 @@ def print_rows(connection: Connection, wanted: ResultFilter, tally: RunTally | N
         columns.remove(OPERATING_POINT)
     rows = _read_rows(connection, replace(wanted, limit=limit, columns=(*columns, "decision")), tally)
     if not rows:
-        say("no rows")
+        known = ", ".join(tally.decisions) if tally is not None and wanted.decision is not None else ""
+        say(f"no rows; the decisions of this run are {known}" if known else "no rows")
         return
     from cli.output.tables import make_table, out, paint  # Rich, which the other formats do not need
 

@@ -86,6 +86,11 @@ def test_hints_go_to_stderr(night, env, tmp_path):
     assert run("-q", "status", env=env, cwd=tmp_path).stderr == ""
 
 
+def test_a_decision_that_the_run_has_not_is_told_with_those_that_it_has(night, env, tmp_path):
+    said = run("results", "--decision", "scord", env=env, cwd=tmp_path).stderr
+    assert re.search(r"no rows; the decisions of this run are (normal|pneumonia|uncertain)\n", said)
+
+
 def test_colors_follow_the_option(night, env, tmp_path):
     assert "\x1b[" in run("results", "--color", "always", env=env, cwd=tmp_path).stdout
     assert "\x1b[" not in run("results", env=env, cwd=tmp_path).stdout

@@ -5,7 +5,15 @@ import pytest
 
 from nightread import settings as settings_module
 from nightread.errors import SettingsError
-from nightread.settings import SECRETS, Device, LogFormat, Settings, read_settings, read_sourced_settings
+from nightread.settings import (
+    SECRETS,
+    Device,
+    LogFormat,
+    Settings,
+    check_shared_broker,
+    read_settings,
+    read_sourced_settings,
+)
 from nightread.settings_sources import find_ignored_env_file
 
 
@@ -165,6 +173,13 @@ def test_no_representation_shows_a_password(monkeypatch):
 def test_a_wrong_scheme_is_named_with_those_allowed():
     assert "the scheme is mysql; allowed are sqlite:///FILE" in faults(DATABASE_URL="mysql://host/db")
     assert "the scheme is amqp; allowed are redis://" in faults(BROKER_URL="amqp://host")
+
+
+@pytest.mark.parametrize("command", ["enqueue", "sweep"])
+def test_a_command_that_needs_a_broker_names_the_setting_and_score_only_in_its_place(command):
+    with pytest.raises(SettingsError, match=f"`{command}` needs a broker .* set NIGHTREAD_BROKER_URL=") as refused:
+        check_shared_broker(read_settings(), command)
+    assert ("nightread score" in str(refused.value)) is (command == "enqueue")
 
 
 @pytest.mark.parametrize("url", ["sqlite:////tmp/x.db", "postgresql://h/d", "postgresql+psycopg://h/d"])
