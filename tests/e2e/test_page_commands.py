@@ -27,6 +27,7 @@ PAGES_ELSEWHERE = {
     "README.md": "tests/e2e/test_terminal.py",  # the first night; each further step has a page
     "docs/exporting.md": "tests/train/test_export_of_a_training.py",
     "docs/how-to/deploy.md": "tests/e2e/test_containers.py",
+    "docs/how-to/object-storage.md": "tests/e2e/test_object_storage.py",
     "docs/how-to/operations.md": "tests/e2e/test_operations_page.py",
     "docs/performance.md": "tests/e2e/test_bench.py",
     "docs/reproduction.md": "tests/train/test_architectures.py",
