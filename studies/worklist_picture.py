@@ -1,6 +1,6 @@
-"""The picture of docs/how-to/worklist.md: the worklist page of the demo's night, as Chromium draws it.
+"""The pictures of docs/how-to/worklist.md: pages of the demo's night, as Chromium draws them.
 
-uv run --extra web --group test python -m studies.worklist_picture docs/pictures/worklist.png
+uv run --extra web --group test python -m studies.worklist_picture docs/pictures
 """
 
 import subprocess
@@ -21,6 +21,8 @@ from studies.night_picture import score_demo
 from web.app import make_app
 
 _SIZE_PX: Final = (1280, 720)
+#: Addresses by the name of their picture.
+_PAGES: Final = {"worklist.png": "/runs/demo", "scan.png": "/scans/5?map=pneumonia", "drift.png": "/runs/demo/drift"}
 
 
 @contextmanager
@@ -40,19 +42,22 @@ def serve(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def main(target: Path) -> None:
-    """Write the picture to `target`."""
+def main(folder: Path) -> None:
+    """Write the pictures into `folder`."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        score_demo(folder)
+        night = Path(name)
+        score_demo(night)
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000"]
-        options += [f"--user-data-dir={folder}/chromium", "--window-size={},{}".format(*_SIZE_PX)]
-        with serve(folder) as address:
-            subprocess.run(  # noqa: S603
-                ["chromium", *options, f"--screenshot={target}", f"{address}/runs/demo"],  # noqa: S607
-                check=True,
-            )
-    Image.open(target).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+        options += [f"--user-data-dir={night}/chromium", "--window-size={},{}".format(*_SIZE_PX)]
+        with serve(night) as address:
+            for picture, page in _PAGES.items():
+                subprocess.run(  # noqa: S603
+                    ["chromium", *options, f"--screenshot={folder / picture}", f"{address}{page}"],  # noqa: S607
+                    check=True,
+                )
+    for picture in _PAGES:
+        drawn = Image.open(folder / picture).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        drawn.save(folder / picture, optimize=True)
 
 
 if __name__ == "__main__":
