@@ -1,12 +1,14 @@
 """Studies of all runs, page by page, with the roll-up of the view `studies`."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, select
 
 from db.tables import scans
-from db.views import studies
+from db.types import ScanStatus
+from db.views import latest_results
 
 
 def list_study_uids(connection: Connection, limit: int, after: str | None = None) -> list[str]:
@@ -26,16 +28,49 @@ def roll_up(
     min_score: float | None = None,
     model: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the view `studies` by UID, in the order of the UIDs; each filter leaves out the other rows.
+    """Return what the view `studies` says of these studies, by UID in their order; each filter leaves out other rows.
 
-    A study without a score has a row without a label.
+    A study without a score has a row without a label. It is computed here, of the rows of `latest_results`: SQLite
+    would roll up every study before it looks for one.
     """
-    row = studies.c
-    equal = ((row.label, label), (row.decision, decision), (row.model, model))
-    wanted = [column == value for column, value in equal if value is not None]
-    if min_score is not None:
-        wanted.append(row.score >= min_score)
-    # One query for each study: with a list of UIDs, SQLite would roll up every study first.
-    query = select(studies).where(row.study == bindparam("of_study"), *wanted).order_by(row.model, row.label)
-    found = {uid: [dict(one) for one in connection.execute(query, {"of_study": uid}).mappings()] for uid in uids}
-    return {uid: rows for uid, rows in found.items() if rows}
+    row = latest_results.c
+    query = (
+        select(row.study, row.model, row.label, row.score, row.decision, row.status, row.time)
+        .where(row.study.in_(uids))
+        .order_by(row.study, row.model, row.label, row.score.desc(), row.scan_id)
+    )
+    found: dict[str, list[dict[str, Any]]] = {uid: [] for uid in uids}
+    for (uid, name), group in groupby(connection.execute(query), key=lambda one: (one.study, one.model)):
+        found[uid] += _roll_up(name, [*group])
+    equal = (("label", label), ("decision", decision), ("model", model))
+    wanted = {name: value for name, value in equal if value is not None}
+    kept = {
+        uid: [
+            told
+            for told in rows
+            if all(told[name] == value for name, value in wanted.items())
+            and (min_score is None or (told["score"] is not None and told["score"] >= min_score))
+        ]
+        for uid, rows in found.items()
+    }
+    return {uid: rows for uid, rows in kept.items() if rows}
+
+
+def _roll_up(model: str, rows: list[Any]) -> list[dict[str, Any]]:
+    """Return one row for each label of a study under a model, of its rows by label and falling score."""
+    told = {
+        "model": model, "rejected": sum(row.status is ScanStatus.REJECTED for row in rows),
+        "failed": sum(row.status is ScanStatus.FAILED for row in rows),
+        "time": max((row.time for row in rows if row.time is not None), default=None),
+    }  # fmt: skip
+    labelled = [row for row in rows if row.label is not None]
+    if not labelled:
+        return [told | {"label": None, "score": None, "decision": None, "scored": 0}]
+    rolled = []
+    for label, group in groupby(labelled, key=lambda row: row.label):
+        of_label = list(group)
+        first = of_label[0]
+        rolled.append(
+            told | {"label": label, "score": first.score, "decision": first.decision, "scored": len(of_label)}
+        )
+    return rolled

@@ -11,8 +11,13 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+from sqlalchemy import String, cast, select, update
 
+from db.engine import reading
+from db.studies import list_study_uids, roll_up
+from db.tables import scans
 from db.types import ScanStatus
+from db.views import studies
 from nightread.settings import Settings
 from tests.db_factories import add_run
 from tests.factories import small_chest, write_jpeg
@@ -111,6 +116,21 @@ def test_studies_come_by_uid_page_by_page_and_filtered(api, night, engine):
         one["study"] for one in found if any(label["decision"] == "pneumonia" for label in one["labels"])
     }
     assert api("/studies?model=other@1").json() == {"studies": [], "next": None}
+
+
+def test_studies_are_rolled_up_as_the_view_does(engine, night):
+    add_night(engine, [{"a": 0.25, "b": 0.75}, ScanStatus.REJECTED, ScanStatus.FAILED, 0.9, None], name="other")
+    with engine.begin() as connection:  # two scans each of one study
+        connection.execute(update(scans).values(study_uid="1.2." + cast(scans.c.id / 2, String)))
+    with reading(engine) as connection:
+        expected = [dict(row) for row in connection.execute(select(studies)).mappings()]
+        rolled = roll_up(connection, list_study_uids(connection, 100))
+    names = ("model", "label", "score", "decision", "scored", "rejected", "failed", "time")
+    told = [(uid, *(row[name] for name in names)) for uid, rows in rolled.items() for row in rows]
+    assert sorted(told, key=repr) == sorted(
+        ((row["study"], *(row[name] for name in names)) for row in expected), key=repr
+    )
+    assert len(told) > 5
 
 
 @pytest.mark.parametrize(("suffix", "read"), [("parquet", pd.read_parquet), ("xlsx", pd.read_excel)])
