@@ -119,7 +119,7 @@ def test_the_way_of_a_morning_by_keyboard(browser, address, theme):
         expect(tab.locator("[data-row]")).to_have_count(2)
         tab.keyboard.press("j")
         tab.keyboard.press("Enter")
-        expect(tab.locator("h2", has_text="Review")).to_be_visible()
+        tab.wait_for_url("**/scans/**")
         first = tab.url
         tab.keyboard.press("m")
         expect(tab.locator(".scale")).to_be_visible()
