@@ -116,6 +116,7 @@ def test_the_way_of_a_morning_by_keyboard(browser, address, theme):
         tab.goto(address)
         tab.get_by_role("link", name="ward-1").click()
         tab.get_by_role("link", name=re.compile("^uncertain")).click()
+        tab.wait_for_url("**decision=uncertain")  # loaded: its script listens to keys
         expect(tab.locator("[data-row]")).to_have_count(2)
         tab.keyboard.press("j")
         tab.keyboard.press("Enter")
