@@ -12,7 +12,7 @@ archive_source: reads an archive from any place, within a budget.
 formats: recognises a file's format by its first bytes.
 scan: types of a decoded scan, and size limits.
 decode: turns the bytes of one file into a Scan.
-raster: decodes JPEG, PNG and TIFF.
+raster: decodes JPEG, PNG, TIFF, BMP and lossless WebP.
 tiff: decodes TIFF pages that Pillow cannot decode.
 frames: headers and decoders of compressed frames.
 dicom: decodes DICOM.

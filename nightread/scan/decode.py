@@ -12,6 +12,8 @@ from nightread.scan.scan import LARGEST_GRAY, Scan
 #: Archives that a run with `--archives` reads, as `name_other` names them.
 _LISTED_ARCHIVES = frozenset({"zip archive", "tar archive", "gzip file"})
 
+_SUPPORTED = "JPEG, PNG, TIFF, BMP, lossless WebP and DICOM"
+
 silence_decoders()
 
 
@@ -70,13 +72,11 @@ def check_content(scan: Scan) -> None:
 def _explain_kind(kind: NoScan, name: str) -> UnreadableScan | UnsupportedScan:
     if kind is NoScan.ARCHIVE:
         remedy = "unpack it into the folder" + (" or use --archives" if name in _LISTED_ARCHIVES else "")
-        return UnsupportedScan(
-            Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are JPEG, PNG, TIFF and DICOM: {remedy}"
-        )
+        return UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are {_SUPPORTED}: {remedy}")
     if kind is NoScan.OTHER_IMAGE:
         return UnsupportedScan(
             Reason.UNSUPPORTED_FORMAT,
-            f"the image has the format {name}; supported are JPEG, PNG, TIFF and DICOM: convert it, for instance with "
+            f"the image has the format {name}; supported are {_SUPPORTED}: convert it, for instance with "
             "`magick IN OUT.png`",
         )
-    return UnreadableScan(Reason.NOT_AN_IMAGE, "the content is not JPEG, PNG, TIFF or DICOM")
+    return UnreadableScan(Reason.NOT_AN_IMAGE, f"the content is none of {_SUPPORTED}")

@@ -2,6 +2,7 @@
 
 import struct
 from enum import StrEnum
+from typing import Final
 
 #: Number of bytes that `sniff` needs: the magic number of DICOM is at byte 128, that of NIfTI at 344.
 SNIFF_BYTES = 352
@@ -13,6 +14,8 @@ class Format(StrEnum):
     JPEG = "jpeg"
     PNG = "png"
     TIFF = "tiff"
+    BMP = "bmp"
+    WEBP = "webp"
     DICOM = "dicom"
 
 
@@ -24,6 +27,8 @@ class NoScan(StrEnum):
     UNKNOWN = "unknown"
 
 
+_Magics = tuple[tuple[int, bytes], ...]
+
 _SCANS: tuple[tuple[int, bytes, Format], ...] = (
     (128, b"DICM", Format.DICOM),  # first: the preamble before it is free, and some writers put a TIFF header there
     (0, b"\xff\xd8\xff", Format.JPEG),
@@ -33,18 +38,25 @@ _SCANS: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"II+\x00", Format.TIFF),  # BigTIFF
     (0, b"MM\x00+", Format.TIFF),
 )
+_BMP: Final = ((0, b"BM"), (6, b"\0\0\0\0"), (15, b"\0\0\0"))
+_RIFF_WEBP: Final = ((0, b"RIFF"), (8, b"WEBP"))
+#: As `_OTHERS`. A WebP in extended form may hold either compression: its chunks tell (`raster.read_raster`).
+_LONGER_SCANS: tuple[tuple[_Magics, Format], ...] = (
+    (_BMP, Format.BMP),
+    ((*_RIFF_WEBP, (12, b"VP8L")), Format.WEBP),
+    ((*_RIFF_WEBP, (12, b"VP8X")), Format.WEBP),
+)
 #: Some writers leave line ends or zeros before a JPEG.
 _BLANKS = b"\r\n\t \0"
 _JPEG = b"\xff\xd8\xff"
 _DICM = b"DICM"
 _IMAGE, _ARCHIVE = NoScan.OTHER_IMAGE, NoScan.ARCHIVE
 #: All magics of a row must match: two letters alone would take a text that begins with "BM" for a bitmap.
-_OTHERS: tuple[tuple[tuple[tuple[int, bytes], ...], NoScan, str], ...] = (
+_OTHERS: tuple[tuple[_Magics, NoScan, str], ...] = (
     (((0, b"GIF87a"),), _IMAGE, "GIF"),
     (((0, b"GIF89a"),), _IMAGE, "GIF"),
-    (((0, b"BM"), (6, b"\0\0\0\0"), (15, b"\0\0\0")), _IMAGE, "BMP"),
     (((0, b"8BPS\0"),), _IMAGE, "Photoshop"),
-    (((0, b"RIFF"), (8, b"WEBP")), _IMAGE, "WebP"),
+    (_RIFF_WEBP, _IMAGE, "lossy WebP"),
     *((((4, b"ftyp" + brand),), _IMAGE, "HEIF")
       for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
     *((((4, b"ftyp" + brand),), _IMAGE, "AVIF") for brand in (b"avif", b"avis")),
@@ -119,6 +131,9 @@ def sniff(head: bytes) -> Format | NoScan:
     for offset, magic, scan_format in _SCANS:
         if head.startswith(magic, offset):
             return scan_format
+    for magics, scan_format in _LONGER_SCANS:
+        if _matches(head, magics):
+            return scan_format
     if _begins_data_set(head.removeprefix(_DICM)):  # a writer may leave out the preamble alone
         return Format.DICOM
     if head.lstrip(_BLANKS).startswith(_JPEG):
@@ -138,6 +153,10 @@ def name_other(head: bytes) -> str:
 
 def _find_other(head: bytes) -> tuple[NoScan, str]:
     for magics, kind, name in _OTHERS:
-        if all(head.startswith(magic, offset) for offset, magic in magics):
+        if _matches(head, magics):
             return kind, name
     return NoScan.UNKNOWN, ""
+
+
+def _matches(head: bytes, magics: _Magics) -> bool:
+    return all(head.startswith(magic, offset) for offset, magic in magics)

@@ -1,8 +1,9 @@
-"""Decoding of JPEG, PNG and TIFF with Pillow: from bytes to gray pixels."""
+"""Decoding of JPEG, PNG, TIFF, BMP and WebP with Pillow: from bytes to gray pixels."""
 
 import contextlib
 import ctypes
 import logging
+import struct
 import warnings
 from io import BytesIO
 
@@ -27,6 +28,9 @@ from nightread.scan.scan import (
 )
 
 _PNG_BIT_DEPTH_AT = 24
+#: Of BMP: header (40 is the first of Windows), bits of a pixel, and compressions: none, and none with masks of colors.
+#: In the others, which are run-length codings, a missing part is no error.
+_BMP_HEADER, _BMP_BITS, _BMP_COMPRESSIONS = 40, {1, 8, 16, 24, 32}, {0, 3}
 _JPEG_END = b"\xff\xd9"
 #: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
 _JPEG_TAIL = 2**16
@@ -59,7 +63,7 @@ def silence_decoders() -> None:
 
 
 def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *, with_colors: bool) -> Scan:
-    """Decode a JPEG, PNG or TIFF; arguments and errors as in `nightread.scan.decode.read_scan`."""
+    """Decode a file of any format but DICOM; arguments and errors as in `nightread.scan.decode.read_scan`."""
     if kind is Format.JPEG:
         header = read_header(data)
         if header is not None:
@@ -73,6 +77,10 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
         page = read_tiff(data, max_pixels, with_colors=with_colors)
         if page is not None:
             return page
+    if kind is Format.BMP:
+        _check_bmp(data)
+    if kind is Format.WEBP:
+        _check_lossless(data)
     try:
         # The allow-list excludes Pillow's forty other parsers, some of which run programs.
         with Image.open(BytesIO(data), formats=(kind.name,)) as image:
@@ -98,6 +106,32 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
         raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
     rule = BrightnessRule.FULL_RANGE if pixels.dtype == np.uint8 else BrightnessRule.BITS_IN_USE
     return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors, rule=rule)
+
+
+def _check_bmp(data: bytes) -> None:
+    """Refuse a BMP of a kind that is not known to be read right.
+
+    Raises:
+        UnsupportedScan: its bits, compression or header are of another kind.
+    """
+    header, bits, compression = struct.unpack_from("<L10xHL", data.ljust(34, b"\0"), 14)
+    if header < _BMP_HEADER or bits not in _BMP_BITS or compression not in _BMP_COMPRESSIONS:
+        kind = "of OS/2" if header < _BMP_HEADER else f"of {bits} bits in compression {compression}"
+        raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"a BMP {kind}; save the scan as PNG")
+
+
+def _check_lossless(data: bytes) -> None:
+    """Refuse a WebP in extended form whose picture is compressed with loss: no decoder tells how much is missing.
+
+    Raises:
+        UnsupportedScan: one of its chunks is `VP8 `.
+    """
+    place = 12
+    while place + 8 <= len(data):
+        name, size = struct.unpack_from("<4sL", data, place)
+        if name == b"VP8 ":
+            raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, "a lossy WebP; save the scan as PNG")
+        place += 8 + size + size % 2
 
 
 def _has_preview(image: Image.Image) -> bool:

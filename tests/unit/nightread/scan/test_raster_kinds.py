@@ -1,6 +1,7 @@
-"""JPEG, PNG and TIFF of every kind that a hospital sends: shown right, or refused by the name of the kind."""
+"""Rasters of every kind that a hospital sends: shown right, or refused by the name of the kind."""
 
 import io
+import struct
 
 import imagecodecs
 import numpy as np
@@ -211,3 +212,61 @@ def test_other_formats_and_archives_are_refused_by_name(head, name):
     reason, text = refuse(head)
     assert reason is Reason.UNSUPPORTED_FORMAT
     assert name in text
+
+
+class TestBmpAndWebp:
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+    @pytest.mark.parametrize("options", [{"kind": "BMP"}, {"kind": "WEBP", "lossless": True}], ids=["bmp", "webp"])
+    def test_lossless_pictures_are_shown_as_png_shows_them(self, mode, options):
+        image = Image.fromarray(CHEST).convert(mode)
+        scan = read(factories.encode_image(image, **options))
+        np.testing.assert_array_equal(scan.pixels, read(factories.encode_image(image)).pixels)
+        assert (scan.format, scan.white) == (Format(options["kind"].lower()), 255.0)
+
+    def test_a_black_and_white_bitmap_is_read(self):
+        image = Image.fromarray(CHEST).convert("1")
+        np.testing.assert_array_equal(shown(factories.encode_image(image, "BMP")), np.asarray(image))
+
+    def test_a_lossless_webp_with_metadata_is_read(self):
+        data = factories.encode_image(kind="WEBP", lossless=True, exif=Image.Exif().tobytes() + b"\0" * 8)
+        assert data[12:16] == b"VP8X"
+        np.testing.assert_array_equal(read(data).pixels, CHEST)
+
+    @pytest.mark.parametrize("options", [{}, {"exif": b"Exif\0\0" + b"\0" * 8}], ids=["plain", "extended"])
+    def test_a_lossy_webp_is_refused_by_name(self, options):
+        reason, text = refuse(factories.encode_image(kind="WEBP", quality=90, **options))
+        assert reason is Reason.UNSUPPORTED_FORMAT
+        assert "lossy WebP" in text
+
+    def test_a_moving_webp_is_no_scan(self):
+        more = [Image.fromarray(255 - CHEST)]
+        reason, _ = refuse(factories.encode_image(kind="WEBP", lossless=True, save_all=True, append_images=more))
+        assert reason is Reason.MULTI_FRAME
+
+    def test_a_bitmap_of_16_bits_is_read(self):
+        fifth = CHEST.astype(np.uint16) >> 3
+        rows = (fifth << 10 | fifth << 5 | fifth)[::-1].astype("<u2").tobytes()
+        width, height = CHEST.shape[1], CHEST.shape[0]
+        header = struct.pack("<2sL4xLLllHHL24x", b"BM", 54 + len(rows), 54, 40, width, height, 1, 16, 0)
+        np.testing.assert_allclose(shown(header[:54] + rows), CHEST / 255, atol=1 / 31)
+
+    @pytest.mark.parametrize(
+        ("place", "value", "named"),
+        [(30, 1, "8 bits in compression 1"), (28, 4, "4 bits in compression 0"), (14, 12, "OS/2")],
+    )
+    def test_other_kinds_of_bitmaps_are_refused_by_name(self, place, value, named):
+        data = bytearray(factories.encode_image(Image.fromarray(CHEST), "BMP"))
+        data[place] = value
+        assert refuse(bytes(data)) == (Reason.UNSUPPORTED_FORMAT, f"a BMP of {named}; save the scan as PNG")
+
+    @pytest.mark.parametrize("options", [{"kind": "BMP"}, {"kind": "WEBP", "lossless": True}], ids=["bmp", "webp"])
+    @pytest.mark.parametrize("left", [0.3, 0.6, 0.9])
+    def test_a_cut_file_is_damaged(self, options, left):
+        data = factories.encode_image(**options)
+        assert refuse(data[: int(left * len(data))])[0] is Reason.DAMAGED
+
+    @pytest.mark.parametrize("options", [{"kind": "BMP"}, {"kind": "WEBP", "lossless": True}], ids=["bmp", "webp"])
+    def test_too_many_pixels_are_refused_before_they_are_decoded(self, options):
+        with pytest.raises(ScanError) as caught:
+            read(factories.encode_image(**options), max_pixels=100)
+        assert caught.value.reason is Reason.TOO_LARGE
