@@ -24,7 +24,7 @@ def test_a_night_is_verified_backed_up_pruned_and_restored(tmp_path):
     run("report", "--out", "night.html", env=env, cwd=tmp_path)
     page = (tmp_path / "night.html").read_text()
     assert "3 found = 3 scored + 0 rejected + 0 failed" in page
-    assert "the file holds other bytes" in page
+    assert "the file has changed since it was scored" in page
     assert stat.S_IMODE((tmp_path / "night.html").stat().st_mode) == 0o600
     assert last_json(run("report", "--format", "json", env=env, cwd=tmp_path))["scored"] == 3
     assert "no date" in run("report", "--night", "yesterday", env=env, cwd=tmp_path, expect=2).stderr
