@@ -84,7 +84,12 @@ def test_worker_that_is_killed_while_it_puts_a_job_off(places, place, ward_of_fo
     start, (run_id,) = place.save(), place.run_ids()
     place.recover(max_attempts=2)
     expected = place.expect()
-    assert [outcome.reason for _, outcome in sorted(expected.outcomes.items())] == [None, None, "damaged", "missing-file"]
+    assert [outcome.reason for _, outcome in sorted(expected.outcomes.items())] == [
+        None,
+        None,
+        "damaged",
+        "missing-file",
+    ]
     numbers = None if is_long else range(12, 19)
     points = sweep_worker(places, start, {run_id: expected}, "any:kill:{}", numbers, max_attempts=2)
     struck += points
