@@ -105,10 +105,13 @@ def is_reviewed(run_id: str, scan_id: ColumnElement[Any], review: Review) -> Col
     """
     if review is Review.UNREVIEWED:
         return ~exists().where(*_are_active(run_id), marks.c.scan_id == scan_id, marks.c.kind != MarkKind.NOTE)
+    return scan_id.in_(select_reviewed(run_id, review))
+
+
+def select_reviewed(run_id: str, review: Review) -> Select[int]:
+    """Select the ids of the scans of a run that users have reviewed so; not for `unreviewed`."""
     reviewed = select(marks.c.scan_id).where(marks.c.id.in_(_newest(run_id)))
-    if review is not Review.REVIEWED:
-        reviewed = reviewed.where(marks.c.kind == MarkKind(review.value))
-    return scan_id.in_(reviewed)
+    return reviewed if review is Review.REVIEWED else reviewed.where(marks.c.kind == MarkKind(review.value))
 
 
 def list_labels(connection: Connection, run_id: str | None = None) -> list[tuple[str, list[str]]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, union_all
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from db.engine import read_clock
 from db.marks import Review, count_reviews, is_reviewed
@@ -13,7 +14,7 @@ from db.tables import jobs, runs, worklist_rows
 from db.tallies import RunTally, read_tallies
 from db.types import JobStatus, ScanStatus
 from db.views import results
-from db.worklist_parts import Place, find_places, is_of_scan, list_pairs
+from db.worklist_parts import Place, find_places, is_of_scan, list_pairs, select_marked
 from db.worklist_request import PageOrder, PageRequest, Position
 
 # Number of newest runs in which the latest terminal scan is searched; searching all scans would be slow.
@@ -53,6 +54,7 @@ class Progress:
 
 
 _BY_SCORE = PageRequest()
+_Columns = ReadOnlyColumnCollection[str, Any]
 
 
 def read_page(
@@ -81,12 +83,13 @@ def read_page(
     if tally.is_kept and not request.begins_with_marks:
         places, stopped = find_places(connection, wanted, tally, size + 1, after, request=request)
     else:
-        query = select(results.c.scan_id, results.c.label).where(*_list_conditions(wanted, request))
+        row, conditions = _choose_source(wanted, tally, request)
+        query = select(row.scan_id, row.label).where(*conditions)
         if after is not None:
-            query = query.where(_follows(after, request))
+            query = query.where(_follows(row, after, request))
         places = [
-            (row.scan_id, row.label)
-            for row in connection.execute(query.order_by(*_list_order(request)).limit(size + 1))
+            (place.scan_id, place.label)
+            for place in connection.execute(query.order_by(*_list_order(row, request)).limit(size + 1))
         ]
     has_more, places = len(places) > size, places[:size]
     rows = _fetch_places(connection, places[::-1] if request.backwards else places)
@@ -153,7 +156,8 @@ def count_rows(
             return sum(reviews.values()) if request.review is Review.REVIEWED else reviews.get(request.review.value, 0)
     if tally.is_kept and not request.begins_with_marks and tally.counts.found > _MOST_COUNTED:
         return None
-    query = select(func.count()).select_from(results).where(*_list_conditions(wanted, request))
+    row, conditions = _choose_source(wanted, tally, request)
+    query = select(func.count()).select_from(row.scan_id.table).where(*conditions)
     return int(connection.execute(query).scalar_one())
 
 
@@ -174,6 +178,17 @@ def _fetch_places(connection: Connection, places: Sequence[Place]) -> list[dict[
     return [rows[place] for place in places if place in rows]
 
 
+def _choose_source(
+    wanted: ResultFilter, tally: RunTally, request: PageRequest
+) -> tuple[_Columns, list[ColumnElement[bool]]]:
+    """Return the columns `scan_id`, `label` and `score` to choose from, and conditions on them."""
+    if request.review is None or not (tally.is_kept and request.begins_with_marks):
+        return results.c, _list_conditions(wanted, request)
+    row = select_marked(wanted, str(wanted.run_id), request.review).subquery().c
+    of_scan = request.list_conditions()
+    return row, [is_of_scan(row.scan_id, of_scan)] if of_scan else []
+
+
 def _list_conditions(wanted: ResultFilter, request: PageRequest) -> list[ColumnElement[bool]]:
     row = results.c
     equal = ((row.run_id, wanted.run_id), (row.label, wanted.label), (row.decision, wanted.decision))
@@ -188,8 +203,8 @@ def _list_conditions(wanted: ResultFilter, request: PageRequest) -> list[ColumnE
     return [*conditions, is_of_scan(row.scan_id, of_scan)] if of_scan else conditions
 
 
-def _list_order(request: PageRequest) -> list[ColumnElement[Any]]:
-    row, backwards = results.c, request.backwards
+def _list_order(row: _Columns, request: PageRequest) -> list[ColumnElement[Any]]:
+    backwards = request.backwards
     by_id = [row.scan_id, row.label]
     if request.order is PageOrder.FOUND:
         return [column.desc() if backwards else column.asc() for column in by_id]
@@ -219,23 +234,22 @@ def read_progress(connection: Connection) -> Progress:
     return Progress(open_jobs, None if then is None else max(0.0, (now - then).total_seconds()))
 
 
-def _follows(place: Position, request: PageRequest) -> ColumnElement[bool]:
-    row, backwards = results.c, request.backwards
+def _follows(row: _Columns, place: Position, request: PageRequest) -> ColumnElement[bool]:
+    backwards = request.backwards
     falls = backwards if request.order is PageOrder.FOUND else (request.order is PageOrder.LOWEST) != backwards
     has_score = row.score.is_not(None)
     if request.order is PageOrder.FOUND:
-        return _is_later(place, falls=falls)
+        return _is_later(row, place, falls=falls)
     if place.score is None:
         if backwards:
             return or_(has_score, row.scan_id < place.scan_id)
         return and_(~has_score, row.scan_id > place.scan_id)
     beyond = row.score > place.score if falls else row.score < place.score
-    later = or_(beyond, and_(row.score == place.score, _is_later(place, falls=falls)))
+    later = or_(beyond, and_(row.score == place.score, _is_later(row, place, falls=falls)))
     return later if backwards else or_(later, ~has_score)
 
 
-def _is_later(place: Position, *, falls: bool) -> ColumnElement[bool]:
-    row = results.c
+def _is_later(row: _Columns, place: Position, *, falls: bool) -> ColumnElement[bool]:
     label = place.label or ""
     if falls:
         return or_(row.scan_id < place.scan_id, and_(row.scan_id == place.scan_id, row.label < label))

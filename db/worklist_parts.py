@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, literal, null, or_, select, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select, false, literal, null, or_, select, union_all
 
-from db.marks import is_reviewed
+from db.marks import Review, is_reviewed, select_reviewed
 from db.results import ResultFilter
 from db.tables import scans, worklist_rows
 from db.tallies import RunTally
@@ -88,6 +88,36 @@ def find_places(
             if part.is_search and looked >= MOST_SEARCHED:
                 return places, start
     return places, None
+
+
+def select_marked(wanted: ResultFilter, run_id: str, review: Review) -> CompoundSelect[Any]:
+    """Select the rows of scans that users have reviewed so, of a run whose worklist is kept.
+
+    They are looked up by the ids of the marked scans, which are few beside the run. So nothing names the run itself: a
+    database would begin with all of its rows.
+
+    Args:
+        wanted: filter for the rows; its run is that of the marks.
+        run_id: the run.
+        review: any but `unreviewed`.
+
+    Returns:
+        `scan_id`, `label` and `score`, in no order; the last two are null of a scan without a score.
+    """
+    row, reviewed = worklist_rows.c, select_reviewed(run_id, review)
+    statuses = set(wanted.statuses or ScanStatus)
+    named = ((row.label, wanted.label), (row.decision, wanted.decision))
+    where = [column == value for column, value in named if value is not None]
+    if wanted.min_score is not None:
+        where.append(row.minus_score <= -wanted.min_score)
+    names_rows = (wanted.label, wanted.decision, wanted.min_score) != (None, None, None)
+    unscored = [] if names_rows else sorted(statuses - {ScanStatus.SCORED})
+    return union_all(
+        select(row.scan_id, row.label, (-row.minus_score).label("score")).where(
+            row.scan_id.in_(reviewed), *where, *([] if ScanStatus.SCORED in statuses else [false()])
+        ),
+        select(scans.c.id, null(), null()).where(scans.c.id.in_(reviewed), scans.c.status.in_(unscored)),
+    )
 
 
 def list_pairs(wanted: ResultFilter, tally: RunTally) -> list[tuple[str, str]]:

@@ -40,8 +40,11 @@ _MARKS: Final = 20_000
 _REPEATS: Final = 7
 _SOURCE: Final = "/scans"
 _REASONS: Final = ("damaged", "not-a-chest-xray", "blank")
-#: Scans of a page whose thumbnails are drawn, their sides, and the connections of a browser to one host.
-_THUMBNAILS, _SIDE_PX, _CONNECTIONS = 50, (2048, 2500), 6
+#: Scans of a page whose thumbnails are drawn, and the connections of a browser to one host.
+_THUMBNAILS, _CONNECTIONS = 50, 6
+#: Height, width and suffix of scans: those that `nightread bench` draws, and files that cannot be decoded at a scale.
+_KINDS: Final = {"JPEG, 848 x 1,268 pixels": (848, 1268, "jpg"), "PNG, 2,048 x 2,500 pixels": (2048, 2500, "png")}
+_QUALITY: Final = 92
 
 #: Requests by what they show; {run} is the id of the run, {middle} that of a scan in its middle.
 _PAGES: Final = {
@@ -195,23 +198,27 @@ def ask(port: int, address: str) -> float:
     return took
 
 
-def measure_thumbnails(site: Site, port: int) -> dict[str, float]:
-    """Return the milliseconds of a page's thumbnails, drawn and then kept, as a browser asks for them."""
-    folder = site.folder / "drawn"
+def measure_thumbnails(site: Site, port: int) -> dict[str, dict[str, float]]:
+    """Return the milliseconds of a page's thumbnails by kind of file: drawn, and then kept, as a browser asks."""
+    return {name: _measure_kind(site, port, *kind) for name, kind in _KINDS.items()}
+
+
+def _measure_kind(site: Site, port: int, height: int, width: int, suffix: str) -> dict[str, float]:
+    folder = site.folder / suffix
     folder.mkdir()
     for number in range(_THUMBNAILS):
-        Image.fromarray(draw_chest(number, *_SIDE_PX)).save(folder / f"{number:02}.png")
-    site.run("score", str(folder), "--name", "drawn")
+        Image.fromarray(draw_chest(number, height, width)).save(folder / f"{number:02}.{suffix}", quality=_QUALITY)
+    site.run("score", str(folder), "--name", suffix)
     page = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    page.request("GET", "/runs/drawn")
+    page.request("GET", f"/runs/{suffix}")
     links = re.findall(r'src="(/scans/\d+/thumbnail.webp)"', page.getresponse().read().decode())
     page.close()
     measured = {}
-    for name in ("cold_ms", "kept_ms"):
+    for state in ("cold_ms", "kept_ms"):
         started = time.perf_counter()
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             list(pool.map(lambda link: ask(port, link), links))
-        measured[name] = (time.perf_counter() - started) * 1e3
+        measured[state] = (time.perf_counter() - started) * 1e3
     return measured | {"thumbnails": len(links)}
 
 
@@ -227,11 +234,11 @@ def make_tables(measured: list[dict[str, Any]]) -> str:
         rows.append(row)
     drawn = [
         {
-            "database": database, "thumbnails": f"{found['thumbnails']['thumbnails']:.0f}",
-            "drawn, ms": f"{found['thumbnails']['cold_ms']:.0f}", "kept, ms": f"{found['thumbnails']['kept_ms']:.0f}",
-            "load": f"{found['load']:.1f}",
+            "database": database, "files": kind, "thumbnails": f"{took['thumbnails']:.0f}",
+            "drawn, ms": f"{took['cold_ms']:.0f}", "kept, ms": f"{took['kept_ms']:.0f}", "load": f"{found['load']:.1f}",
         }
         for database, found in by_database.items()
+        for kind, took in found["thumbnails"].items()
     ]  # fmt: skip
     size = next(iter(by_database.values()))["scans"]
     return make_table(f"pages of a run of {size:,} scans", rows) + make_table("thumbnails of one page", drawn)

@@ -3,9 +3,10 @@
 import pytest
 from sqlalchemy import bindparam, update
 
-from db.runs import NewScan
+from db.marks import NewMark, store_mark
+from db.runs import NewScan, find_run
 from db.tables import scans
-from db.types import ScanStatus
+from db.types import MarkKind, ScanStatus
 from tests.web_page import add_night, find_last_page, follow, ids_of, read_rows
 
 ORDERS = ["highest", "lowest", "found"]
@@ -71,3 +72,29 @@ class TestSearch:
     def test_facets_of_a_run_that_is_too_large_have_no_counts(self, client, monkeypatch, run_id):
         monkeypatch.setattr("db.facets.MOST_COUNTED", 20)
         assert '?station=ROOM1"><span>ROOM1</span></a>' in client.get(f"/runs/{run_id}").text
+
+
+class TestReviewed:
+    """Rows of the scans that somebody has reviewed: those of the whole worklist, without the others."""
+
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_are_the_rows_of_the_worklist_that_have_a_mark(self, engine, client, order):
+        scores = [{"a": place / 20, "b": 1 - place / 19} if place % 4 else ScanStatus.REJECTED for place in range(16)]
+        found = [NewScan(f"/scans/{place:02}.png", 1) for place in range(16)]
+        run_id = add_night(engine, scores, found=found, sources=["/scans"])
+        add_night(engine, [0.5, ScanStatus.REJECTED])  # another run
+        ids = ids_of(engine, run_id)
+        with engine.begin() as connection:
+            run = find_run(connection, run_id)
+            for place in range(0, 16, 3):
+                kind = MarkKind.AGREE if place % 2 else MarkKind.SEEN
+                store_mark(connection, run_id, run.model_digest, NewMark(ids[place], "reader", kind))
+        for query in ("", "label=a", "decision=normal", "min_score=0.3", "status=rejected", "status=scored", "text=/1"):
+            whole = read_rows(client.get(f"/runs/{run_id}?{query}&order={order}").text)
+            for review, step in (("reviewed", 3), ("seen", 6)):
+                marked = {found[place].path for place in range(0, 16, step)}
+                address = f"/runs/{run_id}?{query}&order={order}&review={review}&size=2"
+                rows, _ = follow(client, address)
+                assert rows or query
+                assert rows == [row for row in whole if row[0] in marked], (query, review)
+                assert f"{len(rows)} rows</span>" in client.get(address).text or not rows, (query, review)
