@@ -110,8 +110,10 @@ def is_reviewed(run_id: str, scan_id: ColumnElement[Any], review: Review) -> Col
 
 def select_reviewed(run_id: str, review: Review) -> Select[int]:
     """Select the ids of the scans of a run that users have reviewed so; not for `unreviewed`."""
-    reviewed = select(marks.c.scan_id).where(marks.c.id.in_(_newest(run_id)))
-    return reviewed if review is Review.REVIEWED else reviewed.where(marks.c.kind == MarkKind(review.value))
+    if review is Review.REVIEWED:  # whichever mark is the newest
+        return select(marks.c.scan_id).where(*_are_active(run_id), marks.c.kind != MarkKind.NOTE).distinct()
+    newest = marks.c.id.in_(_newest(run_id))
+    return select(marks.c.scan_id).where(newest, marks.c.kind == MarkKind(review.value))
 
 
 def list_labels(connection: Connection, run_id: str | None = None) -> list[tuple[str, list[str]]]:
