@@ -146,14 +146,10 @@ def count_rows(
             for status, named in tally.reasons.items()
             if not wanted.statuses or ScanStatus(status) in wanted.statuses
         )
-    if tally.is_kept and request.review and row_filter == (None, None, None) and not wanted.statuses:
-        reviews = (
-            None
-            if request.list_conditions() or len(tally.labels) > 1
-            else count_reviews(connection, str(wanted.run_id))
-        )
-        if reviews is not None:  # each scan has one row
-            return sum(reviews.values()) if request.review is Review.REVIEWED else reviews.get(request.review.value, 0)
+    shows_all = row_filter == (None, None, None) and not wanted.statuses and not request.list_conditions()
+    if tally.is_kept and request.review and shows_all and len(tally.labels) <= 1:  # each scan has one row
+        reviews = count_reviews(connection, str(wanted.run_id))
+        return sum(reviews.values()) if request.review is Review.REVIEWED else reviews.get(request.review.value, 0)
     if tally.is_kept and not request.begins_with_marks and tally.counts.found > _MOST_COUNTED:
         return None
     row, conditions = _choose_source(wanted, tally, request)
@@ -209,14 +205,13 @@ def _list_order(row: _Columns, request: PageRequest) -> list[ColumnElement[Any]]
     if request.order is PageOrder.FOUND:
         return [column.desc() if backwards else column.asc() for column in by_id]
     is_unscored = case((row.score.is_(None), 1), else_=0)
-    falls = (request.order is PageOrder.LOWEST) != backwards
     # Rows without a score keep the order in which they were found, whichever way those with one are sorted.
     unscored_id = case((row.score.is_(None), row.scan_id))
     return [
         is_unscored.desc() if backwards else is_unscored.asc(),
         unscored_id.desc() if backwards else unscored_id.asc(),
-        row.score.asc() if falls else row.score.desc(),
-        *(column.desc() if falls else column.asc() for column in by_id),
+        row.score.asc() if request.falls else row.score.desc(),
+        *(column.desc() if request.falls else column.asc() for column in by_id),
     ]
 
 
@@ -236,7 +231,7 @@ def read_progress(connection: Connection) -> Progress:
 
 def _follows(row: _Columns, place: Position, request: PageRequest) -> ColumnElement[bool]:
     backwards = request.backwards
-    falls = backwards if request.order is PageOrder.FOUND else (request.order is PageOrder.LOWEST) != backwards
+    falls = backwards if request.order is PageOrder.FOUND else request.falls
     has_score = row.score.is_not(None)
     if request.order is PageOrder.FOUND:
         return _is_later(row, place, falls=falls)
