@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import psycopg
@@ -28,6 +30,23 @@ from tests.services import run_small_disk
 from worker.runs.forks import WORTH_A_FORK
 
 
+@contextlib.contextmanager
+def start_afar(case: Case) -> Iterator[tuple[Any, Any, Any]]:
+    """Start a worker in a network of its own, and one here; yields its cable, its proxy to PostgreSQL, and itself."""
+    with (
+        lay_cable() as cable,
+        run_proxy(case.rig.redis.port, cable.here) as to_redis,
+        run_proxy(case.rig.postgres.port, cable.here) as to_postgres,
+    ):
+        afar = case.env(
+            broker_url=f"redis://{cable.here}:{to_redis.port}/0", NETWORK=cable.network,
+            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", cable.here),
+        )  # fmt: skip
+        case.start_workers(2, afar, case.env())
+        case.awake_s = 60.0
+        yield cable, to_postgres, case.fleet.workers[0]
+
+
 @row(
     "13b",
     "PostgreSQL vanishes silently",
@@ -38,18 +57,9 @@ from worker.runs.forks import WORTH_A_FORK
 )
 def postgres_gone_silently(case: Case) -> list[Violation]:
     with (
-        lay_cable() as cable,
-        run_proxy(case.rig.redis.port, cable.here) as to_redis,
-        run_proxy(case.rig.postgres.port, cable.here) as to_postgres,
+        start_afar(case) as (cable, to_postgres, far),
         psycopg.connect(case.rig.postgres.url(DATABASE), application_name="fault") as blocker,
     ):
-        afar = case.env(
-            broker_url=f"redis://{cable.here}:{to_redis.port}/0", NETWORK=cable.network,
-            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", cable.here),
-        )  # fmt: skip
-        case.start_workers(2, afar, case.env())
-        far = case.fleet.workers[0]
-        case.awake_s = 60.0
         with case.closed("before-store"):
             case.enqueue_here(case.make_night())
             case.wait(lambda: case.is_at(far, "before-store"), "the worker afar")
@@ -76,18 +86,7 @@ def postgres_gone_silently(case: Case) -> list[Violation]:
     own_workers=True,
 )
 def host_cut_off(case: Case) -> list[Violation]:
-    with (
-        lay_cable() as cable,
-        run_proxy(case.rig.redis.port, cable.here) as to_redis,
-        run_proxy(case.rig.postgres.port, cable.here) as to_postgres,
-    ):
-        afar = case.env(
-            broker_url=f"redis://{cable.here}:{to_redis.port}/0", NETWORK=cable.network,
-            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", cable.here),
-        )  # fmt: skip
-        case.start_workers(2, afar, case.env())
-        far = case.fleet.workers[0]
-        case.awake_s = 60.0
+    with start_afar(case) as (cable, _, far):
         with case.closed("before-store"):
             case.enqueue_here(case.make_night())
             case.wait(lambda: case.is_at(far, "before-store"), "the worker afar")
