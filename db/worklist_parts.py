@@ -19,7 +19,7 @@ from db.types import ScanStatus
 from db.worklist_request import PageOrder, PageRequest, Position
 
 #: Rows that a page looks through at most.
-MOST_SEARCHED = 20_000
+MOST_SEARCHED = 10_000
 #: Rows that are looked through first, and how many times more after that: most searches find a page at once.
 _FIRST_BLOCK, _GROWTH = 1_000, 5
 

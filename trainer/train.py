@@ -138,7 +138,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         source_scale=SOURCE_SCALE if request.settings.augment is Augment.CROP else 0,
         report=lambda done, total: report(Progress("prepare", done, total)),
     )
-    divided = divide(listing.task, scans, request.choices.split_by, request.shares, seed=request.settings.seed)
+    divided = divide(listing.task, scans, request.choices.split_by, request.shares, seed=request.settings.split_seed)
     site = None
     if request.calibration_set is not None:
         site = read_site(

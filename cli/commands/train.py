@@ -97,9 +97,10 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Random seed of split, first weights, batches and augmentation.", rich_help_panel=_FITTING
-        ),
+        typer.Option(min=0, help="Random seed of first weights, batches and augmentation.", rich_help_panel=_FITTING),
+    ] = None,
+    split_seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed of the split.", rich_help_panel=_DATA)
     ] = None,
     augment: Annotated[
         Augment | None,
@@ -188,9 +189,9 @@ def train(
             choices=Choices(split, subtypes, healthy, normals, min_per_label, rare, negative), epochs=epochs,
             steps_per_epoch=steps_per_epoch, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
             momentum=momentum, weight_decay=weight_decay, schedule=schedule,
-            monitor=monitor, patience=patience, seed=seed, augment=augment, balanced=balanced, mixup=mixup,
-            label_smoothing=label_smoothing, class_weights=class_weights, average=average, calibrate=calibrate,
-            precision=precision, backbone_weights=backbone_weights,
+            monitor=monitor, patience=patience, seed=seed, split_seed=split_seed, augment=augment, balanced=balanced,
+            mixup=mixup, label_smoothing=label_smoothing, class_weights=class_weights, average=average,
+            calibrate=calibrate, precision=precision, backbone_weights=backbone_weights,
         )  # fmt: skip
         with _show_training() as report:
             record, card = training.train(request, report=report)

@@ -38,7 +38,7 @@ def base_request(tmp_path_factory):
     from trainer.train import Request
 
     folder = tmp_path_factory.mktemp("data") / "scans"
-    settings = FitSettings(epochs=2, batch_size=8, seed=5)
+    settings = FitSettings(epochs=2, batch_size=8, seed=5, split_seed=5)
     return Request("pediatric", write_data(folder), "cnn75", folder / "unused", parse_shares("60/20/20"), settings)
 
 

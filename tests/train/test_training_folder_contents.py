@@ -126,7 +126,8 @@ def test_a_finished_training_can_be_given_more_epochs(trained, tmp_path):
     [
         ({"shares": "50/25/25"}, "other data"),
         ({"batch_size": 4}, "other batch_size"),
-        ({"seed": 6}, "other data, seed"),
+        ({"seed": 6}, "other seed"),
+        ({"split_seed": 6}, "other data, split_seed"),
     ],
 )
 def test_a_folder_of_another_training_is_refused(trained, change, named):

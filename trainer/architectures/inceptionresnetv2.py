@@ -55,7 +55,7 @@ INCEPTIONRESNETV2: Final = Architecture(
     "inceptionresnetv2",
     "InceptionResNetV2 trained as a whole, then a dense layer of 75, on 75 x 75 pixels",
     _INPUT,
-    FitSettings(seed=123, backbone_weights="imagenet"),
+    FitSettings(seed=123, split_seed=123, backbone_weights="imagenet"),
     _build,
     has_backbone=True,
 )

@@ -206,9 +206,11 @@ def _claim_folder(
     if not resume:
         raise TrainingError(f"{folder} holds a training: resume it with --resume, or name a new folder with --out")
     try:
-        begun = {**asdict(FitSettings()), **json.loads(path.read_text())}  # older folders lack newer settings
+        begun = json.loads(path.read_text())
     except ValueError:
         raise TrainingError(f"{path} is damaged: name a new folder with --out") from None
+    # Older folders lack newer settings; in the oldest one seed was also that of the split.
+    begun = {**asdict(FitSettings()), "split_seed": begun.get("seed"), **begun}
     different = sorted(name for name in asked if begun.get(name) != asked[name])
     if different:
         raise TrainingError(

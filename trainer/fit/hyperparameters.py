@@ -52,7 +52,8 @@ class FitSettings:
     Attributes:
         epochs: passes over the training part, or blocks of `steps_per_epoch`.
         batch_size: scans in one step.
-        seed: of the first weights, of the order of the batches, of augmentation and of the split.
+        seed: of the first weights, of the order of the batches and of augmentation.
+        split_seed: of the split; trainings that share it are judged on the same hold-out.
         optimizer: `momentum` is used by `sgd` alone.
         learning_rate: constant, or the highest of a schedule.
         schedule: how it changes.
@@ -77,6 +78,7 @@ class FitSettings:
     epochs: int = 50
     batch_size: int = 100
     seed: int = 2018
+    split_seed: int = 2018
     optimizer: Optimizer = Optimizer.SGD
     learning_rate: float = 0.01
     momentum: float = 0.9
