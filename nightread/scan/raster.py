@@ -244,7 +244,8 @@ def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
     mode = image.mode
     if mode in {"L", "1", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}:
         # Alpha is dropped: it does not describe exposure. Colors become luma (ITU-R BT.601).
-        gray = np.asarray(image.convert("RGB").convert("L") if mode in {"P", "PA"} else image.convert("L"))
+        image = image.convert("RGB") if mode in {"P", "PA"} else image
+        gray = np.asarray(image if mode == "L" else image.convert("L"))  # `convert` would copy gray pixels once more
         if bits > 8 and gray.max() < _LEAST_BRIGHTEST:
             raise UnsupportedScan(
                 Reason.UNSUPPORTED_FORMAT,
