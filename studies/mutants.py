@@ -4,9 +4,9 @@
     uv run --group test python -m studies.mutants --into mutants.jsonl --table
 
 Mutated are the functions of `TARGETS`, one place at a time, in memory: no file changes. Each mutant meets the tests
-that should kill it, in a fork of a process that has collected and passed them and has their servers. A run that stops
-goes on where it stopped. Other tools know no conditions and values of SQL statements, which are most of what is guarded
-here, and start Python and the servers anew for each mutant.
+that should kill it and call its function, in a fork of a process that has collected and passed them and has their
+servers. A run that stops goes on where it stopped. Other tools know no conditions and values of SQL statements, which
+are most of what is guarded here, and start Python and the servers anew for each mutant.
 """
 
 import argparse
@@ -22,12 +22,14 @@ import sys
 import time
 import types
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from studies.ast_changes import list_changes
 
 _ROOT = Path(__file__).parent.parent
 #: A mutant that loops is killed, too.
@@ -121,12 +123,14 @@ class Mutant:
 
     Attributes:
         target: where it belongs.
+        function: its name.
         place: function and line.
         change: what is different.
         source: the module, changed.
     """
 
     target: Target
+    function: str
     place: str
     change: str
     source: str
@@ -137,33 +141,18 @@ class Mutant:
         return f"{self.target.module}.{self.place}: {self.change}"
 
 
-_COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
-_OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
-    ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv,
-}  # fmt: skip
-#: Calls of which an argument may be left out: conditions and values.
-_PARTED = {"where", "values", "and_", "or_", "with_for_update", "order_by"}
-#: Methods of statements that may be left out.
-_CHAINED = {"where", "with_for_update", "order_by", "limit"}
-#: Calls without an effect on what is stored.
-_SILENT = {"failpoint", "_log", "debug", "info", "warning", "error", "exception", "note"}
-
-
 def list_mutants(target: Target) -> Iterator[Mutant]:
     """Yield the mutants of a target, function by function."""
     seen: Counter[str] = Counter()
     file = _ROOT / f"{target.module.replace('.', '/')}.py"
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for function in _find_functions(tree, target.functions):
-        for line, change in _list_changes(function):  # each is undone before the next
+        for line, change in list_changes(function):  # each is undone before the next
             source = ast.unparse(ast.fix_missing_locations(tree))
             place = f"{function.name}:{line}"
             seen[place + change] += 1
             nth = f" (place {seen[place + change]})" if seen[place + change] > 1 else ""
-            yield Mutant(target, place, change + nth, source)
+            yield Mutant(target, function.name, place, change + nth, source)
 
 
 def _find_functions(tree: ast.AST, names: Sequence[str]) -> Iterator[ast.FunctionDef]:
@@ -172,127 +161,6 @@ def _find_functions(tree: ast.AST, names: Sequence[str]) -> Iterator[ast.Functio
             yield from (one for one in node.body if isinstance(one, ast.FunctionDef))
         elif isinstance(node, ast.FunctionDef) and node.name in names:
             yield node
-
-
-def _list_changes(function: ast.FunctionDef) -> Iterator[tuple[int, str]]:
-    """Make one change after the other, each for as long as the caller looks at it; yields its line and what it is."""
-    silent = {
-        id(inner)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Call) and _name(node.func) in _SILENT
-        for inner in ast.walk(node)
-    }
-    hints = [function.returns, *(one.annotation for one in (*function.args.args, *function.args.kwonlyargs))]
-    hints += [node.annotation for node in ast.walk(function) if isinstance(node, ast.AnnAssign)]
-    silent |= {id(inner) for hint in hints if hint is not None for inner in ast.walk(hint)}
-    for node in ast.walk(function):
-        if id(node) not in silent and not isinstance(node, ast.JoinedStr):
-            yield from _list_changes_of(node)
-
-
-def _list_changes_of(node: ast.AST) -> Iterator[tuple[int, str]]:
-    line = getattr(node, "lineno", 0)
-    match node:
-        case ast.Compare(ops=[kind]) if type(kind) in _COMPARISONS:
-            node.ops = [_COMPARISONS[type(kind)]()]
-            yield line, f"{type(kind).__name__} is {type(node.ops[0]).__name__}"
-            node.ops = [kind]
-        case ast.BinOp(op=op) if type(op) in _OPERATORS:
-            node.op = _OPERATORS[type(op)]()
-            yield line, f"{type(op).__name__} is {type(node.op).__name__}"
-            node.op = op
-        case ast.BoolOp(values=values):
-            for place, part in enumerate(values):
-                node.values = [one for one in values if one is not part]
-                yield line, f"without part {place + 1} of {'and' if isinstance(node.op, ast.And) else 'or'}"
-            node.values = values
-        case ast.UnaryOp(op=ast.Not() | ast.Invert() | ast.USub()) as negated:
-            kept = negated.op
-            negated.op = ast.UAdd() if isinstance(kept, ast.USub) else ast.Invert()
-            if isinstance(kept, ast.USub):
-                yield line, "without its sign"
-            elif isinstance(kept, ast.Not):
-                operand, negated.op = negated.operand, kept
-                negated.operand = ast.UnaryOp(ast.Not(), operand)
-                yield line, "without not"
-                negated.operand = operand
-            else:
-                operand = negated.operand
-                negated.operand = ast.UnaryOp(ast.Invert(), operand)
-                yield line, "without ~"
-                negated.operand = operand
-            negated.op = kept
-        case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
-            if not isinstance(test, (ast.Compare, ast.Constant)):
-                node.test = ast.UnaryOp(ast.Not(), test)
-                yield line, f"{type(node).__name__.lower()} is turned round"
-                node.test = test
-        case ast.Constant(value=bool() | int() | float() as value):
-            node.value = (not value) if isinstance(value, bool) else value + 1
-            yield line, f"{value} is {node.value}"
-            node.value = value
-    yield from _list_omissions(node, line)
-
-
-def _list_omissions(node: ast.AST, line: int) -> Iterator[tuple[int, str]]:
-    match node:
-        case ast.Call(func=called, args=arguments, keywords=named) if _name(called) in _PARTED:
-            for place, argument in enumerate(arguments):
-                if len(arguments) > 1 or named:
-                    node.args = [one for one in arguments if one is not argument]
-                    yield line, f"{_name(called)} without part {place + 1}, {ast.unparse(argument)[:60]}"
-            node.args = arguments
-            for one in named:
-                node.keywords = [other for other in named if other is not one]
-                yield line, f"{_name(called)} without {one.arg or ast.unparse(one.value)[:60]}"
-            node.keywords = named
-        case ast.Dict(keys=keys, values=values) if len(keys) > 1:
-            for place, key in enumerate(keys):
-                node.keys = [one for at, one in enumerate(keys) if at != place]
-                node.values = [one for at, one in enumerate(values) if at != place]
-                yield line, f"without {ast.unparse(key) if key else 'a part'}"
-            node.keys, node.values = keys, values
-    match node:
-        case ast.Call(func=ast.Attribute(attr=name, value=before) as called, args=arguments, keywords=named) if (
-            name in _CHAINED and (name != "where" or len(arguments) == 1)
-        ):
-            node.func, node.args, node.keywords = ast.Lambda(_one_argument(), ast.Name("x")), [before], []
-            yield line, f"without {name}({', '.join(map(ast.unparse, arguments))[:60]})"
-            node.func, node.args, node.keywords = called, arguments, named
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(node, name, None)
-        if isinstance(block, list):
-            yield from _list_other_blocks(block)
-
-
-def _list_other_blocks(block: list[ast.stmt]) -> Iterator[tuple[int, str]]:
-    """Leave each statement of a block out, and exchange each with the next."""
-    for place, statement in enumerate(block):
-        if not _may_go(statement):
-            continue
-        said = ast.unparse(statement).splitlines()[0][:70]
-        block[place] = ast.copy_location(ast.Pass(), statement)
-        yield statement.lineno, f"without {said}"
-        block[place] = statement
-        if place + 1 < len(block) and _may_go(block[place + 1]):
-            block[place : place + 2] = block[place + 1], statement
-            yield statement.lineno, f"after the next: {said}"
-            block[place : place + 2] = statement, block[place]
-
-
-def _one_argument() -> ast.arguments:
-    return ast.arguments(posonlyargs=[], args=[ast.arg("x")], kwonlyargs=[], kw_defaults=[], defaults=[])
-
-
-def _may_go(statement: ast.AST) -> bool:
-    """Whether a statement can be left out: one with an effect that is not its value."""
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        return not {_name(statement.value.func), _name(getattr(statement.value.func, "value", None))} & _SILENT
-    return isinstance(statement, (ast.AugAssign, ast.Raise))
-
-
-def _name(node: ast.AST | None) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 class MutantRun:
@@ -310,14 +178,12 @@ class MutantRun:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Try the mutants until the deadline; servers and tables that tests share are made once."""
-        _run_items(session)
-        if session.testsfailed:
-            raise RuntimeError("the tests fail without a mutant")
+        calls = _record(session, {one.target.module: one.target for one in self._mutants})
         for number, mutant in enumerate(self._mutants):
             if time.monotonic() > self._deadline:
                 print(f"stopped with {len(self._mutants) - number} left", file=sys.stderr, flush=True)
                 break
-            outcome, seconds = _try(session, mutant)
+            outcome, seconds = _try(session, mutant, _choose(session.items, calls, mutant))
             line = {"mutant": mutant.name, "guards": mutant.target.guards, "outcome": outcome, "s": round(seconds, 1)}
             with self._into.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -325,16 +191,49 @@ class MutantRun:
         return True
 
 
-def _run_items(session: pytest.Session) -> None:
-    """Run the tests until one fails; what they share stays as it is."""
-    items = session.items
+def _run_items(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
+    """Run tests until one fails; what they share stays as it is."""
     for item, following in zip(items, [*items[1:], items[0]], strict=True):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
             return
 
 
-def _try(session: pytest.Session, mutant: Mutant) -> tuple[str, float]:
+def _record(session: pytest.Session, modules: Iterable[str]) -> dict[str, set[str]]:
+    """Run the tests without a mutant; returns the functions of the modules that each calls, by test.
+
+    Raises:
+        RuntimeError: one fails.
+    """
+    called: set[str] = set()
+    for name in modules:
+        module, functions = importlib.import_module(name), [one for target in TARGETS for one in target.functions]
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        for function in _find_functions(tree, functions):
+            function.body[:0] = ast.parse(f"_called.add({name + '.' + function.name!r})").body
+        vars(module)["_called"] = called
+        graft(name, ast.unparse(ast.fix_missing_locations(tree)))
+    os.register_at_fork(before=lambda: called.add("fork"))  # a child may call any
+    calls = {}
+    for item, following in zip(session.items, [*session.items[1:], session.items[0]], strict=True):
+        called.clear()
+        _forget_statements()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.testsfailed:
+            raise RuntimeError(f"{item.nodeid} fails without a mutant")
+        calls[item.nodeid] = set(called)
+    for name in modules:
+        graft(name, Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8"))
+    return calls
+
+
+def _choose(items: Sequence[pytest.Item], calls: dict[str, set[str]], mutant: Mutant) -> list[pytest.Item]:
+    """Return the tests that call the function of a mutant, or may; all if none does."""
+    name = f"{mutant.target.module}.{mutant.function}"
+    return [item for item in items if calls[item.nodeid] & {name, "fork"}] or list(items)
+
+
+def _try(session: pytest.Session, mutant: Mutant, items: Sequence[pytest.Item]) -> tuple[str, float]:
     began = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -344,8 +243,8 @@ def _try(session: pytest.Session, mutant: Mutant) -> tuple[str, float]:
             quiet = os.open(os.devnull, os.O_WRONLY)
             for descriptor in (1, 2):
                 os.dup2(quiet, descriptor)
-            graft(mutant)
-            _run_items(session)
+            graft(mutant.target.module, mutant.source)
+            _run_items(session, items)
             code = int(session.testsfailed > 0)
         finally:
             os._exit(code)
@@ -371,18 +270,23 @@ def _clean(session: pytest.Session) -> None:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=item)
 
 
-def graft(mutant: Mutant) -> None:
-    """Give the functions of a module the code of the mutant, wherever they are imported already."""
-    module = importlib.import_module(mutant.target.module)
+def graft(name: str, source: str) -> None:
+    """Give the functions of a module the code of another source, wherever they are imported already."""
+    module = importlib.import_module(name)
     changed = types.ModuleType(module.__name__)
     changed.__file__ = module.__file__
-    exec(compile(mutant.source, str(module.__file__), "exec"), vars(changed))  # noqa: S102  # our own source
-    for name in vars(changed):
-        if name in vars(module):
-            _graft(vars(module)[name], vars(changed)[name], module.__name__)
+    exec(compile(source, str(module.__file__), "exec"), vars(changed))  # noqa: S102  # our own source
+    for part in vars(changed):
+        if part in vars(module):
+            _graft(vars(module)[part], vars(changed)[part], module.__name__)
+    _forget_statements()
+
+
+def _forget_statements() -> None:
+    """Forget the statements that were built from the functions as they were."""
     for cached in [one for one in gc.get_objects() if isinstance(one, functools._lru_cache_wrapper)]:  # noqa: SLF001
         if str(cached.__module__).split(".", 1)[0] in {"db", "worker", "nightread"}:
-            cached.cache_clear()  # statements that were built from the functions as they were
+            cached.cache_clear()
 
 
 def _graft(old: Any, new: Any, module: str) -> None:
