@@ -164,11 +164,7 @@ def _find_functions(tree: ast.AST, names: Sequence[str]) -> Iterator[ast.Functio
 
 
 class MutantRun:
-    """A plugin of pytest that collects the tests once, runs them, and then runs them in a fork for each mutant.
-
-    Attributes:
-        outcomes: by name of a mutant killed or survived, and seconds.
-    """
+    """A plugin of pytest that collects the tests once, runs them, and then runs them in a fork for each mutant."""
 
     def __init__(self, mutants: Sequence[Mutant], deadline: float, into: Path) -> None:
         """Try nothing yet."""
@@ -183,20 +179,15 @@ class MutantRun:
             if time.monotonic() > self._deadline:
                 print(f"stopped with {len(self._mutants) - number} left", file=sys.stderr, flush=True)
                 break
-            outcome, seconds = _try(session, mutant, _choose(session.items, calls, mutant))
+            began = time.monotonic()
+            killer = _try(session, mutant, _choose(session.items, calls, mutant))
+            outcome, seconds = "killed" if killer else "survived", time.monotonic() - began
             line = {"mutant": mutant.name, "guards": mutant.target.guards, "outcome": outcome, "s": round(seconds, 1)}
+            line["by"] = killer
             with self._into.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{outcome:8} {seconds:5.1f} s  {mutant.name}", file=sys.stderr, flush=True)
         return True
-
-
-def _run_items(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
-    """Run tests until one fails; what they share stays as it is."""
-    for item, following in zip(items, [*items[1:], items[0]], strict=True):
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.testsfailed:
-            return
 
 
 def _record(session: pytest.Session, modules: Iterable[str]) -> dict[str, set[str]]:
@@ -214,60 +205,79 @@ def _record(session: pytest.Session, modules: Iterable[str]) -> dict[str, set[st
         vars(module)["_called"] = called
         graft(name, ast.unparse(ast.fix_missing_locations(tree)))
     os.register_at_fork(before=lambda: called.add("fork"))  # a child may call any
-    calls = {}
-    for item, following in zip(session.items, [*session.items[1:], session.items[0]], strict=True):
+    caches, calls = _find_caches(), {}
+    for item in session.items:
         called.clear()
-        _forget_statements()
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.testsfailed:
-            raise RuntimeError(f"{item.nodeid} fails without a mutant")
-        calls[item.nodeid] = set(called)
+        for cache in caches:
+            cache.cache_clear()
+        if _passes(session, item):
+            calls[item.nodeid] = set(called)
+        else:
+            print(f"left out, since it fails without a mutant: {item.nodeid}", file=sys.stderr, flush=True)
+            session.testsfailed = 0
     for name in modules:
         graft(name, Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8"))
     return calls
 
 
+def _passes(session: pytest.Session, item: pytest.Item) -> bool:
+    """Run a test; what it shares with others stays as it is."""
+    neighbour = session.items[session.items.index(item) - 1]  # pytest ends what an item does not share with the next
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=neighbour)
+    return not session.testsfailed
+
+
 def _choose(items: Sequence[pytest.Item], calls: dict[str, set[str]], mutant: Mutant) -> list[pytest.Item]:
-    """Return the tests that call the function of a mutant, or may; all if none does."""
-    name = f"{mutant.target.module}.{mutant.function}"
-    return [item for item in items if calls[item.nodeid] & {name, "fork"}] or list(items)
+    """Return the tests of a mutant that call its function, or may; all of them if none does."""
+    name, files = f"{mutant.target.module}.{mutant.function}", mutant.target.tests
+    of_target = [item for item in items if item.nodeid in calls and item.nodeid.split("::")[0] in files]
+    of_target.sort(key=lambda item: files.index(item.nodeid.split("::")[0]))
+    return [item for item in of_target if calls[item.nodeid] & {name, "fork"}] or of_target
 
 
-def _try(session: pytest.Session, mutant: Mutant, items: Sequence[pytest.Item]) -> tuple[str, float]:
+def _try(session: pytest.Session, mutant: Mutant, items: Sequence[pytest.Item]) -> str:
+    """Return the test that kills a mutant; empty if it survives."""
     began = time.monotonic()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        code = 1  # a module that cannot be executed is one that no start of a program survives
+        killer = "its import"  # a module that cannot be executed is one that no start of a program survives
         try:
             quiet = os.open(os.devnull, os.O_WRONLY)
             for descriptor in (1, 2):
                 os.dup2(quiet, descriptor)
             graft(mutant.target.module, mutant.source)
-            _run_items(session, items)
-            code = int(session.testsfailed > 0)
+            killer = next((item.nodeid for item in items if not _passes(session, item)), "")
         finally:
-            os._exit(code)
-    outcome = None
-    while outcome is None and time.monotonic() < began + _LIMIT_S:
+            os.write(write_end, killer.encode())
+            os._exit(int(bool(killer)))
+    os.close(write_end)
+    killer = "its end"
+    while time.monotonic() < began + _LIMIT_S:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            outcome = "killed" if os.waitstatus_to_exitcode(status) else "survived"
+            if not os.waitstatus_to_exitcode(status):
+                killer = ""
+            elif told := os.read(read_end, 10_000):
+                killer = told.decode()
+            break
         time.sleep(0.02)
-    if outcome is None:  # it hangs, which a test notices by its own limit
-        outcome = "killed"
+    else:  # it hangs, which a test notices by its own limit
+        killer = "its limit"
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
         _clean(session)
-    return outcome, time.monotonic() - began
+    os.close(read_end)
+    return killer
 
 
 def _clean(session: pytest.Session) -> None:
     """Run one test of each database again, which empties the tables that a killed process has left."""
     for item in [next((one for one in session.items if name in one.name), None) for name in ("postgres", "sqlite")]:
         if item is not None:
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=item)
+            _passes(session, item)
 
 
 def graft(name: str, source: str) -> None:
@@ -279,14 +289,14 @@ def graft(name: str, source: str) -> None:
     for part in vars(changed):
         if part in vars(module):
             _graft(vars(module)[part], vars(changed)[part], module.__name__)
-    _forget_statements()
+    for cache in _find_caches():
+        cache.cache_clear()
 
 
-def _forget_statements() -> None:
-    """Forget the statements that were built from the functions as they were."""
-    for cached in [one for one in gc.get_objects() if isinstance(one, functools._lru_cache_wrapper)]:  # noqa: SLF001
-        if str(cached.__module__).split(".", 1)[0] in {"db", "worker", "nightread"}:
-            cached.cache_clear()
+def _find_caches() -> list[Any]:
+    """Return the caches of this program, which hold statements that were built from the functions as they were."""
+    cached = [one for one in gc.get_objects() if isinstance(one, functools._lru_cache_wrapper)]  # noqa: SLF001
+    return [one for one in cached if str(one.__module__).split(".", 1)[0] in {"db", "worker", "nightread"}]
 
 
 def _graft(old: Any, new: Any, module: str) -> None:
@@ -312,7 +322,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--into", type=Path, required=True, help="JSON Lines file, one line per mutant")
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after these")
-    parser.add_argument("--only", default="", help="of targets whose module or guard contains this")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="of targets whose module or guard contains one of these"
+    )
     parser.add_argument("--every", type=int, default=1, help="of each target every n-th mutant")
     parser.add_argument("--again", action="store_true", help="try survivors again")
     parser.add_argument("--list", action="store_true", help="name the mutants without trying them")
@@ -327,7 +339,7 @@ def main() -> None:
     chosen = [
         mutant
         for target in TARGETS
-        if arguments.only in target.module or arguments.only in target.guards
+        if any(only in target.module or only in target.guards for only in arguments.only)
         for mutant in list(list_mutants(target))[:: arguments.every]
     ]
     todo = [one for one in chosen if known.get(one.name, {}).get("outcome") in (None, *["survived"][: arguments.again])]
@@ -335,15 +347,11 @@ def main() -> None:
     if arguments.list:
         print("\n".join(one.name for one in todo))
         return
-    for files in dict.fromkeys(mutant.target.tests for mutant in todo):
-        run = MutantRun([one for one in todo if one.target.tests == files], deadline, arguments.into)
-        child = os.fork()  # each set of tests has its own imports and servers
-        if child == 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest's own report
-            options = ["-n0", "-p", "no:cacheprovider", f"--rootdir={_ROOT}", "--timeout=100"]
-            os._exit(int(pytest.main([*files, *options], plugins=[run])))
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-            raise RuntimeError(f"the tests do not run without a mutant: {' '.join(files)}")
+    if todo:
+        files = dict.fromkeys(file for mutant in todo for file in mutant.target.tests)
+        options = ["-n0", "-p", "no:cacheprovider", f"--rootdir={_ROOT}", "--timeout=100"]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest's own report
+        pytest.main([*files, *options], plugins=[MutantRun(todo, deadline, arguments.into)])
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:

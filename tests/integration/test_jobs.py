@@ -203,6 +203,7 @@ class TestStoring:
         )
         job = fetch_job(engine, job_id)
         assert (job.status, job.lease_holder, job.lease_expires_at) == (JobStatus.DONE, None, None)
+        assert job.finished_at is not None
         assert count_predictions(engine) == 2
 
     def test_a_row_that_the_database_refuses_leaves_everything_as_it_was(self, engine):
