@@ -222,8 +222,9 @@ def _record(session: pytest.Session, modules: Iterable[str]) -> dict[str, set[st
 
 def _passes(session: pytest.Session, item: pytest.Item) -> bool:
     """Run a test; what it shares with others stays as it is."""
-    neighbour = session.items[session.items.index(item) - 1]  # pytest ends what an item does not share with the next
-    item.config.hook.pytest_runtest_protocol(item=item, nextitem=neighbour)
+    session._setupstate.teardown_exact(item)  # noqa: SLF001  # pytest's own loop knows what comes next
+    other = session.items[session.items.index(item) - 1]
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=other)
     return not session.testsfailed
 
 
