@@ -95,7 +95,7 @@ TARGETS = (
         (*_PUBLISHER, *_JOBS),
     ),
     Target("publishing", "worker.queue.publisher", ("publish", "publish_due", "sweep"), _PUBLISHER),
-    Target("publishing", "worker.queue.delivery", ("Delivery",), ("tests/integration/test_publisher.py",)),
+    Target("publishing", "worker.queue.delivery", ("Delivery",), ("tests/integration/test_delivery.py",)),
     Target(
         "the guard of a night",
         "worker.runs.guards",
