@@ -9,13 +9,20 @@ from sqlalchemy import func, select, update
 import db.cancellation
 from db.cancellation import cancel_run
 from db.contents import find_predicted
-from db.due_jobs import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
+from db.due_jobs import (
+    Waiting,
+    count_just_published,
+    count_leases,
+    count_waiting_jobs,
+    mark_unpublished,
+    take_due_jobs,
+)
 from db.engine import reading, write
 from db.job_results import store_results
 from db.jobs import claim_job, confirm_claim, reclaim_job, release_job, renew_lease, split_job, uncount_attempt
 from db.tables import predictions, scans
 from db.tallies import RunCounts
-from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from db.types import JobStatus, Priority, RunStatus, ScanStatus, database_now
 from nightread.failpoints import Point
 from tests.db_factories import (
     LEASE_S,
@@ -180,6 +187,15 @@ class TestRenewing:
         with reading(engine) as connection:
             assert count_leases(connection, run_id) == 1
             assert count_leases(connection) == 2
+
+
+class TestOpenScans:
+    def test_they_come_in_their_order_although_a_row_has_moved(self, engine):
+        job_id = add_job(engine, 3)
+        found = open_scans(engine, job_id)
+        moved = update(scans).where(scans.c.id == found[0].id).values(attempts=1)
+        write(engine, lambda connection: connection.execute(moved))
+        assert open_scans(engine, job_id) == found
 
 
 class TestStoring:
@@ -443,6 +459,30 @@ class TestTakingDueJobs:
         assert {*first, *second} == {*job_ids(engine, older), *job_ids(engine, newer)}
         assert take(engine, 9) == []
         assert len(first + second) == 4
+
+    def test_what_runs_that_share_cannot_divide_evenly_is_taken_too(self, engine):
+        for _ in range(2):
+            add_run(engine, 3, job_size=1)
+        assert len(take(engine, 3)) == 3
+
+    def test_a_run_whose_jobs_are_all_held_keeps_no_place_from_a_newer_one(self, engine):
+        claim(engine, add_job(engine))
+        newer = add_job(engine)
+        assert take(engine, 1) == [newer]
+
+    def test_of_the_jobs_of_a_run_the_oldest_is_sent_first(self, engine):
+        ids = sorted(job_ids(engine, add_run(engine, 3, job_size=1)))
+        shift_time(engine, ids[0], "created_at", 30)
+        assert take(engine, 2) == ids[1:]
+        assert take(engine) == ids[:1]
+
+    def test_a_message_whose_job_was_claimed_is_no_longer_on_its_way(self, engine):
+        job_id = add_job(engine)
+        take(engine)
+        for in_flight in (1, 0):
+            with reading(engine) as connection:
+                assert count_just_published(connection, 60, Priority.NORMAL) == in_flight
+            claim(engine, job_id)
 
     def test_a_message_that_nobody_took_in_time_is_sent_again(self, engine):
         job_id = add_job(engine)

@@ -112,6 +112,25 @@ class TestWriting:
         assert (refused.job_id, refused.reason_code) == (None, "permission-denied")
         assert refused.finished_at is not None
 
+    def test_scans_that_may_still_be_written_get_jobs_of_their_own_which_wait(self, engine):
+        growing = [NewScan(f"/scans/z{number}", 1, is_unsettled=True) for number in range(3)]
+        found = [growing[0], *new_scans(2), *growing[1:]]
+        run_id = add_run(engine, found, job_size=2, settle_s=3600.0)
+        jobs_of_run = [fetch_job(engine, job_id) for job_id in job_ids(engine, run_id)]
+        waiting = [job for job in jobs_of_run if job.not_before is not None]
+        assert [len(open_scans(engine, job.id)) for job in waiting] == [2, 1]
+        assert [(job.not_before - job.created_at).total_seconds() for job in waiting] == [3600.0] * 2
+        (ready,) = [job for job in jobs_of_run if job.not_before is None]
+        assert [scan.path for scan in open_scans(engine, ready.id)] == [scan.path for scan in new_scans(2)]
+        assert [fetch_scans(engine, run_id)[place].job_id == ready.id for place in range(5)] == [
+            False, True, True, False, False,
+        ]  # fmt: skip
+
+    def test_without_a_time_to_settle_all_scans_are_dealt_alike(self, engine):
+        run_id = add_run(engine, [NewScan("/scans/z", 1, is_unsettled=True), *new_scans(1)])
+        (job_id,) = job_ids(engine, run_id)
+        assert fetch_job(engine, job_id).not_before is None
+
     def test_a_run_whose_every_scan_was_refused_is_finished_at_once(self, engine):
         run_id = add_run(engine, [REFUSED])
         assert fetch_run(engine, run_id).status is RunStatus.FINISHED
@@ -334,6 +353,15 @@ class TestCancelling:
         assert not write(engine, lambda connection: store_results(connection, held, outcomes, late))
         assert count(engine, run_id) == RunCounts(failed=2)
         assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
+
+    @pytest.mark.parametrize("crashed", [True, False])
+    def test_a_holder_that_has_died_counts_as_a_crash_of_its_job_alone(self, engine, crashed):
+        run_id = add_run(engine, 2, job_size=1)
+        held, waiting = job_ids(engine, run_id)
+        claim(engine, held)
+        cancel_run(engine, run_id, "cancelled", "x", crashed=crashed)
+        assert [fetch_job(engine, job_id).crashes for job_id in (held, waiting)] == [int(crashed), 0]
+        assert fetch_job(engine, held).finished_at is not None
 
     def test_after_the_end_nothing_changes(self, engine):
         run_id = add_run(engine, 2)
