@@ -296,6 +296,7 @@ def graft(name: str, source: str) -> None:
 
 def _find_caches() -> list[Any]:
     """Return the caches of this program, which hold statements that were built from the functions as they were."""
+    gc.unfreeze()  # `WorkerProcess` hides all objects that were there when it was made
     cached = [one for one in gc.get_objects() if isinstance(one, functools._lru_cache_wrapper)]  # noqa: SLF001
     return [one for one in cached if str(one.__module__).split(".", 1)[0] in {"db", "worker", "nightread"}]
 

@@ -73,6 +73,13 @@ class TestClaiming:
         assert (job.status, job.attempts, job.crashes, job.lease_token) == (JobStatus.LEASED, 1, 0, winner.token)
         assert fetch_run(engine, job.run_id).status is RunStatus.RUNNING
 
+    def test_the_first_claim_begins_its_own_run_alone(self, engine):
+        other = add_run(engine)
+        held = claim(engine, add_job(engine))
+        assert [fetch_run(engine, run_id).status for run_id in (held.run_id, other)] == [
+            RunStatus.RUNNING, RunStatus.QUEUED,
+        ]  # fmt: skip
+
     def test_while_its_lease_lives_nobody_else_gets_it_not_even_its_holder(self, engine):
         job_id = add_job(engine)
         assert claim(engine, job_id) is not None
@@ -85,7 +92,7 @@ class TestClaiming:
         expire_lease(engine, job_id)
         second = claim(engine, job_id, "worker-2")
         assert (second.attempts, second.crashes) == (2, 1)
-        assert second.token != first.token
+        assert second.token > first.token
         assert fetch_job(engine, job_id).lease_holder == "worker-2"
 
     def test_of_many_workers_at_once_one_takes_over_a_lost_lease(self, engine):
