@@ -370,8 +370,10 @@ class TestGivingBack:
         for _ in range(2):
             held = claim(engine, job_id)
             assert store(engine, held, retry_in_s=0.0)
+        other = add_job(engine)
+        claim(engine, other)
         write(engine, lambda connection: uncount_attempt(connection, job_id))
-        assert fetch_job(engine, job_id).attempts == 1
+        assert [fetch_job(engine, each).attempts for each in (job_id, other)] == [1, 1]
 
     def test_a_job_that_is_given_back_counts_a_crash_and_waits(self, engine):
         job_id = add_job(engine)
