@@ -159,6 +159,13 @@ class TestClaiming:
             connection.exec_driver_sql("SELECT 1 FROM runs FOR NO KEY UPDATE")
             assert in_background(lambda: claim(postgres_engine, job_id)).result(10) is not None
 
+    def test_a_claim_begins_its_run_although_another_transaction_refers_to_it(self, postgres_engine):
+        job_id = add_job(postgres_engine)
+        with postgres_engine.begin() as referring:
+            referring.exec_driver_sql("SELECT 1 FROM runs FOR KEY SHARE")  # as a foreign key does
+            held = claim(postgres_engine, job_id)
+        assert fetch_run(postgres_engine, held.run_id).status is RunStatus.RUNNING
+
 
 class TestRenewing:
     def test_the_holder_keeps_its_lease_and_one_that_was_taken_over_does_not(self, engine):
