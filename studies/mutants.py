@@ -15,6 +15,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -327,7 +328,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", default=[""], help="of targets whose module or guard contains one of these"
     )
-    parser.add_argument("--every", type=int, default=1, help="of each target every n-th mutant")
+    parser.add_argument("--most", type=int, default=1_000, help="of each function so many mutants, evenly chosen")
     parser.add_argument("--again", action="store_true", help="try survivors again")
     parser.add_argument("--list", action="store_true", help="name the mutants without trying them")
     parser.add_argument("--table", action="store_true", help="print the counts and the survivors of --into")
@@ -342,7 +343,8 @@ def main() -> None:
         mutant
         for target in TARGETS
         if any(only in target.module or only in target.guards for only in arguments.only)
-        for mutant in list(list_mutants(target))[:: arguments.every]
+        for _, group in itertools.groupby(list_mutants(target), key=lambda mutant: mutant.function)
+        for mutant in _thin_out(list(group), arguments.most)
     ]
     todo = [one for one in chosen if known.get(one.name, {}).get("outcome") in (None, *["survived"][: arguments.again])]
     print(f"{len(chosen)} mutants, {len(todo)} to try", flush=True)
@@ -354,6 +356,10 @@ def main() -> None:
         options = ["-n0", "-p", "no:cacheprovider", f"--rootdir={_ROOT}", "--timeout=100"]
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest's own report
         pytest.main([*files, *options], plugins=[MutantRun(todo, deadline, arguments.into)])
+
+
+def _thin_out(mutants: Sequence[Mutant], most: int) -> Sequence[Mutant]:
+    return mutants[:: -(-len(mutants) // most)]
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
