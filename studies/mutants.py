@@ -101,13 +101,13 @@ TARGETS = (
         "the guard of a night",
         "worker.runs.guards",
         ("end_runs", "judge_run", "find_tripped", "_judge_size", "_exceeds"),
-        ("tests/unit/worker/runs/test_guards.py", "tests/integration/test_intake.py"),
+        ("tests/unit/worker/runs/test_guards.py", "tests/integration/test_run_guards.py"),
     ),
     Target(
         "the guard of a night",
         "db.guards",
         ("find_unjudged", "store_guard", "find_night_sizes"),
-        ("tests/integration/test_intake.py", "tests/integration/test_schedules.py"),
+        ("tests/integration/test_run_guards.py",),
     ),
     Target(
         "the guard of the queue",
