@@ -333,7 +333,8 @@ class TestStoring:
         assert take(engine) == []
         assert store(engine, held, [scored(two)], retry_in_s=3600)
         job = fetch_job(engine, job_id)
-        assert (job.status, job.lease_holder, job.published_at) == (JobStatus.QUEUED, None, None)
+        assert (job.status, job.published_at) == (JobStatus.QUEUED, None)
+        assert (job.lease_holder, job.lease_expires_at) == (None, None)
         assert open_scans(engine, job_id) == [one, three]
         assert take(engine) == []
         shift_time(engine, job_id, "not_before", -1)
