@@ -150,7 +150,7 @@ def queue_again(retry_in_s: float | str) -> dict[str, Any]:
 
 def load_open_scans(connection: Connection, job_id: str) -> list[OpenScan]:
     """Return the open scans of a job, in the order they were found."""
-    return [OpenScan(*row) for row in connection.execute(_select_open_scans(connection), {"of_job": job_id})]
+    return [OpenScan(*row) for row in connection.execute(_select_open_scans(connection), {"of_job": job_id}).all()]
 
 
 @built_once

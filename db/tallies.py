@@ -195,7 +195,7 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome
     digests = sorted({scan.sha256 for scan in ended if scan.status is ScanStatus.SCORED and scan.sha256 is not None})
     wanted = bind_contents(digests, model.model_digest, model.preprocessing)
     stored: dict[str | None, list[Row[str, str, str, float, str]]] = {}
-    for row in connection.execute(_select_scores(connection), wanted) if digests else ():
+    for row in connection.execute(_select_scores(connection), wanted).all() if digests else ():
         stored.setdefault(row.sha256, []).append(row)
     counts: Counter[TallyKey] = Counter()
     worklist: list[tuple[str, str, str, float, int]] = []
@@ -204,8 +204,11 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome
             raise PredictionGone("a prediction was deleted before its scan was stored; the job is scored again")
         counts[scan.status.value, REUSED if scan.reused else scan.reason_code or ""] += 1
         for row in stored.get(scan.sha256, ()) if scan.status is ScanStatus.SCORED else ():
-            counts.update({(LABEL, row.label): 1, (DECISION, row.decision): 1, (PROVIDER, row.provider): 1})
-            worklist.append((run_id, row.label, row.decision, -row.score, scan.scan_id))
+            _, label, decision, score, provider = row
+            counts[LABEL, label] += 1
+            counts[DECISION, decision] += 1
+            counts[PROVIDER, provider] += 1
+            worklist.append((run_id, label, decision, -score, scan.scan_id))
     copy_in(connection, worklist_rows, [column.name for column in worklist_rows.c], worklist)
     if model.is_kept:
         connection.execute(_add_counts(connection), _make_rows(run_id, _choose_slot(connection), counts))

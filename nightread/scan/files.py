@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import os
 import re
 import stat
@@ -30,6 +29,8 @@ def encode_path(path: str | os.PathLike[str]) -> str:
 
 def decode_path(text: str) -> str:
     """Return the path that `encode_path` encoded."""
+    if text.isascii() and "\\" not in text:
+        return text
     return os.fsdecode(_ESCAPE.sub(_unescape, text.encode("utf-8")))
 
 
@@ -94,13 +95,14 @@ def read_file(
     """
     descriptor = open_file(path, roots)
     try:
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            _refuse_unsettled(status, settle_s)
-            check_size_bytes(status.st_size, max_bytes, expected_bytes)
-            data = _read_at_most(file, status.st_size + 1)
+        status = os.fstat(descriptor)
+        _refuse_unsettled(status, settle_s)
+        check_size_bytes(status.st_size, max_bytes, expected_bytes)
+        data = _read_at_most(descriptor, status.st_size + 1)
     except OSError as error:
         raise _explain(error) from None
+    finally:
+        os.close(descriptor)
     if len(data) != status.st_size:
         raise StorageError(
             Reason.STORAGE_ERROR, "the file changed its size while it was read; retry when it is written completely"
@@ -162,7 +164,7 @@ def _open_without_links(path: str, roots: Sequence[Path]) -> int | None:
         parts = path.removeprefix(root).lstrip("/").split("/") if path.startswith(f"{root.rstrip('/')}/") else []
         if parts and not {"", ".", ".."} & set(parts):
             try:
-                return _open_below(Path(root), tuple(parts))
+                return _open_below(root, parts)
             except (
                 OSError,
                 UnreadableScan,
@@ -177,20 +179,20 @@ def _open_resolved(path: str, roots: Sequence[Path]) -> int:
     if root is None:
         raise UnsupportedScan(Reason.OUTSIDE_ROOTS, "the file lies outside the allowed folders (NIGHTREAD_SCAN_ROOTS)")
     try:
-        return _open_below(root, Path(resolved).relative_to(root).parts)
+        return _open_below(str(root), Path(resolved).relative_to(root).parts)
     except OSError as error:
         raise _explain(error) from None
 
 
-def _read_at_most(file: io.FileIO, max_bytes: int) -> bytes:
+def _read_at_most(descriptor: int, max_bytes: int) -> bytes:
     """Read up to the end or `max_bytes`; a single read() may return less."""
-    data = file.read(max_bytes)
-    while len(data) < max_bytes and (more := file.read(max_bytes - len(data))):
+    data = os.read(descriptor, max_bytes)
+    while len(data) < max_bytes and (more := os.read(descriptor, max_bytes - len(data))):
         data += more
     return data
 
 
-def _open_below(root: Path, parts: tuple[str, ...]) -> int:
+def _open_below(root: str, parts: Sequence[str]) -> int:
     if not parts:  # the root itself is the file
         return _open_file(root, None)
     folder = os.open(root, _FOLDER_FLAGS)
@@ -204,7 +206,7 @@ def _open_below(root: Path, parts: tuple[str, ...]) -> int:
         os.close(folder)
 
 
-def _open_file(name: str | Path, folder: int | None) -> int:
+def _open_file(name: str, folder: int | None) -> int:
     # Checked before opening, since opening a device may have side effects; the open file is checked again.
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):  # a link makes open() fail
