@@ -276,7 +276,6 @@ scans = Table(
     column("reused", Boolean(), comment="scored before: the prediction was there already"),
     column("created_at", TIME, comment="UTC"),
     column("finished_at", TIME, nullable=True, comment="when it became terminal, UTC"),
-    UniqueConstraint("run_id", "path").ddl_if(dialect="sqlite"),  # which drops no constraint without copying the table
     CheckConstraint(
         "(status = 'queued' AND reason_code IS NULL AND finished_at IS NULL AND job_id IS NOT NULL)"
         " OR (status = 'scored' AND reason_code IS NULL AND finished_at IS NOT NULL AND sha256 IS NOT NULL)"
@@ -382,6 +381,8 @@ worklist_rows = Table(
     column("minus_score", Double(), comment="the negated score, so that the highest comes first in an ascending key"),
     column("scan_id", BigInteger(), comment="scans.id"),
     PrimaryKeyConstraint("run_id", "label", "decision", "minus_score", "scan_id"),
-    Index(None, "scan_id", "label"),  # the view `results` joins by it
+    # The view `results` joins by it.
+    Index("ix_worklist_rows_scan_id_label", "scan_id", "label").ddl_if(dialect="sqlite"),
+    Index("ix_worklist_rows_scan_id_run_id", "scan_id", "run_id").ddl_if(dialect="postgresql"),
     sqlite_with_rowid=False,
 )

@@ -1,5 +1,6 @@
 """The migrations create the schema of the code, once, even if several processes run them."""
 
+import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, select, text
+from sqlalchemy import event, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 import db.migrations.partial_indexes  # completes the metadata
 import db.schema
@@ -228,6 +230,32 @@ def test_every_column_that_needs_a_word_has_its_comment_in_the_database(postgres
         assert uncommented <= {"id", "run_id", "model_digest", "scan_id"}
 
 
+def test_no_two_indexes_of_a_table_hold_the_same_columns(engine):
+    for table in TABLES:
+        held = [tuple(sorted(columns)) for columns in list_indexes(engine, table) if None not in columns]
+        assert sorted(held) == sorted(set(held)), table
+
+
+def list_indexes(engine, table):
+    """Return the columns of each index of a table without a condition, those of constraints included."""
+    with reading(engine) as connection:
+        if engine.dialect.name == "sqlite":
+            names = connection.execute(
+                text("SELECT name FROM pragma_index_list(:table) WHERE NOT partial"), {"table": table}
+            )
+            columns = text("SELECT name FROM pragma_index_info(:index)")
+            return [connection.execute(columns, {"index": name}).scalars().all() for name in names.scalars().all()]
+        found = connection.execute(
+            text(
+                "SELECT array_agg(attname ORDER BY place) FROM pg_index CROSS JOIN unnest(indkey) "
+                "WITH ORDINALITY AS keys(number, place) LEFT JOIN pg_attribute ON attrelid = indrelid "
+                "AND attnum = number WHERE indrelid = CAST(:table AS regclass) AND indpred IS NULL GROUP BY indexrelid"
+            ),
+            {"table": table},
+        )
+        return found.scalars().all()
+
+
 def test_enums_are_stored_by_their_value(engine):
     add_run(engine, 1)
     with reading(engine) as connection:
@@ -412,3 +440,46 @@ class TestFrom0007:
         assert columns[-1] == "time"
         with reading(before) as connection:
             assert connection.execute(text("SELECT count(*) FROM results")).scalar() == 1
+
+
+class TestFrom0016:
+    """Upgrade of the schema in which SQLite had two indexes for the paths of a run."""
+
+    @pytest.fixture
+    def before(self, empty_engine):
+        run_alembic(empty_engine, lambda config: command.upgrade(config, "0016"))
+        served = "ALTER TABLE schema_version ADD COLUMN oldest_served VARCHAR(32)"
+        write(empty_engine, lambda connection: connection.exec_driver_sql(served))
+        add_run(empty_engine, 100)
+        return empty_engine
+
+    def test_paths_of_a_run_stay_unique_and_a_file_stays_whole(self, before):
+        for _ in range(2):
+            assert upgrade(before) == ("0016", REVISION)
+            with pytest.raises(IntegrityError):
+                write(before, self.repeat_a_path)
+            add_run(before, 100)  # the paths of another run
+            if before.dialect.name == "sqlite":
+                with reading(before) as connection:
+                    for check in ("integrity_check", "foreign_key_check"):
+                        assert connection.exec_driver_sql(f"PRAGMA {check}").scalars().all() in (["ok"], [])
+            run_alembic(before, lambda config: command.downgrade(config, "0016"))
+
+    def test_a_library_that_protects_the_schema_keeps_the_second_index(self, before):
+        if before.dialect.name != "sqlite":
+            pytest.skip("PostgreSQL has one index")
+
+        def protect(action, name, *_):  # as SQLITE_DBCONFIG_DEFENSIVE does
+            return sqlite3.SQLITE_IGNORE if (action, name) == (sqlite3.SQLITE_PRAGMA, "writable_schema") else 0
+
+        event.listen(before, "connect", lambda connection, _: connection.set_authorizer(protect))
+        before.dispose()
+        assert upgrade(before) == ("0016", REVISION)
+        assert ["run_id", "path"] in list_indexes(before, "scans")
+        with pytest.raises(IntegrityError):
+            write(before, self.repeat_a_path)
+
+    @staticmethod
+    def repeat_a_path(connection):
+        names = "run_id, job_id, path, size_bytes, status, attempts, reused, created_at"
+        connection.exec_driver_sql(f"INSERT INTO scans ({names}) SELECT {names} FROM scans LIMIT 1")
