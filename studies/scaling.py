@@ -26,7 +26,7 @@ from typing import Any, Final
 import psutil
 from sqlalchemy import Engine, text
 
-from db.contents import find_brightness, find_predicted, find_verdicts
+from db.contents import find_stored
 from db.due_jobs import take_due_jobs
 from db.engine import make_engine, reading, write
 from db.job_results import JobStages, store_results
@@ -43,6 +43,7 @@ from tests.db_factories import (
     new_run,
     new_scans,
     scored,
+    sha256_of,
 )
 from tests.program import hook_reading
 
@@ -262,7 +263,7 @@ class _Stage:
                     return  # no job is left
                 self.put(time.time() + self._think_s, worker, held)
             else:
-                self._commit(worker, *held)
+                commit_job(self._engine, worker, *held)
                 if self._from <= time.time() < self._until:
                     self.played.jobs += 1
                     self.played.late_s.append(time.time() - due)
@@ -287,20 +288,30 @@ class _Stage:
                     return claim, load_open_scans(connection, claim.job_id)
         return None
 
-    def _commit(self, worker: str, claim: Claim, scans: Sequence[OpenScan]) -> None:
-        outcomes = [scored(scan) for scan in scans]
-        digests = [str(outcome.sha256) for outcome in outcomes]
-        with reading(self._engine) as connection:  # what is stored already, as a worker looks it up
-            known = find_predicted(connection, digests, MODEL_DIGEST, "1", 1)
-            find_verdicts(connection, digests, MODEL_DIGEST, "1")
-            find_brightness(connection, sorted(known))
-        predictions = [new_prediction(sha256=digest, worker=worker) for digest in digests]
-        measured = [new_measurement(sha256=digest) for digest in digests]
-        stages = JobStages({"read": 0.1, "decode": 0.2}, 2, len(digests))
-        write(
-            self._engine,
-            lambda connection: store_results(connection, claim, outcomes, predictions, measured, stages=stages),
-        )
+
+def commit_job(
+    engine: Engine, worker: str, claim: Claim, scans: Sequence[OpenScan], digests: Sequence[str] | None = None
+) -> None:
+    """Look up what is stored of a job's scans, and store their results, as a worker does.
+
+    Args:
+        engine: the database.
+        worker: its name.
+        claim: the job's claim.
+        scans: its open scans.
+        digests: of their contents; None: made of their ids.
+    """
+    digests = digests or [sha256_of(scan.id) for scan in scans]
+    outcomes = [scored(scan, sha256=digest) for scan, digest in zip(scans, digests, strict=True)]
+    with reading(engine) as connection:
+        find_stored(connection, digests, MODEL_DIGEST, "1", 1)
+    predictions = [new_prediction(sha256=digest, worker=worker) for digest in digests]
+    measured = [new_measurement(sha256=digest) for digest in digests]
+    stages = JobStages({"read": 0.1, "decode": 0.2}, 2, len(digests))
+    write(
+        engine,
+        lambda connection: store_results(connection, claim, outcomes, predictions, measured, stages=stages),
+    )
 
 
 def measure_size(engine: Engine) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from sqlalchemy import select, update
 
 from db.cancellation import cancel_run
 from db.consistency import check_ledger
-from db.contents import find_predicted
+from db.contents import find_stored
 from db.due_jobs import mark_unpublished, take_due_jobs
 from db.engine import read_clock, reading, write
 from db.job_results import store_results
@@ -179,7 +179,7 @@ class LedgerMachine(RuleBasedStateMachine):
         model_digest = connection.execute(select(runs.c.model_digest).where(runs.c.id == claimed.run_id)).scalar()
         open_scans = load_open_scans(connection, claimed.job_id)
         contents = [sha256_of(scan.id % _CONTENTS) for scan in open_scans]
-        predicted = find_predicted(connection, contents, model_digest or "", "1", 1)
+        predicted = find_stored(connection, contents, model_digest or "", "1", 1).predicted
         ended, predictions = [], {}
         for scan, content, status in zip(open_scans, contents, outcomes, strict=False):
             if status is ScanStatus.SCORED:

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from db.contents import find_verdicts
+from db.contents import find_stored
 from db.engine import reading, write
 from db.job_results import store_results
 from db.measurements import store_measurements, stream_measured
@@ -39,7 +39,7 @@ def fetch(engine):
 
 def find(engine, digests, model_digest=MODEL_DIGEST, preprocessing="1"):
     with reading(engine) as connection:
-        return find_verdicts(connection, digests, model_digest, preprocessing)
+        return find_stored(connection, digests, model_digest, preprocessing, 1).verdicts
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ from contextlib import closing, contextmanager
 import pytest
 from sqlalchemy import event, text
 
+from db.bulk import copy_in
+from db.contents import find_stored
 from db.due_jobs import count_leases, take_due_jobs
-from db.engine import write
+from db.engine import reading, write
 from db.facets import count_facets
-from db.job_results import store_results
+from db.job_results import store_predictions, store_results
 from db.jobs import load_open_scans
 from db.leases import list_leases
 from db.marks import Review
@@ -17,11 +19,21 @@ from db.pace import find_pace
 from db.results import ResultFilter, stream_results
 from db.runs import close_finished_runs, find_run
 from db.studies import list_study_uids, roll_up
+from db.tables import scans as scans_table
 from db.tallies import read_tallies
 from db.types import ScanStatus
 from db.worklist import count_rows, read_page, read_progress
 from db.worklist_request import PageOrder, PageRequest, Position
-from tests.db_factories import add_run, claim, job_ids, new_prediction, open_scans, scored
+from tests.db_factories import (
+    MODEL_DIGEST,
+    add_run,
+    claim,
+    job_ids,
+    new_prediction,
+    open_scans,
+    scored,
+    sha256_of,
+)
 from tests.web_page import add_night
 
 WHOLE_TABLES = re.compile(r"(?:SCAN|Seq Scan on) (?:scans|jobs|predictions|worklist_rows|tallies)\b(?! USING)")
@@ -145,6 +157,27 @@ def test_the_newest_rows_are_not_sorted(connection, run_id):
     assert [plan for plan in plans if SORTS.search(plan)] == []
 
 
+@pytest.mark.parametrize(
+    ("question", "index"),
+    [
+        ("positives of a run by name", "pk_worklist_rows"),
+        ("the newest rows", "ix_worklist_rows_scan_id_run_id"),
+        ("failures of a week", "ix_worklist_rows_scan_id_run_id"),
+    ],
+)
+def test_scores_are_looked_up_by_run_or_by_scan_and_never_in_all_runs(postgres_engine, question, index):
+    """Plans on newly filled tables, for which PostgreSQL has no statistics; each run has thousands of rows."""
+    for table in ("scans", "worklist_rows"):
+        still = f"ALTER TABLE {table} SET (autovacuum_enabled = false)"
+        write(postgres_engine, lambda connection, still=still: connection.exec_driver_sql(still))
+    for _ in range(2):
+        add_night(postgres_engine, [0.5] * 3_000)
+    with postgres_engine.connect() as connection, watch(connection) as plans:
+        connection.exec_driver_sql(QUESTIONS[question].replace("%", "%%"))
+    (plan,) = plans
+    assert re.search(rf"{index} on worklist_rows.*\n\W+Index Cond: .*run_id", plan), plan
+
+
 def test_rows_come_in_the_order_of_an_index(connection, run_id):
     with watch(connection) as plans:
         WORK["results"](connection, run_id)
@@ -173,3 +206,40 @@ def test_ending_a_job_reads_its_own_predictions_however_many_there_are(postgres_
         end(claim(postgres_engine, job_id))
     assert read == [True] * len(read)
     assert len(read) > 10
+
+
+def test_looking_a_content_up_costs_no_more_after_many_runs(engine):
+    """On newly filled tables, for which PostgreSQL has no statistics."""
+    run_id, few, many = add_run(engine, 1), sha256_of(1), sha256_of(2)
+    names = ("run_id", "path", "size_bytes", "sha256", "status", "attempts", "reused", "brightness_rule")
+    names += ("created_at", "finished_at")
+    rows = [
+        (run_id, f"/scans/{digest}-{number}.png", 1, digest, "scored", 1, True, "window", *["2026-11-28 00:00:00"] * 2)
+        for digest, count in ((few, 1), (many, 2_000)) for number in range(count)
+    ]  # fmt: skip
+
+    def fill(connection):
+        copy_in(connection, scans_table, names, rows)
+        store_predictions(connection, [new_prediction(1), new_prediction(2)])
+
+    write(engine, fill)
+    costs = []
+    for digest in (few, many):
+        with reading(engine) as connection, count_work(connection) as work:
+            assert find_stored(connection, [digest], MODEL_DIGEST, "1", 1).brightness == {digest: ("window", None)}
+            costs.append(work())
+    assert costs[1] <= costs[0] + 3
+
+
+@contextmanager
+def count_work(connection):
+    """Yield a function that returns the instructions of SQLite's machine so far, or the rows of `scans` read."""
+    if connection.dialect.name == "sqlite":
+        steps = []
+        driver = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(1), 1)
+        yield lambda: len(steps)
+        driver.set_progress_handler(None, 1)
+    else:
+        read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'scans'")
+        yield lambda: connection.execute(read).scalar_one()

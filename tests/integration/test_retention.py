@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 import db.retention
 from db.consistency import check_ledger
-from db.contents import find_predicted
+from db.contents import find_stored
 from db.engine import reading, write
 from db.job_results import store_results
 from db.retention import Pruned, count_prunable, find_cutoff, prune
@@ -122,7 +122,7 @@ class TestPruning:
         add_night(engine, [0.9], first=2)
         assert prune_older(engine, 90).predictions == 1
         with reading(engine) as connection:
-            left = find_predicted(connection, [sha256_of(1), sha256_of(2)], MODEL_DIGEST, "1", 1)
+            left = find_stored(connection, [sha256_of(1), sha256_of(2)], MODEL_DIGEST, "1", 1).predicted
         assert left == {sha256_of(2)}
 
     def test_positives_are_kept_with_their_run_whose_counts_are_theirs(self, engine):

@@ -8,14 +8,14 @@ GPU gets each window as a whole, while the threads decode the next one.
 
 import hmac
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine
 
-from db.contents import find_brightness, find_predicted, find_verdicts
+from db.contents import Stored, find_stored
 from db.engine import reading
 from db.job_results import JobStages, NewPrediction
 from db.jobs import OpenScan
@@ -41,7 +41,7 @@ _Item = TypeVar("_Item")
 
 #: Looks SHA-256 digests up; returns those with a prediction for each label, the gate's verdicts by digest, and the
 #: brightness rules with contradictions by digest.
-FindStored = Callable[[Sequence[str]], tuple[set[str], Mapping[str, str], Mapping[str, tuple[str, str | None]]]]
+FindStored = Callable[[Sequence[str]], Stored]
 
 #: A window ends early where its files are large, so that a job's memory does not grow with them.
 _WINDOW_BYTES: Final = 256 * 2**20
@@ -104,15 +104,9 @@ def find_under(engine: Engine, model_digest: str, card: Card) -> FindStored:
     """
     preprocessing = card.preprocessing_version
 
-    def find(
-        digests: Sequence[str],
-    ) -> tuple[set[str], Mapping[str, str], Mapping[str, tuple[str, str | None]]]:
+    def find(digests: Sequence[str]) -> Stored:
         with reading(engine) as connection:
-            predicted = find_predicted(connection, digests, model_digest, preprocessing, len(card.labels))
-            verdicts = find_verdicts(connection, digests, model_digest, preprocessing) if card.gate else {}
-            known = sorted(predicted | verdicts.keys())
-            brightness = find_brightness(connection, known)
-        return predicted, verdicts, brightness
+            return find_stored(connection, digests, model_digest, preprocessing, len(card.labels))
 
     return find
 
@@ -224,7 +218,7 @@ class _Pipeline:
         """Look up which contents are predicted already, and put the others on the threads, each once."""
         scans, fresh = self._unite(read)
         digests = sorted(content.sha256 for content in fresh)
-        predicted, verdicts, brightness = self._find_stored(digests) if fresh else (set(), {}, {})
+        predicted, verdicts, brightness = self._find_stored(digests) if fresh else Stored(set(), {}, {})
         self._brightness.update(brightness)
         new: list[Content] = []
         scored: list[Content] = []

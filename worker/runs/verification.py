@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from db.contents import Stored
 from db.engine import reading
 from db.jobs import OpenScan
 from db.runs import RunInfo
@@ -118,7 +119,7 @@ def verify_run(
             scorer,
             limits,
             decoder=process.decoder,
-            find_stored=lambda _: (set(), {}, {}),
+            find_stored=lambda _: Stored(set(), {}, {}),
             check_lease=lambda: None,
             worker=process.name,
         )
