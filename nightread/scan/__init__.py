@@ -14,6 +14,7 @@ scan: types of a decoded scan, and size limits.
 decode: turns the bytes of one file into a Scan.
 raster: decodes JPEG, PNG, TIFF, BMP and lossless WebP.
 tiff: decodes TIFF pages that Pillow cannot decode.
+lzw: checks LZW data of TIFF before it is decoded.
 frames: headers and decoders of compressed frames.
 dicom: decodes DICOM.
 acquisition: identifiers, view, device and time of a DICOM instance.

@@ -12,6 +12,14 @@ from nightread.scan.scan import LARGEST_GRAY, Scan
 #: Archives that a run with `--archives` reads, as `name_other` names them.
 _LISTED_ARCHIVES = frozenset({"zip archive", "tar archive", "gzip file"})
 
+_IMAGECODECS = "python -c \"import imagecodecs as i; i.imwrite('OUT.png', i.imread('IN'))\""
+_SIMPLE_ITK = "python -c \"import SimpleITK as s; s.WriteImage(s.ReadImage('IN'), 'OUT.tif')\""
+#: What converts a format, as `name_other` names it, that ImageMagick reads not at all or in few installations.
+_CONVERTERS = {
+    "JPEG XL": _IMAGECODECS, "JPEG XR": _IMAGECODECS,
+    "NIfTI": _SIMPLE_ITK, "Analyze": _SIMPLE_ITK, "MetaImage": _SIMPLE_ITK, "NRRD": _SIMPLE_ITK,
+    "HDF5": "", "NetCDF": "", "JBIG2": "", "DjVu": "",
+}  # fmt: skip
 _SUPPORTED = "JPEG, PNG, TIFF, BMP, lossless WebP and DICOM"
 
 silence_decoders()
@@ -74,9 +82,9 @@ def _explain_kind(kind: NoScan, name: str) -> UnreadableScan | UnsupportedScan:
         remedy = "unpack it into the folder" + (" or use --archives" if name in _LISTED_ARCHIVES else "")
         return UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are {_SUPPORTED}: {remedy}")
     if kind is NoScan.OTHER_IMAGE:
+        command = _CONVERTERS.get(name, "magick IN OUT.png")
+        remedy = f"convert it, for instance with `{command}`" if command else "export it in one of these"
         return UnsupportedScan(
-            Reason.UNSUPPORTED_FORMAT,
-            f"the image has the format {name}; supported are {_SUPPORTED}: convert it, for instance with "
-            "`magick IN OUT.png`",
+            Reason.UNSUPPORTED_FORMAT, f"the image has the format {name}; supported are {_SUPPORTED}: {remedy}"
         )
     return UnreadableScan(Reason.NOT_AN_IMAGE, f"the content is none of {_SUPPORTED}")

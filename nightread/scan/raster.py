@@ -8,7 +8,7 @@ import warnings
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps, _imaging
+from PIL import Image, _imaging
 from PIL.ExifTags import Base
 
 from nightread.errors import UnreadableScan, UnsupportedScan
@@ -39,6 +39,13 @@ _JPEG_OTHER_BITS = b"\xaa" * 64
 #: A JPEG decoder that runs out of data fills the rest with this gray.
 _JPEG_FILL = 128
 _JPEG_FILL_ROWS = 16
+
+#: By EXIF orientation (EXIF 2.32, tag 274).
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 #: Pillow keeps the upper 8 of 16 bits of colors; if their maximum is lower than this, the lower bits held the picture.
 _LEAST_BRIGHTEST = 64
@@ -89,7 +96,7 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             is_checked = kind is Format.TIFF or (kind is Format.JPEG and _has_preview(image))
             if not is_checked and getattr(image, "is_animated", False):
                 raise UnsupportedScan(Reason.MULTI_FRAME, "the file has several frames; a scan has one")
-            if kind is Format.JPEG and at_least_px and image.getexif().get(Base.Orientation, 1) == 1:
+            if kind is Format.JPEG and at_least_px and _find_turn(image) is None:
                 wanted = find_scale(width_px, height_px, at_least_px)
                 image.draft("L", (width_px // wanted, height_px // wanted))
             image.load()
@@ -238,9 +245,17 @@ def check_jpeg_end(image: Image.Image, height_px: int) -> None:
         raise UnreadableScan(Reason.DAMAGED, "the JPEG data is cut short: the lowest rows of the picture are missing")
 
 
+def _find_turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image upright by its EXIF orientation; None if nothing does, or if that cannot be read."""
+    with contextlib.suppress(*DECODER_ERRORS):
+        return _TURNS.get(image.getexif().get(Base.Orientation, 1))
+    return None
+
+
 def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
     """Return (pixels, black, white) of a loaded image; 16-bit pixels are kept, since `convert("L")` would clip them."""
-    ImageOps.exif_transpose(image, in_place=True)
+    turn = _find_turn(image)
+    image = image if turn is None else image.transpose(turn)
     mode = image.mode
     if mode in {"L", "1", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}:
         # Alpha is dropped: it does not describe exposure. Colors become luma (ITU-R BT.601).

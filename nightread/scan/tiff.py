@@ -12,6 +12,7 @@ import tifffile
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
+from nightread.scan import lzw
 from nightread.scan.brightness import find_extremes, find_white
 from nightread.scan.formats import Format
 from nightread.scan.frames import read_header, sample_colors, to_luma
@@ -19,21 +20,27 @@ from nightread.scan.scan import DECODER_ERRORS, LARGEST_GRAY, BrightnessRule, Pi
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags
 
-_PHOTOMETRIC: Final = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 6: "YCbCr"}
-_WHITE_IS_ZERO: Final = 0
-_COLORS: Final = frozenset({2, 3, 6})
-#: Supported compressions by number; True if each strip or tile has a header with its size.
-_COMPRESSIONS: Final = {
-    1: False, 2: False, 3: False, 4: False, 5: False, 7: True, 8: False, 32773: False, 32946: False, 34925: False,
-    50000: False, 33003: True, 33004: True, 33005: True, 34712: True, 34933: True, 50002: True, 52546: True,
+_PHOTOMETRIC: Final = {
+    0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab",
 }  # fmt: skip
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_LZW, _JPEG, _PNG, _JPEG_XR, _WEBP = 5, 7, 34933, 34934, 50001
+#: Largest depth that is decoded without error, by compression. JPEG 2000 is inexact beyond 25 bits.
+_BITS: Final = {
+    1: 64, 2: 1, 3: 1, 4: 1, _LZW: 64, _JPEG: 16, 8: 64, 32773: 64, 32946: 64, 34925: 64, 50000: 64,
+    33003: 16, 33004: 16, 33005: 16, 34712: 16, _PNG: 16, 50002: 32, 52546: 32, _WEBP: 8,
+}  # fmt: skip
+#: Compressions whose strips and tiles have no header with their size.
+_BARE: Final = frozenset({1, 2, 3, 4, _LZW, 8, 32773, 32946, 34925, 50000})
 _PILLOW_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
-_PNG: Final = 34933
 _PNG_SIZE_AT: Final = slice(16, 24)
 #: Maximum number of pages to examine; the chain of pages may be endless.
 _MOST_PAGES: Final = 4
 #: Maximum pixels of a strip or tile, unless the picture is larger.
 _LARGEST_CHUNK: Final = 2**20
+_COLOR_MAP_BITS: Final = 16
+_REMEDY: Final = "magick IN -colorspace Gray -compress None OUT.tif"
+_REMEDIES: Final = {_JPEG_XR: "python -c \"import tifffile as t; t.imwrite('OUT.tif', t.imread('IN'))\""}
 _TIFF_ERRORS: Final = (*DECODER_ERRORS, RuntimeError, tifffile.TiffFileError)
 
 
@@ -50,6 +57,7 @@ def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> Scan | None
             _check_page(page, data, max_pixels)
             if page is file.pages.first and _is_for_pillow(page):
                 return None
+            _check_lzw(page, data)
             return _decode(page, with_colors=with_colors)
     except _TIFF_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, "the TIFF data is damaged or cut short") from None
@@ -71,23 +79,38 @@ def _find_page(file: tifffile.TiffFile) -> Any:
 
 def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
     check_size(page.imagewidth, page.imagelength, max_pixels)
-    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
-    samples = page.samplesperpixel
-    is_gray = page.photometric in {0, 1} and samples in {1, 2}
-    is_color = page.photometric in _COLORS and samples in {1, 3, 4}
-    if page.compression not in _COMPRESSIONS or not (is_gray or is_color) or page.dtype is None or page.imagedepth != 1:
-        kind = _PHOTOMETRIC.get(page.photometric, "another color space")
+    bits = _find_bits(page)
+    if not _is_supported(page, bits):
         raise UnsupportedScan(
             Reason.UNSUPPORTED_FORMAT,
-            f"a TIFF of {samples} samples of {bits} bits, {kind}, compression {_name(page.compression)}; save it as "
-            "gray of 8 or 16 bits, for instance with `magick IN -colorspace Gray -compress None OUT.tif`",
+            f"a TIFF of {page.samplesperpixel} samples of {bits} bits, "
+            f"{_PHOTOMETRIC.get(page.photometric, 'another color space')}, compression {_name(page.compression)}; "
+            f"save it as gray of 8 or 16 bits, for instance with `{_REMEDIES.get(page.compression, _REMEDY)}`",
         )
     chunk = page.chunks[0] * page.chunks[1] if len(page.chunks) > 1 else page.chunks[0]
     if chunk > max(4 * page.imagewidth * page.imagelength, _LARGEST_CHUNK):
         raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is far larger than the picture")
-    if _COMPRESSIONS[page.compression]:
+    if page.compression not in _BARE:
         for place, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             _check_chunk(data[place : place + size], page, chunk)
+
+
+def _find_bits(page: Any) -> int:
+    return page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+
+
+def _is_supported(page: Any, bits: int) -> bool:
+    """Return whether pages of this kind are proven to be decoded right."""
+    samples, is_jpeg = page.samplesperpixel, page.compression == _JPEG
+    has_colors = {
+        _WHITE_IS_ZERO: samples in {1, 2},
+        _BLACK_IS_ZERO: samples in {1, 2},
+        _RGB: samples in {3, 4},
+        _PALETTE: samples == 1,
+        _YCBCR: samples == 3 and is_jpeg and page.planarconfig == 1,  # its decoder returns RGB
+    }.get(page.photometric, False)
+    is_real = page.dtype is not None and page.dtype.kind in "uifb"
+    return has_colors and is_real and page.imagedepth == 1 and bits <= _BITS.get(page.compression, 0)
 
 
 def _name(compression: Any) -> str:
@@ -100,6 +123,8 @@ def _check_chunk(content: bytes, page: Any, pixels: int) -> None:
     """Refuse a compressed strip or tile whose own header declares more pixels than the page."""
     if page.compression == _PNG:
         width, height = (int.from_bytes(content[_PNG_SIZE_AT][at : at + 4], "big") for at in (0, 4))
+    elif page.compression == _WEBP:
+        width, height = _read_webp(content)
     else:
         header = read_header(content)
         if header is None:
@@ -107,6 +132,31 @@ def _check_chunk(content: bytes, page: Any, pixels: int) -> None:
         width, height = header.width_px, header.height_px
     if width * height > max(pixels, page.imagewidth * page.imagelength):
         raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is larger than declared")
+
+
+def _read_webp(content: bytes) -> tuple[int, int]:
+    """Return the width and height of a lossless WebP (RFC 9649, 3.4)."""
+    if content[8:16] in {b"WEBPVP8 ", b"WEBPVP8X"}:
+        raise UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT, f"a TIFF with lossy WebP; save it uncompressed, for instance with `{_REMEDY}`"
+        )
+    if content[8:16] != b"WEBPVP8L" or len(content) < 25:
+        raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF has another compression than declared")
+    sides = int.from_bytes(content[21:25], "little")
+    return (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1
+
+
+def _check_lzw(page: Any, data: bytes) -> None:
+    if page.compression != _LZW:
+        return
+    for place, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        content = data[place : place + size]
+        if content[:1] == b"\0" and content[1:2] and content[1] & 1:
+            raise UnsupportedScan(
+                Reason.UNSUPPORTED_FORMAT, "a TIFF with LZW in the bit order of before 1992; save it uncompressed"
+            )
+        if not lzw.is_sound(content):
+            raise UnreadableScan(Reason.DAMAGED, "the LZW data of the TIFF is damaged")
 
 
 def _is_for_pillow(page: Any) -> bool:
@@ -122,16 +172,16 @@ def _decode(page: Any, *, with_colors: bool) -> Scan:
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
     colors = None
-    if page.photometric in {0, 1}:
+    if page.photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO}:
         gray = pixels if pixels.ndim == 2 else pixels[..., 0]
     else:
-        if page.photometric == 3:
+        if page.photometric == _PALETTE:
             pixels = np.moveaxis(page.colormap, 0, -1)[pixels]
         gray = to_luma(pixels)
         if pixels.dtype.kind == "u":
             colors = sample_colors(pixels, 8 * pixels.dtype.itemsize) if with_colors else None
             gray = np.rint(gray).astype(pixels.dtype)
-    gray, black, white, rule = _find_range(gray)
+    gray, black, white, rule = _find_range(gray, _COLOR_MAP_BITS if page.photometric == _PALETTE else _find_bits(page))
     if page.photometric == _WHITE_IS_ZERO:
         black, white = white, black
     tag = page.tags.get("Orientation")
@@ -139,14 +189,17 @@ def _decode(page: Any, *, with_colors: bool) -> Scan:
     return Scan(upright, black, white, Format.TIFF, page.imagewidth, page.imagelength, colors=colors, rule=rule)
 
 
-def _find_range(gray: Pixels) -> tuple[Pixels, float, float, BrightnessRule]:
+def _find_range(gray: Pixels, bits: int) -> tuple[Pixels, float, float, BrightnessRule]:
     """Return (pixels, black, white, rule): the bits in use of unsigned integers, else the extremes without outliers."""
+    if gray.dtype.kind == "b" or (gray.dtype.kind == "u" and bits < 8):
+        return gray.astype(np.uint8), 0.0, float(2**bits - 1), BrightnessRule.FULL_RANGE
     if gray.dtype.kind == "u":
         white, size = find_white(gray), gray.dtype.itemsize
         rule = BrightnessRule.FULL_RANGE if size == 1 else BrightnessRule.BITS_IN_USE
         return (gray if size <= 2 else gray.astype(np.float64)), 0.0, white, rule
     border = None
     if gray.dtype.kind == "f":  # what is no number, or stands for none as -3.4e38 does, is a border and shown black
+        gray = gray.astype(np.float32) if gray.dtype.itemsize == 2 else gray
         border = ~(np.abs(gray) <= LARGEST_GRAY)
     extremes = find_extremes(gray, border)
     if extremes is None:

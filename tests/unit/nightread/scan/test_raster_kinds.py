@@ -7,7 +7,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nightread.errors import ScanError
 from nightread.reasons import Reason
@@ -124,13 +124,6 @@ class TestTiffPages:
             shown(encode_tiff(DEEP, compression=compression, **args)), DEEP / 4095, atol=1 / 4000
         )
 
-    @pytest.mark.parametrize("compression", ["webp", "jpegxr"])
-    def test_other_compressions_are_refused_by_name(self, compression):
-        pixels = np.repeat(CHEST[..., None], 3, axis=2)
-        reason, text = refuse(encode_tiff(pixels, photometric="rgb", compression=compression))
-        assert reason is Reason.UNSUPPORTED_FORMAT
-        assert compression in text.lower()
-
     def test_a_tile_far_larger_than_the_picture_is_not_decoded(self, monkeypatch):
         data = encode_tiff(CHEST[:64, :64], tile=(8192, 8192), compression="zlib")
         monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda *_, **__: pytest.fail("decoded"))
@@ -197,6 +190,23 @@ class TestJpeg:
         assert refuse(data[: len(data) * percent // 100] + b"\xff\xd9")[0] is Reason.DAMAGED
 
 
+@pytest.mark.parametrize("name", ["JPEG XL", "JPEG XR"])
+def test_the_command_that_a_refusal_names_converts_the_format(name, tmp_path, monkeypatch):
+    encode = imagecodecs.jpegxl_encode if name == "JPEG XL" else imagecodecs.jpegxr_encode
+    data = bytes(encode(CHEST, lossless=True) if name == "JPEG XL" else encode(CHEST, level=1.0))
+    text = refuse(data)[1]
+    assert name in text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "IN").write_bytes(data)
+    exec(text.split('python -c "')[1].split('"')[0])
+    np.testing.assert_array_equal(read((tmp_path / "OUT.png").read_bytes()).pixels, CHEST)
+
+
+@pytest.mark.parametrize("head", [b"NRRD0004\n", b"\x89HDF\r\n\x1a\n", b"\x97JB2\r\n\x1a\n", b"NDims = 3\n"])
+def test_no_refusal_names_a_program_that_cannot_read_the_format(head):
+    assert "magick" not in refuse(head)[1]
+
+
 @pytest.mark.parametrize(("head", "name"), [
     (b"\xff\x0a" + b"\0" * 400, "JPEG XL"), (b"II\xbc\x01" + b"\0" * 400, "JPEG XR"), (b"P5\n2 2\n255\n", "PGM or PPM"),
     (b"\x5c\x01\0\0" + b"\0" * 340 + b"n+1\0", "NIfTI"),
@@ -212,6 +222,33 @@ def test_other_formats_and_archives_are_refused_by_name(head, name):
     reason, text = refuse(head)
     assert reason is Reason.UNSUPPORTED_FORMAT
     assert name in text
+
+
+class TestExif:
+    """EXIF data that cannot be read says nothing of the pixels: the scan is read as it lies."""
+
+    @pytest.mark.parametrize("options", [
+        {"kind": "JPEG", "quality": 100}, {"kind": "PNG"}, {"kind": "WEBP", "lossless": True},
+    ], ids=["jpeg", "png", "webp"])  # fmt: skip
+    @pytest.mark.parametrize("exif", [
+        b"", b"garbage!", b"II*\0\xff\xff\xff\x7f", b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0",
+        b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\0\0\0\0\0\0\0\0",
+    ])  # fmt: skip
+    def test_what_cannot_be_read_turns_nothing(self, options, exif):
+        data = factories.encode_image(exif=b"Exif\0\0" + exif, **options)
+        plain = factories.encode_image(**options)
+        np.testing.assert_array_equal(read(data).pixels, read(plain).pixels)
+        np.testing.assert_array_equal(read(data, at_least_px=40).pixels, read(plain, at_least_px=40).pixels)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_an_orientation_turns_the_scan_upright_whatever_the_other_tags_hold(self, orientation):
+        exif = Image.Exif()
+        exif[274] = orientation
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(factories.encode_image(exif=exif))))
+        odd = struct.pack("<HHLL", 0x9286, 99, 2**31, 2**31)  # a comment of unknown type, far beyond the file
+        tags = struct.pack("<HHLHxx", 274, 3, 1, orientation) + odd
+        data = factories.encode_image(exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0" + tags + bytes(4))
+        np.testing.assert_array_equal(read(data).pixels, np.asarray(upright))
 
 
 class TestBmpAndWebp:
