@@ -32,6 +32,8 @@ _PIXEL_DATA: Final = (0x7FE0, 0x0010)
 _ITEM: Final = (0xFFFE, 0xE000)
 _DELIMITER: Final = (0xFFFE, 0xE0DD)
 _UNDEFINED: Final = 0xFFFFFFFF
+#: First bytes of JPEG or JPEG-LS and of JPEG 2000; an offset is never that large.
+_FRAME_STARTS: Final = {b"\xff\xd8", b"\xff\x4f"}
 #: Maximum size of inflated attributes before the pixels, and of those after them.
 _ATTRIBUTES_BYTES: Final = 2**20
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -291,7 +293,7 @@ def read_frame(file: DicomFile) -> tuple[memoryview, bool]:
             raise UnreadableScan(Reason.DAMAGED, "(7FE0,0010) Pixel Data is cut short")
         return data[place : place + length], False
     fragments: list[memoryview] = []
-    is_table = True  # the first item is the offset table
+    is_table = data[place + 8 : place + 10] not in _FRAME_STARTS  # the first item is the offset table, unless it lacks
     while place + 8 <= len(data):
         *tag, size = struct.unpack_from("<HHL", data, place)
         if tuple(tag) == _DELIMITER:

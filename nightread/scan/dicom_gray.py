@@ -67,7 +67,7 @@ def _find_range(
     """Return (black, white, rule) for an instance without table and window.
 
     They are the range of the stored bits. If there are more than 8 bits and no gray level reaches the upper half of
-    that range, they are the picture's own extremes without outliers.
+    that range, or signed values do not reach its lowest quarter, they are the picture's own extremes without outliers.
 
     Args:
         values: (H, W).
@@ -82,7 +82,7 @@ def _find_range(
     extremes = find_extremes(values, padding)
     if extremes is None:
         raise UnreadableScan(Reason.BLANK, "every pixel is padding")
-    is_used = bits is not None and (extremes[1] > high / 2 or extremes[0] < low / 2)
+    is_used = bits is not None and extremes[1] > (low + high) / 2 and (low == 0 or extremes[0] < low / 2)
     return (low, high, BrightnessRule.STORED_BITS) if is_used else (*extremes, BrightnessRule.EXTREMES)
 
 

@@ -113,6 +113,21 @@ def test_without_a_window_the_range_of_the_stored_bits_is_shown_alike_for_every_
     np.testing.assert_allclose(shown(scan), chest / 255, atol=1 / 500)
 
 
+@pytest.mark.parametrize("lowest", [-8192, -100, 0, 4000])
+def test_without_a_window_signed_pixels_of_part_of_the_range_span_their_extremes(chest, lowest):
+    """Few writers of signed values use the negative half: the range of the stored bits would show them half gray."""
+    signed = chest.astype(np.int16) * 16 + lowest
+    scan = read_dicom(signed, BitsStored=14, HighBit=13)
+
+    assert (scan.black, scan.white) == (signed.min(), signed.max())
+
+
+def test_without_a_window_unsigned_pixels_without_black_span_the_range_of_the_stored_bits(chest):
+    scan = read_dicom(chest.astype(np.uint16) * 8 + 2000, BitsStored=12, HighBit=11)
+
+    assert (scan.black, scan.white) == (0, 4095)
+
+
 @pytest.mark.parametrize("share", [1e-4, 5e-3, 3e-2])
 def test_without_a_window_hot_pixels_do_not_darken_the_scan(deep, share):
     hot = deep.copy()
