@@ -293,7 +293,7 @@ def read_frame(file: DicomFile) -> tuple[memoryview, bool]:
             raise UnreadableScan(Reason.DAMAGED, "(7FE0,0010) Pixel Data is cut short")
         return data[place : place + length], False
     fragments: list[memoryview] = []
-    is_table = data[place + 8 : place + 10] not in _FRAME_STARTS  # the first item is the offset table, unless it lacks
+    is_table = data[place + 8 : place + 10] not in _FRAME_STARTS  # the first item is the offset table
     while place + 8 <= len(data):
         *tag, size = struct.unpack_from("<HHL", data, place)
         if tuple(tag) == _DELIMITER:

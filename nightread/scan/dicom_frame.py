@@ -1,5 +1,6 @@
 """Decoding of the frame of a DICOM instance to stored values (PS3.5 A.4 and 8.2)."""
 
+import struct
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
@@ -40,6 +41,8 @@ _CODEC_SYNTAXES: Final = {
     },
     Codec.JPEG_XL: set(JPEG_XL),
 }  # fmt: skip
+#: Size of the table of segments before an RLE frame.
+_RLE_HEADER: Final = 64
 _NATIVE_BITS: Final = frozenset({8, 16, 32})
 
 
@@ -82,7 +85,7 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
             return _decode_jpeg(bytes(frame), header, attributes, with_colors=with_colors)
         pixels = decode(frame, header)
         bits = _find_bits(pixels, header, attributes)
-    elif file.syntax == uid.RLELossless and is_encapsulated:
+    elif is_encapsulated and (file.syntax == uid.RLELossless or _is_rle(frame, file)):
         pixels, bits = _decode_rle(bytes(frame), attributes)
     elif file.syntax in _COMPRESSED and (is_encapsulated or not _has_native_size(frame, attributes)):
         raise UnreadableScan(Reason.DAMAGED, "the compressed frame begins like no known compression")
@@ -99,6 +102,16 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
     if attributes.whole("PixelRepresentation", 0, 1, 0) and pixels.dtype.kind == "u":
         pixels = _extend_sign(pixels, bits)
     return StoredPixels(pixels, bits)
+
+
+def _is_rle(frame: memoryview, file: DicomFile) -> bool:
+    """Return whether a frame begins like RLE although its transfer syntax is missing or another one."""
+    count = file.attributes.whole("SamplesPerPixel", 1, 4, 1) * file.attributes.whole("BitsAllocated", 1, 64) // 8
+    if file.syntax == ENCAPSULATED_NATIVE or frame[:8] != struct.pack("<LL", count, _RLE_HEADER):
+        return False
+    if file.syntax:
+        file.attributes.noted.add(Contradiction.TRANSFER_SYNTAX)
+    return True
 
 
 def _has_native_size(frame: memoryview, attributes: Attributes) -> bool:
@@ -138,7 +151,14 @@ def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
             f"(0028,0100) Bits Allocated is {bits} and (0028,0002) Samples per Pixel {samples}; supported are 8, 16 "
             "and 32 bits with one or three samples",
         )
-    is_halved = attributes.text("PhotometricInterpretation").upper() == "YBR_FULL_422"
+    photometric = attributes.text("PhotometricInterpretation").upper()
+    if photometric.startswith("YBR_PARTIAL"):
+        raise UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT,
+            f"(0028,0004) Photometric Interpretation is {photometric}, which is retired; supported are MONOCHROME1, "
+            "MONOCHROME2, PALETTE COLOR, RGB, YBR_FULL and YBR_FULL_422",
+        )
+    is_halved = photometric == "YBR_FULL_422"
     size = count_stored_bytes(attributes) * 2 // 3 if is_halved else count_stored_bytes(attributes)
     # For an odd number of bytes the standard requires one more, but some writers store one less.
     if len(frame) < size - size % 2 or not frame:
@@ -166,8 +186,8 @@ def _decode_rle(frame: bytes, attributes: Attributes) -> tuple[Pixels, int]:
     bits, samples = attributes.whole("BitsAllocated", 8, 32), attributes.whole("SamplesPerPixel", 1, 3, 1)
     rows, columns = attributes.whole("Rows", 1, 65535), attributes.whole("Columns", 1, 65535)
     count = samples * bits // 8
-    offsets = np.frombuffer(frame[:64].ljust(64, b"\0"), "<u4")
-    if offsets[0] != count or len(frame) < 64:
+    offsets = np.frombuffer(frame[:_RLE_HEADER].ljust(_RLE_HEADER, b"\0"), "<u4")
+    if offsets[0] != count or len(frame) < _RLE_HEADER:
         raise UnreadableScan(Reason.DAMAGED, "the RLE frame has not one segment for each byte of a pixel")
     ends = [*offsets[2 : count + 1].tolist(), len(frame)]
     planes: list[Pixels] = []

@@ -151,6 +151,13 @@ class TestFileStructure:
             read(data).pixels, read(factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame)).pixels
         )
 
+    @pytest.mark.parametrize("fragments", [1, 3])
+    def test_an_offset_table_that_was_left_out_takes_no_part_of_the_frame(self, fragments):
+        frame = factories.encode_jpeg(CHEST)
+        content = encapsulate([frame], has_bot=False, fragments_per_frame=fragments)[8:]
+        data = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame, PixelData=content)
+        np.testing.assert_array_equal(read(data).pixels, read(frame).pixels)
+
     def test_one_frame_in_many_fragments_is_joined(self):
         frame = factories.encode_jpeg(CHEST)
         content = encapsulate([frame], fragments_per_frame=5)
@@ -222,6 +229,13 @@ class TestWhatItIs:
         assert reason is Reason.FOR_PROCESSING
         assert "(0008,0068)" in text
         assert read(factories.encode_dicom(DEEP, PresentationIntentType="FOR PRESENTATION", **TWELVE))
+
+    def test_retired_color_spaces_are_refused_by_name(self):
+        colors = np.repeat(CHEST[..., None], 3, axis=2)
+        half = np.repeat(CHEST, 2, axis=0).tobytes()
+        data = factories.encode_dicom(colors, PhotometricInterpretation="YBR_PARTIAL_422", PixelData=half)
+        reason, text = refuse(data)
+        assert (reason, "YBR_PARTIAL_422" in text) == (Reason.UNSUPPORTED_FORMAT, True)
 
 
 class TestPalette:

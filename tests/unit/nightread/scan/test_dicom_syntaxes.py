@@ -1,5 +1,6 @@
 """One radiograph in every transfer syntax and representation: decoded to the same gray levels."""
 
+import struct
 import time
 
 import imagecodecs
@@ -10,6 +11,7 @@ from pydicom import uid
 from nightread.errors import ScanError
 from nightread.reasons import Reason
 from nightread.scan.decode import read_scan
+from nightread.scan.scan import Contradiction
 from tests import factories
 
 ENCAPSULATED_NATIVE = "1.2.840.10008.1.2.1.98"
@@ -87,6 +89,24 @@ def test_signed_values_are_extended_from_their_bits(syntax):
     scan = read(factories.encode_dicom(stored, syntax=syntax, frame=frame, **fields))
 
     np.testing.assert_array_equal(scan.pixels, signed)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_an_rle_frame_is_found_without_its_transfer_syntax(samples):
+    gray = factories.small_chest() if samples == 3 else factories.small_chest().astype(np.uint16) * 16
+    frame = encode_rle(gray)
+    if samples == 3:
+        plane = imagecodecs.packbits_encode(gray.tobytes())
+        plane += b"\0" * (len(plane) % 2)
+        frame = struct.pack("<16L", 3, *(64 + place * len(plane) for place in range(3)), *[0] * 12) + plane * 3
+    pixels = gray if samples == 1 else np.repeat(gray[..., None], 3, axis=2)
+    wrong = factories.encode_dicom(pixels, syntax=uid.JPEG2000Lossless, frame=frame)
+    missing = wrong[wrong.index(b"\x08\x00\x16\x00") :]
+
+    assert read(wrong).contradictions == {Contradiction.TRANSFER_SYNTAX}
+    assert read(missing).contradictions == frozenset()
+    for data in (wrong, missing):
+        np.testing.assert_allclose(read(data).pixels, gray, atol=1e-3)
 
 
 @pytest.mark.parametrize("syntax", ENCODERS)
