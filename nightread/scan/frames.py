@@ -143,6 +143,10 @@ def _read_jpeg(data: bytes | memoryview) -> FrameHeader:
     for marker, place in _find_segments(data):
         if marker in _SOF_CODECS:
             bits, height, width, components = struct.unpack_from(">BHHB", data, place + 4)
+            if not height:
+                raise UnsupportedScan(
+                    Reason.UNSUPPORTED_FORMAT, "a JPEG whose height follows its pixels (DNL); save the scan as PNG"
+                )
             return FrameHeader(_SOF_CODECS[marker], width, height, components, bits, is_progressive=marker == 0xC2)
         if marker in _OTHER_SOFS:
             raise UnsupportedScan(

@@ -27,10 +27,20 @@ from nightread.scan.scan import (
     find_scale,
 )
 
-_PNG_BIT_DEPTH_AT = 24
-#: Of BMP: header (40 is the first of Windows), bits of a pixel, and compressions: none, and none with masks of colors.
+_PNG_DEPTH_AND_COLOR = slice(24, 26)
+#: Depth and color type of PNGs of which Pillow keeps the upper 8 bits: RGB, gray with alpha, and RGB with alpha.
+_DEEP_PNGS = {b"\x10\x02", b"\x10\x04", b"\x10\x06"}
+#: Of BMP: header (40 is the first of Windows), bits of a pixel with compressions: none, or none with masks of colors.
 #: In the others, which are run-length codings, a missing part is no error.
-_BMP_HEADER, _BMP_BITS, _BMP_COMPRESSIONS = 40, {1, 8, 16, 24, 32}, {0, 3}
+_BMP_HEADER, _BMP_MASKED = 40, 3
+_BMP_KINDS = {(1, 0), (8, 0), (16, 0), (24, 0), (32, 0), (16, _BMP_MASKED), (32, _BMP_MASKED)}
+#: Masks of red, green, blue and alpha that Pillow reads.
+_BMP_MASKS = {
+    (0xF800, 0x07E0, 0x1F, 0), (0x7C00, 0x03E0, 0x1F, 0), (0xFF0000, 0xFF00, 0xFF, 0),
+    (0xFF0000, 0xFF00, 0xFF, 0xFF000000), (0xFF000000, 0xFF0000, 0xFF00, 0), (0xFF000000, 0xFF0000, 0xFF00, 0xFF),
+    (0xFF, 0xFF00, 0xFF0000, 0xFF000000),
+}  # fmt: skip
+_BMP_HEADER_OF_ALPHA = 56
 _JPEG_END = b"\xff\xd9"
 #: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
 _JPEG_TAIL = 2**16
@@ -46,9 +56,6 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-
-#: Pillow keeps the upper 8 of 16 bits of colors; if their maximum is lower than this, the lower bits held the picture.
-_LEAST_BRIGHTEST = 64
 
 
 def silence_decoders() -> None:
@@ -84,10 +91,8 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
         page = read_tiff(data, max_pixels, with_colors=with_colors)
         if page is not None:
             return page
-    if kind is Format.BMP:
-        _check_bmp(data)
-    if kind is Format.WEBP:
-        _check_lossless(data)
+    if kind in {Format.BMP, Format.WEBP}:
+        (_check_bmp if kind is Format.BMP else _check_lossless)(data)
     try:
         # The allow-list excludes Pillow's forty other parsers, some of which run programs.
         with Image.open(BytesIO(data), formats=(kind.name,)) as image:
@@ -99,12 +104,14 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             if kind is Format.JPEG and at_least_px and _find_turn(image) is None:
                 wanted = find_scale(width_px, height_px, at_least_px)
                 image.draft("L", (width_px // wanted, height_px // wanted))
+            if kind is Format.PNG and data[_PNG_DEPTH_AND_COLOR] in _DEEP_PNGS:
+                return _read_deep_png(data, _find_turn(image), with_colors=with_colors)
             image.load()
             scale = round(width_px / image.width)
             if kind is Format.JPEG:
                 check_jpeg_end(image, height_px)
             colors = _sample_colors(image, data, kind) if with_colors else None
-            pixels, black, white = _to_gray(image, bits=data[_PNG_BIT_DEPTH_AT] if kind is Format.PNG else 8)
+            pixels, black, white = _to_gray(image)
     except Image.DecompressionBombError:
         raise UnreadableScan(
             Reason.TOO_LARGE, f"far more pixels than the allowed {max_pixels:,} (NIGHTREAD_MAX_PIXELS)"
@@ -115,6 +122,22 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
     return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors, rule=rule)
 
 
+def _read_deep_png(data: bytes, turn: Image.Transpose | None, *, with_colors: bool) -> Scan:
+    """Decode a PNG of 16 bits with colors or alpha, which is dropped."""
+    import imagecodecs  # 0.1 s and 20 MB, and such files are rare
+
+    try:
+        pixels = imagecodecs.png_decode(data)
+    except (RuntimeError, ValueError):
+        raise UnreadableScan(Reason.DAMAGED, "the PNG data is damaged or cut short") from None
+    is_color = pixels.shape[2] > 2
+    gray = np.rint(to_luma(pixels)).astype(np.uint16) if is_color else pixels[..., 0]
+    colors = sample_colors(pixels, 16) if is_color and with_colors else None
+    upright = gray if turn is None else np.asarray(Image.fromarray(gray).transpose(turn))
+    size, rule = (pixels.shape[1], pixels.shape[0]), BrightnessRule.BITS_IN_USE
+    return Scan(upright, 0.0, find_white(gray), Format.PNG, *size, colors=colors, rule=rule)
+
+
 def _check_bmp(data: bytes) -> None:
     """Refuse a BMP of a kind that is not known to be read right.
 
@@ -122,8 +145,12 @@ def _check_bmp(data: bytes) -> None:
         UnsupportedScan: its bits, compression or header are of another kind.
     """
     header, bits, compression = struct.unpack_from("<L10xHL", data.ljust(34, b"\0"), 14)
-    if header < _BMP_HEADER or bits not in _BMP_BITS or compression not in _BMP_COMPRESSIONS:
+    *masks, alpha = struct.unpack_from("<LLLL", data.ljust(70, b"\0"), 54)
+    masks.append(alpha if header >= _BMP_HEADER_OF_ALPHA else 0)
+    is_read = compression != _BMP_MASKED or tuple(masks) in _BMP_MASKS
+    if header < _BMP_HEADER or (bits, compression) not in _BMP_KINDS or not is_read:
         kind = "of OS/2" if header < _BMP_HEADER else f"of {bits} bits in compression {compression}"
+        kind += "" if is_read else " with rare masks of colors"
         raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"a BMP {kind}; save the scan as PNG")
 
 
@@ -158,7 +185,7 @@ def _read_deep_jpeg(data: bytes, header: FrameHeader, *, with_colors: bool) -> S
     pixels = decode(data, header)
     colors, rule = None, BrightnessRule.FULL_RANGE
     if pixels.ndim == 2:
-        white = find_white(pixels)
+        white = find_white(pixels) if header.bits >= 8 else float(2**header.bits - 1)
         rule = BrightnessRule.FULL_RANGE if pixels.dtype == np.uint8 else BrightnessRule.BITS_IN_USE
     else:
         colors = sample_colors(pixels, header.bits) if with_colors else None
@@ -252,7 +279,7 @@ def _find_turn(image: Image.Image) -> Image.Transpose | None:
     return None
 
 
-def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
+def _to_gray(image: Image.Image) -> tuple[Pixels, float, float]:
     """Return (pixels, black, white) of a loaded image; 16-bit pixels are kept, since `convert("L")` would clip them."""
     turn = _find_turn(image)
     image = image if turn is None else image.transpose(turn)
@@ -261,15 +288,12 @@ def _to_gray(image: Image.Image, bits: int) -> tuple[Pixels, float, float]:
         # Alpha is dropped: it does not describe exposure. Colors become luma (ITU-R BT.601).
         image = image.convert("RGB") if mode in {"P", "PA"} else image
         gray = np.asarray(image if mode == "L" else image.convert("L"))  # `convert` would copy gray pixels once more
-        if bits > 8 and gray.max() < _LEAST_BRIGHTEST:
-            raise UnsupportedScan(
-                Reason.UNSUPPORTED_FORMAT,
-                f"{bits}-bit colors do not use their upper bits; save the scan as gray",
-            )
         return gray, 0.0, 255.0
     if mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16, copy=False)
         return pixels, 0.0, find_white(pixels)
     raise UnsupportedScan(
-        Reason.UNSUPPORTED_FORMAT, f"the color mode is {mode}; supported are gray, RGB, RGBA and palette"
+        Reason.UNSUPPORTED_FORMAT,
+        f"the color mode is {mode}; supported are gray, RGB, RGBA and palette: convert it, for instance with "
+        "`magick IN -colorspace Gray OUT.png`",
     )

@@ -97,24 +97,6 @@ def test_white_of_16_bit_png_is_that_of_the_bits_in_use(chest, bits):
     assert read(factories.encode_png16(pixels)).white == 2**bits - 1
 
 
-def encode_png16_rgb(pixels):
-    """16-bit RGB, which Pillow does not write."""
-    height, width = pixels.shape
-    rows = np.repeat(pixels.astype(">u2")[:, :, None], 3, axis=2).reshape(height, -1)
-    raw = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(factories.encode_png_chunk(*chunk) for chunk in chunks)
-
-
-def test_16_bit_colors_are_read_at_8_bits(chest):
-    assert (read(encode_png16_rgb(chest.astype(np.uint16) * 257)).pixels == chest).all()
-
-
-def test_16_bit_colors_whose_upper_bits_are_unused_are_refused_and_not_read_as_black(deep):
-    assert reason_of(encode_png16_rgb(deep)) is Reason.UNSUPPORTED_FORMAT
-
-
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_tiff_of_both_byte_orders(chest, order, dtype):

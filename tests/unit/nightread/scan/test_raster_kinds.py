@@ -144,6 +144,20 @@ class TestJpeg:
         data = bytes(imagecodecs.ljpeg_encode(CHEST, bitspersample=8))
         assert np.array_equal(read(data, at_least_px=at_least_px).pixels, CHEST)
 
+    @pytest.mark.parametrize("bits", [2, 4, 7])
+    def test_lossless_grays_of_fewer_than_8_bits_reach_white(self, bits):
+        levels = np.rint(CHEST / 255 * (2**bits - 1)).astype(np.uint8)
+        data = bytes(imagecodecs.jpeg8_encode(levels, lossless=True, bitspersample=bits))
+        np.testing.assert_allclose(shown(data), levels / (2**bits - 1), atol=1e-6)
+
+    def test_a_height_after_the_pixels_is_refused_by_name(self):
+        data = bytearray(factories.encode_jpeg(CHEST))
+        place = data.index(b"\xff\xc0")
+        height = bytes(data[place + 5 : place + 7])
+        data[place + 5 : place + 7] = b"\0\0"
+        reason, text = refuse(bytes(data[:-2]) + b"\xff\xdc\0\x04" + height + b"\xff\xd9")
+        assert (reason, "DNL" in text) == (Reason.UNSUPPORTED_FORMAT, True)
+
     @pytest.mark.parametrize("before", [b"\r\n", b"\n\n", b"\0" * 128, b"    "])
     def test_blanks_before_the_first_marker_are_passed_over(self, before):
         data = factories.encode_jpeg()
@@ -224,6 +238,41 @@ def test_other_formats_and_archives_are_refused_by_name(head, name):
     assert name in text
 
 
+class TestPng:
+    @pytest.mark.parametrize("bits", [12, 16])
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    @pytest.mark.parametrize("orientation", [None, 6])
+    def test_16_bits_with_colors_or_alpha_are_as_bright_as_gray_ones(self, bits, channels, orientation):
+        gray = (CHEST.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
+        pixels = np.repeat(gray[..., None], channels, axis=2)
+        if channels in {2, 4}:
+            pixels[..., -1] = 65535
+        data = imagecodecs.png_encode(pixels)
+        if orientation:
+            exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHLHxx", 274, 3, 1, orientation) + bytes(4)
+            data = data[:33] + factories.encode_png_chunk(b"eXIf", exif) + data[33:]
+        expected = np.rot90(CHEST, -1) if orientation else CHEST
+        np.testing.assert_allclose(shown(data), expected / 255, atol=1 / 1000)
+        assert (read(data, with_colors=True).colors is None) == (channels == 2)
+
+    def test_a_cut_one_of_16_bits_with_alpha_is_damaged(self):
+        data = imagecodecs.png_encode(np.stack([DEEP, DEEP], axis=2))
+        assert refuse(data[: len(data) // 2])[0] is Reason.DAMAGED
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_an_animation_of_one_frame_is_a_still_picture(self, count):
+        image = Image.fromarray(CHEST)
+        more = [Image.fromarray(255 - CHEST)] * (count - 1)
+        data = factories.encode_image(image, "PNG", save_all=True, append_images=more)
+        if count == 1:  # which Pillow writes as a plain PNG
+            control = struct.pack(">LLLLLHHBB", 0, image.width, image.height, 0, 0, 1, 10, 0, 0)
+            chunks = ((b"acTL", struct.pack(">LL", 1, 0)), (b"fcTL", control))
+            data = data[:33] + b"".join(factories.encode_png_chunk(*chunk) for chunk in chunks) + data[33:]
+            assert np.array_equal(read(data).pixels, CHEST)
+        else:
+            assert refuse(data)[0] is Reason.MULTI_FRAME
+
+
 class TestExif:
     """EXIF data that cannot be read says nothing of the pixels: the scan is read as it lies."""
 
@@ -286,6 +335,27 @@ class TestBmpAndWebp:
         width, height = CHEST.shape[1], CHEST.shape[0]
         header = struct.pack("<2sL4xLLllHHL24x", b"BM", 54 + len(rows), 54, 40, width, height, 1, 16, 0)
         np.testing.assert_allclose(shown(header[:54] + rows), CHEST / 255, atol=1 / 31)
+
+    @pytest.mark.parametrize(("bits", "masks", "is_read"), [
+        (16, (0xF800, 0x07E0, 0x1F), True), (16, (0x7C00, 0x03E0, 0x1F), True), (16, (0xF00, 0xF0, 0xF), False),
+        (32, (0xFF0000, 0xFF00, 0xFF), True), (32, (0x3FF00000, 0xFFC00, 0x3FF), False),
+    ])  # fmt: skip
+    def test_bitmaps_with_masks_are_read_or_refused_by_name(self, bits, masks, is_read):
+        height, width = CHEST.shape
+        pixels = np.zeros(CHEST.shape, np.uint32)
+        for mask in masks:
+            low = mask & -mask
+            pixels |= np.rint(CHEST / 255 * (mask // low)).astype(np.uint32) * low
+        rows = pixels[::-1].astype(f"<u{bits // 8}").tobytes()
+        header = struct.pack(
+            "<2sL4xLLLLHHLLLLLL", b"BM", 66 + len(rows), 66, 40, width, height, 1, bits, 3, 0, 0, 0, 0, 0
+        )
+        data = header + struct.pack("<LLL", *masks) + rows
+        if is_read:
+            np.testing.assert_allclose(shown(data), CHEST / 255, atol=1 / 31)
+        else:
+            reason, text = refuse(data)
+            assert (reason, "rare masks" in text) == (Reason.UNSUPPORTED_FORMAT, True)
 
     @pytest.mark.parametrize(
         ("place", "value", "named"),
