@@ -35,7 +35,7 @@ _BARE: Final = frozenset({1, 2, 3, 4, _LZW, 8, 32773, 32946, 34925, 50000})
 _PILLOW_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 _PNG_SIZE_AT: Final = slice(16, 24)
 #: Maximum number of pages to examine; the chain of pages may be endless.
-_MOST_PAGES: Final = 4
+_MOST_PAGES: Final = 16
 #: Maximum pixels of a strip or tile, unless the picture is larger.
 _LARGEST_CHUNK: Final = 2**20
 _COLOR_MAP_BITS: Final = 16
@@ -64,17 +64,26 @@ def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> Scan | None
 
 
 def _find_page(file: tifffile.TiffFile) -> Any:
-    """Return the only page of full resolution; it may be a subpage of a reduced one, which is a preview."""
+    """Return the only page of full resolution.
+
+    It may be a subpage of a preview, which is declared as reduced or smaller than its subpage.
+    """
     pages: list[Any] = []
     for page in file.pages:
         pages.append(page)
         if len(pages) == _MOST_PAGES or len([one for one in pages if not one.is_reduced]) > 1:
             break
-    subpages = list(pages[0].pages)[:_MOST_PAGES] if pages[0].is_reduced and pages[0].subifds else []
-    full = [page for page in (*pages, *subpages) if not (page.is_reduced or page.is_mask)]
-    if len(full) > 1:
+    subpages = list(pages[0].pages)[:_MOST_PAGES] if pages[0].subifds else []
+    is_preview = pages[0].is_reduced or any(_is_smaller(pages[0], page) for page in subpages)
+    found = [*pages[1:], *subpages] if is_preview else pages
+    full = [page for page in found if not (page.is_reduced or page.is_mask)]
+    if len(full) > 1 or (not full and len(pages) == _MOST_PAGES):
         raise UnsupportedScan(Reason.MULTI_FRAME, "the file has several frames or pages; a scan has one")
     return full[0] if full else pages[0]
+
+
+def _is_smaller(page: Any, other: Any) -> bool:
+    return bool(page.imagewidth < other.imagewidth and page.imagelength < other.imagelength)
 
 
 def _check_page(page: Any, data: bytes, max_pixels: int) -> None:

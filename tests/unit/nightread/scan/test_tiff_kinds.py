@@ -82,6 +82,33 @@ class TestDepth:
         assert (reason, "JPEG2000" in text) == (Reason.UNSUPPORTED_FORMAT, True)
 
 
+class TestPreviews:
+    @staticmethod
+    def write(*pages):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer) as writer:
+            for pixels, options in pages:
+                writer.write(pixels, photometric="minisblack", metadata=None, **options)
+        return buffer.getvalue()
+
+    def test_a_page_that_is_smaller_than_its_subpage_is_a_preview_whatever_it_declares(self):
+        data = self.write((CHEST[::3, ::3], {"subifds": 1}), (DEEP, {}))
+        np.testing.assert_array_equal(read_scan(data, max_pixels=10**7).pixels, DEEP)
+
+    @pytest.mark.parametrize("count", [1, 6])
+    def test_previews_before_the_scan_are_passed_over(self, count):
+        data = self.write(*[(CHEST[::3, ::3], {"subfiletype": 1})] * count, (CHEST, {}))
+        np.testing.assert_array_equal(read_scan(data, max_pixels=10**7).pixels, CHEST)
+
+    def test_a_scan_behind_more_previews_than_are_looked_at_is_refused_and_none_of_them_scored(self):
+        data = self.write(*[(CHEST[::3, ::3], {"subfiletype": 1})] * 20, (CHEST, {}))
+        assert refuse(data)[0] is Reason.MULTI_FRAME
+
+    def test_smaller_subpages_of_a_scan_are_passed_over(self):
+        data = self.write((CHEST, {"subifds": 2}), (CHEST[::2, ::2], {"subfiletype": 1}), (CHEST[::3, ::3], {}))
+        np.testing.assert_array_equal(read_scan(data, max_pixels=10**7).pixels, CHEST)
+
+
 class TestYcbcr:
     """Luma and chroma are shown as such only where a decoder converts them: in JPEG."""
 
