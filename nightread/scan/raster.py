@@ -65,7 +65,8 @@ def silence_decoders() -> None:
     damaged strip to stderr from C.
     """
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    for name in ("PIL", "imagecodecs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         library = ctypes.CDLL(_imaging.__file__)  # finds libtiff among the libraries of Pillow's module
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
@@ -104,9 +105,9 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             if kind is Format.JPEG and at_least_px and _find_turn(image) is None:
                 wanted = find_scale(width_px, height_px, at_least_px)
                 image.draft("L", (width_px // wanted, height_px // wanted))
+            image.load()
             if kind is Format.PNG and data[_PNG_DEPTH_AND_COLOR] in _DEEP_PNGS:
                 return _read_deep_png(data, _find_turn(image), with_colors=with_colors)
-            image.load()
             scale = round(width_px / image.width)
             if kind is Format.JPEG:
                 check_jpeg_end(image, height_px)
@@ -123,7 +124,10 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
 
 
 def _read_deep_png(data: bytes, turn: Image.Transpose | None, *, with_colors: bool) -> Scan:
-    """Decode a PNG of 16 bits with colors or alpha, which is dropped."""
+    """Decode a PNG of 16 bits with colors or alpha, which is dropped.
+
+    Pillow must have decoded it before: imagecodecs keeps the memory of each PNG that it cannot decode.
+    """
     import imagecodecs  # 0.1 s and 20 MB, and such files are rare
 
     try:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import tifffile
+from PIL import Image
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
@@ -141,6 +142,9 @@ def _check_chunk(content: bytes, page: Any, pixels: int) -> None:
         width, height = header.width_px, header.height_px
     if width * height > max(pixels, page.imagewidth * page.imagelength):
         raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is larger than declared")
+    if page.compression == _PNG:  # imagecodecs keeps the memory of each PNG that it cannot decode: Pillow must first
+        with Image.open(BytesIO(content), formats=("PNG",)) as image:
+            image.load()
 
 
 def _read_webp(content: bytes) -> tuple[int, int]:

@@ -132,6 +132,19 @@ class TestYcbcr:
         assert np.abs(shown(data) - CHEST / 255).mean() < 0.01
 
 
+@pytest.mark.parametrize("form", ["tiff", "png"])
+@pytest.mark.parametrize("damage", ["cut", "bits"])
+def test_a_damaged_png_never_reaches_the_decoder_that_would_keep_its_memory(form, damage, monkeypatch):
+    """Found by fuzzing: imagecodecs frees no picture of a PNG that it cannot decode."""
+    deep = np.stack([DEEP, DEEP], axis=2)
+    data = bytearray(encode(DEEP, compression="png") if form == "tiff" else imagecodecs.png_encode(deep))
+    place, size = find_chunk(bytes(data)) if form == "tiff" else (0, len(data))
+    middle = place + size // 2
+    data[middle : middle + 9] = b"" if damage == "cut" else b"\xff\xa0\x13\x91\xfe\xd0\0\xfa\xff"
+    monkeypatch.setattr(imagecodecs, "png_decode", lambda *_, **__: pytest.fail("decoded"))
+    assert refuse(bytes(data))[0] is Reason.DAMAGED
+
+
 class TestWebp:
     @pytest.mark.parametrize("layout", [{}, {"tile": (64, 64)}, {"rowsperstrip": 17}])
     @pytest.mark.parametrize("channels", [3, 4])
