@@ -338,7 +338,8 @@ class TestBmpAndWebp:
 
     @pytest.mark.parametrize(("bits", "masks", "is_read"), [
         (16, (0xF800, 0x07E0, 0x1F), True), (16, (0x7C00, 0x03E0, 0x1F), True), (16, (0xF00, 0xF0, 0xF), False),
-        (32, (0xFF0000, 0xFF00, 0xFF), True), (32, (0x3FF00000, 0xFFC00, 0x3FF), False),
+        (32, (0xFF0000, 0xFF00, 0xFF), True), (32, (0xFF000000, 0xFF00, 0xFF), True),
+        (32, (0xFF000000, 0xFF0000, 0xFF00), True), (32, (0x3FF00000, 0xFFC00, 0x3FF), False),
     ])  # fmt: skip
     def test_bitmaps_with_masks_are_read_or_refused_by_name(self, bits, masks, is_read):
         height, width = CHEST.shape
