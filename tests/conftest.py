@@ -159,6 +159,14 @@ def engine(request):
     return request.getfixturevalue("sqlite_engine" if request.param == "sqlite" else "postgres_engine")
 
 
+@pytest.fixture
+def page_lines(request):
+    """The lines of the pages that the test runs; see `tests.page_lines`."""
+    from tests.page_lines import list_lines_of  # imports every command
+
+    return list_lines_of(request.node.nodeid)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real scans; skips the test if there is none."""

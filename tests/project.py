@@ -31,14 +31,22 @@ def find_table_cells(text, column=0):
     return cells
 
 
-def find_command_lines(text):
-    """Yield the words of each line of the program in the shell blocks of a page."""
+def find_shell_lines(text):
+    """Return the lines of the shell blocks of a page, whole and without comments."""
     blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
-    for line in re.findall(
-        r"^(?:uv run (?:--\w+ \w+ )*|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
-    ):
-        words = shlex.split(line, comments=True)
-        yield words[: next((index for index, word in enumerate(words) if word in {"|", ">", "&&"}), None)]
+    return [line for whole in blocks.splitlines() if (line := re.split(r"\s# ", whole)[0].strip())]
+
+
+def read_words(line):
+    """Return the words after the program's name, also in a checkout or a container; none of another's line."""
+    found = re.match(r"(?:uv run (?:--\w+ \w+ )*|docker compose run --rm (?:-T )?)?(?:nightread|cli) (.+)", line)
+    words = shlex.split(found[1], comments=True) if found else []
+    return words[: next((index for index, word in enumerate(words) if word in {"|", ">", "&&"}), None)]
+
+
+def find_command_lines(text):
+    """Return the words of each line of the program in the shell blocks of a page."""
+    return [words for line in find_shell_lines(text) if (words := read_words(line))]
 
 
 def list_options(command):

@@ -13,10 +13,11 @@ def env(tmp_path):
     return make_environment(tmp_path, device="cpu")
 
 
-def test_measures_a_folder_and_leaves_the_results_alone(tmp_path, env):
-    night = write_scans(tmp_path / "night", 9)
-    done = run("bench", night, "--scans", 12, "--rounds", 1, "--workers", 0, "--chart", "bench.svg", "--json", env=env,
-               cwd=tmp_path)  # fmt: skip
+def test_measures_a_folder(page_lines, tmp_path, env):
+    write_scans(tmp_path / "scans/tonight", 9)
+    (line,) = page_lines
+    words = [word.replace("~", str(tmp_path)) for word in line.words]
+    done = run(*words, "--scans", 12, "--rounds", 1, "--workers", 0, "--json", env=env, cwd=tmp_path)
     found = last_json(done)
     assert json.loads(done.stdout) == found  # nothing else on stdout
     assert (found["scans"], found["different"], found["drawn"], found["rejected"]) == (12, 9, False, 0)
@@ -32,10 +33,17 @@ def test_measures_a_folder_and_leaves_the_results_alone(tmp_path, env):
     assert not (tmp_path / "data").exists()  # where the results would lie
 
 
-def test_measures_workers_of_the_shipped_model_with_servers_that_it_starts_for_that(tmp_path):
+def test_measures_without_servers(page_lines, tmp_path, env):
+    (line,) = page_lines
+    found = last_json(run(*line.words, "--scans", 8, "--rounds", 1, env=env, cwd=tmp_path))
+    assert (found["scans"], found["drawn"], found["workers"]) == (8, True, [])
+
+
+def test_measures_workers_of_the_shipped_model(page_lines, tmp_path):
+    """The drawn scans pass its gate, and the servers are started for the measurement."""
     env = make_environment(tmp_path, device="cpu", model="")
-    night = write_scans(tmp_path / "night", 4)
-    done = run("bench", night, "--scans", 8, "--rounds", 1, "--workers", 1, env=env, cwd=tmp_path)
+    (line,) = page_lines
+    done = run(*line.words, "--scans", 8, "--rounds", 1, "--workers", 1, env=env, cwd=tmp_path)
     assert "1 worker " in done.stdout
     assert "through Redis and PostgreSQL" in done.stdout
     assert "not measured" not in done.stderr

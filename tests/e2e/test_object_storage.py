@@ -248,8 +248,8 @@ def test_keys_come_from_the_file_of_aws_too(server, bucket, tmp_path):
     assert run_python(code, env) == "['access_key_id', 'secret_access_key']\n"
 
 
-def test_the_commands_of_the_page_run(server, tmp_path, night, postgres_url, redis_url):
-    """Each block that names the program, with the page's bucket on this server."""
+def test_the_commands_of_the_page_run(page_lines, server, tmp_path, night, postgres_url, redis_url):
+    """With the page's bucket on this server, and the server's own keys and address."""
     page = read("docs/how-to/object-storage.md")
     put_night(server, "hospital-scans", night)
     for path in night.rglob("*.JPG"):
@@ -261,8 +261,9 @@ def test_the_commands_of_the_page_run(server, tmp_path, night, postgres_url, red
     )  # fmt: skip
     env |= server.env
     run("db", "upgrade", env=env, cwd=tmp_path)
-    blocks = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
-    lines = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("nightread ")]
-    assert {line[0] for line in lines} >= {"score", "enqueue", "schedule", "predict"}
-    for line in lines:
-        run(*line, env=env, cwd=tmp_path)
+    for line in page_lines:
+        if line.words:
+            run(*line.words, env=env, cwd=tmp_path)
+        else:
+            exported = shlex.split(line.text)[1:]
+            assert {word.partition("=")[0] for word in exported} <= set(server.env), exported

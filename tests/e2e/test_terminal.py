@@ -2,16 +2,15 @@
 
 import os
 import re
-import shlex
 import stat
 import subprocess
 import sys
 
 import pytest
 
+from nightread.example_night import write_example_night
 from tests.factories import write_jpeg
 from tests.program import PROGRAM, last_json, make_environment, run
-from tests.project import read
 
 AS_NOBODY = """\
 import os, sys
@@ -69,13 +68,12 @@ def test_a_pipe_gets_whole_utf8_in_a_locale_without_umlauts(night, env, tmp_path
     assert "sü" in done.stdout or "s\\u00fc" in done.stdout or "runs" in command
 
 
-def test_the_commands_of_a_first_night_run(env, tmp_path):
-    tutorial = read("README.md").partition("**4. Add workers")[0].partition("## A first night")[2]
-    lines = [shlex.split(line, comments=True) for line in re.findall(r"^uv run nightread (.+)", tutorial, re.MULTILINE)]
-    assert [line[0] for line in lines] == ["demo", "score", "results", "results", "results"]
-    for line in lines:
-        given = [str(tmp_path / "data/nightread/demo/night") if word.startswith("~") else word for word in line]
-        run(*given, env=env, cwd=tmp_path)
+def test_the_first_night_runs(page_lines, env, tmp_path):
+    write_example_night(tmp_path / "FOLDER")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/2026-11-20").symlink_to(tmp_path / "FOLDER")
+    for line in page_lines:
+        run(*(word.replace("~", str(tmp_path)) for word in line.words), env=env, cwd=tmp_path)
     assert (tmp_path / "night.csv").read_text().count("\n") == 16
 
 

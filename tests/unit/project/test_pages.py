@@ -10,6 +10,7 @@ import pytest
 import nightread
 from studies import terminal_pictures
 from tests.factories import ROOT
+from tests.page_lines import RULES, PageLine, find_rule, list_lines
 from tests.project import PAGES, find_table_cells, read, read_packages
 
 
@@ -42,6 +43,29 @@ def test_links_lead_somewhere_on(page):
 def test_code_that_is_named_exists_on(page):
     named = set(re.findall(r"`(\w+(?:/\w+)+\.py)`", page.read_text(encoding="utf-8")))
     assert [name for name in sorted(named) if "NNNN" not in name and not (ROOT / name).exists()] == []
+
+
+def test_every_shell_line_is_run_by_a_test_or_has_a_reason():
+    lines = list_lines()
+    assert [line for line in lines if find_rule(line) is None] == []
+    assert [rule for rule in RULES if rule not in {find_rule(line) for line in lines}] == []
+    assert [rule for rule in RULES if bool(rule.test) is bool(rule.reason)] == []
+
+
+@pytest.mark.parametrize("test", sorted({rule.test for rule in RULES if rule.test}))
+def test_what_a_rule_names_is_a_test_that_takes_the_lines(test):
+    file, _, name = test.partition("::")
+    assert re.search(rf"^def {name}\(page_lines\b", read(file), re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", sorted({file for rule in RULES for file in re.findall(r"tests/\S+\.py", rule.reason)}))
+def test_what_a_reason_names_exists(file):
+    assert (ROOT / file).is_file()
+
+
+def test_a_line_that_no_rule_knows_has_none():
+    assert find_rule(PageLine("docs/drift.md", "nightread-drift --now", [])) is None
+    assert find_rule(PageLine("docs/drift.md", "rm -rf build", [])) is None
 
 
 def test_docs_site_names_every_page_in_its_navigation():

@@ -57,10 +57,7 @@ def test_every_command_line_on_a_page_is_one_of_the_program():
     lines = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
-        lines += re.findall(
-            r"^(?:uv run (?:--\w+ \w+ )*|docker compose run --rm )?(?:nightread|cli) (.+)", blocks, re.MULTILINE
-        )
+        lines += [" ".join(words) for words in find_command_lines(text)]
         lines += re.findall(r"`nightread\s([a-z][^`]*)`", text)
     assert len(lines) > 100
     for line in lines:
