@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from cli.exits import Exit, explain
 from cli.global_options import add_global_options
 from cli.help_page import WIDTH, PanelCommand, PanelGroup, explain_report, name_values, split_docstring
+from cli.output.console import first_sign
 from nightread import __version__
 from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
 from nightread.text import show_text
@@ -114,7 +115,10 @@ class CommandTable(PanelGroup):
         """Return name, command and remaining arguments, the command imported."""
         name, command, rest = super().resolve_command(ctx, args)
         row = _ROWS.get(f"{name}" if self.name == _PROGRAM else f"{self.name} {name}")
-        return name, command if row is None else load_command(row), rest
+        if row is None or ctx.resilient_parsing:  # completion writes to the same terminal
+            return name, command if row is None else load_command(row), rest
+        with first_sign():
+            return name, load_command(row), rest
 
 
 def load_command(row: Command) -> Any:

@@ -6,13 +6,17 @@
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from cli.output.bar import Bar, LineBar
 from nightread.text import show_text
+
+#: A terminal shows that the program has started after this time, in seconds; half a second is felt as none.
+FIRST_SIGN_S: Final = 0.25
 
 _quiet = False
 _with_hints = True
@@ -66,6 +70,33 @@ def lines_above_bars() -> AbstractContextManager[None]:
 def _write_line(line: str) -> None:
     sys.stderr.write(line)
     sys.stderr.flush()
+
+
+@contextmanager
+def first_sign() -> Iterator[None]:
+    """Show a word on a terminal during imports that take longer than `FIRST_SIGN_S`, and erase it at their end.
+
+    It needs neither Rich nor anything else that would first have to be imported.
+    """
+    if _quiet or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty():
+        yield
+        return
+    shown: list[str] = []
+
+    def show() -> None:
+        shown.append("starting")
+        _write_line("\rstarting ")
+
+    timer = threading.Timer(FIRST_SIGN_S, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # a process with a thread cannot be forked
+        if shown:
+            _write_line("\r\x1b[K")
 
 
 @contextmanager
