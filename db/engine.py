@@ -252,10 +252,12 @@ def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailabl
 
 
 def _find_sqlite_remedy(error: DBAPIError, engine: Engine) -> str:
-    """Return what another user than a file's owner can do, as the end of a sentence; "" for other errors."""
+    """Return what can be done where a file cannot be opened or written, as the end of a sentence; "" otherwise."""
     if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
         return ""
     file = Path(engine.url.database or "")
+    if file.is_dir():
+        return f"; it is a folder: name a file in it, such as {file / 'nightread.db'}"
     if os.access(file, os.R_OK | os.W_OK) and os.access(file.parent, os.W_OK):
         return ""
     return (

@@ -37,7 +37,10 @@ def print_rows(connection: Connection, wanted: ResultFilter, tally: RunTally | N
     rows = _read_rows(connection, replace(wanted, limit=limit, columns=(*columns, "decision")), tally)
     if not rows:
         known = ", ".join(tally.decisions) if tally is not None and wanted.decision is not None else ""
-        say(f"no rows; the decisions of this run are {known}" if known else "no rows")
+        if tally is not None and not tally.counts.found:
+            say("no rows: this run holds no scans; `nightread runs` lists the others")
+        else:
+            say(f"no rows; the decisions of this run are {known}" if known else "no rows")
         return
     from cli.output.tables import make_table, out, paint  # Rich, which the other formats do not need
 

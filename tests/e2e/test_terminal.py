@@ -89,6 +89,13 @@ def test_a_decision_that_the_run_has_not_is_told_with_those_that_it_has(night, e
     assert re.search(r"no rows; the decisions of this run are (normal|pneumonia|uncertain)\n", said)
 
 
+def test_the_newest_run_without_scans_is_told_as_such(env, tmp_path):
+    (tmp_path / "empty").mkdir()
+    run("score", tmp_path / "empty", env=env, cwd=tmp_path, expect=6)
+    said = "this run holds no scans; `nightread runs` lists the others"
+    assert said in run("results", "--decision", "pneumonia", env=env, cwd=tmp_path).stderr
+
+
 def test_colors_follow_the_option(night, env, tmp_path):
     assert "\x1b[" in run("results", "--color", "always", env=env, cwd=tmp_path).stdout
     assert "\x1b[" not in run("results", env=env, cwd=tmp_path).stdout

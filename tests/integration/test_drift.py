@@ -210,6 +210,12 @@ def test_a_run_that_has_not_begun_is_an_error(engine, call):
         call()
 
 
+def test_a_run_without_scans_is_an_error_that_names_another_way(engine, call):
+    add_run(engine, 0, model=new_model(card={"labels": ["pneumonia"], "drift_reference": REFERENCE}))
+    with pytest.raises(NightreadError, match=r"^run \w{8} holds no scans: name another run"):
+        call()
+
+
 def test_measurements_of_another_model_are_not_compared(engine, call):
     add_run(engine, model=new_model(digest="e" * 64, version="2"))
     add_night(engine)

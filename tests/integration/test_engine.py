@@ -291,7 +291,8 @@ class TestUnavailable:
         assert "unable to open database file" in message
 
     def test_a_folder_in_the_place_of_the_file(self, tmp_path):
-        unavailable(lambda: write(make_engine(f"sqlite:///{tmp_path}"), count_up))
+        message = unavailable(lambda: write(make_engine(f"sqlite:///{tmp_path}"), count_up))
+        assert f"it is a folder: name a file in it, such as {tmp_path}/nightread.db" in message
 
     def test_a_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")

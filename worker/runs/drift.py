@@ -137,6 +137,8 @@ def _read_reference(card: dict[str, Any], run: RunInfo) -> Reference:
 
 def _check_run(night: Night, run: RunInfo) -> None:
     """Raise NightreadError if a run has nothing to compare."""
+    if not run.found:
+        raise NightreadError(f"run {run.id[:8]} holds no scans: name another run (`nightread runs` lists them)")
     if not night.scans:
         raise NightreadError(f"no scan of run {run.id[:8]} has ended yet: see `nightread status {run.id[:8]}`")
     if not night.measured:
