@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.bench import Bench
+from bench.chart import draw_chart
 from cli.options import Device, Json, Model
 from cli.output.console import print_json, say, waiting
 from cli.output.tables import FittedTable, make_table, out
@@ -75,9 +77,6 @@ def bench(
     configure_logging(settings, default="WARNING")
     if chart is not None and chart.suffix.lower() != ".svg":
         raise NightreadError(f"--chart draws SVG: name a file that ends in .svg, not {chart.name}")
-    with waiting("starting"):
-        from bench.bench import Bench
-        from bench.chart import draw_chart
     with tempfile.TemporaryDirectory(prefix="nightread-bench-") as temporary:
         measurement = Bench(settings, folder, scans, Path(temporary), waiting)
         measurement.measure(rounds, workers)

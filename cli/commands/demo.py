@@ -10,12 +10,13 @@ import typer
 from cli.database import open_database
 from cli.embedded import score_here
 from cli.options import Json
-from cli.output.console import leave_out_hints, say, waiting
+from cli.output.console import leave_out_hints, say
 from cli.output.result_table import print_rows
 from db.engine import reading
 from db.results import ResultFilter
 from db.runs import find_run
 from db.tallies import read_tallies
+from nightread.example_night import write_example_night
 from nightread.model.bundle import DEFAULT_MODEL
 from nightread.settings import IN_PROCESS_BROKER, read_settings
 
@@ -34,10 +35,7 @@ def demo(
     Example: nightread demo
     """
     place = (folder or platformdirs.user_data_path("nightread") / "demo").absolute()
-    with waiting("writing a night"):
-        from nightread.example_night import write_example_night
-
-        attribution = write_example_night(place / "night")
+    attribution = write_example_night(place / "night")
     database = f"sqlite:///{place / 'nightread.db'}"
     settings = read_settings(
         database_url=database, broker_url=IN_PROCESS_BROKER, model=DEFAULT_MODEL, gate=True, scan_roots=""

@@ -7,6 +7,8 @@ from cli.options import Json
 from cli.output.console import print_json, waiting
 from cli.output.tables import make_table, out, paint
 from nightread.settings import read_settings
+from worker.doctor.checks import run_checks
+from worker.doctor.finding import Level
 
 
 def doctor(as_json: Json = False) -> None:
@@ -17,9 +19,6 @@ def doctor(as_json: Json = False) -> None:
     Example: nightread doctor
     """
     with waiting("checking"):
-        from worker.doctor.checks import run_checks
-        from worker.doctor.finding import Level
-
         findings = list(run_checks(read_settings()))
     if as_json:
         print_json(

@@ -54,14 +54,6 @@ def test_help_imports_no_more_than_it_needs_to_draw_itself(tmp_path):
     assert find([*others, *OF_SCORING, "pydantic", "sqlalchemy"], imported) == []
 
 
-@pytest.mark.parametrize("command", ["bench", "doctor"])
-def test_help_of_a_command_imports_nothing_that_its_work_needs(tmp_path, command):
-    imported = list_imported(command, "--help", env=make_environment(tmp_path), cwd=tmp_path)
-
-    others = [name for name in OF_OTHERS if name != "rich"]
-    assert find([*others, *OF_SCORING, "sqlalchemy"], imported) == []
-
-
 def test_list_of_models_opens_none(env, tmp_path):
     assert find(["onnxruntime"], list_imported("models", "list", env=env, cwd=tmp_path)) == []
 
