@@ -19,6 +19,7 @@ from nightread.model.card import Card
 from nightread.settings import read_settings
 from worker.registry.choose import choose_bundle
 from worker.registry.inventory import Entry, list_registry
+from worker.report.model_pages import render_card
 
 Reference = Annotated[
     str,
@@ -97,8 +98,6 @@ def show(
         )
         return
     if html is not None:
-        from worker.report.model_pages import render_card  # opens networks, too: ONNX Runtime takes its time
-
         write_private(html, render_card(card, stage, changes))
         say(f"card: {html}")
         return

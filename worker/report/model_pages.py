@@ -1,7 +1,7 @@
 """Pages about a model: its card, and a past run as it would have scored it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -9,7 +9,9 @@ from db.registry import StageEntry
 from nightread.model.card import Card, Metric
 from worker.report.charts import draw_intervals, draw_scatter
 from worker.report.page import make_environment
-from worker.runs.shadow import Shadow
+
+if TYPE_CHECKING:  # it opens networks, and so imports ONNX Runtime
+    from worker.runs.shadow import Shadow
 
 
 def render_card(card: Card, stage: str | None, changes: Sequence[StageEntry]) -> str:
@@ -36,7 +38,7 @@ def _render_card(template: str, card: Card, stage: str | None, changes: Sequence
     return str(filled.render(card=card, stage=stage, changes=changes, origin=_list_origin(card)))
 
 
-def render_shadow(shadow: Shadow, card: Mapping[str, Any]) -> str:
+def render_shadow(shadow: "Shadow", card: Mapping[str, Any]) -> str:
     """Return a shadow as HTML: a scatter of the scores for each label, and the scans whose decision changes.
 
     Args:
@@ -46,12 +48,12 @@ def render_shadow(shadow: Shadow, card: Mapping[str, Any]) -> str:
     return _render_shadow("shadow.html", shadow, card)
 
 
-def render_shadow_part(shadow: Shadow, card: Mapping[str, Any]) -> Markup:
+def render_shadow_part(shadow: "Shadow", card: Mapping[str, Any]) -> Markup:
     """Return a shadow as a part of another page, which has the styles; arguments as of `render_shadow`."""
     return Markup(_render_shadow("shadow_body.html", shadow, card))  # noqa: S704  # a template escaped it
 
 
-def _render_shadow(template: str, shadow: Shadow, card: Mapping[str, Any]) -> str:
+def _render_shadow(template: str, shadow: "Shadow", card: Mapping[str, Any]) -> str:
     environment = make_environment()
     environment.globals["draw_scatter"] = draw_scatter
     thresholds = {label: dict(found) for label, found in card["thresholds"].items()}

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import jinja2
 
 from nightread.text import show_duration, show_text
 from worker.report.charts import draw_scores, draw_shares, draw_throughput
-from worker.report.run_report import RunReport
+
+if TYPE_CHECKING:  # it opens networks, and so imports ONNX Runtime
+    from worker.report.run_report import RunReport
 
 _TEMPLATES: Final = Path(__file__).parent
 
 
-def render_page(reports: Sequence[RunReport], title: str) -> str:
+def render_page(reports: Sequence["RunReport"], title: str) -> str:
     """Return the report of some runs as HTML.
 
     Args:
@@ -49,7 +51,7 @@ def _show_file(path: str) -> str:
     return show_text(path.rpartition("/")[2])
 
 
-def render_text(report: RunReport) -> str:
+def render_text(report: "RunReport") -> str:
     """Return the report of a run as text, without pictures and histograms."""
     facts = report.facts
     lines = [
