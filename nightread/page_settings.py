@@ -1,5 +1,6 @@
 """Settings of the worklist page, a part of `Settings`: who may use it, its address, its thumbnails and its looks."""
 
+import ipaddress
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -25,6 +26,15 @@ class PageSettings(BaseModel):
     web_proxy_header: str = Field(
         "X-Remote-User", pattern=r"^[A-Za-z0-9-]{1,64}$", description="header in which a trusted proxy names the user"
     )
+    web_oidc_issuer: str = Field(
+        "",
+        description="address of an OpenID Connect identity provider whose users may log in, such as https://HOST/realms/NAME",
+    )
+    web_oidc_client: str = Field("", description="id under which the identity provider knows the page")
+    web_oidc_secret: SecretStr = Field(SecretStr(""), description="secret of that id; empty for a public client")
+    web_oidc_claim: str = Field(
+        "preferred_username", pattern=r"^[A-Za-z0-9_.:/-]{1,64}$", description="claim that names the user"
+    )
     web_address: str = Field("", description="address under which browsers reach the page, such as https://HOST/PREFIX")
     web_cache_dir: str = Field("", description="folder of the page's thumbnails; empty: in your cache folder")
     web_cache_bytes: int = Field(256 * 2**20, ge=0, description="size of all thumbnails; 0: none are kept")
@@ -49,6 +59,13 @@ class PageSettings(BaseModel):
             raise ValueError(f"it is no address of a viewer; write https://HOST/viewer?StudyInstanceUIDs={STUDY_FIELD}")
         return template
 
+    @field_validator("web_oidc_issuer")
+    @classmethod
+    def _check_web_oidc_issuer(cls, address: str) -> str:
+        if address and not is_protected(address):
+            raise ValueError("it is no address of an identity provider; write https://HOST or https://HOST/realms/NAME")
+        return address.rstrip("/")
+
     @field_validator("web_address")
     @classmethod
     def _check_web_address(cls, address: str) -> str:
@@ -63,3 +80,17 @@ class PageSettings(BaseModel):
         if not is_address or not is_bare:
             raise ValueError("it is no address of a page; write https://HOST, https://HOST:PORT or https://HOST/PREFIX")
         return address.rstrip("/")
+
+
+def is_protected(address: str) -> bool:
+    """Return whether nobody on the way to an address reads or changes what is sent: it has TLS, or is on this host."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+    except ValueError:  # brackets that are no IPv6 address
+        return False
+    try:
+        is_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        is_here = False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_here))

@@ -6,6 +6,7 @@ access: users and their roles.
 sessions: signed sessions, and attempts to log in.
 guard: what every request meets first: headers, Host, visitor, forms.
 login: login, logout and the page of all actions.
+identity_provider: login by an OpenID Connect identity provider.
 lookup: what an address names.
 stored_card: what pages read of a stored card.
 api: the HTTP API: its operations.

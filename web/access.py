@@ -1,4 +1,7 @@
-"""Who may use the page, and with which role: users by token, users that a trusted proxy names, or everybody here."""
+"""Who may use the page, and with which role: users by token, users whom others name, or everybody on this host.
+
+A trusted proxy names the user of each request in a header, an identity provider the one who logs in.
+"""
 
 import hashlib
 import hmac
@@ -17,7 +20,7 @@ from nightread.settings import Settings
 #: Shorter tokens could be guessed; `openssl rand -hex 32` makes one of 64 characters.
 _SHORTEST_TOKEN: Final = 32
 _LONGEST_NAME: Final = 64
-#: Stands for every user whom a proxy names, in the list of users.
+#: Stands for every user whom a proxy or an identity provider names, in the list of users.
 _EVERYBODY: Final = "*"
 _FORM: Final = "write NAME ROLE TOKEN, with ROLE view, mark or operate and TOKEN from `openssl rand -hex 32`"
 
@@ -52,17 +55,20 @@ class Access:
     Attributes:
         by_token: users by the SHA-256 of their token.
         by_name: the same users by name.
-        proxied: roles of users that a proxy names; `*` is everybody else.
+        named: roles of users whom a proxy or an identity provider names; `*` is everybody else.
+        has_provider: whether users of an identity provider may log in.
         proxies: networks whose header is believed.
         header: the header in which they name the user.
         local: the user of every request from this host, while there are no others; None: a login is needed.
         address: the page's public address, SCHEME://HOST/PREFIX; "" on this host alone.
-        key: signs sessions; of users with tokens it changes with any token, so that a removed one ends its sessions.
+        key: signs sessions; it changes with any token and with the secret of the identity provider, so that a removed
+            token ends its sessions.
     """
 
     by_token: Mapping[bytes, User]
     by_name: Mapping[str, User]
-    proxied: Mapping[str, Role]
+    named: Mapping[str, Role]
+    has_provider: bool
     proxies: Sequence[_Network]
     header: str
     local: User | None
@@ -89,6 +95,11 @@ class Access:
         """Whether browsers reach the page over TLS."""
         return self.address.startswith("https:")
 
+    @property
+    def has_login(self) -> bool:
+        """Whether somebody can log in here."""
+        return bool(self.by_token) or self.has_provider
+
     def find_by_token(self, token: str) -> User | None:
         """Return the user of a token; the time it takes says nothing of the tokens."""
         digest = _digest(token)
@@ -106,10 +117,19 @@ class Access:
             return False
         return any(peer in network for network in self.proxies)
 
-    def find_proxied(self, name: str) -> User | None:
-        """Return the user that a proxy named; None: the list of users gives no role."""
-        role = self.proxied.get(name) or self.proxied.get(_EVERYBODY)
-        return User(name, role) if role and 0 < len(name) <= _LONGEST_NAME and name.isprintable() else None
+    def find_named(self, name: str) -> User | None:
+        """Return the user whom a proxy or an identity provider named; None: the list of users gives no role.
+
+        A user with a token is not found, so that nobody becomes that user by bearing the same name elsewhere.
+        """
+        if name in self.by_name or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+            return None
+        role = self.named.get(name) or self.named.get(_EVERYBODY)
+        return User(name, role) if role else None
+
+    def find_logged_in(self, name: str) -> User | None:
+        """Return the user of a session; None: the user is not in the list any more."""
+        return self.by_name.get(name) or (self.find_named(name) if self.has_provider else None)
 
 
 def read_access(settings: Settings) -> Access:
@@ -119,43 +139,47 @@ def read_access(settings: Settings) -> Access:
         SettingsError: a user, a proxy or the combination of them is wrong; no message holds a token.
     """
     by_token: dict[bytes, User] = {}
-    proxied: dict[str, Role] = {}
+    named: dict[str, Role] = {}
     tokens: list[str] = []
     for place, line in enumerate(settings.web_users.get_secret_value().splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         user, token = _read_user(place, words)
-        if user.name in proxied or user.name in {known.name for known in by_token.values()}:
+        if user.name in named or user.name in {known.name for known in by_token.values()}:
             raise SettingsError(f"NIGHTREAD_WEB_USERS: line {place} repeats the name of another; each has one role")
         if token is None:
-            proxied[user.name] = user.role
+            named[user.name] = user.role
             continue
         if _digest(token) in by_token:
             raise SettingsError(f"NIGHTREAD_WEB_USERS: line {place} repeats the token of another; give each their own")
         by_token[_digest(token)] = user
         tokens.append(token)
     proxies = _read_proxies(settings.web_proxy)
-    if proxied and not proxies:
+    has_provider = bool(settings.web_oidc_issuer)
+    if named and not (proxies or has_provider):
         raise SettingsError(
-            "NIGHTREAD_WEB_USERS: a user has no token, and no NIGHTREAD_WEB_PROXY is there to name users: "
-            f"{_FORM}"
-        )  # fmt: skip
-    if proxies and not proxied:
-        raise SettingsError(
-            "NIGHTREAD_WEB_PROXY: no user may do anything; give them roles in NIGHTREAD_WEB_USERS, one a line: "
-            "NAME ROLE, or * ROLE for everybody"
+            "NIGHTREAD_WEB_USERS: a user has no token, and no NIGHTREAD_WEB_PROXY or NIGHTREAD_WEB_OIDC_ISSUER is "
+            f"there to name users: {_FORM}"
         )
-    joined = "\n".join(["nightread page", *sorted(tokens)])
+    if (proxies or has_provider) and not named:
+        raise SettingsError(
+            f"NIGHTREAD_WEB_{'PROXY' if proxies else 'OIDC_ISSUER'}: no user may do anything; give them roles in "
+            "NIGHTREAD_WEB_USERS, one a line: NAME ROLE, or * ROLE for everybody"
+        )
+    _check_provider(settings)
+    secret = settings.web_oidc_secret.get_secret_value()
+    joined = "\n".join(["nightread page", *sorted(tokens), secret])
     return Access(
         by_token=by_token,
         by_name={user.name: user for user in by_token.values()},
-        proxied=proxied,
+        named=named,
+        has_provider=has_provider,
         proxies=proxies,
         header=settings.web_proxy_header.lower(),
-        local=None if by_token or proxies else User(name_user(), Role(settings.web_role)),
+        local=None if by_token or named else User(name_user(), Role(settings.web_role)),
         address=settings.web_address,
-        key=hashlib.sha256(joined.encode()).digest() if tokens else secrets.token_bytes(32),
+        key=hashlib.sha256(joined.encode()).digest() if tokens or secret else secrets.token_bytes(32),
     )
 
 
@@ -178,7 +202,8 @@ def check_listening(access: Access, host: str) -> None:
     if access.local:
         raise SettingsError(
             f"others reach {host}, and the page has no users: set NIGHTREAD_WEB_USERS_FILE to a file of users, one a "
-            f"line ({_FORM}), or NIGHTREAD_WEB_PROXY to the proxy that names them; or listen on 127.0.0.1"
+            f"line ({_FORM}), and NIGHTREAD_WEB_PROXY or NIGHTREAD_WEB_OIDC_ISSUER to who names users without a token; "
+            "or listen on 127.0.0.1"
         )
     if not access.address:
         raise SettingsError(
@@ -199,6 +224,25 @@ def _read_user(place: int, words: list[str]) -> tuple[User, str | None]:
             "with `openssl rand -hex 32`"
         )
     return User(name, Role(words[1])), token
+
+
+def _check_provider(settings: Settings) -> None:
+    """Check what an identity provider must know.
+
+    Raises:
+        SettingsError: something is missing.
+    """
+    given = (settings.web_oidc_client, settings.web_oidc_secret.get_secret_value())
+    if not settings.web_oidc_issuer:
+        if any(given):
+            raise SettingsError("NIGHTREAD_WEB_OIDC_ISSUER is missing: the address of the identity provider")
+        return
+    if not settings.web_oidc_client:
+        raise SettingsError("NIGHTREAD_WEB_OIDC_CLIENT is missing: the page's id at the identity provider")
+    if not settings.web_address:
+        raise SettingsError(
+            "NIGHTREAD_WEB_ADDRESS is missing: the identity provider sends browsers back to ADDRESS/login/return"
+        )
 
 
 def _read_proxies(text: str) -> list[_Network]:

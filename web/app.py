@@ -15,7 +15,8 @@ from web.api import make_routes
 from web.drift_page import make_drifts, show_drift
 from web.errors import ERROR_HANDLERS
 from web.guard import Guard
-from web.login import log_in, log_out, show_actions, show_login
+from web.identity_provider import IdentityProvider
+from web.login import begin_login, end_login, log_in, log_out, show_actions, show_login
 from web.marks import mark_scan, show_next, undo
 from web.model_pages import show_model, show_models, show_shadow
 from web.pages import check_health, download_csv, show_run, show_runs
@@ -70,6 +71,8 @@ def make_app(settings: Settings) -> Starlette:
             Route("/models/{name}/{version}/beside/{other}/{other_version}", show_shadow, name="shadow"),
             Route("/login", show_login, name="login"),
             Route("/login", log_in, methods=["POST"]),
+            Route("/login/begin", begin_login, name="begin_login"),
+            Route("/login/return", end_login),
             Route("/logout", log_out, methods=["POST"], name="logout"),
             Route("/actions", show_actions, name="actions"),
             Route("/healthz", check_health, name="health"),
@@ -87,6 +90,7 @@ def make_app(settings: Settings) -> Starlette:
     app.state.facets = Recent(32)  # of runs, until their counts change
     app.state.drifts = make_drifts()
     app.state.access = access
+    app.state.provider = IdentityProvider(settings, access.key) if access.has_provider else None
     app.state.settings = settings
     app.state.sessions = sessions
     app.state.attempts = Attempts()

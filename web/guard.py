@@ -127,7 +127,7 @@ class Guard:
         visitor = Visitor(user, known or self._sessions.begin(), is_kept=known is not None)
         request.state.visitor = visitor
         if user is None and not path.startswith(_PUBLIC):
-            if not self._access.by_token:
+            if not self._access.has_login:
                 raise _Refused(403, "No role", "Nobody has given you a role here: ask who runs this page.")
             return _lead_to_login(request, path)
         if request.method not in {"GET", "HEAD"}:
@@ -201,11 +201,11 @@ class Guard:
         peer = request.client.host if request.client else None
         named = request.headers.getlist(access.header)
         if named and access.trusts(peer):
-            if (user := access.find_proxied(named[0])) and len(named) == 1:
+            if (user := access.find_named(named[0])) and len(named) == 1:
                 return user
             raise _Refused(403, "No role", "Nobody has given you a role here: ask who runs this page.")
         if access.local is None:
-            return access.by_name.get(session.user) if session else None
+            return access.find_logged_in(session.user) if session else None
         if peer is not None and not is_loopback(peer):  # a socket in the file system has no peer
             raise _Refused(403, "Not from here", "This page has no users, so it answers the host it runs on alone.")
         return access.local

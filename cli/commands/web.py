@@ -22,8 +22,8 @@ def web(
 ) -> None:
     """Serve the worklist page, on which people look at runs and scans.
 
-    Without users it answers this host alone. Others may look once NIGHTREAD_WEB_USERS_FILE names users, or
-    NIGHTREAD_WEB_PROXY a proxy that does.
+    Without users it answers this host alone. Others may look once NIGHTREAD_WEB_USERS_FILE names users, who have tokens
+    or are named by a proxy (NIGHTREAD_WEB_PROXY) or an identity provider (NIGHTREAD_WEB_OIDC_ISSUER).
 
     Example: nightread web --listen 127.0.0.1:8000
     """

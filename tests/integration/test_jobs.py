@@ -9,13 +9,20 @@ from sqlalchemy import func, select, update
 import db.cancellation
 from db.cancellation import cancel_run
 from db.contents import find_stored
-from db.due_jobs import Waiting, count_leases, count_waiting_jobs, mark_unpublished, take_due_jobs
+from db.due_jobs import (
+    Waiting,
+    count_just_published,
+    count_leases,
+    count_waiting_jobs,
+    mark_unpublished,
+    take_due_jobs,
+)
 from db.engine import reading, write
 from db.job_results import store_results
 from db.jobs import claim_job, confirm_claim, reclaim_job, release_job, renew_lease, split_job, uncount_attempt
 from db.tables import predictions, scans
 from db.tallies import RunCounts
-from db.types import JobStatus, RunStatus, ScanStatus, database_now
+from db.types import JobStatus, Priority, RunStatus, ScanStatus, database_now
 from nightread.failpoints import Point
 from tests.db_factories import (
     LEASE_S,
@@ -66,6 +73,13 @@ class TestClaiming:
         assert (job.status, job.attempts, job.crashes, job.lease_token) == (JobStatus.LEASED, 1, 0, winner.token)
         assert fetch_run(engine, job.run_id).status is RunStatus.RUNNING
 
+    def test_the_first_claim_begins_its_own_run_alone(self, engine):
+        other = add_run(engine)
+        held = claim(engine, add_job(engine))
+        assert [fetch_run(engine, run_id).status for run_id in (held.run_id, other)] == [
+            RunStatus.RUNNING, RunStatus.QUEUED,
+        ]  # fmt: skip
+
     def test_while_its_lease_lives_nobody_else_gets_it_not_even_its_holder(self, engine):
         job_id = add_job(engine)
         assert claim(engine, job_id) is not None
@@ -78,7 +92,7 @@ class TestClaiming:
         expire_lease(engine, job_id)
         second = claim(engine, job_id, "worker-2")
         assert (second.attempts, second.crashes) == (2, 1)
-        assert second.token != first.token
+        assert second.token > first.token
         assert fetch_job(engine, job_id).lease_holder == "worker-2"
 
     def test_of_many_workers_at_once_one_takes_over_a_lost_lease(self, engine):
@@ -145,6 +159,13 @@ class TestClaiming:
             connection.exec_driver_sql("SELECT 1 FROM runs FOR NO KEY UPDATE")
             assert in_background(lambda: claim(postgres_engine, job_id)).result(10) is not None
 
+    def test_a_claim_begins_its_run_although_another_transaction_refers_to_it(self, postgres_engine):
+        job_id = add_job(postgres_engine)
+        with postgres_engine.begin() as referring:
+            referring.exec_driver_sql("SELECT 1 FROM runs FOR KEY SHARE")  # as a foreign key does
+            held = claim(postgres_engine, job_id)
+        assert fetch_run(postgres_engine, held.run_id).status is RunStatus.RUNNING
+
 
 class TestRenewing:
     def test_the_holder_keeps_its_lease_and_one_that_was_taken_over_does_not(self, engine):
@@ -182,6 +203,15 @@ class TestRenewing:
             assert count_leases(connection) == 2
 
 
+class TestOpenScans:
+    def test_they_come_in_their_order_although_a_row_has_moved(self, engine):
+        job_id = add_job(engine, 3)
+        found = open_scans(engine, job_id)
+        moved = update(scans).where(scans.c.id == found[0].id).values(attempts=1)
+        write(engine, lambda connection: connection.execute(moved))
+        assert open_scans(engine, job_id) == found
+
+
 class TestStoring:
     def test_predictions_scans_and_the_jobs_end_are_stored_together(self, engine):
         job_id = add_job(engine, 3)
@@ -203,6 +233,7 @@ class TestStoring:
         )
         job = fetch_job(engine, job_id)
         assert (job.status, job.lease_holder, job.lease_expires_at) == (JobStatus.DONE, None, None)
+        assert job.finished_at is not None
         assert count_predictions(engine) == 2
 
     def test_a_row_that_the_database_refuses_leaves_everything_as_it_was(self, engine):
@@ -302,7 +333,8 @@ class TestStoring:
         assert take(engine) == []
         assert store(engine, held, [scored(two)], retry_in_s=3600)
         job = fetch_job(engine, job_id)
-        assert (job.status, job.lease_holder, job.published_at) == (JobStatus.QUEUED, None, None)
+        assert (job.status, job.published_at) == (JobStatus.QUEUED, None)
+        assert (job.lease_holder, job.lease_expires_at) == (None, None)
         assert open_scans(engine, job_id) == [one, three]
         assert take(engine) == []
         shift_time(engine, job_id, "not_before", -1)
@@ -346,8 +378,10 @@ class TestGivingBack:
         for _ in range(2):
             held = claim(engine, job_id)
             assert store(engine, held, retry_in_s=0.0)
+        other = add_job(engine)
+        claim(engine, other)
         write(engine, lambda connection: uncount_attempt(connection, job_id))
-        assert fetch_job(engine, job_id).attempts == 1
+        assert [fetch_job(engine, each).attempts for each in (job_id, other)] == [1, 1]
 
     def test_a_job_that_is_given_back_counts_a_crash_and_waits(self, engine):
         job_id = add_job(engine)
@@ -442,6 +476,30 @@ class TestTakingDueJobs:
         assert {*first, *second} == {*job_ids(engine, older), *job_ids(engine, newer)}
         assert take(engine, 9) == []
         assert len(first + second) == 4
+
+    def test_what_runs_that_share_cannot_divide_evenly_is_taken_too(self, engine):
+        for _ in range(2):
+            add_run(engine, 3, job_size=1)
+        assert len(take(engine, 3)) == 3
+
+    def test_a_run_whose_jobs_are_all_held_keeps_no_place_from_a_newer_one(self, engine):
+        claim(engine, add_job(engine))
+        newer = add_job(engine)
+        assert take(engine, 1) == [newer]
+
+    def test_of_the_jobs_of_a_run_the_oldest_is_sent_first(self, engine):
+        ids = sorted(job_ids(engine, add_run(engine, 3, job_size=1)))
+        shift_time(engine, ids[0], "created_at", 30)
+        assert take(engine, 2) == ids[1:]
+        assert take(engine) == ids[:1]
+
+    def test_a_message_whose_job_was_claimed_is_no_longer_on_its_way(self, engine):
+        job_id = add_job(engine)
+        take(engine)
+        for in_flight in (1, 0):
+            with reading(engine) as connection:
+                assert count_just_published(connection, 60, Priority.NORMAL) == in_flight
+            claim(engine, job_id)
 
     def test_a_message_that_nobody_took_in_time_is_sent_again(self, engine):
         job_id = add_job(engine)

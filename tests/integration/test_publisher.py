@@ -80,6 +80,13 @@ class TestPublishing:
         assert publisher.publish_due(engine) == 3
         assert set(sent_ids(client)[2:]) == set(job_ids(engine, run_id)[5:])
 
+    def test_a_queue_with_room_for_one_gets_one(self, engine, publisher, client):
+        run_id = add_run(engine, 8, job_size=1)
+        publisher.publish_due(engine)
+        client.lpop(KEY)
+        pass_moment(engine, run_id)
+        assert publisher.publish_due(engine) == 1
+
     def test_a_message_holds_the_id_of_its_job_and_nothing_else(self, sqlite_engine, publisher, client):
         job_id = add_job(sqlite_engine, 3, name="canary-name", sources=["/scans/canary-source"])
         publisher.publish_due(sqlite_engine)
@@ -108,6 +115,7 @@ class TestPublishing:
             with pytest.raises(BrokerUnavailable, match="replica"):
                 publisher.publish_due(engine)
             assert publisher.publish_due(engine, only_leader=True) == 0
+            assert publisher.publish_due(engine, below=3) == 0
         finally:
             client.replicaof("NO", "ONE")
         assert len(taken) == 1
@@ -182,16 +190,19 @@ class TestLosingTheBroker:
             publisher.publish_due(engine)
         assert client.llen(KEY) == 0
 
-    def test_what_a_flush_has_lost_is_published_again_by_the_sweep(self, engine, publisher, client):
+    def test_what_a_flush_has_lost_is_published_again_by_the_sweep(self, engine, publisher, client, caplog):
+        caplog.set_level("INFO")
         run_id = add_run(engine, 3, job_size=1)
         first, *others = job_ids(engine, run_id)
         publisher.publish_due(engine)
         assert claim(engine, first) is not None
         client.flushall()
         assert publisher.sweep(engine) == 0  # they may still be on their way to a worker
+        assert "swept" not in caplog.text
         for job_id in (first, *others):
             shift_time(engine, job_id, "published_at", -11)
         assert publisher.sweep(engine) == 2
+        assert "swept: 2 jobs published" in caplog.text
         assert set(sent_ids(client)) == set(others)
 
     def test_while_messages_wait_a_job_is_not_sent_twice_before_the_lease_time_is_over(self, engine, publisher, client):
@@ -211,6 +222,12 @@ class TestSweeping:
             leader.exec_driver_sql(f"SELECT pg_advisory_xact_lock({publisher_module._LEADER_LOCK})")
             assert publisher.sweep(postgres_engine) == 0
         assert publisher.sweep(postgres_engine) == 1
+
+    def test_a_sweep_tells_of_ended_runs(self, sqlite_engine, publisher, monkeypatch):
+        told = []
+        monkeypatch.setattr(publisher_module, "notify_ended", lambda *given: told.append(given))
+        publisher.sweep(sqlite_engine)
+        assert told == [(sqlite_engine, publisher._settings)]
 
     def test_a_run_that_its_last_worker_did_not_close_is_closed(self, engine, publisher):
         run_id = add_run(engine, 1)

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 from pyarrow import parquet
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 import db.bulk
 import db.cancellation
@@ -32,7 +32,7 @@ from db.runs import (
 )
 from db.tables import jobs, runs, scans
 from db.tallies import RunCounts
-from db.types import JobStatus, RunStatus, ScanStatus
+from db.types import JobStatus, RunStatus, ScanStatus, database_now
 from db.views import results
 from nightread.errors import DatabaseError, UnknownRun
 from nightread.scan.files import decode_path, encode_path
@@ -52,6 +52,7 @@ from tests.db_factories import (
     new_scans,
     open_scans,
     scored,
+    shift_time,
     wait_until_blocked,
 )
 
@@ -111,6 +112,25 @@ class TestWriting:
         refused = fetch_scans(engine, run_id)[0]
         assert (refused.job_id, refused.reason_code) == (None, "permission-denied")
         assert refused.finished_at is not None
+
+    def test_scans_that_may_still_be_written_get_jobs_of_their_own_which_wait(self, engine):
+        growing = [NewScan(f"/scans/z{number}", 1, is_unsettled=True) for number in range(3)]
+        found = [growing[0], *new_scans(2), *growing[1:]]
+        run_id = add_run(engine, found, job_size=2, settle_s=3600.0)
+        jobs_of_run = [fetch_job(engine, job_id) for job_id in job_ids(engine, run_id)]
+        waiting = [job for job in jobs_of_run if job.not_before is not None]
+        assert [len(open_scans(engine, job.id)) for job in waiting] == [2, 1]
+        assert [(job.not_before - job.created_at).total_seconds() for job in waiting] == [3600.0] * 2
+        (ready,) = [job for job in jobs_of_run if job.not_before is None]
+        assert [scan.path for scan in open_scans(engine, ready.id)] == [scan.path for scan in new_scans(2)]
+        assert [fetch_scans(engine, run_id)[place].job_id == ready.id for place in range(5)] == [
+            False, True, True, False, False,
+        ]  # fmt: skip
+
+    def test_without_a_time_to_settle_all_scans_are_dealt_alike(self, engine):
+        run_id = add_run(engine, [NewScan("/scans/z", 1, is_unsettled=True), *new_scans(1)])
+        (job_id,) = job_ids(engine, run_id)
+        assert fetch_job(engine, job_id).not_before is None
 
     def test_a_run_whose_every_scan_was_refused_is_finished_at_once(self, engine):
         run_id = add_run(engine, [REFUSED])
@@ -306,6 +326,16 @@ class TestClosing:
         assert closing.result(30) == 0
         assert fetch_run(postgres_engine, run_id).status is RunStatus.QUEUED
 
+    def test_closing_does_not_wait_for_a_transaction_that_refers_to_a_run(self, postgres_engine):
+        run_id = add_run(postgres_engine, 1)
+        (job_id,) = job_ids(postgres_engine, run_id)
+        held = claim(postgres_engine, job_id)
+        outcomes = [scored(scan) for scan in open_scans(postgres_engine, job_id)]
+        write(postgres_engine, lambda connection: store_results(connection, held, outcomes, []))
+        with postgres_engine.begin() as referring:
+            referring.exec_driver_sql("SELECT 1 FROM runs FOR KEY SHARE")  # as a foreign key does
+            assert in_background(lambda: close(postgres_engine)).result(10) == 1
+
     def test_a_cancelled_run_stays_cancelled(self, engine):
         run_id = add_run(engine, 2)
         cancel(engine, run_id)
@@ -329,11 +359,21 @@ class TestCancelling:
         (job_id,) = job_ids(engine, run_id)
         held, found = claim(engine, job_id), open_scans(engine, job_id)
         assert cancel(engine, run_id) == 2
+        assert fetch_job(engine, job_id).lease_token > held.token
         outcomes = [scored(scan) for scan in found]
         late = [new_prediction(scan.id) for scan in found]
         assert not write(engine, lambda connection: store_results(connection, held, outcomes, late))
         assert count(engine, run_id) == RunCounts(failed=2)
         assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
+
+    @pytest.mark.parametrize(("options", "crashes"), [({}, 0), ({"crashed": True}, 1)])
+    def test_a_holder_that_has_died_counts_as_a_crash_of_its_job_alone(self, engine, options, crashes):
+        run_id = add_run(engine, 2, job_size=1)
+        held, waiting = job_ids(engine, run_id)
+        claim(engine, held)
+        cancel_run(engine, run_id, "cancelled", "x", **options)
+        assert [fetch_job(engine, job_id).crashes for job_id in (held, waiting)] == [crashes, 0]
+        assert fetch_job(engine, held).finished_at is not None
 
     def test_after_the_end_nothing_changes(self, engine):
         run_id = add_run(engine, 2)
@@ -365,6 +405,21 @@ class TestCancelling:
         monkeypatch.setattr(db.cancellation, "write", look)
         assert cancel(engine, run_id) == 3
         assert seen == [(1, RunStatus.QUEUED), (2, RunStatus.QUEUED), (3, RunStatus.CANCELLED)]
+
+    def test_the_newest_jobs_end_first_since_workers_claim_the_oldest(self, engine, one_job_a_step, monkeypatch):
+        run_id = add_run(engine, 3, job_size=1)
+        one, two, three = sorted(job_ids(engine, run_id))
+        shift_time(engine, one, "created_at", 30)
+        left = []
+
+        def look(engine, work):
+            done = write(engine, work)
+            left.append([job_id for job_id in (one, two, three) if fetch_job(engine, job_id).status == "queued"])
+            return done
+
+        monkeypatch.setattr(db.cancellation, "write", look)
+        cancel(engine, run_id)
+        assert left == [[two, three], [two], []]
 
     def test_a_run_whose_last_job_a_worker_ends_between_two_steps_is_cancelled(
         self, engine, one_job_a_step, monkeypatch
@@ -406,6 +461,32 @@ class TestRetrying:
         assert all(score_all(engine, job_id) for job_id in new)
         assert count(engine, run_id) == RunCounts(scored=5)
         assert fetch_run(engine, run_id).status is RunStatus.FINISHED
+
+    def test_a_retried_run_is_judged_sent_and_counted_anew(self, engine):
+        run_id = add_run(engine, 1)
+        cancel(engine, run_id)
+        now = database_now()
+        ended = update(runs).where(runs.c.id == run_id).values(
+            guard="failed", guard_text="x", notified_at=now, counted_at=now, sending="held", sending_not_before=now,
+        )  # fmt: skip
+        write(engine, lambda connection: connection.execute(ended))
+        retry(engine, run_id)
+        run = fetch_run(engine, run_id)
+        assert [run.guard, run.guard_text, run.notified_at, run.counted_at, run.sending, run.sending_not_before] == (
+            [None] * 6
+        )
+
+    def test_scans_of_a_job_that_crashed_its_worker_get_a_job_of_their_own(self, engine):
+        run_id = add_run(engine, 4, job_size=2)
+        crashed, sound = job_ids(engine, run_id)
+        claim(engine, crashed)
+        poison = open_scans(engine, crashed)
+        cancel_run(engine, run_id, "worker-crash", "x", crashed=True)
+        assert retry(engine, run_id, 64) == 4
+        new = [job for job in (fetch_job(engine, job_id) for job_id in job_ids(engine, run_id)) if job.status != "done"]
+        assert {job.crashes: len(open_scans(engine, job.id)) for job in new} == {0: 2, 1: 2}
+        assert [open_scans(engine, job.id) for job in new if job.crashes] == [poison]
+        assert sound not in {job.id for job in new}
 
     def test_a_second_retry_finds_nothing(self, engine):
         run_id = add_run(engine, 2)

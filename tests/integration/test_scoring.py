@@ -2,6 +2,7 @@
 
 import hmac
 import shutil
+import threading
 
 import pytest
 from sqlalchemy import select
@@ -550,10 +551,13 @@ class TestLosingTheJob:
     def test_the_heartbeat_renews_the_lease_while_the_job_is_worked_on(self, process, tmp_path):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
         held = claim(process.engine, job_id, lease_s=0.1)
-        with Heartbeat(process.engine, held, 0.1) as heartbeat:
+        renewed = threading.Event()
+        with Heartbeat(process.engine, held, 0.1, renewed.set) as heartbeat:
             first = fetch_job(process.engine, job_id).lease_expires_at
             while fetch_job(process.engine, job_id).lease_expires_at == first:
                 heartbeat.check()
+            assert renewed.wait(30)
+        assert not heartbeat._thread.is_alive()
         assert write(process.engine, lambda connection: renew_lease(connection, held, 60))
 
     def test_the_heartbeat_tells_that_the_lease_was_lost(self, process, tmp_path):

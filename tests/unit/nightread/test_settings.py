@@ -60,6 +60,8 @@ def test_every_setting_can_be_given_by_its_variable(monkeypatch):
         "WEB_ADDRESS": "https://nightread.example", "WEB_NAME": "TEST", "WEB_COLOR": "orange",
         "WEB_VIEWER": "https://ohif.example/viewer?StudyInstanceUIDs={study}",
         "NOTIFY_URLS": "json://localhost/", "NOTIFY_ON": "guard", "NOTIFY_DETAILS": "true",
+        "WEB_OIDC_ISSUER": "https://login.example", "WEB_OIDC_CLIENT": "page", "WEB_OIDC_SECRET": "s",
+        "WEB_OIDC_CLAIM": "email",
         "MODALITIES": "cr, DX,DR", "FOR_PROCESSING": "true", "ACCESSION_KEY": "k" * 16,
         "THREADS": "2", "PATH_MAP": "/scans=/mnt/nas/", "LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG",
     }  # fmt: skip

@@ -40,7 +40,7 @@ def test_each_role_may_do_what_those_before_it_may():
         (f"ana view {ANA}\nana mark {BEN}", "line 2 repeats the name"),
         (f"ana view {ANA}\nben mark {ANA}", "line 2 repeats the token"),
         (f"* view {ANA}", "line 1 has no name"),
-        ("ana view", "no NIGHTREAD_WEB_PROXY"),
+        ("ana view", "no NIGHTREAD_WEB_PROXY or NIGHTREAD_WEB_OIDC_ISSUER"),
         (f"{'a' * 65} view {ANA}", "line 1 has no name"),
     ],
 )
@@ -55,11 +55,41 @@ def test_a_proxy_names_users_from_its_own_address_alone():
     access = access_of("ana operate\n* view", web_proxy="10.0.0.5, 10.1.0.0/16, ::1")
     assert [access.trusts(peer) for peer in ("10.0.0.5", "10.1.2.3", "::1")] == [True] * 3
     assert [access.trusts(peer) for peer in ("10.0.0.6", "127.0.0.1", "testclient", None)] == [False] * 4
-    assert access.find_proxied("ana").role is Role.OPERATE
-    assert access.find_proxied("someone").role is Role.VIEW
+    assert access.find_named("ana").role is Role.OPERATE
+    assert access.find_named("someone").role is Role.VIEW
     for wrong in ("", "x" * 65, "a\nb"):
-        assert access.find_proxied(wrong) is None
-    assert access_of("ana operate", web_proxy="10.0.0.5").find_proxied("someone") is None
+        assert access.find_named(wrong) is None
+    assert access_of("ana operate", web_proxy="10.0.0.5").find_named("someone") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"web_oidc_issuer": "https://login.example"}, "no user may do anything"),
+        ({"web_oidc_issuer": "https://login.example", "users": "* view"}, "NIGHTREAD_WEB_OIDC_CLIENT is missing"),
+        (
+            {"web_oidc_issuer": "https://login.example", "users": "* view", "web_oidc_client": "page"},
+            "NIGHTREAD_WEB_ADDRESS is missing",
+        ),
+        ({"web_oidc_client": "page"}, "NIGHTREAD_WEB_OIDC_ISSUER is missing"),
+        ({"web_oidc_secret": "secret-of-the-page"}, "NIGHTREAD_WEB_OIDC_ISSUER is missing"),
+    ],
+)
+def test_an_identity_provider_without_what_it_needs_is_told(settings, said):
+    with pytest.raises(SettingsError, match=said) as error:
+        access_of(**settings)
+    assert "secret-of-the-page" not in str(error.value)
+
+
+@pytest.mark.parametrize("issuer", ["login.example", "http://login.example", "http://10.0.0.5", "ftp://x", "https://["])
+def test_an_identity_provider_has_an_address_with_tls(issuer):
+    with pytest.raises(ValueError, match="no address of an identity provider"):
+        Settings(web_oidc_issuer=issuer)
+
+
+def test_a_user_with_a_token_is_named_by_nobody_else():
+    access = access_of(f"ana operate {ANA}\n* view", web_proxy="10.0.0.5")
+    assert access.find_named("ana") is None
 
 
 @pytest.mark.parametrize("proxy", ["proxy.example", "10.0.0.0/99", "10.0.0.5/16"])
