@@ -29,8 +29,8 @@ PICTURES: Final = {
     "terminal": (["results"], ["runs"], ["explain", "damaged"], ["runs", "--limit", "x"]),
     "help": (["--help"], ["status", "--help"], ["doctor"]),
 }
-#: What a spinner leaves: its lines, and how the last one is taken away.
-_SPINNER: Final = re.compile(r".*\x1b\[1A\x1b\[2K", re.DOTALL)
+#: What the first sign of a command and its spinner leave: their lines, and how the last one is taken away.
+_SPINNER: Final = re.compile(r".*(\x1b\[1A\x1b\[2K|\rstarting \r\x1b\[K)", re.DOTALL)
 _ROWS: Final = 60
 
 
