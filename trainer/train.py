@@ -1,7 +1,7 @@
 """Training: the steps from a data set to a training folder: list, prepare, split, fit, evaluate, record."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from trainer.fit.history import EpochRow
 from trainer.fit.hyperparameters import Augment, FitSettings
 from trainer.fit.recipes import find_recipe
 from trainer.record import Outcome, write_record
+from trainer.teachers import Teachers, identify
 
 #: Percent for training, validation and hold-out.
 _SHARES: Final = "70/15/15"
@@ -64,6 +65,8 @@ class Request:
         choices: options of reading and splitting the data set.
         resume: whether to resume a training in `out`.
         calibration_set: folder of another site's labelled scans, on which thresholds and calibration are chosen too.
+        teachers: folders of finished trainings on the same split, whose mean opinion is learnt instead of the labels.
+        teacher_seeds: seeds of further teachers; they are trained first, in folders beside `out`.
     """
 
     dataset: str
@@ -75,6 +78,8 @@ class Request:
     choices: Choices = Choices()  # noqa: RUF009 - frozen
     resume: bool = False
     calibration_set: Path | None = None
+    teachers: tuple[Path, ...] = ()
+    teacher_seeds: tuple[int, ...] = ()
 
 
 def make_request(
@@ -88,6 +93,7 @@ def make_request(
     shares: str | None = None,
     resume: bool = False,
     calibration_set: Path | None = None,
+    teachers: Sequence[Path] = (),
     **settings: Any,
 ) -> Request:
     """Return a request for a training; what is not given comes from the recipe, else from the article.
@@ -102,6 +108,7 @@ def make_request(
         shares: percent for training, validation and hold-out, such as 70/15/15.
         resume: whether to resume a training in `out`.
         calibration_set: folder of another site's labelled scans.
+        teachers: folders of finished trainings.
         **settings: fields of `FitSettings`; None: not given.
 
     Raises:
@@ -113,7 +120,7 @@ def make_request(
     return Request(
         dataset, data, architecture, out, parse_shares(shares or (chosen.shares if chosen else usual)),
         replace(chosen.settings if chosen else find_architecture(architecture).published, **given), choices, resume,
-        calibration_set,
+        calibration_set, tuple(teachers), chosen.teacher_seeds if chosen and not teachers else (),
     )  # fmt: skip
 
 
@@ -127,6 +134,8 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         DatasetError: the data cannot be trained on.
         TrainingError: an unknown name, a folder with other content, or a loss that is not finite.
     """
+    taught_by = [*request.teachers, *(_train_teacher(request, seed, report) for seed in request.teacher_seeds)]
+    request = replace(request, settings=replace(request.settings, teachers=identify(taught_by)))
     dataset, architecture = find_dataset(request.dataset), find_architecture(request.architecture)
     check_backbone_weights(architecture, request.settings.backbone_weights)
     listing = dataset.list_scans(request.data, request.choices)
@@ -150,6 +159,7 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
             trained_on=frozenset(scans.sha256),
             report=lambda done, total: report(Progress("prepare", done, total)),
         )
+    digest = _compute_digest(divided.scans, divided.split)
     history = fit(
         architecture,
         divided.task,
@@ -160,13 +170,14 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
             divided.split[Part.VALIDATION],
             architecture.input,
             len(divided.task.labels),
-            _compute_digest(divided.scans, divided.split),
+            digest,
             divided.scans.sources,
         ),
         request.settings,
         request.out,
         resume=request.resume,
         report=lambda done, total, row: report(Progress("fit", done, total, row)),
+        judge=Teachers(taught_by, divided.task.labels, digest).judge if taught_by else None,
     )
     report(Progress("evaluate", 0, len(Part)))
     at_once, seed = architecture.input.scored_at_once, request.settings.seed
@@ -215,6 +226,15 @@ def train(request: Request, *, report: Callable[[Progress], None]) -> tuple[Reco
         ),
     )
     return record, card
+
+
+def _train_teacher(request: Request, seed: int, report: Callable[[Progress], None]) -> Path:
+    """Train a teacher, or go on with it; returns its folder."""
+    out = request.out.with_name(f"{request.out.name}-teacher-{seed}")
+    settings = replace(request.settings, seed=seed)
+    alone = replace(request, out=out, settings=settings, teachers=(), teacher_seeds=())
+    train(alone, report=lambda told: report(replace(told, stage=f"teacher {seed}, {told.stage}")))
+    return out
 
 
 def _compute_digest(scans: PreparedScans, split: Mapping[Part, Indices]) -> str:

@@ -102,6 +102,14 @@ def train(
     split_seed: Annotated[
         int | None, typer.Option(min=0, help="Random seed of the split.", rich_help_panel=_DATA)
     ] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a finished training whose opinion is learnt instead of the labels; may be repeated.",
+            metavar="FOLDER",
+            rich_help_panel=_FITTING,
+        ),
+    ] = None,
     augment: Annotated[
         Augment | None,
         typer.Option(help="Augmentation; `article` also blackens dark pixels.", rich_help_panel=_OVERFITTING),
@@ -185,7 +193,7 @@ def train(
             from trainer import train as training  # Keras
         request = training.make_request(
             dataset or "own", source, arch, out, recipe=recipe, shares=shares, resume=resume,
-            calibration_set=calibration_set,
+            calibration_set=calibration_set, teachers=teacher or (),
             choices=Choices(split, subtypes, healthy, normals, min_per_label, rare, negative), epochs=epochs,
             steps_per_epoch=steps_per_epoch, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
             momentum=momentum, weight_decay=weight_decay, schedule=schedule,
@@ -211,7 +219,9 @@ def _show_training() -> Iterator[Any]:
             if progress.stage not in bars:
                 shown.close()  # the stage before has ended
                 bars[progress.stage] = shown.enter_context(
-                    progress_bar(progress.stage, progress.total, _UNITS.get(progress.stage, "scans"))
+                    progress_bar(
+                        progress.stage, progress.total, _UNITS.get(progress.stage.rpartition(", ")[2], "scans")
+                    )
                 )
             row = progress.last_epoch
             note = f"epoch {row.epoch}: loss {row.loss:.3f}, accuracy {row.val_accuracy:.3f}" if row else None

@@ -11,10 +11,12 @@ from zipfile import BadZipFile
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
 from nightread.model.training_folder import CHECKPOINT_FILE
+from nightread.scan.preprocessing import Tensor
 from trainer.architectures.architecture import Architecture, check_backbone_weights
 from trainer.data.dataset import Task
 from trainer.errors import TrainingError
@@ -24,7 +26,10 @@ from trainer.fit.hyperparameters import FitSettings, MixedPrecision, Optimizer, 
 
 #: Checkpoint of a fit whose scores are calibrated afterwards; `checkpoint.keras` is made from it, also repeatedly.
 UNCALIBRATED_FILE: Final = "uncalibrated.keras"
-_SETTINGS_FILE: Final = "settings.json"
+SETTINGS_FILE: Final = "settings.json"
+
+#: From (B, H, W, C) inputs to (B, L) targets.
+Judge = Callable[[Tensor], npt.NDArray[np.float32]]
 
 #: State of a fit after an epoch. Keras' own format would lose the random states of dropout, and variables of an
 #: optimiser that scales its loss, as with float16.
@@ -47,6 +52,7 @@ def fit(
     *,
     resume: bool,
     report: Callable[[int, int, EpochRow | None], None],
+    judge: Judge | None = None,
 ) -> list[EpochRow]:
     """Fit a network and keep the best checkpoint in `folder`; resume a fit that was killed.
 
@@ -59,6 +65,7 @@ def fit(
             resume from.
         resume: whether to resume a fit in the folder; without it such a folder is refused.
         report: called after each step with (steps done, steps in all, last finished epoch).
+        judge: gives the targets of a batch's inputs, as its teachers see them; None: the labels are the targets.
 
     Returns:
         One row for each epoch, from the first.
@@ -79,6 +86,7 @@ def fit(
             data,
             settings,
             epoch,
+            judge=judge,
             report=lambda step, before=epoch - 1: report(  # type: ignore[misc]
                 before * steps + step, settings.epochs * steps, history[-1] if history else None
             ),
@@ -141,6 +149,7 @@ def _fit_epoch(
     settings: FitSettings,
     epoch: int,
     *,
+    judge: Judge | None,
     report: Callable[[int], None],
 ) -> EpochRow:
     started_at = time.monotonic()
@@ -151,8 +160,9 @@ def _fit_epoch(
         waiting_since = time.monotonic()
         batch = next(batches)
         input_wait_s += time.monotonic() - waiting_since
+        targets = batch.targets if judge is None else judge(batch.inputs)
         logs = model.train_on_batch(
-            batch.inputs, batch.targets, sample_weight=batch.weights, return_dict=True
+            batch.inputs, targets, sample_weight=batch.weights, return_dict=True
         )  # of this batch
         average.update((epoch - 1) * steps + step)
         sums = {name: sums[name] + logs[name] * len(batch.targets) for name in sums}
@@ -194,7 +204,7 @@ def _claim_folder(
     }
     if settings.schedule is Schedule.CONSTANT:  # other schedules depend on the number of epochs
         del asked["epochs"]
-    path = folder / _SETTINGS_FILE
+    path = folder / SETTINGS_FILE
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
             raise TrainingError(

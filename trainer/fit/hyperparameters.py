@@ -72,6 +72,7 @@ class FitSettings:
             weights are kept.
         precision: what layers compute in.
         calibrate: whether scores are made probabilities on the validation part; one label alone.
+        teachers: digests of the networks whose opinion is learnt; "": the labels are.
         backbone_weights: `none`, `imagenet`, or a file of weights for the part of a network that has pretrained ones.
     """
 
@@ -95,4 +96,5 @@ class FitSettings:
     average: float = 0.0
     precision: MixedPrecision = MixedPrecision.FLOAT32
     calibrate: bool = False
+    teachers: str = ""
     backbone_weights: str = "none"

@@ -17,12 +17,14 @@ class Recipe:
         architecture: name of the network.
         shares: the split, in percent.
         settings: all hyperparameters, the seed among them.
+        teacher_seeds: seeds of trainings alike that come first, and whose mean opinion is learnt.
     """
 
     dataset: str
     architecture: str
     shares: str
     settings: FitSettings
+    teacher_seeds: tuple[int, ...] = ()
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
@@ -47,6 +49,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             calibrate=True,
             backbone_weights="imagenet",
         ),
+        teacher_seeds=(2018, 2019, 2020),
     ),
 }
 
