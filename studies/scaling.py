@@ -106,7 +106,7 @@ def measure_fleet(part: str, workers: int, arguments: argparse.Namespace) -> dic
                 (night / f"scan-{number:03}.png").write_bytes(draw_scan(number))
             site.environment |= hook_reading(site.folder, f"time.sleep({_WAIT_S})")
         else:
-            site.environment |= {"NIGHTREAD_MODEL": "pneumonia-lite0@4"}
+            site.environment |= {"NIGHTREAD_MODEL": "pneumonia-lite0@5"}
             night = arguments.real
         said = json.loads(site.run("enqueue", str(night), "--json").said)
         found = said["found"]

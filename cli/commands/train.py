@@ -107,7 +107,7 @@ def train(
         typer.Option(
             help="Folder of a finished training whose opinion is learnt instead of the labels; may be repeated.",
             metavar="FOLDER",
-            rich_help_panel=_FITTING,
+            rich_help_panel=_OVERFITTING,
         ),
     ] = None,
     augment: Annotated[

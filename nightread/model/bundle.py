@@ -35,7 +35,7 @@ CARD_FILE: Final = "card.json"
 #: Bundles that ship with the package.
 SHIPPED_DIR = Path(__file__).parents[1] / "bundles"
 #: The bundle that is used if no other is named.
-DEFAULT_MODEL = "pneumonia-lite0@4"
+DEFAULT_MODEL = "pneumonia-lite0@5"
 
 #: Largest size of each file: of a model that of protocol buffers, of a parity file also that of its arrays.
 MOST_BYTES: Final = {MODEL_FILE: 2**31, PARITY_FILE: 2**30, CARD_FILE: 2**24}

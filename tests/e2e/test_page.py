@@ -157,7 +157,7 @@ def test_rows_are_marked_where_they_are(browser, address):
 
 PAGES = (
     "/", "/runs/ward-1", "/scans/1", "/runs/ward-2/failures", "/runs/ward-1/drift", "/queue", "/models",
-    "/models/pneumonia-lite0/4", "/actions", "/login",
+    "/models/pneumonia-lite0/5", "/actions", "/login",
 )  # fmt: skip
 
 

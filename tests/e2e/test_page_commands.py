@@ -30,7 +30,7 @@ from tests.services import run_webhook
 
 #: What stands for the words of the pages here.
 WORDS = {
-    "/media/new/pneumonia-cnn75/2": "new/tiny/2", "build/bundles/pneumonia-lite0/4": "new/tiny/4",
+    "/media/new/pneumonia-cnn75/2": "new/tiny/2", "build/bundles/pneumonia-lite0/5": "new/tiny/4",
     "pneumonia-cnn75": "tiny", "pneumonia-lite0": "tiny", "our-scans": "site", "/srv/results": "objects",
     "RUN": "ward-a", "2026-11-20": "ward-a",
     "2026-11-28": (datetime.now().astimezone() - timedelta(hours=12)).date().isoformat(),

@@ -229,6 +229,6 @@ def test_export_writes_what_calibrate_reads(engine, client, tmp_path, monkeypatc
     with (tmp_path / "labels.csv").open(newline="") as file:
         rows = [(row["path"], row["label"]) for row in csv.DictReader(file)]
     assert rows == [(str(tmp_path / name), "pneumonia") for name in ("a.png", "b,c.png")]
-    listed = list_site(tmp_path / "labels.csv", load_bundle(SHIPPED_DIR / "pneumonia-lite0/4").card)
+    listed = list_site(tmp_path / "labels.csv", load_bundle(SHIPPED_DIR / "pneumonia-lite0/5").card)
     assert [(str(scan.path), scan.label) for scan in listed] == rows
     assert b"2 labels; 1 scans in archives left out." in capsysbinary.readouterr().err

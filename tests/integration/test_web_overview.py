@@ -68,7 +68,7 @@ class TestQueue:
 @pytest.fixture
 def models(engine):
     """Two models of which the second is in production; returns their names as in an address."""
-    first, second = shipped_model("pneumonia-lite0/4"), shipped_model("pneumonia-cnn75/1")
+    first, second = shipped_model("pneumonia-lite0/5"), shipped_model("pneumonia-cnn75/1")
     write(engine, lambda connection: register_model(connection, first))
     write(engine, lambda connection: promote_model(connection, second, Request("ana@host", why="it is better")))
     return [(model, f"{model.name}/{model.version}") for model in (first, second)]
@@ -77,7 +77,7 @@ def models(engine):
 class TestModels:
     def test_tell_stages_history_and_agreement(self, engine, client, models):
         text = read_text(client.get("/models"))
-        for part in ("pneumonia-lite0@4 candidate", "pneumonia-cnn75@1 production", "promoted", "it is better"):
+        for part in ("pneumonia-lite0@5 candidate", "pneumonia-cnn75@1 production", "promoted", "it is better"):
             assert part in text
 
     def test_show_their_cards(self, client, models):
@@ -137,7 +137,7 @@ def test_runs_are_found_by_name_status_and_model(engine, client):
     add_run(engine, 1, name="ward-b")
     for query, shown in (
         ("name=WARD", {"ward-a", "ward-b"}), ("name=b", {"ward-b"}), ("status=finished", {"ward-a"}),
-        ("model=pneumonia-lite0%404", {"ward-a"}), ("model=other%401", set()), ("status=queued&name=a", {"ward-b"}),
+        ("model=pneumonia-lite0%405", {"ward-a"}), ("model=other%401", set()), ("status=queued&name=a", {"ward-b"}),
     ):  # fmt: skip
         text = client.get(f"/?{query}").text
         assert set(re.findall(r"<bdi>(ward-\w)</bdi>", text)) == shown, query

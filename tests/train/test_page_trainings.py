@@ -77,4 +77,4 @@ def test_larger_networks_train_and_export(page_lines, home, monkeypatch, is_long
     if not is_long:
         pytest.skip("takes minutes: --long")
     run_lines(page_lines, home, monkeypatch)
-    assert (home / "build/bundles/pneumonia-lite0/4/card.json").is_file()
+    assert (home / "build/bundles/pneumonia-lite0/5/card.json").is_file()
