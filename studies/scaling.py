@@ -9,50 +9,31 @@ workers, each of which thinks for some seconds between claim and commit.
 """
 
 import argparse
-import contextlib
-import heapq
 import json
 import multiprocessing
 import os
-import random
 import statistics
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-from sqlalchemy import Engine, text
-
-from db.contents import find_stored
-from db.due_jobs import take_due_jobs
-from db.engine import make_engine, reading, write
-from db.job_results import JobStages, store_results
-from db.jobs import Claim, OpenScan, claim_job, load_open_scans
+from db.engine import reading, write
 from db.runs import create_run, find_run
 from db.tallies import read_tallies
 from studies.growth import Site, make_site, measure_workers
 from studies.growth_nights import draw_scan, fill_run, tidy
 from studies.page_part import write_part
+from studies.played_workers import JOB, TABLES, measure_size, play, read_server_cpu_s
 from tests.db_factories import (
-    MODEL_DIGEST,
-    new_measurement,
-    new_prediction,
     new_run,
     new_scans,
-    scored,
-    sha256_of,
 )
 from tests.program import hook_reading
 
-_JOB: Final = 64
 #: Long beside what a scan costs, so that other load on the machine hides nothing.
 _WAIT_S: Final = 0.5
 _WAITING: Final = 240
-_LEASE_S: Final = 120.0
-_TABLES: Final = ("scans", "predictions", "measurements", "worklist_rows", "jobs")
 
 
 def main() -> None:
@@ -111,26 +92,11 @@ def measure_fleet(part: str, workers: int, arguments: argparse.Namespace) -> dic
         said = json.loads(site.run("enqueue", str(night), "--json").said)
         found = said["found"]
         # From the end of the first job to that of the last, which `measure_workers` extends by a job of 64.
-        seconds = measure_workers(site, said["run"], found, workers)["score_s"] * (found - _JOB) / found
+        seconds = measure_workers(site, said["run"], found, workers)["score_s"] * (found - JOB) / found
     return {
         "part": part, "workers": workers, "scans": found, "load": round(load, 1),
         "scans_per_s": (found - workers * job) / seconds,
     }  # fmt: skip
-
-
-@dataclass(slots=True)
-class Played:
-    """What a process that plays workers has done.
-
-    Attributes:
-        jobs: jobs that were committed within the measured time.
-        cpu_s: processor time in it.
-        late_s: delay of each of their commits, behind the time at which it was due.
-    """
-
-    jobs: int = 0
-    cpu_s: float = 0.0
-    late_s: list[float] = field(default_factory=list)
 
 
 def measure_ledger(part: str, arguments: argparse.Namespace) -> None:
@@ -157,8 +123,8 @@ def fill(site: Site, scans: int) -> None:
 def measure_played(site: Site, arguments: argparse.Namespace, workers: int, think_s: float) -> dict[str, Any]:
     """Let processes play `workers` workers for a while, over a run of their own."""
     load, seconds = os.getloadavg()[0], arguments.seconds
-    most = arguments.most if think_s == 0 else min(arguments.most, int(workers * _JOB / think_s * 1.5))
-    scans = workers * _JOB + int(most * (seconds + think_s))
+    most = arguments.most if think_s == 0 else min(arguments.most, int(workers * JOB / think_s * 1.5))
+    scans = workers * JOB + int(most * (seconds + think_s))
     run_id = write(site.engine, lambda connection: create_run(connection, new_run(), new_scans(scans)))
     tidy(site.engine)
     url = site.environment["NIGHTREAD_DATABASE_URL"]
@@ -187,145 +153,14 @@ def measure_played(site: Site, arguments: argparse.Namespace, workers: int, thin
     return {
         "part": "simulated" if think_s else "ledger", "workers": workers, "think_s": think_s,
         "stored": arguments.stored,
-        "jobs_per_s": jobs / seconds, "scans_per_s": jobs * _JOB / seconds,
-        "asked_per_s": workers * _JOB / think_s if think_s else None,
+        "jobs_per_s": jobs / seconds, "scans_per_s": jobs * JOB / seconds,
+        "asked_per_s": workers * JOB / think_s if think_s else None,
         "late_ms": 1e3 * statistics.median(late) if late else 0.0,
         "late_p99_ms": 1e3 * sorted(late)[int(0.99 * len(late))] if late else 0.0,
         "terminal": done, "server_cpu_ms": 1e3 * server_s / max(jobs, 1),
         "client_cpu_ms": 1e3 * sum(one.cpu_s for one in played) / max(jobs, 1),
         "load": round(load, 1),
     }  # fmt: skip
-
-
-def read_server_cpu_s(engine: Engine) -> float:
-    """Return the processor time of all processes of a PostgreSQL server on this machine, ended ones included."""
-    with reading(engine) as connection:
-        backend = psutil.Process(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
-    server = backend.parent()
-    assert server is not None  # noqa: S101  # the postmaster
-    spent = 0.0
-    for process in (server, *server.children()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            spent += times.user + times.system + times.children_user + times.children_system
-    return spent
-
-
-def play(  # noqa: PLR0917  # a process takes its arguments by place
-    url: str, run_id: str, workers: int, think_s: float, begin: float, seconds: float, seed: int, answers: Any
-) -> None:
-    """Play workers on a few threads: each step is done when it is due, or as soon as a thread is free."""
-    engine = make_engine(url)
-    stage = _Stage(engine, run_id, think_s, begin, seconds)
-    choose = random.Random(seed)  # noqa: S311  # no secret
-    for number in range(workers):
-        stage.put(begin + think_s * choose.random(), f"player-{seed}-{number}", None)
-    threads = [threading.Thread(target=stage.run) for _ in range(min(8, workers))]
-    for thread in threads:
-        thread.start()
-    time.sleep(max(0.0, begin + think_s - time.time()))
-    before = time.process_time()
-    for thread in threads:
-        thread.join()
-    stage.played.cpu_s = time.process_time() - before
-    engine.dispose()
-    answers.put(stage.played)
-
-
-class _Stage:
-    """The steps of simulated workers, by the time at which they are due."""
-
-    def __init__(self, engine: Engine, run_id: str, think_s: float, begin: float, seconds: float) -> None:
-        self._engine, self._run_id, self._think_s = engine, run_id, think_s
-        # Workers begin one after the other within a think time; what is counted begins when all have.
-        self._from = begin + (think_s or 0.0)
-        self._until = self._from + seconds
-        self._due: list[tuple[float, str, Any]] = []
-        self._jobs: list[str] = []
-        self._lock = threading.Lock()
-        self.played = Played()
-
-    def put(self, due: float, worker: str, held: tuple[Claim, list[OpenScan]] | None) -> None:
-        with self._lock:
-            heapq.heappush(self._due, (due, worker, held))
-
-    def run(self) -> None:
-        while time.time() < self._until:
-            with self._lock:
-                step = heapq.heappop(self._due) if self._due and self._due[0][0] <= time.time() else None
-            if step is None:
-                time.sleep(0.002)
-                continue
-            due, worker, held = step
-            if held is None:
-                held = self._claim(worker)
-                if held is None:
-                    return  # no job is left
-                self.put(time.time() + self._think_s, worker, held)
-            else:
-                commit_job(self._engine, worker, *held)
-                if self._from <= time.time() < self._until:
-                    self.played.jobs += 1
-                    self.played.late_s.append(time.time() - due)
-                self.put(time.time(), worker, None)
-
-    def _next_job(self) -> str | None:
-        with self._lock:
-            if not self._jobs:  # as a publisher takes them, up to the high-water mark
-                self._jobs = write(
-                    self._engine, lambda connection: take_due_jobs(connection, _JOB, _LEASE_S, run_id=self._run_id)
-                )
-            return self._jobs.pop(0) if self._jobs else None
-
-    def _claim(self, worker: str) -> tuple[Claim, list[OpenScan]] | None:
-        while (job_id := self._next_job()) is not None:
-            claim = write(
-                self._engine,
-                lambda connection, job_id=job_id: claim_job(connection, job_id, worker, _LEASE_S, embedded=False),
-            )
-            if claim is not None:
-                with reading(self._engine) as connection:
-                    return claim, load_open_scans(connection, claim.job_id)
-        return None
-
-
-def commit_job(
-    engine: Engine, worker: str, claim: Claim, scans: Sequence[OpenScan], digests: Sequence[str] | None = None
-) -> None:
-    """Look up what is stored of a job's scans, and store their results, as a worker does.
-
-    Args:
-        engine: the database.
-        worker: its name.
-        claim: the job's claim.
-        scans: its open scans.
-        digests: of their contents; None: made of their ids.
-    """
-    digests = digests or [sha256_of(scan.id) for scan in scans]
-    outcomes = [scored(scan, sha256=digest) for scan, digest in zip(scans, digests, strict=True)]
-    with reading(engine) as connection:
-        find_stored(connection, digests, MODEL_DIGEST, "1", 1)
-    predictions = [new_prediction(sha256=digest, worker=worker) for digest in digests]
-    measured = [new_measurement(sha256=digest) for digest in digests]
-    stages = JobStages({"read": 0.1, "decode": 0.2}, 2, len(digests))
-    write(
-        engine,
-        lambda connection: store_results(connection, claim, outcomes, predictions, measured, stages=stages),
-    )
-
-
-def measure_size(engine: Engine) -> dict[str, Any]:
-    """Return the bytes of a scan in each table, indexes included; a scan that is not scored has no row in some."""
-    with reading(engine) as connection:
-        scans, scored_ones = connection.execute(
-            text("SELECT count(*), count(*) FILTER (WHERE status = 'scored') FROM scans")
-        ).one()
-        sizes = {
-            table: connection.execute(text(f"SELECT pg_total_relation_size('{table}')")).scalar_one()
-            / (scans if table in {"scans", "jobs"} else scored_ones)
-            for table in _TABLES
-        }
-    return {"scans": scans, "scored": scored_ones, "bytes": sizes}
 
 
 def make_tables(measured: list[dict[str, Any]]) -> str:
@@ -374,7 +209,7 @@ def _make_ledger_table(measured: list[dict[str, Any]]) -> str:
         [
             f"{row['stored']:,}", str(row["workers"]), f"{row['jobs_per_s']:.0f}", f"{row['scans_per_s']:,.0f}",
             f"{row['server_cpu_ms']:.1f}", f"{row['client_cpu_ms']:.1f}",
-            f"{2 * _JOB * 1e3 / (row['server_cpu_ms'] + row['client_cpu_ms']):,.0f}", f"{row['load']:.1f}",
+            f"{2 * JOB * 1e3 / (row['server_cpu_ms'] + row['client_cpu_ms']):,.0f}", f"{row['load']:.1f}",
         ]
         for row in measured
     ]  # fmt: skip
@@ -399,13 +234,13 @@ def _make_simulated_table(measured: list[dict[str, Any]]) -> str:
 
 
 def _make_size_table(measured: list[dict[str, Any]]) -> str:
-    names = ["scans", *(f"`{table}`" for table in _TABLES), "all, bytes a scan", "10^8 scans, GB", "10^9 scans, TB"]
+    names = ["scans", *(f"`{table}`" for table in TABLES), "all, bytes a scan", "10^8 scans, GB", "10^9 scans, TB"]
     rows = []
     for row in measured:
         total = sum(row["bytes"].values())
         rows.append(
             [
-                f"{row['scans']:,}", *(f"{row['bytes'][table]:.0f}" for table in _TABLES), f"{total:.0f}",
+                f"{row['scans']:,}", *(f"{row['bytes'][table]:.0f}" for table in TABLES), f"{total:.0f}",
                 f"{total * 1e8 / 1e9:,.0f}", f"{total * 1e9 / 1e12:,.2f}",
             ]
         )  # fmt: skip

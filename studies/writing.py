@@ -21,8 +21,8 @@ from db.due_jobs import take_due_jobs
 from db.engine import reading, write
 from db.jobs import claim_job, load_open_scans
 from db.runs import close_finished_runs, create_run
+from studies.played_workers import commit_job, measure_size, read_server_cpu_s
 from studies.questions import make_database
-from studies.scaling import commit_job, measure_size, read_server_cpu_s
 from tests.db_factories import new_run, new_scans
 
 _WORKER: Final = "worker-1"
