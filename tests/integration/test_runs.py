@@ -440,6 +440,16 @@ class TestCancelling:
         assert count(engine, run_id) == RunCounts(scored=1, failed=1)
         assert fetch_run(engine, run_id).status is RunStatus.CANCELLED
 
+    def test_a_run_that_is_being_retried_is_cancelled_with_its_new_jobs(self, postgres_engine):
+        run_id = add_run(postgres_engine, 2)
+        cancel(postgres_engine, run_id)
+        with postgres_engine.begin() as retrying:
+            retry_run(retrying, run_id, 64, embedded=False, settings={})
+            cancelling = in_background(lambda: cancel(postgres_engine, run_id))
+            wait_until_blocked(postgres_engine)
+        assert cancelling.result(30) == 2
+        assert fetch_run(postgres_engine, run_id).status is RunStatus.CANCELLED
+
     def test_other_runs_go_on(self, engine):
         other = add_run(engine, 1)
         cancel(engine, add_run(engine, 1))
