@@ -205,10 +205,11 @@ class TestRenewing:
 
 class TestOpenScans:
     def test_they_come_in_their_order_although_a_row_has_moved(self, engine):
-        job_id = add_job(engine, 3)
+        job_id, other = add_job(engine, 3), add_job(engine)
         found = open_scans(engine, job_id)
-        moved = update(scans).where(scans.c.id == found[0].id).values(attempts=1)
-        write(engine, lambda connection: connection.execute(moved))
+        for place in (other, job_id):  # an index holds the row anew
+            moved = update(scans).where(scans.c.id == found[0].id).values(job_id=place)
+            write(engine, lambda connection, moved=moved: connection.execute(moved))
         assert open_scans(engine, job_id) == found
 
 
