@@ -20,7 +20,7 @@ from db.due_jobs import (
 from db.engine import reading, write
 from db.job_results import store_results
 from db.jobs import claim_job, confirm_claim, reclaim_job, release_job, renew_lease, split_job, uncount_attempt
-from db.tables import predictions, scans
+from db.tables import predictions, runs, scans
 from db.tallies import RunCounts
 from db.types import JobStatus, Priority, RunStatus, ScanStatus, database_now
 from nightread.failpoints import Point
@@ -487,6 +487,12 @@ class TestTakingDueJobs:
         claim(engine, add_job(engine))
         newer = add_job(engine)
         assert take(engine, 1) == [newer]
+
+    def test_the_oldest_run_comes_first_whatever_the_order_of_the_rows(self, engine):
+        ids = [add_run(engine) for _ in range(3)]
+        older = update(runs).where(runs.c.id == ids[1]).values(created_at=database_now(-60))
+        write(engine, lambda connection: connection.execute(older))
+        assert take(engine, 1) == job_ids(engine, ids[1])
 
     def test_of_the_jobs_of_a_run_the_oldest_is_sent_first(self, engine):
         ids = sorted(job_ids(engine, add_run(engine, 3, job_size=1)))
