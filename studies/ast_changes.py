@@ -115,7 +115,8 @@ def _list_other_blocks(block: list[ast.stmt]) -> Iterator[tuple[int, str]]:
         if not _may_go(statement):
             continue
         said = ast.unparse(statement).splitlines()[0][:70]
-        block[place] = ast.copy_location(ast.Pass(), statement)
+        # Never executed rather than gone: without its `super()` a method would have another closure.
+        block[place] = ast.copy_location(ast.If(ast.Constant(value=False), [statement], []), statement)
         yield statement.lineno, f"without {said}"
         block[place] = statement
         if place + 1 < len(block) and _may_go(block[place + 1]):
