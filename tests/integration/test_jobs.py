@@ -270,6 +270,14 @@ class TestStoring:
         assert store(engine, fast, [scored(scan, reused=True)])
         assert count(engine, slow.run_id) == RunCounts(scored=1, reused=1)
 
+    def test_a_fenced_off_holder_puts_no_job_off(self, engine):
+        job_id = add_job(engine, 1)
+        slow = claim(engine, job_id)
+        expire_lease(engine, job_id)
+        claim(engine, job_id, "worker-2")
+        assert not store(engine, slow, retry_in_s=0.0)
+        assert fetch_job(engine, job_id).lease_holder == "worker-2"
+
     def test_a_holder_whose_lease_ran_out_unnoticed_may_still_store(self, engine):
         job_id = add_job(engine, 1)
         held = claim(engine, job_id)
