@@ -509,6 +509,16 @@ class TestRetrying:
         assert sorted(at_once([lambda: retry(engine, run_id), lambda: retry(engine, run_id)])) == [0, 6]
         assert count(engine, run_id) == RunCounts(queued=6)
 
+    def test_a_retry_waits_for_the_cancellation_whose_scans_it_queues_again(self, postgres_engine):
+        run_id = add_run(postgres_engine, 2)
+        with postgres_engine.begin() as cancelling:
+            db.cancellation._cancel_step(
+                cancelling, run_id=run_id, reason=("cancelled", "x"), crashed=False, has_begun=False
+            )
+            retrying = in_background(lambda: retry(postgres_engine, run_id))
+            wait_until_blocked(postgres_engine)
+        assert retrying.result(30) == 2
+
     def test_a_run_without_failed_scans_is_left_as_it_is(self, engine):
         run_id = add_run(engine, [REFUSED, *new_scans(1)])
         score_all(engine, *job_ids(engine, run_id))

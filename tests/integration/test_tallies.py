@@ -97,6 +97,7 @@ class TestTally:
         write(engine, lambda connection: retry_run(connection, run_id, 64, embedded=False, settings={}))
         assert count(engine, run_id) == RunCounts(queued=3)
         assert read_tally(engine, run_id).reasons["failed"] == {}
+        assert read_tally(engine, run_id).is_kept  # one that does not add up is not believed, and the scans are counted
 
     def test_workers_that_end_jobs_at_once_lose_no_count(self, engine):
         run_id = add_run(engine, 40, job_size=2)
