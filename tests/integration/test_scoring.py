@@ -21,6 +21,7 @@ from nightread.inference import content as content_module
 from nightread.inference.scorer import Scorer
 from nightread.reasons import Reason
 from tests.db_factories import (
+    add_job,
     at_once,
     claim,
     count,
@@ -454,6 +455,12 @@ class TestCrashes:
             (job_id,) = job_ids(engine, run_id)
             assert not job_module.attend_job(process, job_id)
             assert fetch_job(engine, job_id).attempts == 0
+
+    def test_a_message_that_names_no_job_is_refused_beside_one_that_does(self, engine):
+        with run_process(engine, embedded=False) as process:
+            job_id = add_job(engine)
+            claim(engine, job_id, "worker-2")
+            assert [job_module.attend_job(process, each) for each in (job_id, "0" * 32)] == [True, False]
 
     def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(self, process, tmp_path, session_runs):
         """Faults at the claim, at the results and at the end of the run."""
