@@ -158,6 +158,23 @@ class TestScoring:
         assert (first.batched_scans, last.batched_scans) == (2, 3)
         assert last.batches == len(session_runs)
 
+    def test_a_stopping_worker_keeps_what_it_has_scored_and_queues_the_rest_at_once(
+        self, process, tmp_path, monkeypatch
+    ):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 3))
+        score_scans = job_module.score_scans
+
+        def stop_after_one(open_scans, *arguments, **options):
+            process.is_stopping = True
+            return score_scans(open_scans[:1], *arguments, **options | {"is_stopping": lambda: False})
+
+        monkeypatch.setattr(job_module, "score_scans", stop_after_one)
+        assert score_job(process, job_id).ended == 1
+        job = fetch_job(process.engine, job_id)
+        assert (job.status, job.attempts, job.crashes) == (JobStatus.QUEUED, 0, 0)
+        assert count(process.engine, job.run_id) == RunCounts(queued=2, scored=1)
+        assert claim(process.engine, job_id) is not None
+
     def test_a_second_delivery_changes_nothing(self, process, tmp_path, session_runs):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
         assert score_job(process, job_id) is not None
