@@ -30,7 +30,7 @@ from tests.services import run_webhook
 
 #: What stands for the words of the pages here.
 WORDS = {
-    "/media/new/pneumonia-cnn75/2": "new/tiny/2", "build/bundles/pneumonia-lite0/5": "new/tiny/4",
+    "/media/new/pneumonia-cnn75/2": "new/tiny/2", "build/bundles/pneumonia-lite0/5": "new/tiny/5",
     "pneumonia-cnn75": "tiny", "pneumonia-lite0": "tiny", "our-scans": "site", "/srv/results": "objects",
     "RUN": "ward-a", "2026-11-20": "ward-a",
     "2026-11-28": (datetime.now().astimezone() - timedelta(hours=12)).date().isoformat(),
@@ -76,7 +76,7 @@ def write_bundles(models, new):
         "drift_reference": summarise(measured, rejected_share=0.0).model_dump(mode="json"),
     }
     write_tiny_bundle(models, "1", **card)
-    for version in ("2", "4"):
+    for version in ("2", "5"):
         write_tiny_bundle(new, version, **card)
 
 
@@ -142,7 +142,7 @@ def test_the_commands_of_the_pages_run(page_lines, forker, webhook, tmp_path):
             assert read_exports(line.text).keys() <= env.keys(), line
     assert len(webhook.told) >= 3, "two ends of runs, and the one that was asked for"
     assert {file.name for file in tmp_path.glob("*.html")} >= {"ward-a.html"}
-    assert (tmp_path / "models" / "tiny" / "4-our-ward").is_dir()
+    assert (tmp_path / "models" / "tiny" / "5-our-ward").is_dir()
 
 
 def test_workers_of_the_readme_score_a_night(page_lines, tmp_path, postgres_url, redis_url):

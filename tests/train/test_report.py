@@ -83,7 +83,7 @@ def test_eighteen_labels_of_which_some_do_not_occur_are_drawn():
     for svg in (
         draw_confusion({"a": evaluation, "b": evaluation}, task.classes),
         draw_curves(part, evaluation),
-        draw_calibration(part, evaluation),
+        draw_calibration({"a": (part, evaluation), "b": (part, evaluation)}),
     ):
         assert ET.fromstring(svg).tag.endswith("svg")
 
@@ -94,7 +94,7 @@ def test_a_part_of_one_label_is_drawn():
     part = replace(part, targets=np.ones_like(part.targets))
     evaluation = evaluate_part(part, majority=1, seed=1, resamples=50)
     assert draw_curves(part, evaluation)
-    assert draw_calibration(part, evaluation)
+    assert draw_calibration({"a": (part, evaluation)})
 
 
 def test_curves_run_through_their_corners(monkeypatch):

@@ -100,9 +100,16 @@ def draw_curves(part: PartScores, evaluation: Evaluation) -> bytes:
     return _render(figure)
 
 
-def draw_calibration(part: PartScores, evaluation: Evaluation) -> bytes:
-    """Draw the calibration curve, bin by bin, and the distribution of the scores."""
-    figure, (left, right) = _make_figure(2, width=9.0, height=3.8)
+def draw_calibration(parts: Mapping[str, tuple[PartScores, Evaluation]]) -> bytes:
+    """Draw the calibration curve, bin by bin, and the distribution of the scores: a row for each part."""
+    figure, all_axes = _make_figure(2, width=9.0, height=3.8 * len(parts), rows=len(parts))
+    for row, (name, (part, evaluation)) in enumerate(parts.items()):
+        _draw_calibration(all_axes[2 * row : 2 * row + 2], name, part, evaluation)
+    return _render(figure)
+
+
+def _draw_calibration(axes: Sequence[Any], name: str, part: PartScores, evaluation: Evaluation) -> None:
+    left, right = axes
     predicted, observed = find_certainty(part)
     bins = find_bins(predicted)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
@@ -117,7 +124,7 @@ def draw_calibration(part: PartScores, evaluation: Evaluation) -> bytes:
         left.annotate(str(count), (x, y), textcoords="offset points", xytext=(5, -9), fontsize=7, color=_GRAY)
     is_binary = part.threshold is not None
     left.set(
-        title="calibration (numbers: scans in the bin)",
+        title=f"{name}: calibration (numbers: scans in the bin)",
         xlabel="mean score" if is_binary else "mean highest score",
         ylabel="share with the finding" if is_binary else "share of right decisions",
         xlim=(-0.03, 1.08), ylim=(-0.06, 1.04),
@@ -133,10 +140,13 @@ def draw_calibration(part: PartScores, evaluation: Evaluation) -> bytes:
     if part.threshold is not None:
         right.axvline(part.threshold, color="black", linestyle=":", label=f"threshold {part.threshold:.3f}")
     right.set(
-        title="scores", xlabel="score" if is_binary else "highest score", ylabel="scans", yscale="symlog", xlim=(0, 1)
-    )
+        title=f"{name}: scores",
+        xlabel="score" if is_binary else "highest score",
+        ylabel="scans",
+        yscale="symlog",
+        xlim=(0, 1),
+    )  # fmt: skip
     _add_legend(right)
-    return _render(figure)
 
 
 def draw_mistakes(mistakes: Sequence[Mistake]) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from nightread.model.training_folder import Record
 from nightread.text import show_text
+from trainer.data.split import Part
 from trainer.errors import TrainingError
 from trainer.evaluation.metrics import Evaluation, PartScores
 from trainer.evaluation.mistakes import Mistake
@@ -109,7 +110,13 @@ def _draw(facts: ReportFacts) -> dict[str, bytes]:
         {name: part.evaluation for name, part in facts.parts.items()}, last.scores.task.classes
     )
     pictures["curves"] = plots.draw_curves(last.scores, last.evaluation)
-    pictures["calibration"] = plots.draw_calibration(last.scores, last.evaluation)
+    pictures["calibration"] = plots.draw_calibration(
+        {
+            name: (part.scores, part.evaluation)
+            for name, part in facts.parts.items()
+            if name not in {Part.TRAIN, Part.VALIDATION}
+        }
+    )
     if facts.mistakes:
         pictures["mistakes"] = plots.draw_mistakes(facts.mistakes)
     return pictures
