@@ -85,7 +85,7 @@ def test_stages_and_batches_are_the_sums_of_the_jobs(engine):
         write(engine, partial(store_results, claim=held, outcomes=[], new_predictions=[], stages=stages))
     found = read(engine)
     assert [found["job_stage_seconds", stage] for stage in ("read", "decode", "infer")] == [0.75, 1.5, 0]
-    assert found["job_stage_seconds", "commit"] > 0
+    assert 0 < found["job_stage_seconds", "commit"] < 60
     assert (found["job_batches",], found["job_batched_scans",]) == (4, 10)
 
 

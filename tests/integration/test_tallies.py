@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from db.cancellation import cancel_run
 from db.engine import reading, write
@@ -13,7 +13,7 @@ from db.job_results import store_results
 from db.results import Order, ResultFilter
 from db.runs import NewScan, close_finished_runs, retry_run
 from db.tables import jobs, scans, tallies, worklist_rows
-from db.tallies import RunCounts, RunTally, read_tallies
+from db.tallies import CONTENTS_LOCK, RunCounts, RunTally, read_tallies
 from db.types import JobStatus, ScanStatus, database_now
 from db.worklist import read_page, read_progress
 from tests.db_factories import (
@@ -89,6 +89,18 @@ class TestTally:
         write(engine, lambda connection: store_results(connection, held, [reused], []))
         assert read_tally(engine, run_id).decisions == {"pneumonia": 1}
         assert count(engine, run_id) == RunCounts(scored=1, reused=1)
+
+    @pytest.mark.parametrize("reuses", [True, False])
+    def test_contents_that_are_reused_are_kept_from_pruning_until_the_commit(self, postgres_engine, reuses):
+        add_night(postgres_engine, [0.9])
+        (job_id,) = job_ids(postgres_engine, add_run(postgres_engine, 1))
+        held, (scan,) = claim(postgres_engine, job_id), open_scans(postgres_engine, job_id)
+        with reading(postgres_engine) as connection:
+            sha256 = connection.execute(select(scans.c.sha256).where(scans.c.sha256.is_not(None))).scalar()
+        lock = select(func.pg_try_advisory_xact_lock(CONTENTS_LOCK))  # the one that pruning waits for
+        with postgres_engine.begin() as storing, postgres_engine.begin() as pruning:
+            store_results(storing, held, [scored(scan, sha256=sha256, reused=reuses)], [])
+            assert pruning.execute(lock).scalar() is not reuses
 
     def test_cancelling_and_retrying_move_the_counts(self, engine):
         run_id = add_run(engine, 3, job_size=1)
