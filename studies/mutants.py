@@ -56,6 +56,7 @@ class Target:
 
 _JOBS = ("tests/integration/test_jobs.py", "tests/integration/test_constraints.py")
 _RUNS = ("tests/integration/test_runs.py", "tests/integration/test_tallies.py")
+_TALLIES = (*_RUNS[::-1], "tests/integration/test_retention.py")
 _SCORING = ("tests/integration/test_scoring.py", "tests/integration/test_lost_acknowledgement.py")
 _PUBLISHER = (
     "tests/integration/test_publisher.py", "tests/integration/test_database_clock.py",
@@ -88,7 +89,7 @@ TARGETS = (
         ("store_results", "_end_job", "_put_job_off", "_end_scans"),
         (*_JOBS, "tests/integration/test_tallies.py", "tests/integration/test_measurements.py", *_SCORING),
     ),
-    Target("commit order", "db.tallies", ("tally_scans", "change_tally", "begin_tally"), _RUNS[::-1]),
+    Target("commit order", "db.tallies", ("tally_scans", "change_tally", "begin_tally"), _TALLIES),
     Target("commit order", "db.runs", ("create_run", "close_finished_runs", "_has_ended", "retry_run"), _RUNS),
     Target(
         "commit order",
