@@ -3,6 +3,7 @@
 import itertools
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from sqlalchemy import delete, func, select, update
@@ -10,9 +11,10 @@ from sqlalchemy import delete, func, select, update
 from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.job_results import store_results
+from db.owner import Owner
 from db.results import Order, ResultFilter
 from db.runs import NewScan, close_finished_runs, retry_run
-from db.tables import jobs, scans, tallies, worklist_rows
+from db.tables import jobs, runs, scans, tallies, worklist_rows
 from db.tallies import CONTENTS_LOCK, RunCounts, RunTally, read_tallies
 from db.types import JobStatus, ScanStatus, database_now
 from db.worklist import read_page, read_progress
@@ -101,6 +103,26 @@ class TestTally:
         with postgres_engine.begin() as storing, postgres_engine.begin() as pruning:
             store_results(storing, held, [scored(scan, sha256=sha256, reused=reuses)], [])
             assert pruning.execute(lock).scalar() is not reuses
+
+    def test_retrying_a_run_leaves_others_as_they_are(self, engine):
+        retried, other = (add_night(engine, [ScanStatus.FAILED, 0.9]) for _ in range(2))
+
+        def read_other():
+            with reading(engine) as connection:
+                return [
+                    [
+                        tuple(row)
+                        for row in connection.execute(select(table).where(column == other).order_by(table.c.id))
+                    ]
+                    for table, column in ((runs, runs.c.id), (scans, scans.c.run_id), (jobs, jobs.c.run_id))
+                ]
+
+        before = read_other()
+        owner = Owner("another-host", 1, "1")
+        retry = partial(retry_run, run_id=retried, job_size=1, embedded=True, settings={"gate": False}, owner=owner)
+        assert write(engine, retry) == 1
+        assert read_other() == before
+        assert count(engine, other) == RunCounts(scored=1, failed=1)
 
     def test_cancelling_and_retrying_move_the_counts(self, engine):
         run_id = add_run(engine, 3, job_size=1)
