@@ -33,8 +33,7 @@ import pytest
 from studies.ast_changes import list_changes
 
 _ROOT = Path(__file__).parent.parent
-#: A mutant that loops is killed, too.
-_LIMIT_S = 300.0
+_LIMIT_S = 300.0  # a mutant that loops is killed, too
 
 
 @dataclass(frozen=True, slots=True)
