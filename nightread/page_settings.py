@@ -82,6 +82,14 @@ class PageSettings(BaseModel):
         return address.rstrip("/")
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only this host reaches an address, `localhost` or an IP address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
 def is_protected(address: str) -> bool:
     """Return whether nobody on the way to an address reads or changes what is sent: it has TLS, or is on this host."""
     try:
@@ -89,8 +97,4 @@ def is_protected(address: str) -> bool:
         host = parts.hostname or ""
     except ValueError:  # brackets that are no IPv6 address
         return False
-    try:
-        is_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        is_here = False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_here))
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))

@@ -47,12 +47,12 @@ class Teachers:
         Raises:
             TrainingError: a folder holds no finished training, or one of other labels, scans or split.
         """
+        networks = [_find_network(folder) for folder in folders]
         for folder in folders:
-            network = _find_network(folder)
             begun = json.loads((folder / SETTINGS_FILE).read_text())
             if (begun["labels"], begun["data"]) != (list(labels), digest):
-                raise TrainingError(f"{network.parent} was trained with other labels, scans or another split")
-        self._networks = [load_checkpoint(folder, _find_network(folder).name) for folder in folders]
+                raise TrainingError(f"{folder} was trained with other labels, scans or another split")
+        self._networks = [load_checkpoint(network.parent, network.name) for network in networks]
         self._judge = tf.function(self._mean, reduce_retracing=True)
 
     def judge(self, inputs: Tensor) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from nightread.errors import SettingsError
 from nightread.machine import name_user
+from nightread.page_settings import is_loopback
 from nightread.settings import Settings
 
 #: Shorter tokens could be guessed; `openssl rand -hex 32` makes one of 64 characters.
@@ -181,14 +182,6 @@ def read_access(settings: Settings) -> Access:
         address=settings.web_address,
         key=hashlib.sha256(joined.encode()).digest() if tokens or secret else secrets.token_bytes(32),
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this host reaches an address, `localhost` or an IP address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_listening(access: Access, host: str) -> None:

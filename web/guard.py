@@ -14,7 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web.access import Access, Role, User, is_loopback
+from nightread.page_settings import is_loopback
+from web.access import Access, Role, User
 from web.sessions import COOKIE, LIFETIME_S, Session, Sessions
 from web.showing import is_api, refuse
 

@@ -81,10 +81,10 @@ class IdentityProvider:
         Raises:
             ProviderUnavailable: it cannot be reached.
         """
-        nonce, verifier = generate_token(32), generate_token(64)
-        with self._open(self._find_known()) as session:
+        known, nonce, verifier = self._find_known(), generate_token(32), generate_token(64)
+        with self._open(known) as session:
             address, state = session.create_authorization_url(
-                self._known["authorization_endpoint"], code_verifier=verifier, nonce=nonce
+                known["authorization_endpoint"], code_verifier=verifier, nonce=nonce
             )
         return address, str(self._serializer.dumps([state, nonce, verifier, following]))
 

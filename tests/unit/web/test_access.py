@@ -3,8 +3,9 @@
 import pytest
 
 from nightread.errors import SettingsError
+from nightread.page_settings import is_loopback
 from nightread.settings import Settings
-from web.access import Role, check_listening, is_loopback, read_access
+from web.access import Role, check_listening, read_access
 
 ANA, BEN = "a" * 64, "b" * 64
 

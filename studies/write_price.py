@@ -1,6 +1,6 @@
 """Measure what the ledger costs a night in processor time and bytes, and which share of it its indexes have.
 
-    uv run --group test python -m studies.writing --folder /tmp --scans 100000
+    uv run --group test python -m studies.write_price --folder /tmp --scans 100000
 
 A run is created and scored by a worker's transactions, without files and model. Three schemas take turns, each on a new
 database: this release's, that of revision 0016, and one without the indexes that the views' questions need. Only
