@@ -94,7 +94,10 @@ def _queue(module: ModuleType) -> None:
     def configure(settings: Any) -> dict[str, Any]:
         conf = real(settings)
         if times:
-            conf["broker_transport_options"] |= times | {"unacked_restore_interval": 1}
+            # A process that is killed while it returns messages keeps the others from it until its lock expires: in
+            # 300 s, longer than any case waits. Kombu looks at every `throttle`-th interval only.
+            often = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1, "unacked_mutex_expire": 3}
+            conf["broker_transport_options"] |= times | often
             conf["visibility_timeout"] = times.get("visibility_timeout", conf["visibility_timeout"])
             conf["worker_soft_shutdown_timeout"] = 3.0
         if "late-acknowledgement" in _without:
