@@ -314,7 +314,6 @@ def retry_run(
         .outerjoin(jobs, jobs.c.id == scans.c.job_id)
         .where(scans.c.run_id == run_id, scans.c.status == ScanStatus.FAILED)
         .order_by(scans.c.id)
-        .with_for_update(of=scans)
     ).all()
     if not failed:
         return 0

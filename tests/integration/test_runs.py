@@ -472,6 +472,27 @@ class TestRetrying:
         assert count(engine, run_id) == RunCounts(scored=5)
         assert fetch_run(engine, run_id).status is RunStatus.FINISHED
 
+    def test_jobs_of_a_retry_take_the_scans_in_the_order_they_were_found(self, postgres_engine):
+        engine = postgres_engine
+        run_id = add_run(engine, 6, job_size=1)
+        for job_id in job_ids(engine, run_id)[::-1]:  # so that the newest rows are those of the first scans
+            held = claim(engine, job_id)
+            failed = [
+                scored(scan, status=ScanStatus.FAILED, reason_code="x", reason_text="y")
+                for scan in open_scans(engine, job_id)
+            ]
+            write(engine, lambda connection, held=held, failed=failed: store_results(connection, held, failed, []))
+
+        def retry_without_indexes(connection):
+            for kind in ("indexscan", "indexonlyscan", "bitmapscan"):
+                connection.execute(text(f"SET LOCAL enable_{kind} = off"))
+            return retry_run(connection, run_id, 4, embedded=False, settings={})
+
+        assert write(engine, retry_without_indexes) == 6
+        taken = [scan.job_id for scan in fetch_scans(engine, run_id)]
+        assert taken == [taken[0]] * 4 + [taken[4]] * 2
+        assert taken[0] != taken[4]
+
     def test_a_retried_run_is_judged_sent_and_counted_anew(self, engine):
         run_id = add_run(engine, 1)
         cancel(engine, run_id)

@@ -473,6 +473,12 @@ class TestCrashes:
             assert not job_module.attend_job(process, job_id)
             assert fetch_job(engine, job_id).attempts == 0
 
+    def test_an_embedded_run_s_own_process_may_be_told_of_its_job_again(self, engine, tmp_path):
+        with run_process(engine, embedded=True) as process:
+            run_id = add_run_of(process, write_scans(tmp_path / "night", 1), embedded=True)
+            (job_id,) = job_ids(engine, run_id)
+            assert [job_module.attend_job(process, job_id) for _ in range(2)] == [True, True]
+
     def test_a_message_that_names_no_job_is_refused_beside_one_that_does(self, engine):
         with run_process(engine, embedded=False) as process:
             job_id = add_job(engine)
