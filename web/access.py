@@ -6,6 +6,7 @@ A trusted proxy names the user of each request in a header, an identity provider
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from nightread.machine import name_user
 from nightread.page_settings import is_loopback
 from nightread.settings import Settings
 
-#: Shorter tokens could be guessed; `openssl rand -hex 32` makes one of 64 characters.
-_SHORTEST_TOKEN: Final = 32
+_log = logging.getLogger(__name__)
+
+#: Shorter tokens and secrets could be guessed; `openssl rand -hex 32` makes one of 64 characters.
+_SHORTEST_SECRET: Final = 32
 _LONGEST_NAME: Final = 64
 #: Stands for every user whom a proxy or an identity provider names, in the list of users.
 _EVERYBODY: Final = "*"
@@ -63,7 +66,7 @@ class Access:
         local: the user of every request from this host, while there are no others; None: a login is needed.
         address: the page's public address, SCHEME://HOST/PREFIX; "" on this host alone.
         key: signs sessions; it changes with any token and with the secret of the identity provider, so that a removed
-            token ends its sessions.
+            token ends its sessions. Without a token or a long secret it is random.
     """
 
     by_token: Mapping[bytes, User]
@@ -169,8 +172,6 @@ def read_access(settings: Settings) -> Access:
             "NIGHTREAD_WEB_USERS, one a line: NAME ROLE, or * ROLE for everybody"
         )
     _check_provider(settings)
-    secret = settings.web_oidc_secret.get_secret_value()
-    joined = "\n".join(["nightread page", *sorted(tokens), secret])
     return Access(
         by_token=by_token,
         by_name={user.name: user for user in by_token.values()},
@@ -180,8 +181,22 @@ def read_access(settings: Settings) -> Access:
         header=settings.web_proxy_header.lower(),
         local=None if by_token or named else User(name_user(), Role(settings.web_role)),
         address=settings.web_address,
-        key=hashlib.sha256(joined.encode()).digest() if tokens or secret else secrets.token_bytes(32),
+        key=_make_key(tokens, settings.web_oidc_secret.get_secret_value()),
     )
+
+
+def _make_key(tokens: Sequence[str], secret: str) -> bytes:
+    """Return the key that signs sessions. A user could try short secrets against the signature of an own session."""
+    if not tokens and len(secret) < _SHORTEST_SECRET:
+        if secret:
+            _log.warning(
+                "NIGHTREAD_WEB_OIDC_SECRET has fewer than %d characters, too few to sign sessions: a restart ends them "
+                "all, until the identity provider gives a longer one",
+                _SHORTEST_SECRET,
+            )
+        return secrets.token_bytes(32)
+    joined = "\n".join(["nightread page", *sorted(tokens), secret])
+    return hashlib.sha256(joined.encode()).digest()
 
 
 def check_listening(access: Access, host: str) -> None:
@@ -211,9 +226,9 @@ def _read_user(place: int, words: list[str]) -> tuple[User, str | None]:
     name, token = words[0], words[2] if len(words) == 3 else None
     if len(name) > _LONGEST_NAME or not name.isprintable() or (token and name == _EVERYBODY):
         raise SettingsError(f"NIGHTREAD_WEB_USERS: line {place} has no name of up to {_LONGEST_NAME} characters")
-    if token is not None and len(token) < _SHORTEST_TOKEN:
+    if token is not None and len(token) < _SHORTEST_SECRET:
         raise SettingsError(
-            f"NIGHTREAD_WEB_USERS: the token of line {place} has fewer than {_SHORTEST_TOKEN} characters: create one "
+            f"NIGHTREAD_WEB_USERS: the token of line {place} has fewer than {_SHORTEST_SECRET} characters: create one "
             "with `openssl rand -hex 32`"
         )
     return User(name, Role(words[1])), token

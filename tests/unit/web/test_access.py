@@ -110,6 +110,24 @@ def test_the_key_changes_with_every_token():
     assert access_of().key != access_of().key  # random, where no token could make it
 
 
+def test_a_short_secret_of_an_identity_provider_signs_no_session(caplog):
+    provider = {
+        "web_oidc_issuer": "https://login.example",
+        "web_oidc_client": "page",
+        "web_address": "https://page.example",
+    }
+
+    def find_key(secret, users="* view"):
+        return access_of(users, web_oidc_secret=secret, **provider).key
+
+    assert find_key("s" * 32) == find_key("s" * 32) != find_key("t" * 32)
+    assert find_key("s" * 31, f"ana view {ANA}\n* view") == find_key("s" * 31, f"ana view {ANA}\n* view")
+    assert not caplog.records
+    assert find_key("s" * 31) != find_key("s" * 31)  # nobody who guesses the secret can sign
+    assert "NIGHTREAD_WEB_OIDC_SECRET has fewer than 32 characters" in caplog.text
+    assert "s" * 31 not in caplog.text
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "nightread.example"])
 def test_others_are_not_let_in_without_users(host):
     with pytest.raises(SettingsError, match="NIGHTREAD_WEB_USERS_FILE"):
