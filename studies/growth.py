@@ -3,7 +3,7 @@
     uv run --group test python -m studies.growth --folder /tmp/growth --sizes 1000 10000 --into growth.jsonl
     uv run --group test python -m studies.growth --into growth.jsonl --table docs/growth.md
 
-Scans are distinct PNG files of 8 x 8 pixels, 1,000 per folder; the network has one layer. Each size has a database of
+Scans are distinct PNG files of 32 x 32 pixels, 1,000 per folder; the network has one layer. Each size has a database of
 its own on a server of its own. Workers score runs of up to --scored scans; larger ones are filled with random scores by
 SQL. The program is timed as a subprocess.
 """
@@ -191,16 +191,21 @@ def measure_score(site: Site, night: Path) -> dict[str, Any]:
     return {"embedded_s": samples[-1][0] - samples[0][0], **describe_memory(samples, "score")}
 
 
-def follow(engine: Engine, run_id: str, size: int, process: subprocess.Popen[bytes]) -> list[tuple[float, int, float]]:
-    """Return samples (seconds, scans done, MB of a process and its children), two per second until the run ends."""
+def follow(
+    engine: Engine, run_id: str, size: int, *processes: subprocess.Popen[bytes]
+) -> list[tuple[float, int, float]]:
+    """Return samples (seconds, scans done, MB of processes and their children), two per second until the run ends."""
     samples: list[tuple[float, int, float]] = []
     while not samples or samples[-1][1] < size:
-        if process.poll() is not None:
-            raise RuntimeError(f"the process has ended with {process.returncode} before its run")
+        if any(process.poll() is not None for process in processes):
+            raise RuntimeError(f"a process has ended before its run: {[one.returncode for one in processes]}")
         time.sleep(0.5)
         with reading(engine) as connection:
-            done = read_tallies(connection, [run_id])[run_id].counts.terminal
-        samples.append((time.perf_counter(), done, read_memory_mb(process.pid)))
+            counts = read_tallies(connection, [run_id])[run_id].counts
+        if counts.terminal > counts.scored:  # nothing of a scan that is refused is measured
+            raise RuntimeError(f"{counts.terminal - counts.scored} scans were not scored")
+        memory_mb = sum(read_memory_mb(process.pid) for process in processes)
+        samples.append((time.perf_counter(), counts.scored, memory_mb))
     return samples
 
 

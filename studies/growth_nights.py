@@ -9,9 +9,11 @@ from sqlalchemy import Connection, Engine, text
 
 from db.tallies import ScanOutcome, tally_scans
 from db.types import ScanStatus
+from nightread.scan.scan import MIN_SIDE_PX
 
 _WARD = 1_000
-_SIDE_PX = 8
+#: The smallest that is scored.
+_SIDE_PX = MIN_SIDE_PX
 
 
 def draw_night(folder: Path, size: int) -> Path:
@@ -35,7 +37,7 @@ def draw_night(folder: Path, size: int) -> Path:
 
 
 def draw_scan(number: int) -> bytes:
-    """Return a PNG of noise, 8 x 8 pixels of 8 bits."""
+    """Return a PNG of noise, 32 x 32 pixels of 8 bits."""
     noise = random.Random(number).randbytes(_SIDE_PX * _SIDE_PX)  # noqa: S311  # no secret
     rows = b"".join(b"\0" + noise[start : start + _SIDE_PX] for start in range(0, len(noise), _SIDE_PX))
     header = struct.pack(">IIBBBBB", _SIDE_PX, _SIDE_PX, 8, 0, 0, 0, 0)
