@@ -17,16 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from moto.s3.models import s3_backends
-
 from studies.growth import read_memory_mb
-from studies.growth_nights import draw_scan
+from studies.object_rows import compare_rows, fill_bucket
+from studies.object_rows import make_table as make_rows_table
 from studies.page_part import write_part
 from tests.object_store import ObjectServer, run_object_server
 from tests.program import PROGRAM, make_environment
 
-#: Owner of the buckets of moto.
-_ACCOUNT = "123456789012"
 _LIST = """
 import json, resource, sys, time
 from pathlib import Path
@@ -44,7 +41,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True, help="JSON Lines file")
     parser.add_argument("--folder", type=Path, help="empty folder for databases and drawn objects")
     parser.add_argument("--real", type=Path, help="folder of real scans")
-    parser.add_argument("--listed", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--listed", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--compared", type=int, nargs="*", default=[100_000], help="sizes whose rows are compared")
+    parser.add_argument("--compared-by-workers", type=int, nargs="*", default=[10_000], help="the same by two workers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--table", type=Path, help="write the table of --into into this page without measuring")
     arguments = parser.parse_args()
@@ -62,11 +61,12 @@ def main() -> None:
                 keep(arguments, measure_score(server, source, arguments.folder / f"{number}"))
         for size in arguments.listed:
             bucket = f"listed-{size}"
-            server.put(bucket)
-            for place in range(size):  # past HTTP, which would take some milliseconds for each
-                key = f"ward-{place // 1000:04}/scan-{place:07}.png"
-                s3_backends[_ACCOUNT]["aws"].put_object(bucket, key, draw_scan(place))
+            fill_bucket(server, bucket, size)
             keep(arguments, measure_list(server, bucket, size))
+        for by_workers, sizes in ((False, arguments.compared), (True, arguments.compared_by_workers)):
+            for size in sizes:
+                for measured in compare_rows(server, size, arguments.folder, by_workers=by_workers):
+                    keep(arguments, measured)
 
 
 def keep(arguments: argparse.Namespace, measured: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def measure_list(server: ObjectServer, bucket: str, size: int) -> dict[str, Any]
 
 
 def make_table(measured: list[dict[str, Any]]) -> str:
-    """Return Markdown: scoring from both sources, and lists."""
+    """Return Markdown: scoring from both sources, lists, and rows that are compared."""
     lines = [
         "| `score` of real scans from | scans | scored | scans/s, median | rounds | load before |",
         "|---|---|---|---|---|---|",
@@ -128,7 +128,7 @@ def make_table(measured: list[dict[str, Any]]) -> str:
             lines.append(
                 f"| {size:,} | {seconds:.1f} | {size / seconds:,.0f} | {row['peak_mb']:.0f} | {row['load']:.1f} |"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *make_rows_table(measured)])
 
 
 if __name__ == "__main__":
