@@ -62,6 +62,7 @@ def _cancel_step(
     job_ids = wanted.scalars().all()
     connection.execute(
         update(jobs)
+        # Not those that a worker has ended since: their end stays theirs.
         .where(*of_run, jobs.c.id.in_(job_ids))
         .values(
             status=JobStatus.DONE, lease_holder=None, lease_expires_at=None, lease_token=jobs.c.lease_token + 1,
@@ -78,8 +79,7 @@ def _cancel_step(
     is_last = not has_open_jobs(connection, run_id)
     if is_last:
         # A worker that ended the last open job between two steps has closed the run as finished.
-        has_ended_some = has_begun or ended > 0
-        closed = is_open() | (runs.c.status == RunStatus.FINISHED) if has_ended_some else is_open()
+        closed = is_open() | (runs.c.status == RunStatus.FINISHED) if has_begun else is_open()
         connection.execute(
             update(runs)
             .where(runs.c.id == run_id, closed)

@@ -359,7 +359,9 @@ class TestCancelling:
         (job_id,) = job_ids(engine, run_id)
         held, found = claim(engine, job_id), open_scans(engine, job_id)
         assert cancel(engine, run_id) == 2
-        assert fetch_job(engine, job_id).lease_token > held.token
+        job = fetch_job(engine, job_id)
+        assert job.lease_token > held.token
+        assert (job.lease_holder, job.lease_expires_at) == (None, None)
         outcomes = [scored(scan) for scan in found]
         late = [new_prediction(scan.id) for scan in found]
         assert not write(engine, lambda connection: store_results(connection, held, outcomes, late))
@@ -449,6 +451,18 @@ class TestCancelling:
             wait_until_blocked(postgres_engine)
         assert cancelling.result(30) == 2
         assert fetch_run(postgres_engine, run_id).status is RunStatus.CANCELLED
+
+    def test_a_job_that_its_worker_ends_meanwhile_keeps_its_end(self, postgres_engine):
+        run_id = add_run(postgres_engine, 1)
+        (job_id,) = job_ids(postgres_engine, run_id)
+        held, found = claim(postgres_engine, job_id), open_scans(postgres_engine, job_id)
+        with postgres_engine.begin() as storing:
+            assert store_results(storing, held, [scored(scan) for scan in found], [])
+            cancelling = in_background(lambda: cancel(postgres_engine, run_id))
+            wait_until_blocked(postgres_engine)
+        assert cancelling.result(30) == 0
+        assert fetch_job(postgres_engine, job_id).lease_token == held.token
+        assert count(postgres_engine, run_id) == RunCounts(scored=1)
 
     def test_other_runs_go_on(self, engine):
         other = add_run(engine, 1)
