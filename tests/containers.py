@@ -32,12 +32,12 @@ def require_engine() -> None:
             pytest.skip(f"`{' '.join(command)}` fails: an engine, Compose and the base images are needed")
 
 
-def build_image(tag: str, folder: Path) -> None:
-    """Build the image of the workers from a tree; an unchanged tree takes seconds."""
+def build_image(tag: str, folder: Path, kind: str = "worker") -> None:
+    """Build an image from a tree, by default that of the workers; an unchanged tree takes seconds."""
     # The classic builder: BuildKit fetches its front end from a registry.
     built = _run(
-        "docker", "build", "--network", "host", "--tag", f"nightread-worker:{tag}", folder,
-        env=os.environ | {"DOCKER_BUILDKIT": "0"},
+        "docker", "build", "--network", "host", "--build-arg", f"REQUIREMENTS={kind}",
+        "--tag", f"nightread-{kind}:{tag}", folder, env=os.environ | {"DOCKER_BUILDKIT": "0"},
     )  # fmt: skip
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
 
@@ -54,9 +54,9 @@ class Stack:
         self._project = project
         self._files: list[str] = []
 
-    def install(self, release: Path) -> None:
-        """Copy the files of a release over those of the one before."""
-        for name in FILES:
+    def install(self, release: Path, *overrides: str) -> None:
+        """Copy the files of a release, and compose files that go with them, over those of the one before."""
+        for name in (*FILES, *overrides):
             source, target = release / name, self.folder / name
             if source.is_dir():
                 shutil.copytree(source, target, dirs_exist_ok=True)
@@ -67,7 +67,7 @@ class Stack:
         entry = _run(
             "docker", "run", "--rm", "--entrypoint", "sh", postgres["image"], "-c", "command -v docker-entrypoint.sh"
         )
-        self._files = [FILES[0]]
+        self._files = [FILES[0], *overrides]
         if entry.returncode != 0 and "POSTGRES_PASSWORD_FILE" in postgres["environment"]:
             (self.folder / "stand-in.yml").write_text(
                 yaml.safe_dump({"services": {"postgres": {"entrypoint": _STAND_IN}}})
