@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nightread.errors import ScanError, StorageError
 from nightread.failpoints import Point, failpoint
@@ -20,7 +21,7 @@ from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition
 from nightread.scan.archives import read_member, split_path
 from nightread.scan.array import read_array
-from nightread.scan.files import check_settled, check_size_bytes, read_file
+from nightread.scan.files import check_size_bytes, read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.object_address import is_address
 from nightread.scan.object_store import read_object
@@ -118,13 +119,13 @@ def read_content(
     began = time.perf_counter()
     try:
         failpoint(Point.WORKER_READING, _fail_storage)
-        if is_address(path):
-            data = read_object(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes, settle_s=settle_s)
-        elif archives and (member := split_path(path)) is not None:
-            check_settled(member[0], settle_s)
-            data = read_member(*member, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes)
+        limits: Any = {
+            "roots": roots, "max_bytes": max_bytes, "expected_bytes": expected_bytes, "settle_s": settle_s,
+        }  # fmt: skip
+        if archives and (member := split_path(path)) is not None:
+            data = read_member(*member, **limits)
         else:
-            data = read_file(path, roots=roots, max_bytes=max_bytes, expected_bytes=expected_bytes, settle_s=settle_s)
+            data = read_object(path, **limits) if is_address(path) else read_file(path, **limits)
     except ScanError as error:
         return Content(reason=error.reason, text=str(error))
     except StorageError as error:

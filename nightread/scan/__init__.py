@@ -4,11 +4,12 @@ entry: what a walk finds, and what it only counts.
 walk: lists the files of a folder.
 object_address: addresses in object storage, s3://BUCKET/KEY, and what is refused of them.
 object_list: lists the scans below addresses, in a process of its own.
-object_store: reads one object below the allowed roots.
+object_store: reads one object below the allowed roots, whole or in parts.
 path_map: folders that have other names on other hosts.
 files: opens and reads one file below the allowed roots.
 archives: lists and reads the scans in zip and tar archives.
 archive_source: reads an archive from any place, within a budget.
+archive_entries: what a walk finds in an archive.
 formats: recognises a file's format by its first bytes.
 scan: types of a decoded scan, and size limits.
 decode: turns the bytes of one file into a Scan.

@@ -1,11 +1,14 @@
-"""File-like readers of archives: a plain file with a read budget, and a gzip file that can be read from any place.
+"""File-like readers of archives: bytes with a read budget, those of a file, and a gzip file read from any place.
 
 The parsers of zip and tar trust lengths in the file. A budget bounds what one step of them may read, and so its memory
 and time.
 """
 
+import contextlib
 import os
 import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,24 +35,28 @@ def check_ratio(inflated_bytes: int, stored_bytes: int) -> None:
         raise ArchiveOverLimit(f"it inflates to more than {_MOST_RATIO} times its size")
 
 
-class FileSource:
-    """An open file, read without moving its offset, so that threads and forks can share it.
+class Source(ABC):
+    """The bytes of an archive; threads can share `read_at`.
 
     Attributes:
-        size_bytes: of the file when it was opened.
+        size_bytes: of the archive when it was opened.
+        identity: the same for every source of the same bytes.
         budget_bytes: what may still be read by `read`.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        """Own `descriptor`, which is closed with this object."""
-        self._descriptor = descriptor
+    def __init__(self, size_bytes: int, identity: Hashable) -> None:
         self._place = 0
-        self.size_bytes = os.fstat(descriptor).st_size
+        self.size_bytes = size_bytes
+        self.identity = identity
         self.budget_bytes = 0
 
-    def __del__(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+    @abstractmethod
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes at a place, fewer at the end; costs no budget."""
+
+    def holding(self, offset: int, count: int) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002  # for others
+        """Read a part at once, where that is cheaper than the reads of this part within."""
+        return contextlib.nullcontext()
 
     def read(self, count: int = -1) -> bytes:
         """Return the next `count` bytes, fewer at the end; all if negative.
@@ -64,13 +71,6 @@ class FileSource:
             raise ArchiveOverLimit("a directory or header of it is too long")
         data = self.read_at(self._place, count)
         self._place += len(data)
-        return data
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        """Return `count` bytes at a place, fewer at the end; costs no budget."""
-        data = os.pread(self._descriptor, count, offset)
-        while len(data) < count and (more := os.pread(self._descriptor, count - len(data), offset + len(data))):
-            data += more
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -92,8 +92,29 @@ class FileSource:
         """Return True."""
         return True
 
-    def close(self) -> None:
-        """Do nothing: the file is closed with this object."""
+    def close(self) -> None:  # noqa: B027  # the same for all
+        """Do nothing: what is open is closed with this object."""
+
+
+class FileSource(Source):
+    """An open file, read without moving its offset, so that forks can share it, too."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Own `descriptor`, which is closed with this object."""
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        super().__init__(status.st_size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+    def __del__(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes at a place, fewer at the end; costs no budget."""
+        data = os.pread(self._descriptor, count, offset)
+        while len(data) < count and (more := os.pread(self._descriptor, count - len(data), offset + len(data))):
+            data += more
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +136,7 @@ class GzipSource:
         budget_bytes: what may still be read by `read`; seeking costs no budget.
     """
 
-    def __init__(self, file: FileSource) -> None:
+    def __init__(self, file: Source) -> None:
         """Begin at the start of `file`."""
         self._file = file
         self._marks = [_Mark(0, 0, zlib.decompressobj(_GZIP_BITS), b"")]

@@ -1,10 +1,11 @@
 """Scans in zip and tar archives, read without unpacking: nothing is written to disk.
 
-A scan in an archive has the path `ARCHIVE!MEMBER`. Archives are hostile until read: names lead nowhere, since members
-are only looked up by name; links and encrypted members are not followed; directories, members and the inflated size are
-bounded.
+A scan in an archive has the path `ARCHIVE!MEMBER`; the archive may be an object. Archives are hostile until read: names
+lead nowhere, since members are only looked up by name; links and encrypted members are not followed; directories,
+members and the inflated size are bounded.
 """
 
+import contextlib
 import os
 import re
 import stat
@@ -14,16 +15,18 @@ import threading
 import zipfile
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from nightread.errors import StorageError, UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
-from nightread.scan.archive_source import ArchiveOverLimit, FileSource, GzipSource, check_ratio
-from nightread.scan.files import check_size_bytes, open_file
+from nightread.scan.archive_source import ArchiveOverLimit, FileSource, GzipSource, Source, check_ratio
+from nightread.scan.files import check_settled, check_size_bytes, open_file
 from nightread.scan.formats import SNIFF_BYTES, NoScan, sniff
+from nightread.scan.object_address import is_address
+from nightread.scan.object_store import open_object
 
 SEPARATOR: Final = "!"
 #: The most members of one archive.
@@ -35,6 +38,8 @@ _NO_BUDGET: Final = 2**62
 _LONGEST_NAME: Final = 500
 _LONGEST_SHOWN: Final = 200
 _CHUNK_BYTES: Final = 2**20
+#: What stands before a member of a zip archive, with a long name.
+_LOCAL_HEADER_BYTES: Final = 2**11
 _ZIP_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _ENCRYPTED: Final = 0x1
 _OFFICE: Final = "[Content_Types].xml"
@@ -86,7 +91,13 @@ class Archive:
 
 
 def split_path(path: str) -> tuple[str, str] | None:
-    """Return (archive, member) of a path; None for the path of a file, which wins if both exist."""
+    """Return (archive, member) of a path; None for the path of a file, which wins if both exist.
+
+    Of an address all before the first `!` is the archive; nothing is asked for.
+    """
+    if is_address(path):
+        archive, separator, member = path.partition(SEPARATOR)
+        return (archive, member) if separator else None
     if SEPARATOR not in path or os.path.lexists(path):
         return None
     for found in re.finditer(SEPARATOR, path):
@@ -97,18 +108,8 @@ def split_path(path: str) -> tuple[str, str] | None:
 
 def can_list(head: bytes) -> bool:
     """Return whether a file that begins like this may be a zip or tar archive that is read."""
-    return head.startswith((b"PK", b"\x1f\x8b")) or head.startswith(b"ustar", _USTAR_AT)
-
-
-def list_archive(path: str, roots: Sequence[Path]) -> Archive:
-    """Open an archive and list its members.
-
-    Raises:
-        UnreadableScan: the archive is damaged, or exceeds a limit.
-        UnsupportedScan: a file of another kind, such as a gzip file that holds no tar archive, or outside the roots.
-        StorageError: the archive cannot be read.
-    """
-    return _list(FileSource(open_file(path, roots)))
+    is_read = head.startswith((b"PK", b"\x1f\x8b")) or head.startswith(b"ustar", _USTAR_AT)
+    return is_read and sniff(head) is NoScan.ARCHIVE
 
 
 def read_head(archive: Archive, member: Member) -> bytes:
@@ -120,23 +121,30 @@ def read_head(archive: Archive, member: Member) -> bytes:
 
 
 def read_member(
-    path: str, name: str, *, roots: Sequence[Path], max_bytes: int, expected_bytes: int | None = None
+    path: str,
+    name: str,
+    *,
+    roots: Sequence[Path],
+    max_bytes: int,
+    expected_bytes: int | None = None,
+    settle_s: float = 0.0,
 ) -> bytes:
     """Read a whole member.
 
     Args:
-        path: absolute path of the archive.
+        path: absolute path of the archive, or its address.
         name: of the member.
-        roots: resolved folders below which reading is allowed.
+        roots: resolved folders, and addresses, below which reading is allowed.
         max_bytes: maximum size of the member.
         expected_bytes: size above which the member is not read now, since the archive was replaced.
+        settle_s: seconds for which the archive must not have changed.
 
     Raises:
         UnreadableScan: empty, too large or damaged.
         UnsupportedScan: outside the roots, or a member that cannot be read.
-        StorageError: the archive or its member is missing, or reading failed.
+        StorageError: the archive or its member is missing, the archive is changing, or reading failed.
     """
-    archive = _open(path, roots)
+    archive = _open(path, roots, settle_s)
     member = archive.members.get(name)
     if member is None:
         raise StorageError(Reason.MISSING_FILE, "the archive no longer holds this member")
@@ -153,25 +161,34 @@ def read_member(
     return data
 
 
-_opened: "OrderedDict[tuple[int, int, int, int], Archive]" = OrderedDict()
+_opened: "OrderedDict[Hashable, Archive]" = OrderedDict()
 _opening = threading.Lock()
 
 
-def _open(path: str, roots: Sequence[Path]) -> Archive:
-    """Return an archive, listed once for each process while it stays the same file."""
-    descriptor = open_file(path, roots)  # each time: the path must lead there by now
-    status = os.fstat(descriptor)
-    source = FileSource(descriptor)
-    key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _open(path: str, roots: Sequence[Path], settle_s: float) -> Archive:
+    """Return an archive, listed once for each process while it stays the same file or version of an object."""
+    # Opened each time: the path must lead there by now.
+    if is_address(path):
+        source: Source = open_object(path, roots, settle_s)
+    else:
+        check_settled(path, settle_s)
+        source = FileSource(open_file(path, roots))
     with _opening:
-        archive = _opened.pop(key, None) or _list(source)
-        _opened[key] = archive
+        archive = _opened.pop(source.identity, None) or list_archive(source)
+        _opened[source.identity] = archive
         while len(_opened) > _MOST_OPEN:
             _opened.popitem(last=False)
     return archive
 
 
-def _list(source: FileSource) -> Archive:
+def list_archive(source: Source) -> Archive:
+    """List the members of an archive.
+
+    Raises:
+        UnreadableScan: the archive is damaged, or exceeds a limit.
+        UnsupportedScan: a file of another kind, such as a gzip file that holds no tar archive.
+        StorageError: the archive cannot be read.
+    """
     head = source.read_at(0, SNIFF_BYTES)
     try:
         if head.startswith(b"PK"):
@@ -187,7 +204,7 @@ def _list(source: FileSource) -> Archive:
         raise StorageError(Reason.STORAGE_ERROR, "reading the archive failed") from None
 
 
-def _list_zip(source: FileSource) -> Archive:
+def _list_zip(source: Source) -> Archive:
     source.budget_bytes = _DIRECTORY_BYTES
     file = zipfile.ZipFile(source)
     infos = [info for info in file.infolist() if not info.is_dir()]
@@ -198,7 +215,9 @@ def _list_zip(source: FileSource) -> Archive:
     source.budget_bytes = _NO_BUDGET  # what is read of a member is bounded by its caller
 
     def read(member: Member, most: int) -> bytes:
-        with file.open(member.place) as content:
+        info = member.place
+        stored_bytes = _LOCAL_HEADER_BYTES + min(most, info.compress_size)
+        with source.holding(info.header_offset, stored_bytes), file.open(info) as content:
             return _read_at_most(content.read, most)
 
     return Archive(_name_apart([_to_zip_member(info) for info in infos]), read)
@@ -214,7 +233,7 @@ def _to_zip_member(info: zipfile.ZipInfo) -> Member:
     return member
 
 
-def _list_tar(source: FileSource | GzipSource, size_bytes: int | None) -> Archive:
+def _list_tar(source: Source | GzipSource, size_bytes: int | None) -> Archive:
     """List a tar archive of `size_bytes`, unknown if it is compressed."""
     if isinstance(source, GzipSource) and sniff(source.read_at(0, _TAR_BLOCK)) is not NoScan.ARCHIVE:
         raise UnsupportedScan(
@@ -230,7 +249,8 @@ def _list_tar(source: FileSource | GzipSource, size_bytes: int | None) -> Archiv
         fault = Reason.TOO_LARGE, f"the archive is not read further: {error}"
     except _ARCHIVE_ERRORS:
         fault = Reason.DAMAGED, "the archive is not read further: it is damaged or cut short"
-    reading = threading.Lock()
+    # The state of a gzip file moves with each read.
+    reading = threading.Lock() if isinstance(source, GzipSource) else contextlib.nullcontext()
 
     def read(member: Member, most: int) -> bytes:
         with reading:
@@ -239,7 +259,7 @@ def _list_tar(source: FileSource | GzipSource, size_bytes: int | None) -> Archiv
     return Archive(_name_apart(members), read, fault)
 
 
-def _iterate_tar(source: FileSource | GzipSource) -> Iterator[tarfile.TarInfo]:
+def _iterate_tar(source: Source | GzipSource) -> Iterator[tarfile.TarInfo]:
     """Yield the files of a tar archive; places must ascend, as hostile headers may lead back."""
     source.budget_bytes = _HEADER_BYTES
     file = tarfile.TarFile(fileobj=source)  # type: ignore[arg-type]  # it needs no more of a file

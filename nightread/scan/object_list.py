@@ -1,11 +1,12 @@
 """The list of the scans below addresses, made by a process of its own: `python -m nightread.scan.object_list`.
 
 The threads of obstore do not survive a fork, and both `score` and a worker's main process fork after they have listed.
-The process reads the addresses as JSON from stdin, and writes one line of JSON for each scan, then one with the counts
-of what it skipped, or with the fault that ended it.
+The process reads the addresses, and whether archives are listed, as JSON from stdin. It writes one line of JSON for
+each scan, then one with the counts of what it skipped, or with the fault that ended it.
 """
 
 import contextlib
+import functools
 import json
 import re
 import subprocess
@@ -19,11 +20,13 @@ from typing import Any, Final
 
 from nightread.errors import NightreadError, SettingsError, StorageError
 from nightread.reasons import Reason
+from nightread.scan.archive_entries import find_members
+from nightread.scan.archives import SEPARATOR, can_list
 from nightread.scan.entry import FoundScan, Skip, claims_scan, find_skip_reason
 from nightread.scan.files import find_root
 from nightread.scan.formats import SNIFF_BYTES
 from nightread.scan.object_address import ObjectAddress, is_key, read_address
-from nightread.scan.object_store import explain_error, find_modified_ns, import_obstore, open_store
+from nightread.scan.object_store import ObjectSource, explain_error, find_modified_ns, import_obstore, open_store
 
 #: As many as a store sends at once.
 _OBJECTS_PER_PAGE: Final = 1_000
@@ -34,13 +37,16 @@ _REFUSED: Final = re.compile(r"status code: 40[13]")
 _SKIPPED, _FAULT, _WRONG = "skipped", "fault", "wrong"
 
 
-def find_objects(addresses: Sequence[str], skipped: Counter[Skip], roots: Sequence[Path]) -> Iterator[FoundScan]:
+def find_objects(
+    addresses: Sequence[str], skipped: Counter[Skip], roots: Sequence[Path], *, archives: bool
+) -> Iterator[FoundScan]:
     """Yield the scans below addresses, each once, in the order of their keys; the memory does not grow with them.
 
     Args:
         addresses: of objects, and of prefixes that end at a slash.
         skipped: receives the counts of skipped entries, once all are listed.
         roots: folders and addresses below which reading is allowed.
+        archives: whether to list the scans in zip and tar archives, instead of one row for each archive.
 
     Raises:
         SettingsError: the store refuses, there is no such bucket, or the extra `cloud` is not installed.
@@ -64,7 +70,7 @@ def find_objects(addresses: Sequence[str], skipped: Counter[Skip], roots: Sequen
     assert lister.stdin is not None and lister.stdout is not None  # noqa: S101, PT018  # pipes, as asked for above
     try:
         with contextlib.suppress(BrokenPipeError), lister.stdin:
-            lister.stdin.write(json.dumps(starts).encode())
+            lister.stdin.write(json.dumps([starts, archives]).encode())
         for line in lister.stdout:
             record = json.loads(line)
             if isinstance(record, list):
@@ -91,7 +97,8 @@ class _Listing:
         skipped: entries that become no row, counted by reason.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, *, archives: bool) -> None:
+        self._archives = archives
         self.skipped: Counter[Skip] = Counter()
         self._obstore = import_obstore()
         self._pool = pool
@@ -154,6 +161,13 @@ class _Listing:
             elif {"?", "#"} & set(key) or not is_key(key):
                 text = "its key holds a sign that no address may, ? or #; copy it to another one"
                 yield FoundScan(address, size_bytes, Reason.UNSUPPORTED_FORMAT, text, find_modified_ns(meta))
+            elif self._archives and SEPARATOR in key:
+                text = f"its key holds {SEPARATOR}, which parts an archive from its member; copy it to another one"
+                yield FoundScan(address, size_bytes, Reason.UNSUPPORTED_FORMAT, text, find_modified_ns(meta))
+            elif self._archives and can_list(head):
+                found = FoundScan(address, size_bytes, modified_ns=find_modified_ns(meta))
+                open_source = functools.partial(ObjectSource, start._replace(key=key), meta)
+                yield from find_members(found, open_source, self.skipped, lambda _: False)  # no other key holds "!"
             else:
                 yield FoundScan(address, size_bytes, modified_ns=find_modified_ns(meta))
 
@@ -193,8 +207,9 @@ def _list() -> Iterator[object]:
     """Yield a record for each scan, and one for the end."""
     try:
         with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
-            lister = _Listing(pool)
-            for scan in lister.list_all(json.load(sys.stdin)):
+            starts, archives = json.load(sys.stdin)
+            lister = _Listing(pool, archives=archives)
+            for scan in lister.list_all(starts):
                 yield _to_record(scan)
     except StorageError as error:
         yield {_FAULT: str(error)}

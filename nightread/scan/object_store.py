@@ -5,11 +5,13 @@ their own, `nightread.scan.object_list`. Credentials come from the environment, 
 """
 
 import configparser
+import contextlib
 import datetime as dt
 import os
+import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, Final
 
 from nightread.errors import SettingsError, StorageError, UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
+from nightread.scan.archive_source import Source
 from nightread.scan.files import check_size_bytes, find_root, is_settled
 from nightread.scan.object_address import ObjectAddress, read_address
 
@@ -26,6 +29,8 @@ _REQUEST_S: Final = 60.0
 _RETRY_S: Final = 60.0
 _MOST_RETRIES: Final = 5
 _LONGEST_PAUSE_S: Final = 5.0
+#: The least that is asked of an archive: headers and first bytes of many a member come together.
+_AHEAD_BYTES: Final = 2**18
 #: Class of obstore, and what the variables of a scheme begin with.
 _STORES: Final = {"s3": ("S3Store", "AWS"), "gs": ("GCSStore", "GOOGLE"), "az": ("AzureStore", "AZURE")}
 #: Another source of credentials is named: the file of keys is not looked into.
@@ -117,6 +122,83 @@ def read_object(
         UnsupportedScan: outside the roots.
         StorageError: missing, changing, larger than expected, no permission, throttled, or no answer in time.
     """
+    address = _find_address(path, roots)
+    with _explaining():
+        found = import_obstore().get(open_store(address), address.key)
+        size_bytes = found.meta["size"]
+        _refuse_unsettled(found.meta, settle_s)
+        check_size_bytes(size_bytes, max_bytes, expected_bytes)
+        data = bytes(found.bytes())
+    if len(data) != size_bytes:
+        raise StorageError(Reason.STORAGE_ERROR, "the object changed its size while it was read; retry")
+    return data
+
+
+def open_object(path: str, roots: Sequence[Path], settle_s: float) -> "ObjectSource":
+    """Open an object for reading in parts.
+
+    Args:
+        path: address.
+        roots: folders and addresses below which reading is allowed.
+        settle_s: seconds for which it must not have changed.
+
+    Raises:
+        UnreadableScan: its address is faulty.
+        UnsupportedScan: outside the roots.
+        StorageError: missing, changing, no permission, throttled, or no answer in time.
+    """
+    address = _find_address(path, roots)
+    with _explaining():
+        meta = import_obstore().head(open_store(address), address.key)
+    _refuse_unsettled(meta, settle_s)
+    return ObjectSource(address, meta)
+
+
+class ObjectSource(Source):
+    """One version of an object, read in parts; each thread keeps what it has read ahead."""
+
+    def __init__(self, address: ObjectAddress, meta: Mapping[str, Any]) -> None:
+        """Read the version of an object that `meta` of obstore describes."""
+        self._address, self._version = address, meta["e_tag"]
+        self._ahead = threading.local()
+        super().__init__(meta["size"], (str(address), meta["size"], find_modified_ns(meta)))
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes at a place, fewer at the end; costs no budget.
+
+        Raises:
+            StorageError: the object is another one by now, or the store fails or does not answer.
+        """
+        count = min(count, self.size_bytes - offset)
+        start, data = getattr(self._ahead, "part", (0, b""))
+        if count > 0 and not start <= offset <= offset + count <= start + len(data):
+            start, data = offset, self._fetch(offset, max(count, _AHEAD_BYTES))
+            self._ahead.part = start, data[:_AHEAD_BYTES]
+        return data[offset - start : offset - start + count] if count > 0 else b""
+
+    @contextlib.contextmanager
+    def holding(self, offset: int, count: int) -> Iterator[None]:
+        """Read a part by one request, for the reads of it within; a small one is read ahead anyway."""
+        is_large = offset >= 0 and min(count, self.size_bytes - offset) > _AHEAD_BYTES
+        if is_large:
+            self._ahead.part = offset, self._fetch(offset, count)
+        try:
+            yield
+        finally:
+            if is_large:
+                del self._ahead.part
+
+    def _fetch(self, offset: int, count: int) -> bytes:
+        end = min(offset + count, self.size_bytes)
+        options = {"range": (offset, end)} | ({"if_match": self._version} if self._version else {})
+        with _explaining():
+            data = bytes(import_obstore().get(open_store(self._address), self._address.key, options=options).bytes())
+        if len(data) != end - offset:
+            raise StorageError(Reason.STORAGE_ERROR, "the object changed its size while it was read; retry")
+        return data
+
+
+def _find_address(path: str, roots: Sequence[Path]) -> ObjectAddress:
     try:
         address = read_address(path)
     except ValueError as error:
@@ -127,21 +209,20 @@ def read_object(
         raise UnsupportedScan(
             Reason.OUTSIDE_ROOTS, "the object lies outside the allowed folders (NIGHTREAD_SCAN_ROOTS)"
         )
+    return address
+
+
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """Turn what goes wrong in a request into errors that a scan's row tells."""
     try:
-        found = import_obstore().get(open_store(address), address.key)
-        size_bytes = found.meta["size"]
-        _refuse_unsettled(found.meta, settle_s)
-        check_size_bytes(size_bytes, max_bytes, expected_bytes)
-        data = bytes(found.bytes())
+        yield
     except SettingsError as error:  # this host's fault, and another one's worker may read it
         raise StorageError(Reason.STORAGE_ERROR, str(error)) from None
     except (UnreadableScan, StorageError):
         raise
     except Exception as error:  # noqa: BLE001  # obstore has an error for each answer of a server, with its address
         raise explain_error(error) from None
-    if len(data) != size_bytes:
-        raise StorageError(Reason.STORAGE_ERROR, "the object changed its size while it was read; retry")
-    return data
 
 
 def _refuse_unsettled(meta: Mapping[str, Any], settle_s: float) -> None:
@@ -162,6 +243,8 @@ def explain_error(error: Exception) -> StorageError:
     kind = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return StorageError(Reason.MISSING_FILE, "the object no longer exists")
+    if kind == "PreconditionError":
+        return StorageError(Reason.STORAGE_ERROR, "the object was replaced while it was read; retry")
     if kind in {"PermissionDeniedError", "UnauthenticatedError"}:
         return StorageError(Reason.PERMISSION_DENIED, "the credentials do not allow to read the object")
     return StorageError(Reason.STORAGE_ERROR, f"the object storage failed, or did not answer in time ({kind})")

@@ -6,19 +6,19 @@ skipped and counted (plainly no scan).
 
 import errno
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nightread.errors import ScanError, StorageError
 from nightread.reasons import Reason
-from nightread.scan.archives import SEPARATOR, Archive, Member, can_list, list_archive, read_head
+from nightread.scan.archive_entries import find_members
+from nightread.scan.archive_source import FileSource
+from nightread.scan.archives import can_list
 from nightread.scan.entry import FoundScan, Skip, find_skip_reason
-from nightread.scan.files import find_root
-from nightread.scan.formats import SNIFF_BYTES, NoScan, sniff
+from nightread.scan.files import find_root, open_file
+from nightread.scan.formats import SNIFF_BYTES
 from nightread.scan.object_address import is_address, spell_address
 from nightread.scan.object_list import find_objects
 
@@ -28,13 +28,6 @@ class Walk:
     """Counts of a walk; complete when `find_scans` is exhausted."""
 
     skipped: Counter[Skip] = field(default_factory=Counter)
-
-
-_PARTS = re.compile(r"[/\\]")
-#: Holds copies of what Finder shows of each file.
-_APPLE_FOLDER = "__MACOSX"
-#: The largest size that the database holds.
-_LARGEST_SIZE = 2**63 - 1
 
 
 def find_scans(
@@ -62,7 +55,7 @@ def find_scans(
     for start in starts:
         yield from search.look_below(start)
     if addresses := [spell_address(path) for path in paths if is_address(path)]:
-        yield from find_objects(addresses, walk.skipped, roots)
+        yield from find_objects(addresses, walk.skipped, roots, archives=archives)
 
 
 class _Search:
@@ -114,50 +107,15 @@ class _Search:
         if not stat.S_ISREG(status.st_mode):
             self._skipped[Skip.SPECIAL] += 1
             return (), False
-        head = _read_head(path)
-        if self._archives and sniff(head) is NoScan.ARCHIVE and can_list(head):
-            return self._list_archive(path, status), False
+        head, found = _read_head(path), FoundScan(path, status.st_size, modified_ns=status.st_mtime_ns)
+        if self._archives and can_list(head):
+            open_source = lambda: FileSource(open_file(path, self._roots))  # noqa: E731  # it is asked for with care
+            return find_members(found, open_source, self._skipped, os.path.lexists), False
         skip = find_skip_reason(path, head)
         if skip is not None:
             self._skipped[skip] += 1
             return (), False
-        return [FoundScan(path, status.st_size, modified_ns=status.st_mtime_ns)], False
-
-    def _list_archive(self, path: str, status: os.stat_result) -> Iterator[FoundScan]:
-        """Yield a row for each scan of an archive, and one for the archive if it cannot be listed to its end."""
-        try:
-            archive = list_archive(path, self._roots)
-        except (ScanError, StorageError) as error:
-            yield FoundScan(path, status.st_size, error.reason, str(error), status.st_mtime_ns)
-            return
-        for member in archive.members.values():
-            skip = self._find_skip(archive, member)
-            if skip is not None:
-                self._skipped[skip] += 1
-                continue
-            member_path = f"{path}{SEPARATOR}{member.name}"
-            if os.path.lexists(member_path):
-                text = "a file beside the archive has the path of this member; rename one of them"
-                yield FoundScan(f"{member_path}#", 0, Reason.UNSUPPORTED_FORMAT, text)
-            else:
-                size_bytes = min(member.size_bytes, _LARGEST_SIZE)
-                yield FoundScan(member_path, size_bytes, member.reason, member.text, status.st_mtime_ns)
-        if archive.fault is not None:
-            yield FoundScan(path, status.st_size, *archive.fault, status.st_mtime_ns)
-
-    @staticmethod
-    def _find_skip(archive: Archive, member: Member) -> Skip | None:
-        """Return why a member is skipped, as for a file in a folder; None if it gets a row."""
-        if any(part.startswith(".") and part not in {".", ".."} for part in _PARTS.split(member.name)):
-            return Skip.HIDDEN
-        if _PARTS.split(member.name)[0] == _APPLE_FOLDER:
-            return Skip.HIDDEN
-        if member.is_special:
-            return Skip.SPECIAL
-        if member.reason is not None:
-            return None
-        head = read_head(archive, member)
-        return find_skip_reason(member.name, head) if head else None
+        return [found], False
 
     def _list_folder(self, path: str) -> Iterator[str]:
         """Return the paths of a folder's entries, sorted by name; empty if it was listed before."""

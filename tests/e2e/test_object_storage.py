@@ -1,13 +1,17 @@
 """Scans in object storage: the same rows as from a folder, and what becomes of faults."""
 
+import gzip
 import json
 import re
 import shlex
+import zipfile
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.archives import write_tar, write_zip
 from tests.factories import encode_dicom, encode_jpeg, encode_png16, small_chest
 from tests.object_store import OWNER, run_object_server, run_python
 from tests.program import last_json, make_environment, run, wait_until, worker
@@ -30,6 +34,8 @@ for line in sys.argv[1:]:
     print(json.dumps([found.reason, found.text, found.sha256, found.grown_bytes]))
 """
 )
+#: Larger than what is read ahead of an archive.
+_NOISE = np.random.default_rng(0).bytes(700_000)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +130,105 @@ def test_throttling_is_a_failure_that_retry_mends(server, bucket, night, tmp_pat
     said = (tmp_path / "worker.log").read_text()
     assert "n0-secret" not in said
     assert "IM0001" not in said
+
+
+@pytest.fixture
+def archives(night, tmp_path):
+    """A folder with what a walk meets in archives: scans, others, and what is refused."""
+    folder = tmp_path / "archives"
+    (folder / "day").mkdir(parents=True)
+    paths = [path for path in sorted(night.rglob("*")) if path.is_file()]
+    large = encode_png16(np.frombuffer(_NOISE, np.uint16).reshape(500, 700))
+    members = [(str(path.relative_to(night)), path.read_bytes()) for path in paths]
+    members += [("large.png", large), ("a//b.jpg", b"no scan"), ("../out.png", b"leads out")]
+    write_zip(folder / "night.zip", members)
+    write_zip(folder / "day" / "stored", members, zipfile.ZIP_STORED)
+    write_tar(folder / "night.tar", [*members, ("large.png", large)])
+    write_tar(folder / "night.tgz", members, "w:gz")
+    (folder / "cut.tar").write_bytes((folder / "night.tar").read_bytes()[:9_000])
+    (folder / "damaged.zip").write_bytes((folder / "night.zip").read_bytes()[:-400])
+    (folder / "bomb.zip").write_bytes(write_zip(tmp_path / "bomb", [("1.png", bytes(70 * 2**20))]).read_bytes())
+    (folder / "text.gz").write_bytes(gzip.compress(b"no archive"))
+    return folder
+
+
+def test_archives_in_a_bucket_get_the_rows_of_a_folder(server, bucket, archives, tmp_path):
+    put_night(server, bucket, archives)
+    start = f"s3://{bucket}/2026"
+    env = make_environment(tmp_path) | server.env | {"NIGHTREAD_MODEL": "pneumonia-cnn75@1"}
+    of_folder = last_json(run("score", archives, "--archives", "--json", env=env, cwd=tmp_path, expect=4))
+    server.asked.clear()
+    of_bucket = last_json(run("score", start, "--archives", "--json", env=env, cwd=tmp_path, expect=4))
+
+    rows = read_rows(env, tmp_path, of_bucket["run"], f"{start}/")
+    assert rows == read_rows(env, tmp_path, of_folder["run"], f"{archives}/")
+    assert of_bucket["skipped_by_reason"] == of_folder["skipped_by_reason"]
+    assert rows["night.zip!ward 1/IM0001"][0] == rows["day/stored!large.png"][0] == "scored"
+    assert {rows[name][1] for name in ("cut.tar", "damaged.zip", "bomb.zip")} == {"damaged", "too-large"}
+    # What is read of an archive is its part, not the whole of it for each member.
+    assert len(server.asked) < 200, len(server.asked)
+
+    member = f"{start}/night.zip!ward 1/IM0001"
+    (shown,) = json.loads(run("predict", member, "--archives", "--json", env=env, cwd=tmp_path).stdout)
+    assert shown["path"] == member
+    assert shown["labels"]
+    anew = [("score", source, "--archives", "--only-new", "--json") for source in (archives, start)]
+    skipped = [last_json(run(*words, env=env, cwd=tmp_path, expect=4))["skipped_by_reason"] for words in anew]
+    assert skipped[0] == skipped[1]
+    assert skipped[1]["already-scored"] > 30
+
+
+def test_each_fault_of_an_archive_in_a_bucket_has_its_reason(server, tmp_path):
+    archive = write_zip(tmp_path / "a.zip", [("1.jpg", encode_jpeg()), ("big.jpg", _NOISE)], zipfile.ZIP_STORED)
+    server.put("night")
+    for name in ("good", "slow", "throttled", "forbidden"):
+        server.put(f"night/{name}.zip", archive.read_bytes())
+    server.fault = lambda method, path: {"slow": 2.0, "throttled": 503, "forbidden": 403}.get(Path(path).stem)
+    paths = (
+        "night/good.zip!1.jpg", "night/good.zip!none.jpg", "night/good.zip!big.jpg", "night/gone.zip!1.jpg",
+        "night/slow.zip!1.jpg", "night/throttled.zip!1.jpg", "night/forbidden.zip!1.jpg", "other/good.zip!1.jpg",
+    )  # fmt: skip
+    asked = [{"path": f"s3://{path}", "archives": True, "max_bytes": 500_000} for path in paths]
+    asked += [asked[0] | {"settle_s": 60}, asked[0] | {"archives": False}]
+    said = run_python(_READ, server.env, *map(json.dumps, asked))
+    assert [json.loads(line)[0] for line in said.splitlines()] == [
+        None, "missing-file", "too-large", "missing-file", "storage-error", "storage-error", "permission-denied",
+        "outside-roots", "still-changing", "missing-file",
+    ]  # fmt: skip
+
+
+def test_a_member_is_read_of_one_version_of_its_archive(server, bucket, tmp_path):
+    archive = write_zip(tmp_path / "a.zip", [("1.jpg", _NOISE)], zipfile.ZIP_STORED)
+    server.put(bucket)
+    server.put(f"{bucket}/a.zip", archive.read_bytes())
+    code = """
+import json, sys, urllib.request
+from pathlib import Path
+from nightread.errors import StorageError
+from nightread.scan.archives import list_archive
+from nightread.scan.object_store import open_object
+path, roots = f"{sys.argv[1]}/a.zip", [Path(sys.argv[1])]
+archive = list_archive(open_object(path, roots, 0.0))
+request = urllib.request.Request(sys.argv[2], b"other", json.loads(sys.argv[3]), method="PUT")
+urllib.request.urlopen(request).read()
+try:
+    archive.read(archive.members["1.jpg"], 700_000)
+except StorageError as error:
+    print(error)
+"""
+    said = run_python(code, server.env, f"s3://{bucket}", f"{server.url}/{bucket}/a.zip", json.dumps(OWNER))
+    assert said == "the object was replaced while it was read; retry\n"
+
+
+def test_a_key_that_reads_like_a_member_is_refused_beside_archives(server, bucket, tmp_path):
+    server.put(bucket)
+    server.put(f"{bucket}/a!1.png", encode_png16(small_chest(1)))
+    env = make_environment(tmp_path, model="pneumonia-cnn75@1") | server.env
+    run("score", f"s3://{bucket}", env=env, cwd=tmp_path)
+    run("score", f"s3://{bucket}", "--archives", env=env, cwd=tmp_path, expect=4)
+    (row,) = json.loads(run("results", "--format", "json", env=env, cwd=tmp_path).stdout)
+    assert (row["status"], row["reason"]) == ("rejected", "unsupported-format")
+    assert "copy it to another one" in row["reason_text"]
 
 
 def test_each_fault_of_an_object_has_its_reason(server, tmp_path):

@@ -22,27 +22,12 @@ from nightread.scan.archives import read_member, split_path
 from nightread.scan.entry import Skip
 from nightread.scan.walk import Walk, find_scans
 from tests import factories
+from tests.archives import write_tar, write_zip
 
 JPEG = factories.encode_jpeg()
 DICOM = factories.encode_dicom()
 NOISE = np.random.default_rng(0).bytes(200_000)
 MAX_BYTES = 10**7
-
-
-def write_zip(path, members, compression=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", compression) as file:
-        for name, content in members:
-            file.writestr(name, content)
-    return path
-
-
-def write_tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as file:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    return path
 
 
 def listed(folder, walk=None):
