@@ -33,7 +33,8 @@ import pytest
 from studies.ast_changes import list_changes
 
 _ROOT = Path(__file__).parent.parent
-_LIMIT_S = 300.0  # a mutant that loops is killed, too
+_PASSED = b"\n"
+_LIMIT_S = 100.0  # of one test: a mutant that hangs is killed, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,6 @@ def _find_killer(session: pytest.Session, mutant: Mutant, calls: dict[str, set[s
 
 def _try(session: pytest.Session, mutant: Mutant | None, items: Sequence[pytest.Item]) -> str:
     """Return the test that fails under a mutant, or without one; empty if none does."""
-    began = time.monotonic()
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -267,29 +267,28 @@ def _try(session: pytest.Session, mutant: Mutant | None, items: Sequence[pytest.
                 os.dup2(quiet, descriptor)
             if mutant is not None:
                 graft(mutant.target.module, mutant.source)
-            killer = next((item.nodeid for item in items if not _passes(session, item)), "")
+            passed = (_passes(session, item) and os.write(write_end, _PASSED) for item in items)
+            killer = next((item.nodeid for item, has_passed in zip(items, passed, strict=True) if not has_passed), "")
         finally:
             os.write(write_end, killer.encode())
             os._exit(int(bool(killer)))
     os.close(write_end)
-    killer = "its end"
-    while time.monotonic() < began + _LIMIT_S:
+    os.set_blocking(read_end, False)
+    told, ended, status, deadline = b"", 0, 0, time.monotonic() + _LIMIT_S
+    while not ended and time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            if not os.waitstatus_to_exitcode(status):
-                killer = ""
-            elif told := os.read(read_end, 10_000):
-                killer = told.decode()
-            break
+        with contextlib.suppress(BlockingIOError):
+            if more := os.read(read_end, 10_000):
+                told, deadline = told + more, time.monotonic() + _LIMIT_S
         time.sleep(0.02)
-    else:  # it hangs, which a test notices by its own limit
-        killer = "its limit"
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        _clean(session)
     os.close(read_end)
-    return killer
+    if ended:
+        return (told.strip(_PASSED).decode() or "its end") if os.waitstatus_to_exitcode(status) else ""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    _clean(session)
+    return "its limit"
 
 
 def _clean(session: pytest.Session) -> None:
