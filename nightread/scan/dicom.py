@@ -11,7 +11,7 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted, Acquisition
 from nightread.scan.dicom_acquisition import check_frontal, read_acquisition
-from nightread.scan.dicom_file import DICOM_ERRORS, DicomFile, check_syntax, describe_tag, parse
+from nightread.scan.dicom_file import DICOM_ERRORS, SHOWN_PHOTOMETRICS, DicomFile, check_syntax, describe_tag, parse
 from nightread.scan.dicom_frame import decode_frame
 from nightread.scan.dicom_gray import apply_gray_levels
 from nightread.scan.formats import Format
@@ -28,6 +28,7 @@ _NUMBERS: Final = (
 )  # fmt: skip
 #: Attributes without which pixels are undefined; defaults stand in for them.
 _REQUIRED: Final = ("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation")
+_PHOTOMETRIC = re.compile(r"MONOCHROME[12]|PALETTECOLOR|RGB|XYB|YBR[A-Z0-9]*")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 
 
@@ -80,8 +81,8 @@ def _check_radiograph(file: DicomFile, max_pixels: int, accepted: Accepted) -> N
         raise UnreadableScan(Reason.DAMAGED, "(0028,0010) Rows is missing: the DICOM data is cut short")
     missing = [describe_tag(keyword) for keyword in ("Rows", "Columns") if attributes.raw(keyword) is None]
     if file.pixels_at is None or missing:
-        named = f": {missing[0]} is missing" if file.pixels_at is not None else ""
-        raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, f"the DICOM instance holds no image{named}")
+        named = missing[0] if file.pixels_at is not None else describe_tag("PixelData")
+        raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, f"the DICOM instance holds no image: {named} is missing")
     if attributes.text("PresentationIntentType").upper() == "FOR PROCESSING" and not accepted.for_processing:
         raise UnsupportedScan(
             Reason.FOR_PROCESSING,
@@ -91,6 +92,9 @@ def _check_radiograph(file: DicomFile, max_pixels: int, accepted: Accepted) -> N
     check_frontal(attributes)
     if not all(attributes.text(keyword) or attributes.number(keyword) is not None for keyword in _REQUIRED):
         attributes.noted.add(Contradiction.MISSING_ATTRIBUTE)
+    if attributes.text("PhotometricInterpretation") and not _PHOTOMETRIC.fullmatch(attributes.photometric):
+        tag = describe_tag("PhotometricInterpretation")
+        raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"{tag} is none of the supported ones: {SHOWN_PHOTOMETRICS}")
     for keyword, low, high in _NUMBERS:
         attributes.whole(keyword, low, high, low)
     if attributes.whole("NumberOfFrames", 0, 2**31, 1) > 1:

@@ -27,7 +27,7 @@ from nightread.scan.scan import DECODER_ERRORS, Contradiction
 _MAGIC_AT: Final = (128, 0)
 _META_GROUP: Final = 0x0002
 _HIGHEST_FIRST_GROUP: Final = 0x0028
-_PIXEL_GROUP: Final = 0x7FE0
+#: Its group also holds elements before it: the group's length, and offset tables.
 _PIXEL_DATA: Final = (0x7FE0, 0x0010)
 _ITEM: Final = (0xFFFE, 0xE000)
 _DELIMITER: Final = (0xFFFE, 0xE0DD)
@@ -37,6 +37,7 @@ _FRAME_STARTS: Final = {b"\xff\xd8", b"\xff\x4f"}
 #: Maximum size of inflated attributes before the pixels, and of those after them.
 _ATTRIBUTES_BYTES: Final = 2**20
 _UID = re.compile(r"[0-9.]{1,64}")
+_NO_LETTERS = re.compile(r"[^A-Z0-9]")
 
 #: Names and identifiers of persons, with which other values are compared before these are stored.
 PERSON_KEYWORDS: Final = (
@@ -60,16 +61,21 @@ _TAGS: Final = [tag_for_keyword(keyword) or 0 for keyword in _KEYWORDS]
 
 ENCAPSULATED_NATIVE: Final = uid.UID("1.2.840.10008.1.2.1.98")  # newer than pydicom's list
 JPEG_XL: Final = tuple(uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (110, 111, 112))
+#: Retired, but in archives: JPEG that is stored in several scans.
+PROGRESSIVE: Final = tuple(uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (53, 55))
 SYNTAXES: Final = frozenset({
     uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
     ENCAPSULATED_NATIVE, uid.RLELossless,
-    uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1,
+    uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, *PROGRESSIVE, uid.JPEGLossless, uid.JPEGLosslessSV1,
     uid.JPEGLSLossless, uid.JPEGLSNearLossless,
     uid.JPEG2000Lossless, uid.JPEG2000, uid.JPEG2000MCLossless, uid.JPEG2000MC,
     uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K,
     *JPEG_XL,
 })  # fmt: skip
 
+
+#: Supported values of Photometric Interpretation, for messages.
+SHOWN_PHOTOMETRICS: Final = "MONOCHROME1, MONOCHROME2, PALETTE COLOR, RGB, YBR_FULL and YBR_FULL_422"
 
 #: Errors of the image decoders, and those that pydicom adds.
 DICOM_ERRORS: Final = (
@@ -132,8 +138,14 @@ class Attributes:
         return Attributes(value[0], self.is_little_endian, self.noted) if is_filled else None
 
     def raw(self, keyword: str) -> Any:
-        """Return a value as parsed by pydicom; None if it is missing."""
-        return self.dataset.get(keyword)
+        """Return a value as parsed by pydicom; None if it is missing or blank."""
+        value = self.dataset.get(keyword)
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @property
+    def photometric(self) -> str:
+        """Photometric Interpretation as capitals and digits alone: some writers have "Monochrome 1"."""
+        return _NO_LETTERS.sub("", self.text("PhotometricInterpretation").upper())
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +214,7 @@ def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
     elements, is_cut, pixels_at = {}, False, None
 
     def is_at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
-        return tag >> 16 >= _PIXEL_GROUP
+        return (tag >> 16, tag & 0xFFFF) >= _PIXEL_DATA
 
     try:
         for element in data_element_generator(source, is_implicit, is_little, is_at_pixels, specific_tags=_TAGS):

@@ -14,6 +14,8 @@ from nightread.reasons import Reason
 from nightread.scan.dicom_file import (
     ENCAPSULATED_NATIVE,
     JPEG_XL,
+    PROGRESSIVE,
+    SHOWN_PHOTOMETRICS,
     SYNTAXES,
     Attributes,
     DicomFile,
@@ -21,8 +23,8 @@ from nightread.scan.dicom_file import (
     read_frame,
 )
 from nightread.scan.dicom_gray import read_table
-from nightread.scan.frames import Codec, FrameHeader, decode, read_header, sample_colors, to_luma
-from nightread.scan.raster import check_jpeg_end, close_jpeg, sample_jpeg_colors
+from nightread.scan.frames import Codec, FrameHeader, close_jpeg, decode, read_header, sample_colors, to_luma
+from nightread.scan.raster import check_jpeg_end, sample_jpeg_colors
 from nightread.scan.scan import Colors, Contradiction, Pixels
 
 _PALETTES: Final = tuple(f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue"))
@@ -32,7 +34,7 @@ _COMPRESSED: Final = SYNTAXES - {
 }  # fmt: skip
 #: Transfer syntaxes that declare a codec.
 _CODEC_SYNTAXES: Final = {
-    Codec.JPEG: {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit},
+    Codec.JPEG: {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, *PROGRESSIVE},
     Codec.JPEG_LOSSLESS: {uid.JPEGLossless, uid.JPEGLosslessSV1},
     Codec.JPEG_LS: {uid.JPEGLSLossless, uid.JPEGLSNearLossless},
     Codec.JPEG_2000: {
@@ -75,16 +77,11 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
     frame, is_encapsulated = read_frame(file)
     attributes = file.attributes
     header = read_header(frame) if is_encapsulated or file.syntax in _COMPRESSED else None
-    if header is not None and file.syntax and file.syntax not in _CODEC_SYNTAXES[header.codec]:
-        attributes.noted.add(Contradiction.TRANSFER_SYNTAX)
     if header is not None:
-        _check_frame_size(header, attributes)
-        if header.codec is Codec.JPEG and header.bits == 8:
-            if attributes.whole("BitsStored", 1, 64, 8) != 8:
-                attributes.noted.add(Contradiction.BITS_STORED)
-            return _decode_jpeg(bytes(frame), header, attributes, with_colors=with_colors)
-        pixels = decode(frame, header)
-        bits = _find_bits(pixels, header, attributes)
+        _check_header(header, file)
+        if header.components != 1 and _is_8_bit_jpeg(header):
+            return _decode_color_jpeg(bytes(frame), header, attributes, with_colors=with_colors)
+        pixels, bits = _decode_compressed(frame, header, attributes)
     elif is_encapsulated and (file.syntax == uid.RLELossless or _is_rle(frame, file)):
         pixels, bits = _decode_rle(bytes(frame), attributes)
     elif file.syntax in _COMPRESSED and (is_encapsulated or not _has_native_size(frame, attributes)):
@@ -97,7 +94,7 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
         return _reduce_colors(pixels, bits, attributes, with_colors=with_colors)
-    if attributes.text("PhotometricInterpretation").upper() == "PALETTE COLOR":
+    if attributes.photometric == "PALETTECOLOR":
         return _apply_palette(pixels, attributes)
     if attributes.whole("PixelRepresentation", 0, 1, 0) and pixels.dtype.kind == "u":
         pixels = _extend_sign(pixels, bits)
@@ -119,7 +116,13 @@ def _has_native_size(frame: memoryview, attributes: Attributes) -> bool:
     return len(frame) == size + size % 2
 
 
-def _check_frame_size(header: FrameHeader, attributes: Attributes) -> None:
+def _check_header(header: FrameHeader, file: DicomFile) -> None:
+    """Refuse a frame of another size than declared, and note other contradictions."""
+    attributes = file.attributes
+    if file.syntax and file.syntax not in _CODEC_SYNTAXES[header.codec]:
+        attributes.noted.add(Contradiction.TRANSFER_SYNTAX)
+    if _is_8_bit_jpeg(header) and attributes.whole("BitsStored", 1, 64, 8) != 8:
+        attributes.noted.add(Contradiction.BITS_STORED)
     rows, columns = attributes.whole("Rows", 1, 65535), attributes.whole("Columns", 1, 65535)
     if (header.height_px, header.width_px) != (rows, columns) or header.components not in {1, 3}:
         raise UnreadableScan(
@@ -129,13 +132,32 @@ def _check_frame_size(header: FrameHeader, attributes: Attributes) -> None:
         )
 
 
-def _find_bits(pixels: Pixels, header: FrameHeader, attributes: Attributes) -> int:
-    """Return the bits in use of a compressed frame: the declared ones, unless it has fewer or needs more."""
-    declared = attributes.whole("BitsStored", 1, 64, header.bits)
-    if declared <= header.bits and int(pixels.max()) < 2**declared:
-        return declared
+def _is_8_bit_jpeg(header: FrameHeader) -> bool:
+    return header.codec is Codec.JPEG and header.bits == 8
+
+
+def _decode_compressed(frame: memoryview, header: FrameHeader, attributes: Attributes) -> tuple[Pixels, int]:
+    """Return the pixels of a frame with a header of its own, (H, W) or (H, W, 3), and their bits."""
+    if _is_8_bit_jpeg(header):
+        return _decode_gray_jpeg(bytes(frame), header), 8
+    return _find_bits(decode(frame, header), header, attributes)
+
+
+def _find_bits(pixels: Pixels, header: FrameHeader, attributes: Attributes) -> tuple[Pixels, int]:
+    """Return a compressed frame and its bits in use: the declared ones, unless it has fewer or needs more.
+
+    Values that need more and that end in zeros were left where High Bit has them: they are shifted down.
+    """
+    most = min(header.bits, 8 * pixels.dtype.itemsize)
+    declared = attributes.whole("BitsStored", 1, 64, most)
+    if declared <= most and int(pixels.max()) < 2**declared:
+        return pixels, declared
+    shift = attributes.whole("HighBit", 0, 63, most) + 1 - declared
+    if 0 < shift <= most - declared and not (pixels & (2**shift - 1)).any():
+        attributes.noted.add(Contradiction.HIGH_BIT)
+        return pixels >> shift, declared
     attributes.noted.add(Contradiction.BITS_STORED)
-    return header.bits
+    return pixels, most
 
 
 def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
@@ -151,14 +173,13 @@ def _read_native(frame: memoryview, file: DicomFile) -> Pixels:
             f"(0028,0100) Bits Allocated is {bits} and (0028,0002) Samples per Pixel {samples}; supported are 8, 16 "
             "and 32 bits with one or three samples",
         )
-    photometric = attributes.text("PhotometricInterpretation").upper()
-    if photometric.startswith("YBR_PARTIAL"):
+    if attributes.photometric.startswith("YBRPARTIAL"):
         raise UnsupportedScan(
             Reason.UNSUPPORTED_FORMAT,
-            f"(0028,0004) Photometric Interpretation is {photometric}, which is retired; supported are MONOCHROME1, "
-            "MONOCHROME2, PALETTE COLOR, RGB, YBR_FULL and YBR_FULL_422",
+            "(0028,0004) Photometric Interpretation is YBR_PARTIAL_422 or YBR_PARTIAL_420, which are retired; "
+            f"supported are {SHOWN_PHOTOMETRICS}",
         )
-    is_halved = photometric == "YBR_FULL_422"
+    is_halved = attributes.photometric == "YBRFULL422"
     size = count_stored_bytes(attributes) * 2 // 3 if is_halved else count_stored_bytes(attributes)
     # For an odd number of bytes the standard requires one more, but some writers store one less.
     if len(frame) < size - size % 2 or not frame:
@@ -228,7 +249,7 @@ def _extend_sign(pixels: Pixels, bits: int) -> Pixels:
 
 def _reduce_colors(pixels: Pixels, bits: int, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
     """Reduce (H, W, 3) to luma, which is Y for YBR_FULL; YBR_RCT and YBR_ICT are RGB after decoding."""
-    is_ybr = attributes.text("PhotometricInterpretation").upper().startswith("YBR_FULL")
+    is_ybr = attributes.photometric.startswith("YBRFULL")
     gray = pixels[..., 0] if is_ybr else to_luma(pixels)
     colors = sample_colors(pixels, bits, is_ybr=is_ybr) if with_colors else None
     return StoredPixels(gray, bits, is_shown=True, colors=colors)
@@ -252,22 +273,30 @@ def _apply_palette(pixels: Pixels, attributes: Attributes) -> StoredPixels:
     return StoredPixels(table[places].astype(np.uint16), bits, is_shown=True)
 
 
-def _decode_jpeg(frame: bytes, header: FrameHeader, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
-    """Decode an 8-bit JPEG frame with the decoder of JPEG files."""
+def _decode_gray_jpeg(frame: bytes, header: FrameHeader) -> Pixels:
+    """Decode an 8-bit JPEG frame of one component with the decoder of JPEG files."""
+    frame = close_jpeg(frame, header)
+    with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
+        check_jpeg_end(image, frame, header)
+        return np.asarray(image.convert("L"))
+
+
+def _decode_color_jpeg(frame: bytes, header: FrameHeader, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
+    """Decode an 8-bit JPEG frame of three components with the decoder of JPEG files."""
     frame = close_jpeg(frame, header)
     with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
         is_rgb = _is_unmarked_rgb(image, attributes)
         # The decoder would take unmarked RGB for YBR, so conversion is switched off.
         image.draft("YCbCr" if is_rgb else "L", image.size)
-        check_jpeg_end(image, image.height)
+        check_jpeg_end(image, frame, header)
         gray: Any = to_luma(np.asarray(image)) if is_rgb else np.asarray(image.convert("L"))
     colors = sample_jpeg_colors(frame, is_unmarked_rgb=is_rgb) if with_colors else None
-    return StoredPixels(gray, 8, is_shown=header.components != 1, colors=colors)
+    return StoredPixels(gray, 8, is_shown=True, colors=colors)
 
 
 def _is_unmarked_rgb(image: Image.Image, attributes: Attributes) -> bool:
     """Return whether the frame holds RGB according to the data set only, not to its markers or component names."""
     is_marked = bool(image.info.keys() & {"adobe_transform", "jfif"})
     names = bytes(component[0] for component in getattr(image, "layer", ()))
-    is_rgb = attributes.text("PhotometricInterpretation").upper() == "RGB"
+    is_rgb = attributes.photometric == "RGB"
     return is_rgb and image.mode == "RGB" and not is_marked and names.upper() != b"RGB"

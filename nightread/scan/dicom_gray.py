@@ -54,7 +54,7 @@ def _is_inverted(attributes: Attributes) -> bool:
 
     Some writers combine MONOCHROME1 with IDENTITY, a contradiction; the photometric interpretation decides.
     """
-    is_inverted = attributes.text("PhotometricInterpretation").upper() == "MONOCHROME1"
+    is_inverted = attributes.photometric == "MONOCHROME1"
     shape = attributes.text(_SHAPE).upper()
     if shape == ("IDENTITY" if is_inverted else "INVERSE"):
         attributes.noted.add(Contradiction.PRESENTATION_LUT_SHAPE)
@@ -174,7 +174,9 @@ def _apply_window(values: Pixels, function: str, center: float, width: float) ->
     if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1
         power = np.clip(-4.0 * (values.astype(np.float64) - center) / width, -700.0, 700.0)
         return (1.0 / (1.0 + np.exp(power))).astype(np.float32), 0.0, 1.0
-    if function == "LINEAR" and width > 1:  # PS3.3 C.11.2.1.2.1
+    if function == "LINEAR" and width == 1:  # PS3.3 C.11.2.1.2.1: a threshold
+        return (values > center - 0.5).astype(np.uint8), 0.0, 1.0
+    if function == "LINEAR" and width > 1:
         return values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
     return values, center - width / 2, center + width / 2  # LINEAR_EXACT, PS3.3 C.11.2.1.3.2
 

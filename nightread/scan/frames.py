@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
-from nightread.scan.scan import COLORS_SIDE_PX, Colors
+from nightread.scan.scan import COLORS_SIDE_PX, DECODER_ERRORS, Colors
 
 
 class Codec(StrEnum):
@@ -63,9 +64,13 @@ _CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _IN_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
-#: Number of mid-gray rows at the end of a picture whose data ended early.
-_FILLED_ROWS: Final = 8
 _END_OF_IMAGE: Final = b"\xff\xd9"
+#: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
+_TAIL: Final = 2**16
+#: Arbitrary data in place of missing data.
+_OTHER_BITS: Final = b"\xaa" * 64
+#: Maximum depth of a JPEG that Pillow decodes.
+_PILLOW_BITS: Final = 8
 #: Assumed bit depth of JPEG XL, the maximum of its decoder; the actual one follows deep in the bit stream.
 _JXL_BITS: Final = 16
 
@@ -118,12 +123,12 @@ def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
 
 
 def _decode_by_libjpeg(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
-    """Decode a JPEG of any depth; refuse one whose data ended early, which the decoder fills with mid-gray."""
+    """Decode a JPEG of any depth, lossless too."""
     import imagecodecs
 
+    data = close_jpeg(data, header)
     pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
-    if (pixels[-_FILLED_ROWS:] == 2 ** (header.bits - 1)).all():
-        raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is cut short: its lowest rows are missing")
+    check_last_pixel(pixels[-1, -1], data, header)
     return pixels
 
 
@@ -175,7 +180,68 @@ def _find_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
         place += 2 + length
 
 
-def check_progressive(data: bytes, header: FrameHeader) -> None:
+def close_jpeg(data: bytes, header: FrameHeader) -> bytes:
+    """Return a JPEG with its end marker, which some writers omit; refuse one whose data is known to have ended early.
+
+    The scans of a progressive JPEG, and a JPEG without the marker, are looked through at once. Of others the last pixel
+    tells whether that is needed, see `check_last_pixel`.
+
+    Raises:
+        UnreadableScan: part of the picture is missing.
+    """
+    _check_progressive(data, header)
+    if header.is_progressive or _find_end(data) < 0:
+        return _check_whole(data, header)
+    return data
+
+
+def check_last_pixel(last: npt.NDArray[Any], data: bytes, header: FrameHeader) -> None:
+    """Refuse a JPEG whose data ended early: decoders silently fill the rest with mid-gray, to the last pixel.
+
+    Args:
+        last: the last pixel as decoded, at any scale; one value or several.
+        data: the JPEG.
+        header: its header.
+
+    Raises:
+        UnreadableScan: part of the picture is missing.
+    """
+    if (last == 2 ** (header.bits - 1)).all():
+        _check_whole(data, header)
+
+
+def _find_end(data: bytes) -> int:
+    """Return the place of the end marker; -1 if it is missing."""
+    return data.rfind(_END_OF_IMAGE, -_TAIL) if len(data) > _TAIL else data.rfind(_END_OF_IMAGE)
+
+
+def _check_whole(data: bytes, header: FrameHeader) -> bytes:
+    """Return a JPEG with its end marker; refuse one whose data ended early.
+
+    The picture is decoded twice, with and without arbitrary data before the end marker: if the results differ, data is
+    missing.
+    """
+    end = _find_end(data)
+    scans = (data if end < 0 else data[:end]).rstrip(b"\xff")  # fill bytes, with which some writers pad a frame
+    closed = scans + _END_OF_IMAGE
+    if _decode_whole(closed, header) != _decode_whole(scans + _OTHER_BITS + _END_OF_IMAGE, header):
+        raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is cut short")
+    return closed
+
+
+def _decode_whole(data: bytes, header: FrameHeader) -> bytes:
+    try:
+        if header.codec is Codec.JPEG_LOSSLESS or header.bits > _PILLOW_BITS:
+            import imagecodecs
+
+            return bytes(imagecodecs.jpeg8_decode(data).data)
+        with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+            return image.tobytes()
+    except (*DECODER_ERRORS, RuntimeError):
+        raise UnreadableScan(Reason.DAMAGED, "the JPEG data is damaged or cut short") from None
+
+
+def _check_progressive(data: bytes, header: FrameHeader) -> None:
     """Refuse a progressive JPEG with missing scans, which decoders silently show blurred.
 
     Args:

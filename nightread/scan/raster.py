@@ -5,6 +5,7 @@ import ctypes
 import logging
 import struct
 import warnings
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -15,7 +16,16 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
-from nightread.scan.frames import Codec, FrameHeader, check_progressive, decode, read_header, sample_colors, to_luma
+from nightread.scan.frames import (
+    Codec,
+    FrameHeader,
+    check_last_pixel,
+    close_jpeg,
+    decode,
+    read_header,
+    sample_colors,
+    to_luma,
+)
 from nightread.scan.scan import (
     COLORS_SIDE_PX,
     DECODER_ERRORS,
@@ -27,7 +37,10 @@ from nightread.scan.scan import (
     find_scale,
 )
 
+_PNG_CHUNKS_AT = 8
 _PNG_DEPTH_AND_COLOR = slice(24, 26)
+#: Samples of a pixel by color type; one of those left out.
+_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
 #: Depth and color type of PNGs of which Pillow keeps the upper 8 bits: RGB, gray with alpha, and RGB with alpha.
 _DEEP_PNGS = {b"\x10\x02", b"\x10\x04", b"\x10\x06"}
 #: Of BMP: header (40 is the first of Windows), bits of a pixel with compressions: none, or none with masks of colors.
@@ -41,14 +54,6 @@ _BMP_MASKS = {
     (0xFF000000, 0xFF00, 0xFF, 0), (0xFF000000, 0xFF00, 0xFF, 0xFF0000), (0xFF, 0xFF00, 0xFF0000, 0xFF000000),
 }  # fmt: skip
 _BMP_HEADER_OF_ALPHA = 56
-_JPEG_END = b"\xff\xd9"
-#: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
-_JPEG_TAIL = 2**16
-#: Arbitrary data in place of missing data.
-_JPEG_OTHER_BITS = b"\xaa" * 64
-#: A JPEG decoder that runs out of data fills the rest with this gray.
-_JPEG_FILL = 128
-_JPEG_FILL_ROWS = 16
 
 #: By EXIF orientation (EXIF 2.32, tag 274).
 _TURNS = {
@@ -79,13 +84,12 @@ def silence_decoders() -> None:
 
 def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *, with_colors: bool) -> Scan:
     """Decode a file of any format but DICOM; arguments and errors as in `nightread.scan.decode.read_scan`."""
-    if kind is Format.JPEG:
-        header = read_header(data)
-        if header is not None:
-            check_size(header.width_px, header.height_px, max_pixels)
-            if header.codec is not Codec.JPEG or header.bits != 8:
-                return _read_deep_jpeg(data, header, with_colors=with_colors)
-            data = close_jpeg(data, header)
+    header = read_header(data) if kind is Format.JPEG else None
+    if header is not None:
+        check_size(header.width_px, header.height_px, max_pixels)
+        if header.codec is not Codec.JPEG or header.bits != 8:
+            return _read_deep_jpeg(data, header, with_colors=with_colors)
+        data = close_jpeg(data, header)
     if kind is Format.TIFF:
         from nightread.scan.tiff import read_tiff  # 0.1 s to import, and most folders hold no TIFF
 
@@ -109,8 +113,10 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             if kind is Format.PNG and data[_PNG_DEPTH_AND_COLOR] in _DEEP_PNGS:
                 return _read_deep_png(data, _find_turn(image), with_colors=with_colors)
             scale = round(width_px / image.width)
-            if kind is Format.JPEG:
-                check_jpeg_end(image, height_px)
+            if header is not None:
+                check_jpeg_end(image, data, header)
+            if kind is Format.PNG:
+                _check_png_rows(image, data)
             colors = _sample_colors(image, data, kind) if with_colors else None
             pixels, black, white = _to_gray(image)
     except Image.DecompressionBombError:
@@ -198,35 +204,6 @@ def _read_deep_jpeg(data: bytes, header: FrameHeader, *, with_colors: bool) -> S
     return Scan(pixels, 0.0, white, Format.JPEG, *size, colors=colors, rule=rule)
 
 
-def close_jpeg(data: bytes, header: FrameHeader) -> bytes:
-    """Return a JPEG with its end marker, which some writers omit; refuse one whose data ended early.
-
-    Decoders silently fill missing data. So the picture is decoded twice, with and without arbitrary data before the end
-    marker: if the results differ, data is missing. Baseline JPEGs with an end marker skip this check, since their
-    missing rows are gray (`check_jpeg_end`); those of progressive ones are only blurred.
-
-    Raises:
-        UnreadableScan: part of the picture is missing.
-    """
-    check_progressive(data, header)
-    end = data.rfind(_JPEG_END, -_JPEG_TAIL) if len(data) > _JPEG_TAIL else data.rfind(_JPEG_END)
-    if end >= 0 and not header.is_progressive:
-        return data
-    scans = data if end < 0 else data[:end]
-    closed = scans + _JPEG_END
-    if _decode_pixels(closed) != _decode_pixels(scans + _JPEG_OTHER_BITS + _JPEG_END):
-        raise UnreadableScan(Reason.DAMAGED, "the JPEG data is cut short")
-    return closed
-
-
-def _decode_pixels(data: bytes) -> bytes:
-    try:
-        with Image.open(BytesIO(data), formats=("JPEG",)) as image:
-            return image.tobytes()
-    except DECODER_ERRORS:
-        raise UnreadableScan(Reason.DAMAGED, "the JPEG data is damaged or cut short") from None
-
-
 def _sample_colors(image: Image.Image, data: bytes, kind: Format) -> Colors | None:
     """Return a sample of the colors of a loaded image; None if its file stores gray."""
     if kind is Format.JPEG:
@@ -260,20 +237,41 @@ def _to_colors(image: Image.Image) -> Colors:
     return np.asarray(image.resize(side_px, Image.Resampling.NEAREST).convert("RGB").convert("YCbCr"))
 
 
-def check_jpeg_end(image: Image.Image, height_px: int) -> None:
-    """Refuse a JPEG whose data ended early: its decoder silently fills the rest with mid-gray.
+def check_jpeg_end(image: Image.Image, data: bytes, header: FrameHeader) -> None:
+    """Refuse a JPEG whose data ended early, see `check_last_pixel`.
 
     Args:
         image: as decoded, before rotation by EXIF, perhaps at a smaller scale.
-        height_px: height as stored.
+        data: the JPEG.
+        header: its header.
 
     Raises:
-        UnreadableScan: the lowest rows are all mid-gray.
+        UnreadableScan: part of the picture is missing.
     """
-    rows = max(1, _JPEG_FILL_ROWS * image.height // height_px)
-    lowest = image.crop((0, image.height - rows, image.width, image.height)).convert("L")
-    if lowest.getextrema() == (_JPEG_FILL, _JPEG_FILL):
-        raise UnreadableScan(Reason.DAMAGED, "the JPEG data is cut short: the lowest rows of the picture are missing")
+    check_last_pixel(np.asarray(image.getpixel((image.width - 1, image.height - 1))), data, header)
+
+
+def _check_png_rows(image: Image.Image, data: bytes) -> None:
+    """Refuse a PNG whose pixel data is complete but has too few rows: its decoder shows the missing ones black.
+
+    Interlaced PNGs need no check, their decoder does it.
+
+    Raises:
+        UnreadableScan: the last row is missing.
+    """
+    last_row = np.asarray(image.crop((0, image.height - 1, *image.size)))
+    if last_row.any() or image.info.get("interlace"):
+        return
+    depth, color_type = data[_PNG_DEPTH_AND_COLOR]
+    missing = image.height * (1 + -(-image.width * depth * _PNG_SAMPLES.get(color_type, 1) // 8))
+    inflater, place = zlib.decompressobj(), _PNG_CHUNKS_AT
+    while missing > 0 and place + 8 <= len(data):
+        size, name = struct.unpack_from(">L4s", data, place)
+        if name == b"IDAT":
+            missing -= len(inflater.decompress(data[place + 8 : place + 8 + size], missing))
+        place += 12 + size
+    if missing > 0:
+        raise UnreadableScan(Reason.DAMAGED, "the PNG data is cut short: the lowest rows of the picture are missing")
 
 
 def _find_turn(image: Image.Image) -> Image.Transpose | None:
@@ -287,6 +285,7 @@ def _to_gray(image: Image.Image) -> tuple[Pixels, float, float]:
     """Return (pixels, black, white) of a loaded image; 16-bit pixels are kept, since `convert("L")` would clip them."""
     turn = _find_turn(image)
     image = image if turn is None else image.transpose(turn)
+    image = image.convert("LA") if image.mode == "La" else image  # gray that was multiplied with its alpha
     mode = image.mode
     if mode in {"L", "1", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}:
         # Alpha is dropped: it does not describe exposure. Colors become luma (ITU-R BT.601).

@@ -5,6 +5,7 @@ Pages of 1 or 8 bits that Pillow supports are decoded in `nightread.scan.raster`
 
 import logging
 from io import BytesIO
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +35,8 @@ _BITS: Final = {
 #: Compressions whose strips and tiles have no header with their size.
 _BARE: Final = frozenset({1, 2, 3, 4, _LZW, 8, 32773, 32946, 34925, 50000})
 _PILLOW_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+#: Without a predictor in the standard; some writers use one all the same.
+_PREDICTORLESS: Final = frozenset({1, 2, 3, 4, 32773})
 _PNG_SIZE_AT: Final = slice(16, 24)
 #: Maximum number of pages to examine; the chain of pages may be endless.
 _MOST_PAGES: Final = 16
@@ -91,15 +94,19 @@ def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
     check_size(page.imagewidth, page.imagelength, max_pixels)
     bits = _find_bits(page)
     if not _is_supported(page, bits):
+        predictor = "" if page.predictor == 1 else f", predictor {int(page.predictor)}"
         raise UnsupportedScan(
             Reason.UNSUPPORTED_FORMAT,
             f"a TIFF of {page.samplesperpixel} samples of {bits} bits, "
-            f"{_PHOTOMETRIC.get(page.photometric, 'another color space')}, compression {_name(page.compression)}; "
+            f"{_PHOTOMETRIC.get(page.photometric, 'another color space')}, compression {_name(page.compression)}"
+            f"{predictor}; "
             f"save it as gray of 8 or 16 bits, for instance with `{_REMEDIES.get(page.compression, _REMEDY)}`",
         )
     chunk = page.chunks[0] * page.chunks[1] if len(page.chunks) > 1 else page.chunks[0]
     if chunk > max(4 * page.imagewidth * page.imagelength, _LARGEST_CHUNK):
         raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is far larger than the picture")
+    if len(page.dataoffsets) < prod(page.chunked) or 0 in page.databytecounts:
+        raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is missing")
     if page.compression not in _BARE:
         for place, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             _check_chunk(data[place : place + size], page, chunk)
@@ -120,6 +127,8 @@ def _is_supported(page: Any, bits: int) -> bool:
         _YCBCR: samples == 3 and is_jpeg and page.planarconfig == 1,  # its decoder returns RGB
     }.get(page.photometric, False)
     is_real = page.dtype is not None and page.dtype.kind in "uifb"
+    if page.predictor != 1 and page.compression in _PREDICTORLESS:  # of which decoders make different pictures
+        return False
     return has_colors and is_real and page.imagedepth == 1 and bits <= _BITS.get(page.compression, 0)
 
 
@@ -174,9 +183,12 @@ def _check_lzw(page: Any, data: bytes) -> None:
 
 def _is_for_pillow(page: Any) -> bool:
     bits = {page.bitspersample} if isinstance(page.bitspersample, int) else set(page.bitspersample)
+    is_inverted_alpha = page.photometric == _WHITE_IS_ZERO and page.samplesperpixel == 2
+    # Some writers put 8 bits into a color map, whose colors have 16.
+    is_narrow_palette = page.photometric == _PALETTE and page.colormap.max() < 2**8
     return (
         bits <= {1, 8} and page.sampleformat == 1 and page.planarconfig == 1
-        and page.compression in _PILLOW_COMPRESSIONS
+        and page.compression in _PILLOW_COMPRESSIONS and not is_inverted_alpha and not is_narrow_palette
     )  # fmt: skip
 
 

@@ -91,13 +91,38 @@ class TestMissing:
         reason, text = refuse(factories.encode_dicom(DEEP, **{tag: None}))
         assert (reason, f"{tag} is missing" in text) == (Reason.NOT_A_RADIOGRAPH, True)
 
-    @pytest.mark.parametrize("photometric", ["monochrome1", "Monochrome1 "])
-    def test_photometric_interpretation_in_lower_case_is_read(self, photometric):
+    @pytest.mark.parametrize(
+        "photometric", ["monochrome1", "Monochrome1 ", "MONOCHROME 1", "MONOCHROME_1", "Monochrome1\0"]
+    )
+    def test_photometric_interpretation_is_read_however_it_is_spelled(self, photometric):
         data = factories.encode_dicom(DEEP, PhotometricInterpretation=photometric, **TWELVE, **WINDOW)
         assert_shown(data, 1 - EXPECTED)
 
+    @pytest.mark.parametrize("photometric", ["MONOCROME1", "MONOCHROME", "GRAYSCALE", "HSV", "ARGB", "??"])
+    def test_another_photometric_interpretation_is_refused_and_not_taken_for_monochrome2(self, photometric):
+        reason, text = refuse(factories.encode_dicom(DEEP, PhotometricInterpretation=photometric, **TWELVE, **WINDOW))
+        assert (reason, text[:39]) == (Reason.UNSUPPORTED_FORMAT, "(0028,0004) Photometric Interpretation ")
+
+    @pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept", "NumberOfFrames"])
+    def test_a_number_of_blanks_is_missing(self, tag):
+        data = factories.encode_dicom(DEEP, **{tag: "77"}, **TWELVE, **WINDOW)
+        assert_shown(data.replace(b"\x02\x0077", b"\x02\x00  "), EXPECTED)
+
 
 class TestFileStructure:
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    def test_the_length_of_the_group_of_the_pixels_may_precede_them(self, syntax):
+        data = factories.encode_dicom(DEEP, syntax=syntax, **TWELVE, **WINDOW)
+        at = data.rindex(b"\xe0\x7f\x10\x00")
+        head = b"UL\x04\x00" if syntax == ExplicitVRLittleEndian else b"\x04\x00\x00\x00"
+        length = b"\xe0\x7f\x00\x00" + head + struct.pack("<L", len(data) - at)
+        assert_shown(data[:at] + length + data[at:], EXPECTED)
+
+    def test_an_extended_offset_table_may_precede_the_pixels(self):
+        frame = factories.encode_jpeg(CHEST)
+        fields = {"ExtendedOffsetTable": bytes(8), "ExtendedOffsetTableLengths": struct.pack("<Q", len(frame))}
+        assert_shown(factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame, **fields), shown(frame))
+
     @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     @pytest.mark.parametrize("with_preamble", [False, True])
     @pytest.mark.parametrize("with_meta", [False, True])
@@ -126,7 +151,9 @@ class TestFileStructure:
         data = factories.encode_dicom(CHEST, syntax=syntax)
         meta = data[: data.index(b"\x08\x00\x16\x00")]
         private = b"\x03\x3f\x10\0" + (b"LO\x04\0" if syntax == ExplicitVRLittleEndian else b"\x04\0\0\0") + b"abcd"
-        assert refuse(meta + private) == (Reason.NOT_A_RADIOGRAPH, "the DICOM instance holds no image")
+        assert refuse(meta + private) == (
+            Reason.NOT_A_RADIOGRAPH, "the DICOM instance holds no image: (7FE0,0010) Pixel Data is missing"
+        )  # fmt: skip
 
     def test_text_and_random_bytes_are_no_data_set(self):
         random = np.random.default_rng(0)
@@ -186,6 +213,21 @@ class TestFileStructure:
         assert refuse(factories.encode_dicom(large, syntax=JPEGBaseline8Bit, frame=cut))[0] is Reason.DAMAGED
         assert refuse(cut)[0] is Reason.DAMAGED
 
+    @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55"])
+    def test_a_progressive_frame_of_a_retired_syntax_is_decoded(self, syntax):
+        frame = factories.encode_jpeg(CHEST, progressive=True)
+        data = factories.encode_dicom(CHEST, syntax=syntax, frame=frame)
+        assert_shown(data, shown(frame))
+        assert read(data).contradictions == frozenset()
+
+    def test_a_signed_frame_in_baseline_jpeg_is_signed(self):
+        frame = factories.encode_jpeg(CHEST ^ 0x80, quality=100)
+        fields = {"PixelRepresentation": 1, "WindowCenter": "0", "WindowWidth": "256"}
+        np.testing.assert_allclose(
+            shown(factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame, **fields)).mean(),
+            (CHEST / 255).mean(), atol=0.02,
+        )  # fmt: skip
+
     def test_a_baseline_frame_whose_syntax_says_lossless_is_decoded(self):
         frame = factories.encode_jpeg(CHEST)
         plain = read(factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=frame))
@@ -240,8 +282,8 @@ class TestWhatItIs:
 
 class TestPalette:
     @staticmethod
-    def encode(red, green, blue, bits=8, first=0):
-        fields = {"PhotometricInterpretation": "PALETTE COLOR"}
+    def encode(red, green, blue, bits=8, first=0, **fields):
+        fields |= {"PhotometricInterpretation": "PALETTE COLOR"}
         for name, table in (("Red", red), ("Green", green), ("Blue", blue)):
             kind = "<u2" if bits == 16 else "u1"
             fields[f"{name}PaletteColorLookupTableDescriptor"] = [len(table) % 2**16, first, bits]
@@ -253,12 +295,22 @@ class TestPalette:
         table = np.arange(256) if bits == 8 else np.arange(256) * 257
         assert_shown(self.encode(table, table, table, bits), CHEST / 255)
 
+    def test_a_palette_of_grays_is_looked_up_in_a_jpeg_frame_too(self):
+        table = np.arange(256)[::-1]
+        plain = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=factories.encode_jpeg(CHEST))
+        data = self.encode(table, table, table, syntax=JPEGBaseline8Bit, frame=factories.encode_jpeg(CHEST))
+        assert_shown(data, 1 - shown(plain))
+
     def test_a_palette_of_colors_is_no_radiograph(self):
         table = np.arange(256)
         assert refuse(self.encode(table, table[::-1], table))[0] is Reason.NOT_A_RADIOGRAPH
 
 
 class TestWindowAndTables:
+    def test_a_linear_window_of_width_1_is_a_threshold(self):
+        mask = (CHEST > 120).astype(np.uint8)  # PS3.3 C.11.2.1.2.1: white above center - 0.5
+        assert_shown(factories.encode_dicom(mask, WindowCenter="1", WindowWidth="1"), mask)
+
     @pytest.mark.parametrize(
         "window", [("NaN", "4096"), ("2048", "nan"), ("2048", "-1"), ("2048", "0"), ("inf", "4096")]
     )

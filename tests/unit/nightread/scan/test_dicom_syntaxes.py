@@ -91,6 +91,17 @@ def test_signed_values_are_extended_from_their_bits(syntax):
     np.testing.assert_array_equal(scan.pixels, signed)
 
 
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless])
+def test_a_frame_whose_values_lie_in_the_high_bits_is_shifted_down(syntax):
+    pixels = factories.small_chest().astype(np.uint16) * 16
+    frame = bytes(ENCODERS[syntax][0](pixels << 4))
+    fields = {"BitsStored": 12, "HighBit": 15, "WindowCenter": "2048", "WindowWidth": "4096"}
+    scan = read(factories.encode_dicom(pixels, syntax=syntax, frame=frame, **fields))
+
+    np.testing.assert_array_equal(scan.pixels, pixels)
+    assert scan.contradictions == {Contradiction.HIGH_BIT}
+
+
 @pytest.mark.parametrize("samples", [1, 3])
 def test_an_rle_frame_is_found_without_its_transfer_syntax(samples):
     gray = factories.small_chest() if samples == 3 else factories.small_chest().astype(np.uint16) * 16

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -238,6 +239,45 @@ def test_other_formats_and_archives_are_refused_by_name(head, name):
     assert name in text
 
 
+class TestCutJpeg:
+    """Decoders fill what is missing of a JPEG that was closed, or show it blurred."""
+
+    @pytest.mark.parametrize("percent", [90, 95, 99])
+    @pytest.mark.parametrize("at_least_px", [0, 40])
+    def test_one_that_lacks_less_than_its_last_16_rows_is_damaged(self, percent, at_least_px):
+        data = factories.encode_jpeg(CHEST)
+        assert read(data, at_least_px=at_least_px)
+        with pytest.raises(ScanError) as caught:
+            read(data[: len(data) * percent // 100] + b"\xff\xd9", at_least_px=at_least_px)
+        assert caught.value.reason is Reason.DAMAGED
+
+    @pytest.mark.parametrize("percent", [50, 90, 99])
+    @pytest.mark.parametrize("bits", [8, 12, 16])
+    def test_a_lossless_one_is_damaged(self, bits, percent):
+        data = imagecodecs.ljpeg_encode(
+            (CHEST.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint8 if bits == 8 else np.uint16)
+        )
+        assert read(data)
+        assert refuse(data[: len(data) * percent // 100] + b"\xff\xd9")[0] is Reason.DAMAGED
+
+    @pytest.mark.parametrize("percent", [30, 50, 70, 90, 99])
+    def test_a_progressive_one_of_12_bits_is_damaged(self, percent):
+        data = bytearray(factories.encode_jpeg(np.kron(CHEST, np.ones((4, 4), np.uint8)), progressive=True))
+        data[data.index(b"\xff\xc2") + 4] = 12  # its coefficients are as valid for 12 bits as for 8
+        assert read(bytes(data))
+        assert refuse(bytes(data[: len(data) * percent // 100]) + b"\xff\xd9")[0] is Reason.DAMAGED
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_fill_bytes_before_the_end_marker_are_no_missing_data(self, progressive):
+        data = factories.encode_jpeg(CHEST, progressive=progressive)
+        padded = data[:-2] + b"\xff\xff\xff\xd9"  # DCMTK pads a frame to an even length so
+        np.testing.assert_array_equal(read(padded).pixels, read(data).pixels)
+
+    def test_one_whose_last_rows_are_mid_gray_is_read(self):
+        bordered = np.pad(CHEST, 24, constant_values=128)
+        assert read(factories.encode_jpeg(bordered)).pixels.shape == bordered.shape
+
+
 class TestPng:
     @pytest.mark.parametrize("bits", [12, 16])
     @pytest.mark.parametrize("channels", [2, 3, 4])
@@ -271,6 +311,27 @@ class TestPng:
             assert np.array_equal(read(data).pixels, CHEST)
         else:
             assert refuse(data)[0] is Reason.MULTI_FRAME
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("rows", [1, 60])
+    def test_one_whose_pixel_data_is_complete_but_has_too_few_rows_is_damaged(self, dtype, rows):
+        pixels = CHEST.astype(dtype)
+        data = factories.encode_image(pixels)
+        start, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+        kept = b"".join(b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in pixels[:-rows])
+        short = data[:start] + factories.encode_png_chunk(b"IDAT", zlib.compress(kept)) + data[end:]
+        reason, text = refuse(short)
+        assert (reason, "lowest rows" in text) == (Reason.DAMAGED, True)
+
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+    def test_one_whose_last_rows_are_black_is_read(self, mode):
+        bordered = np.pad(CHEST, 24)
+        image = (
+            Image.fromarray(bordered.astype(np.uint16)) if mode == "I;16" else Image.fromarray(bordered).convert(mode)
+        )
+        if "A" in mode:
+            image.putalpha(Image.fromarray(bordered))
+        assert read(factories.encode_image(image)).pixels.shape == bordered.shape
 
 
 class TestExif:

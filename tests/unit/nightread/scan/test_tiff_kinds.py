@@ -81,6 +81,47 @@ class TestDepth:
         reason, text = refuse(encode(CHEST.astype(np.uint32) << 24, compression="jpeg2000"))
         assert (reason, "JPEG2000" in text) == (Reason.UNSUPPORTED_FORMAT, True)
 
+    @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+    @pytest.mark.parametrize("alpha", ["unassalpha", "assocalpha"])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_alpha_beside_gray_is_dropped(self, photometric, alpha, dtype):
+        gray = CHEST.astype(dtype) * (np.iinfo(dtype).max // 255)
+        pixels = np.stack([gray, np.full_like(gray, np.iinfo(dtype).max)], axis=-1)
+        data = encode(pixels, photometric=photometric, extrasamples=[alpha], planarconfig="contig")
+        np.testing.assert_allclose(
+            shown(data), CHEST / 255 if photometric == "minisblack" else 1 - CHEST / 255, atol=1e-6
+        )
+
+    def test_a_color_map_of_8_bits_is_no_black_picture(self):
+        data = encode(CHEST, photometric="palette", colormap=np.repeat(np.arange(256, dtype=np.uint16)[None], 3, 0))
+        np.testing.assert_allclose(shown(data), CHEST / 255, atol=1e-6)
+
+    def test_a_predictor_is_refused_where_the_standard_has_none(self):
+        data = encode(CHEST, compression="packbits", predictor=True)
+        reason, text = refuse(data)
+        assert (reason, "PACKBITS (32773), predictor 2" in text) == (Reason.UNSUPPORTED_FORMAT, True)
+
+
+class TestMissingStrips:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "zstd"])
+    def test_a_page_without_its_last_strip_is_damaged(self, dtype, compression):
+        data = bytearray(encode(CHEST.astype(dtype) * 16, rowsperstrip=16, compression=compression))
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            tag = file.pages.first.tags["StripByteCounts"]
+        assert tag.count == 8
+        size = {3: 2, 4: 4}[tag.dtype]
+        data[tag.valueoffset + 7 * size : tag.valueoffset + 8 * size] = bytes(size)
+        assert refuse(bytes(data)) == (Reason.DAMAGED, "a strip or tile of the TIFF is missing")
+
+    def test_a_page_that_lists_fewer_strips_than_it_has_rows_for_is_damaged(self):
+        data = bytearray(encode(CHEST, rowsperstrip=16))
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            entries = [file.pages.first.tags[name].offset for name in ("StripOffsets", "StripByteCounts")]
+        for place in entries:
+            struct.pack_into("<L", data, place + 4, 7)
+        assert refuse(bytes(data)) == (Reason.DAMAGED, "a strip or tile of the TIFF is missing")
+
 
 class TestPreviews:
     @staticmethod
