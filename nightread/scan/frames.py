@@ -107,8 +107,8 @@ def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
     import imagecodecs  # 0.1 s and 20 MB, not needed for a folder of JPEG files
 
     decoders: dict[Codec, Callable[[bytes], npt.NDArray[Any]]] = {
-        Codec.JPEG: partial(_decode_by_libjpeg, header=header),
-        Codec.JPEG_LOSSLESS: partial(_decode_by_libjpeg, header=header),
+        Codec.JPEG: partial(_decode_deep_jpeg, header=header),
+        Codec.JPEG_LOSSLESS: partial(_decode_deep_jpeg, header=header),
         Codec.JPEG_LS: _decode_jpeg_ls,
         Codec.JPEG_2000: imagecodecs.jpeg2k_decode,
         Codec.JPEG_XL: imagecodecs.jpegxl_decode,
@@ -122,13 +122,18 @@ def decode(data: bytes | memoryview, header: FrameHeader) -> npt.NDArray[Any]:
     return pixels
 
 
-def _decode_by_libjpeg(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
+def _decode_deep_jpeg(data: bytes, header: FrameHeader) -> npt.NDArray[Any]:
+    data = close_jpeg(data, header)
+    pixels = _decode_by_libjpeg(data)
+    check_last_pixel(pixels[-1, -1], data, header)
+    return pixels
+
+
+def _decode_by_libjpeg(data: bytes) -> npt.NDArray[Any]:
     """Decode a JPEG of any depth, lossless too."""
     import imagecodecs
 
-    data = close_jpeg(data, header)
     pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
-    check_last_pixel(pixels[-1, -1], data, header)
     return pixels
 
 
@@ -232,9 +237,7 @@ def _check_whole(data: bytes, header: FrameHeader) -> bytes:
 def _decode_whole(data: bytes, header: FrameHeader) -> bytes:
     try:
         if header.codec is Codec.JPEG_LOSSLESS or header.bits > _PILLOW_BITS:
-            import imagecodecs
-
-            return bytes(imagecodecs.jpeg8_decode(data).data)
+            return _decode_by_libjpeg(data).tobytes()
         with Image.open(BytesIO(data), formats=("JPEG",)) as image:
             return image.tobytes()
     except (*DECODER_ERRORS, RuntimeError):
