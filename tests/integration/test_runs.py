@@ -391,6 +391,15 @@ class TestCancelling:
         assert cancel(engine, run_id) == 2
         assert count(engine, run_id) == RunCounts(scored=1, failed=2)
 
+    def test_a_scan_stays_scored_whose_job_waits_for_others(self, engine):
+        run_id = add_run(engine, 2)
+        (job_id,) = job_ids(engine, run_id)
+        held, (first, _) = claim(engine, job_id), open_scans(engine, job_id)
+        write(engine, lambda connection: store_results(connection, held, [scored(first)], [], retry_in_s=60.0))
+        assert cancel(engine, run_id) == 1
+        assert count(engine, run_id) == RunCounts(scored=1, failed=1)
+        assert [scan.status for scan in fetch_scans(engine, run_id)] == [ScanStatus.SCORED, ScanStatus.FAILED]
+
     @pytest.fixture
     def one_job_a_step(self, monkeypatch):
         monkeypatch.setattr(db.cancellation, "_JOBS_PER_STEP", 1)
