@@ -3,8 +3,8 @@
     uv run --group test python -m studies.mutants --into mutants.jsonl --minutes 30
     uv run --group test python -m studies.mutants --into mutants.jsonl --table
 
-Mutated are the functions of `mutant_targets`, one place at a time, in memory: no file changes. Each mutant meets the tests
-that should kill it and call its function, in a fork of a process that has collected and passed them and has their
+Mutated are the functions of `mutant_targets`, one place at a time, in memory: no file changes. Each mutant meets the
+tests that should kill it and call its function, in a fork of a process that has collected and passed them and has their
 servers. A run that stops goes on where it stopped. Other tools know no conditions and values of SQL statements, which
 are most of what is guarded here, and start Python and the servers anew for each mutant.
 """

@@ -4,7 +4,8 @@ import ast
 
 import pytest
 
-from studies.mutants import TARGETS, list_mutants
+from studies.mutant_targets import TARGETS
+from studies.mutants import list_mutants
 from tests.factories import ROOT
 
 IDS = [f"{target.guards}-{target.module}" for target in TARGETS]
