@@ -93,6 +93,7 @@ COMMANDS: Final = (
     Command("db backup", "db:backup", "Write a backup of the database to a file, while workers go on."),
     Command("db restore", "db:restore", "Fill an empty database from a backup."),
     Command("db check", "db:check", "Check that the rows of the database agree with each other."),
+    Command("db partition", "db:partition", "Divide the tables of a PostgreSQL server into partitions."),
     Command("db upgrade", "db:upgrade", "Create the tables or upgrade them to this release's schema."),
 )
 #: Groups of commands with their help and panel.

@@ -11,6 +11,8 @@ server: version, encoding and connections of a PostgreSQL server.
 schema: brings the tables up to date.
 dialects: what SQLite and PostgreSQL write differently.
 bulk: many rows in and out.
+partitions: scans by the month of their run, on PostgreSQL.
+partition_change: the change of a database to partitions.
 runs: makes, finds, closes and retries runs.
 run_history: earlier runs like a run.
 cancellation: ends a run before its scans are scored.

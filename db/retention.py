@@ -1,7 +1,8 @@
 """Retention: deletes old runs, and stored results of contents that no scan refers to, in short transactions.
 
 Each transaction leaves counts that add up, so an interrupted deletion is continued by the next one. A run that is
-deleted in part loses its tally first, and is then counted from its scans.
+deleted in part loses its tally first, and is then counted from its scans. A month whose runs are all old goes as a
+whole, where PostgreSQL keeps it in partitions of its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,10 +11,14 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
+import sqlalchemy as sql
 from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, and_, delete, func, select, tuple_, update
+from sqlalchemy.exc import DBAPIError
 
 from db.dialects import allow_slow_statement, wait_for_advisory_lock
 from db.engine import reading, write
+from db.page_tables import marks
+from db.partitions import keep_months, list_full, run_ddl
 from db.runs import is_open, lock_run
 from db.scored_scans import SCORED_SCANS
 from db.tables import jobs, measurements, predictions, runs, scans, tallies, worklist_rows
@@ -24,6 +29,8 @@ from nightread.failpoints import Point, failpoint
 
 #: Rows of one transaction.
 _ROWS_PER_STEP: Final = 5_000
+# Partitions that others keep locked, such as a backup, and those that another `prune` has dropped.
+_NOT_FREE_SQLSTATES: Final = frozenset({"55P03", "42P01"})
 
 
 @dataclass(slots=True)
@@ -112,10 +119,16 @@ def prune(
         DatabaseUnavailable: the database does not answer; what is deleted stays deleted, and the rest is there.
     """
     pruned = Pruned()
+    keep_months(engine)
     with reading(engine) as connection:
         old = select(runs.c.id, runs.c.found).where(_is_old(cutoff)).order_by(runs.c.finished_at, runs.c.id)
         found = dict(connection.execute(old).all())
     done, every = 0, sum(found.values())
+    for count, rows in [] if keep_positives else _drop_months(engine, cutoff):
+        pruned.scans += count
+        pruned.worklist_rows += rows
+        done += count
+        on_progress(done, every)
     for run_id in found:
         run = _OldRun(run_id, cutoff, _find_positives(engine, run_id) if keep_positives else frozenset())
         write(engine, partial(_delete_tally, run=run))
@@ -132,6 +145,68 @@ def prune(
     pruned.predictions = _delete_orphans(engine, predictions)
     pruned.measurements = _delete_orphans(engine, measurements)
     return pruned
+
+
+def _drop_months(engine: Engine, cutoff: datetime) -> Iterator[tuple[int, int]]:
+    """Drop the partitions of which all runs are old; yield the numbers of their scans and worklist rows.
+
+    Those that are not free are left, to be deleted row by row.
+    """
+    with reading(engine) as connection:
+        full = list_full(connection)
+    for part, rows_part in full:
+
+        def work(connection: Connection, part: str = part, rows_part: str = rows_part) -> tuple[int, int] | None:
+            try:
+                with connection.begin_nested():
+                    return _drop_month(connection, cutoff, part, rows_part)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in _NOT_FREE_SQLSTATES:
+                    raise
+                return None
+
+        if (dropped := write(engine, work)) is not None:
+            yield dropped
+
+
+def _drop_month(connection: Connection, cutoff: datetime, part: str, rows_part: str) -> tuple[int, int] | None:
+    """Drop a pair of partitions, unless they hold scans of a run that is not old; returns the numbers of their rows."""
+    allow_slow_statement(connection)
+    ids, run_ids = sql.column("id", scans.c.id.type), sql.column("run_id", runs.c.id.type)
+    month = sql.table(part, ids, run_ids)
+    of_month = select(month).where(run_ids == runs.c.id).exists()
+    # Locked before the table, in the order of `retry`.
+    old = select(runs.c.id).where(_is_old(cutoff), of_month).order_by(runs.c.id).with_for_update(key_share=True)
+    of_runs = connection.execute(old).scalars().all()
+    others = select(runs.c.id).where(of_month, runs.c.id.not_in(of_runs)).limit(1)
+    if connection.execute(others).first() is not None:
+        return None
+    # Workers wait behind this while it waits, so it gives up soon.
+    run_ddl(
+        connection, ["SET LOCAL lock_timeout = '2s'", f"LOCK TABLE {part}, {rows_part} IN SHARE ROW EXCLUSIVE MODE"]
+    )
+    # Once more: a run may have been written while this waited for its transaction.
+    if connection.execute(others).first() is not None:
+        return None
+    by_run = select(run_ids, func.count().label("scans")).group_by(run_ids)
+    counts = {row.run_id: row.scans for row in connection.execute(by_run)}
+    rows = connection.execute(select(func.count()).select_from(sql.table(rows_part))).scalar_one()
+    for run_id, count in counts.items():
+        connection.execute(delete(tallies).where(tallies.c.run_id == run_id))
+        _subtract(connection, run_id, count)
+    first, last = (select(one(ids)).select_from(month).scalar_subquery() for one in (func.min, func.max))
+    connection.execute(delete(marks).where(marks.c.scan_id.between(first, last)))
+    failpoint(Point.PRUNE_IN_TRANSACTION)
+    # All that foreign keys touch, in the order in which workers write, and from here on for moments.
+    run_ddl(
+        connection,
+        [
+            "LOCK TABLE ONLY jobs, ONLY scans, ONLY worklist_rows, ONLY runs, ONLY marks IN ACCESS EXCLUSIVE MODE",
+            f"ALTER TABLE scans DETACH PARTITION {part}",  # `marks` refers to scans, so that it cannot just be dropped
+            f"DROP TABLE {part}, {rows_part}",
+        ],
+    )
+    return sum(counts.values()), rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +270,15 @@ def _delete_scans(connection: Connection, run: _OldRun, after: int) -> tuple[int
     kept = [scan_id for scan_id in ids if scan_id in run.kept]
     doomed = and_(of_run, scans.c.id <= ids[-1], scans.c.id.not_in(kept))
     count = connection.execute(delete(scans).where(doomed)).rowcount
-    connection.execute(
-        update(runs)
-        .where(runs.c.id == run.id)
-        .values(found=runs.c.found - count, pruned=func.coalesce(runs.c.pruned, 0) + count)
-    )
+    _subtract(connection, run.id, count)
     failpoint(Point.PRUNE_IN_TRANSACTION)
     return count, ids[-1]
+
+
+def _subtract(connection: Connection, run_id: str, count: int) -> None:
+    """Note that a run has lost scans."""
+    values = {"found": runs.c.found - count, "pruned": func.coalesce(runs.c.pruned, 0) + count}
+    connection.execute(update(runs).where(runs.c.id == run_id).values(values))
 
 
 def _delete_jobs(connection: Connection, run: _OldRun, after: str) -> tuple[int, str | None]:

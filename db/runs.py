@@ -14,6 +14,7 @@ from db.bulk import copy_in, write_time
 from db.dialects import built_once
 from db.engine import read_clock
 from db.owner import Owner, make_owner_columns, read_owner
+from db.partitions import begin_month
 from db.registry import NewModel, refuse_retired, register_model
 from db.tables import RUN_NAME_LENGTH, jobs, models, runs, scans
 from db.tallies import begin_tally, change_tally
@@ -120,15 +121,12 @@ class RunInfo:
 
 
 def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) -> str:
-    """Insert a run, its scans and its jobs; the caller commits, then publishes.
+    """Insert a run, its scans and its jobs, and return its id; the caller commits, then publishes.
 
     Args:
         connection: in a transaction.
         run: the request.
         found: its scans, in the order in which they are assigned to jobs; iterated twice.
-
-    Returns:
-        The run's id.
 
     Raises:
         DatabaseError: the model's name and version are stored with another digest.
@@ -152,6 +150,7 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
         )
     )  # fmt: skip
     now = read_clock(connection)
+    begin_month(connection, now)
     created_at = write_time(connection, now)
     later = write_time(connection, now + timedelta(seconds=run.settle_s))
     dealt: list[Iterator[str]] = []

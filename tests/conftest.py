@@ -11,6 +11,7 @@ import sqlalchemy
 from sqlalchemy.engine import make_url
 
 from db.engine import make_engine
+from db.partition_change import partition
 from db.schema import upgrade
 from db.tables import metadata
 from nightread.machine import count_cores
@@ -35,6 +36,7 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also what takes minutes, and every crash on each database")
+    parser.addoption("--partitioned", action="store_true", help="PostgreSQL with tables in partitions")
 
 
 @pytest.fixture(scope="session")
@@ -105,10 +107,12 @@ def postgres_url(_postgres_server):
 
 
 @pytest.fixture(scope="session")
-def _postgres_with_tables(_postgres_server):
+def _postgres_with_tables(_postgres_server, request):
     with _make_postgres_database(_postgres_server) as url:
         engine = make_engine(url)
         upgrade(engine)
+        if request.config.getoption("--partitioned"):
+            partition(engine)
         engine.dispose()
         yield url
 

@@ -1,4 +1,4 @@
-"""`db upgrade`, `backup`, `restore` and `check`: the results database."""
+"""`db upgrade`, `partition`, `backup`, `restore` and `check`: the results database."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,9 @@ from cli.output.console import print_json, say, waiting
 from db import schema
 from db.consistency import check_ledger
 from db.engine import make_engine, reading
+from db.partition_change import partition as partition_tables
+from db.partition_change import plan_partitions
+from db.partitions import MONTHS_AHEAD
 from nightread.settings import read_settings
 
 
@@ -32,6 +35,34 @@ def upgrade(as_json: Json = False) -> None:
         print_json({"before": before, "now": now})
     else:
         say(f"schema {now}, nothing to do" if before == now else f"schema {before or '(none)'} -> {now}")
+
+
+def partition(
+    months_ahead: Annotated[
+        int, typer.Option("--months-ahead", min=0, max=120, help="Partitions to make for months to come.")
+    ] = MONTHS_AHEAD,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Divide the tables of a PostgreSQL server into partitions.
+
+    Scans and rows of the worklist page lie in a partition for each month, which `prune` drops as a whole. Scores and
+    measurements are copied into 16 partitions, and until then workers and commands wait: stop workers before the first
+    time, and plan half a minute for each million scans. Repeat it to make the partitions of months to come. There is
+    no way back but a backup.
+
+    Example: nightread db partition --dry-run
+    """
+    engine = open_database()
+    with waiting("partitioning"):
+        done = plan_partitions(engine, months_ahead) if dry_run else partition_tables(engine, months_ahead)
+    if as_json:
+        print_json({"dry_run": dry_run, "tables": done.tables, "copied": done.copied, "months": done.months})
+        return
+    would = "would be " if dry_run else ""
+    if done.tables:
+        say(f"{', '.join(done.tables)}: {would}partitioned, {done.copied:,} rows {would}copied")
+    say(f"new months: {would}{', '.join(done.months)}" if done.months else "no month is missing")
 
 
 def backup(

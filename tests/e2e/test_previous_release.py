@@ -35,7 +35,8 @@ def env(tmp_path, postgres_url, redis_url):
     )
 
 
-def test_its_worker_commands_and_health_check_go_on_while_the_new_schema_is_in_place(env, previous, tmp_path):
+@pytest.mark.parametrize("changes", [["upgrade"], ["upgrade", "partition"]], ids="-".join)
+def test_its_worker_commands_and_health_check_go_on_while_the_new_schema_is_in_place(env, previous, tmp_path, changes):
     def ask(*arguments):
         done = subprocess.run(
             [*previous, *map(str, arguments)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100,
@@ -61,7 +62,8 @@ def test_its_worker_commands_and_health_check_go_on_while_the_new_schema_is_in_p
     assert "0005" in ask("db", "upgrade").stderr
     with started([*previous, "worker"], env, tmp_path, log):
         wait_until(lambda: "ready" in log.read_text(), "the previous release's worker")
-        run("db", "upgrade", env=env, cwd=tmp_path)
+        for change in changes:
+            run("db", change, env=env, cwd=tmp_path)
 
         assert last_json(ask("worker", "--health", "--json"))["healthy"]
         of_previous = enqueue("by-the-previous", ask)

@@ -12,7 +12,8 @@ from db.backup import back_up, restore
 from db.consistency import check_ledger
 from db.engine import make_engine, reading, write
 from db.job_results import store_results
-from db.schema import REVISION, ensure_schema, read_revision
+from db.partition_change import partition
+from db.schema import REVISION, ensure_schema, read_revision, upgrade
 from db.tallies import RunCounts
 from nightread.errors import BackupFailed, SchemaOutdated
 from tests.db_factories import add_run, claim, count, job_ids, new_prediction, open_scans, scored
@@ -65,6 +66,39 @@ def test_a_restored_database_is_that_of_the_backup_and_its_run_goes_on(engine, n
     score(empty, second)
     assert count(empty, night) == count(engine, night)
     add_run(empty, 1)  # the keys that the database counts go on, too
+
+
+def test_partitions_are_restored_as_they_were(postgres_url, tmp_path):
+    engine = make_engine(postgres_url)
+    upgrade(engine)
+    partition(engine)
+    run_id = add_run(engine, 2, job_size=1)
+    first, second = job_ids(engine, run_id)
+    score(engine, first)
+    query = text(
+        "SELECT relname, relkind, pg_get_expr(relpartbound, oid), obj_description(oid) FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+
+    def list_tables():
+        with reading(engine) as connection:
+            return connection.execute(query).all()
+
+    before = list_tables()
+    back_up(engine, tmp_path / "night.backup")
+    for statement in ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public"):
+        write(engine, lambda connection, statement=statement: connection.exec_driver_sql(statement))
+    assert restore(engine, tmp_path / "night.backup") == REVISION
+    assert list_tables() == before
+    score(engine, second)
+    assert count(engine, run_id) == RunCounts(scored=2)
+    assert partition(engine, 4).tables == ()
+    newest = add_run(engine, 1)
+    with reading(engine) as connection:
+        places = "SELECT count(DISTINCT tableoid) FROM scans WHERE run_id IN (:first, :second)"
+        assert connection.execute(text(places), {"first": run_id, "second": newest}).scalar() == 1
+        assert [rule for rule in check_ledger(connection) if rule.broken] == []
+    engine.dispose()
 
 
 def test_a_backup_is_one_file_that_only_its_owner_reads(engine, night, tmp_path):

@@ -240,7 +240,7 @@ class TestChecking:
             ("UPDATE runs SET status = 'finished' WHERE status = 'queued'", "ended-runs"),
             ("UPDATE jobs SET status = 'done' WHERE status = 'queued'", "ended-jobs"),
             ("DELETE FROM predictions", "scores"),
-            ("UPDATE worklist_rows SET scan_id = 999", "worklist"),
+            ("UPDATE worklist_rows SET scan_id = scan_id + 999", "worklist"),
         ],
     )
     def test_a_broken_rule_is_found(self, engine, statement, rule):

@@ -3,17 +3,23 @@
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from sqlalchemy import Engine
 
+from db.partitions import keep_months
 from nightread.errors import NightreadError
 from nightread.settings import Settings
 from worker.queue.publisher import Publisher
 from worker.runs.schedules import NightFetcher, Scheduler, start_due_nights
 
 _log = logging.getLogger(__name__)
+
+#: Seconds between two looks whether a month lacks its partition.
+_UPKEEP_S: Final = 3600.0
 
 
 def start_scheduler(
@@ -36,7 +42,10 @@ def start_scheduler(
 
 
 class Sweeper:
-    """Closes ended runs and republishes lost jobs, at most `sweep_s` seconds apart."""
+    """Closes ended runs and republishes lost jobs, at most `sweep_s` seconds apart.
+
+    Each hour it makes the partitions of the coming months, where there are any and its role may.
+    """
 
     def __init__(self, publisher: Publisher, engine: Engine, sweep_s: float) -> None:
         """Start nothing yet."""
@@ -57,10 +66,14 @@ class Sweeper:
 
     def run(self) -> None:
         """Sweep until stopped; never raises."""
+        upkeep_at = time.monotonic()
         # Random intervals: processes that started together would sweep at the same moment for ever.
         while not self._stop.wait(self._sweep_s * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter, no secret
             try:
                 self._publisher.sweep(self._engine)
+                if time.monotonic() >= upkeep_at:
+                    upkeep_at = time.monotonic() + _UPKEEP_S
+                    keep_months(self._engine)
             except NightreadError as error:
                 _log.warning("sweep: %s", error)
             except Exception:  # noqa: BLE001  # the boundary of a thread: the next sweep may succeed
