@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from db.dialects import allow_slow_statement, wait_for_advisory_lock
 from db.engine import read_clock, reading, write
 from db.partitions import (
+    BY_DIGEST,
     BY_MONTH,
     MONTHS_AHEAD,
     add_missing_months,
@@ -23,6 +24,7 @@ from db.partitions import (
     count_months,
     find_missing_months,
     first_id,
+    gather_statistics,
     is_partitioned,
     name_partition,
     run_ddl,
@@ -31,8 +33,6 @@ from db.partitions import (
 )
 from nightread.errors import SettingsError
 
-#: Tables whose rows are spread over partitions by the digest of their content.
-_BY_DIGEST: Final = ("predictions", "measurements")
 _HASH_PARTS: Final = 16
 #: The lock of upgrades: a schema is not changed in two ways at once.
 _SCHEMA_LOCK: Final = 7_201_122
@@ -67,10 +67,10 @@ def plan_partitions(engine: Engine, ahead: int = MONTHS_AHEAD) -> PartitionChang
             names = tuple(name_partition("scans", month) for month in find_missing_months(connection, ahead, now))
             return PartitionChange(months=names)
         _refuse_extras(connection)
-        rows = connection.execute(_ESTIMATE, {"tables": list(_BY_DIGEST)}).scalar_one()
+        rows = connection.execute(_ESTIMATE, {"tables": list(BY_DIGEST)}).scalar_one()
         first = count_months(now)
         names = tuple(name_partition("scans", month) for month in range(first, first + ahead + 1))
-        return PartitionChange((*BY_MONTH, *_BY_DIGEST), rows, names)
+        return PartitionChange((*BY_MONTH, *BY_DIGEST), rows, names)
 
 
 def partition(engine: Engine, ahead: int = MONTHS_AHEAD, now: datetime | None = None) -> PartitionChange:
@@ -96,7 +96,7 @@ def partition(engine: Engine, ahead: int = MONTHS_AHEAD, now: datetime | None = 
         time = now or read_clock(connection)
         if is_partitioned(connection):
             return PartitionChange(months=tuple(add_missing_months(connection, ahead, time)))
-        tables = (*BY_MONTH, *_BY_DIGEST)
+        tables = (*BY_MONTH, *BY_DIGEST)
         # All that foreign keys name, too, in the order in which workers write.
         run_ddl(connection, [f"LOCK TABLE models, runs, jobs, {', '.join(reversed(tables))} IN ACCESS EXCLUSIVE MODE"])
         _refuse_extras(connection)
@@ -104,14 +104,13 @@ def partition(engine: Engine, ahead: int = MONTHS_AHEAD, now: datetime | None = 
         views = [row.definition for row in connection.execute(_VIEWS, {"tables": list(tables)})]
         for table, key in BY_MONTH.items():
             _partition_by_month(connection, table, key, month)
-        copied = sum(_partition_by_digest(connection, table) for table in _BY_DIGEST)
+        copied = sum(_partition_by_digest(connection, table) for table in BY_DIGEST)
         run_ddl(connection, views)
-        run_ddl(connection, [f"DROP TABLE {table}_before" for table in _BY_DIGEST])
+        run_ddl(connection, [f"DROP TABLE {table}_before" for table in BY_DIGEST])
         for number in range(month, month + ahead + 1):
             add_month(connection, number)
         begin_ids(connection, month)
-        # Nobody gathers these by itself: autovacuum sees the partitions alone.
-        run_ddl(connection, [f"ANALYZE {table}" for table in tables])
+        gather_statistics(connection)
         names = (name_partition("scans", number) for number in range(month, month + ahead + 1))
         return PartitionChange(tables, copied, tuple(names))
 
@@ -128,7 +127,7 @@ def _refuse_sqlite(engine: Engine) -> None:
 
 def _refuse_extras(connection: Connection) -> None:
     """Refuse tables with what Nightread does not make and a new table would not have."""
-    found = connection.execute(_EXTRAS, {"tables": [*BY_MONTH, *_BY_DIGEST]}).first()
+    found = connection.execute(_EXTRAS, {"tables": [*BY_MONTH, *BY_DIGEST]}).first()
     if found is not None:
         raise SettingsError(f"{found.thing} hangs on the table {found.of}: drop it first, and make it again afterwards")
 

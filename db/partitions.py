@@ -11,11 +11,13 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from db.dialects import share_advisory_lock, try_advisory_lock, wait_for_advisory_lock
+from db.dialects import allow_slow_statement, share_advisory_lock, try_advisory_lock, wait_for_advisory_lock
 from db.engine import read_clock, write
 
 #: Tables with a partition for each month, and the column that holds the scan's id.
 BY_MONTH: Final = {"scans": "id", "worklist_rows": "scan_id"}
+#: Tables whose rows are spread over partitions by the digest of their content.
+BY_DIGEST: Final = ("predictions", "measurements")
 #: Partitions that are made ahead of time, in months.
 MONTHS_AHEAD: Final = 3
 
@@ -108,7 +110,15 @@ def keep_months(engine: Engine, ahead: int = MONTHS_AHEAD, now: datetime | None 
         first = now or read_clock(connection)
         return add_missing_months(connection, ahead, first) if find_missing_months(connection, ahead, first) else []
 
-    return write(engine, work)
+    if made := write(engine, work):
+        write(engine, gather_statistics)
+    return made
+
+
+def gather_statistics(connection: Connection) -> None:
+    """Let the planner look at whole tables: by itself PostgreSQL looks at their partitions alone."""
+    allow_slow_statement(connection)
+    run_ddl(connection, [f"ANALYZE {table}" for table in (*BY_MONTH, *BY_DIGEST)])
 
 
 def add_missing_months(connection: Connection, ahead: int, now: datetime) -> list[str]:
