@@ -157,7 +157,7 @@ def create_run(connection: Connection, run: NewRun, found: Iterable[NewScan]) ->
     for scan_count, not_before in ((queued - unsettled, None), (unsettled, later)):
         sizes = list(divide_into_jobs(scan_count, run.job_size))
         job_ids = sorted(uuid.uuid4().hex for _ in sizes)  # sorted: jobs are published in the order of their ids
-        stored = {"status": JobStatus.QUEUED.value, "created_at": created_at, "not_before": not_before}
+        stored = {"created_at": created_at, "not_before": not_before}
         new_jobs = ({**new_job(job_id, run.id, now), **stored} for job_id in job_ids)
         copy_in(connection, jobs, [*new_job("", "", now), "not_before"], (tuple(job.values()) for job in new_jobs))
         dealt.append(chain.from_iterable(map(repeat, job_ids, sizes)))

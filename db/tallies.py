@@ -187,9 +187,7 @@ def tally_scans(connection: Connection, run_id: str, ended: Sequence[ScanOutcome
     Predictions are looked up by content rather than through the view: a new database has no statistics, and its planner
     would scan every prediction for each scan.
     """
-    model = connection.execute(_select_model(connection), {"of_run": run_id}).first()
-    if not ended or model is None:
-        return
+    model = connection.execute(_select_model(connection), {"of_run": run_id}).one()
     if any(scan.reused for scan in ended):
         share_advisory_lock(connection, CONTENTS_LOCK)
     digests = sorted({scan.sha256 for scan in ended if scan.status is ScanStatus.SCORED and scan.sha256 is not None})

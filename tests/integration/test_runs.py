@@ -20,6 +20,7 @@ from cli.output.result_rows import write_rows
 from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.job_results import store_results
+from db.owner import Owner
 from db.results import OperatingPoint, ResultFilter, count_decisions, count_reasons, find_providers, stream_results
 from db.runs import (
     NewScan,
@@ -112,6 +113,13 @@ class TestWriting:
         refused = fetch_scans(engine, run_id)[0]
         assert (refused.job_id, refused.reason_code) == (None, "permission-denied")
         assert refused.finished_at is not None
+
+    def test_its_times_are_stored_alike_so_that_sqlite_compares_them(self, sqlite_engine):
+        add_run(sqlite_engine, 2, job_size=1)
+        tables = " UNION ALL ".join(f"SELECT created_at FROM {table}" for table in ("runs", "jobs", "scans"))
+        with reading(sqlite_engine) as connection:
+            lengths = connection.execute(text(f"SELECT DISTINCT length(created_at) FROM ({tables})")).scalars().all()
+        assert len(lengths) == 1
 
     def test_scans_that_may_still_be_written_get_jobs_of_their_own_which_wait(self, engine):
         growing = [NewScan(f"/scans/z{number}", 1, is_unsettled=True) for number in range(3)]
@@ -529,6 +537,17 @@ class TestRetrying:
         assert [run.guard, run.guard_text, run.notified_at, run.counted_at, run.sending, run.sending_not_before] == (
             [None] * 6
         )
+
+    def test_a_retried_run_belongs_to_who_retries_it(self, engine):
+        run_id = add_run(engine, 1, embedded=True, owner=Owner("host", 7, "100"))
+        for embedded, owner in ((False, None), (True, Owner("other", 8, "200"))):
+            cancel(engine, run_id)
+            write(engine, lambda connection, embedded=embedded, owner=owner: retry_run(
+                connection, run_id, 1, embedded=embedded, settings={}, owner=owner
+            ))  # fmt: skip
+            run = fetch_run(engine, run_id)
+            told = (owner.host, owner.pid, owner.started) if owner else (None, None, None)
+            assert (run.embedded, run.host, run.pid, run.process_started) == (embedded, *told)
 
     def test_scans_of_a_job_that_crashed_its_worker_get_a_job_of_their_own(self, engine):
         run_id = add_run(engine, 4, job_size=2)
