@@ -44,5 +44,6 @@ def test_a_night_is_verified_backed_up_pruned_and_restored(tmp_path):
     assert "FAULT" not in run("db", "check", env=elsewhere, cwd=tmp_path).stdout
     assert last_json(run("status", "--json", env=elsewhere, cwd=tmp_path))["scored"] == 3
 
+    assert "only PostgreSQL has partitions" in run("db", "partition", env=env, cwd=tmp_path, expect=1).stderr
     refused = run("prune", "--older-than", "soon", env=env, cwd=tmp_path, expect=2).stderr
     assert "is no duration" in refused

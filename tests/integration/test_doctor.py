@@ -7,6 +7,7 @@ import sqlalchemy
 from sqlalchemy.engine import make_url
 
 from db import engine as db_engine
+from db.partition_change import partition
 from db.schema import check_rights, upgrade
 from nightread.cgroup import Memory
 from nightread.errors import DatabaseUnavailable
@@ -41,6 +42,19 @@ def test_a_cluster_is_warned_of_open_roots(postgres_url, redis_url):
     assert found["roots"].level is Level.WARN
     assert found["broker"].found == "answers and takes messages; 0 waiting, 0 refused so far"
     assert "would take jobs of up to 64 scans" in found["worker"].found
+
+
+def test_a_month_without_a_partition_is_a_warning(postgres_url, redis_url):
+    engine = db_engine.make_engine(postgres_url)
+    upgrade(engine)
+    settings = make_settings(database_url=postgres_url, broker_url=redis_url)
+    partition(engine, 0)
+    found = find(settings)["database"]
+    assert (found.level, "without scans_" in found.found) == (Level.WARN, True)
+    partition(engine, 1)
+    found = find(settings)["database"]
+    assert (found.level, "without" in found.found) == (Level.OK, False)
+    engine.dispose()
 
 
 def test_a_database_that_does_not_answer_is_told_once(redis_url):

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from db.engine import make_engine, read_clock, reading, show_address
+from db.partitions import find_missing_months, is_partitioned, name_partition
 from db.schema import check_rights, read_revision
 from db.server import describe_server, read_server
 from worker.doctor.finding import Finding, warn_if
@@ -14,8 +15,17 @@ _LARGEST_OFFSET_S: Final = 5.0
 
 
 def check_database(machine: Machine) -> Finding:
-    """Connect, and check the schema."""
-    return Finding(f"{show_address(machine.engine)}, schema {read_revision(machine.engine)}")
+    """Connect, and check the schema and the partitions of this month and the next."""
+    said = f"{show_address(machine.engine)}, schema {read_revision(machine.engine)}"
+    with reading(machine.engine) as connection:
+        if not is_partitioned(connection):
+            return Finding(said)
+        missing = find_missing_months(connection, 1, read_clock(connection))
+    names = ", ".join(name_partition("scans", month) for month in missing)
+    return warn_if(
+        missing, f"{said}, in partitions{' without ' * bool(missing)}{names}",
+        "scans of that month lie in the one before; run `nightread db partition` as the owner of the tables",
+    )  # fmt: skip
 
 
 def check_server(machine: Machine) -> Finding:
