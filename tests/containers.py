@@ -101,6 +101,40 @@ class Stack:
         """Run `nightread` in the service `cli`; returns what it writes to stdout."""
         return self.compose("run", "--rm", "-T", "cli", *words, **options)
 
+    def run_pod(self, pod: dict[str, Any], settings: dict[str, str], places: dict[str, Path], port: int) -> str:
+        """Start the container of a pod beside the services, as restricted as in a cluster; returns its name.
+
+        Args:
+            pod: of a manifest.
+            settings: those of its ConfigMap.
+            places: folders or files of this host by the mount of the container.
+            port: of the container, published on a free one of this host.
+        """
+        (container,), user = pod["containers"], pod["securityContext"]
+        security, name = container["securityContext"], f"{self._project}-{container['name']}-pod"
+        env = settings | {entry["name"]: entry["value"] for entry in container["env"]}
+        tmp = next(volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "tmp")
+        command = [
+            "docker", "create", "--name", name, "--publish", f"127.0.0.1::{port}", "--user",
+            f"{user['runAsUser']}:{user['runAsGroup']}", "--group-add", user["fsGroup"],
+            *(["--read-only"] if security["readOnlyRootFilesystem"] else []),
+            *(["--security-opt", "no-new-privileges"] if not security["allowPrivilegeEscalation"] else []),
+            *(f"--cap-drop={one}" for one in security["capabilities"]["drop"]),
+            "--memory", container["resources"]["limits"]["memory"].removesuffix("i"),
+            "--tmpfs", f"/tmp:size={tmp['sizeLimit'].removesuffix('i')}",
+            *(f"--env={name}={value}" for name, value in env.items()),
+            *(f"--volume={here}:{there}" for there, here in places.items()),
+            "--entrypoint", container["command"][0], f"{container['image']}:test", *container["command"][1:],
+        ]  # fmt: skip
+        for words in (
+            command,
+            ["docker", "network", "connect", f"{self._project}_backend", name],
+            ["docker", "start", name],
+        ):
+            done = _run(*words)
+            assert done.returncode == 0, done.stderr
+        return name
+
     def down(self) -> None:
         """Remove containers, networks and volumes, those of profiles included."""
         self.compose("--profile", "*", "down", "--volumes", "--timeout", "5", "--remove-orphans")

@@ -40,9 +40,11 @@ def find_dcmtk(name: str) -> str:
     return program
 
 
-def storescu(port: int, *arguments: Any, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+def storescu(
+    port: int, *arguments: Any, expect: int | None = 0, title: str = TITLE
+) -> subprocess.CompletedProcess[str]:
     """Send files or folders with DCMTK."""
-    command = [find_dcmtk("storescu"), "-v", "-aet", TITLE, "-aec", "NIGHTREAD", "127.0.0.1", port, *arguments]
+    command = [find_dcmtk("storescu"), "-v", "-aet", title, "-aec", "NIGHTREAD", "127.0.0.1", port, *arguments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
     assert expect is None or done.returncode == expect, done.stderr
     return done

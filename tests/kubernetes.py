@@ -41,6 +41,12 @@ def find_containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
             yield container["name"], pod, container
 
 
+def read_settings(folder: str) -> dict[str, str]:
+    """Return the settings that the kustomization of a folder adds to the ConfigMap."""
+    (generated,) = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text())["configMapGenerator"]
+    return dict(literal.split("=", 1) for literal in generated["literals"])
+
+
 def render(overlay: str, folder: Path) -> list[dict[str, Any]]:
     """Return the documents that `kubectl apply -k` would send; skips the test without kubectl.
 

@@ -7,10 +7,8 @@ import contextlib
 import subprocess
 import urllib.request
 
-import yaml
-
 from tests.factories import small_chest, write_jpeg
-from tests.kubernetes import FOLDER, find_containers
+from tests.kubernetes import find_containers, read_settings
 from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
 from tests.services import find_free_port
 
@@ -35,8 +33,7 @@ def test_the_containers_score_a_night_together(tmp_path, postgres_url, redis_url
             text = text.replace(f":{port}", f":{here}")
         return text.replace("0.0.0.0", "127.0.0.1")
 
-    (literals,) = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())["configMapGenerator"]
-    settings = dict(literal.split("=", 1) for literal in literals["literals"])
+    settings = read_settings("base")
 
     def environment(container):
         own = settings | {entry["name"]: entry["value"] for entry in container["env"]}

@@ -1,4 +1,4 @@
-"""docker-compose.pacs.yml for real: a modality sends to the published port, and workers in containers score.
+"""docker-compose.pacs.yml and the receiver's pod for real: a modality sends to a published port, and workers score.
 
 It builds two images and takes minutes: `pytest tests/e2e/test_receiver_in_containers.py --long`. It needs what
 test_containers.py needs, and DCMTK.
@@ -16,6 +16,7 @@ import pytest
 from tests.containers import Stack, build_image, require_engine
 from tests.dicom_peers import TITLE, find_dcmtk, storescu, write_study
 from tests.factories import ROOT, UNGATED_MODEL, small_chest, write_dicom
+from tests.kubernetes import find_pod, read_documents, read_settings
 from tests.program import wait_until
 
 #: As docker-compose.pacs.yml publishes it, on this host alone.
@@ -98,3 +99,42 @@ def test_a_study_sent_to_the_container_is_scored_and_a_killed_receiver_loses_not
     status = json.loads(stack.compose("ps", "--format", "json", "receive").splitlines()[-1])
     assert status["State"] == "running"
     wait_until(lambda: '"Health":"healthy"' in stack.compose("ps", "--format", "json", "receive"), "it is healthy", 200)
+
+
+def test_the_pod_of_the_receiver_runs_under_its_own_restrictions(stack, tmp_path):
+    """Its image, command, settings, mounts, limits and probes; an engine alone stands in for the cluster."""
+    build_image("test", ROOT)
+    build_image("test", ROOT, "worker-dicom")
+    stack.install(ROOT)
+    stack.make_secrets()
+    stack.compose("up", "--detach", "--no-build", "beat")
+    documents = read_documents()
+    pod = find_pod(documents["pacs/receive.yaml:Deployment"])
+    (container,) = pod["containers"]
+    settings = read_settings("base") | read_settings("pacs")
+    spool, models = tmp_path / "spool", tmp_path / "models"
+    for folder in (spool, models):
+        folder.mkdir()
+        folder.chmod(0o2770)
+        os.chown(folder, 0, pod["securityContext"]["fsGroup"])
+    secrets = {
+        f"/run/secrets/nightread/{name}": stack.folder / "secrets" / name for name in ("database_url", "broker_url")
+    }
+    name = stack.run_pod(pod, settings, secrets | {"/spool": spool, "/models": models}, _PORT)
+    try:
+
+        def passes(probe):
+            command = container[probe]["exec"]["command"]
+            return subprocess.run(["docker", "exec", name, *command], capture_output=True, check=False).returncode == 0
+
+        wait_until(lambda: passes("startupProbe"), "the startup probe", 120)
+        published = subprocess.run(["docker", "port", name, f"{_PORT}/tcp"], capture_output=True, text=True, check=True)
+        write_study(tmp_path / "small", 0)
+        storescu(int(published.stdout.rpartition(":")[2]), "+sd", tmp_path / "small", title="PACS")
+        runs = lambda: json.loads(stack.cli("runs", "--json"))  # noqa: E731
+        wait_until(runs, "the study is enqueued", 200)
+        assert [run["found"] for run in runs()] == [2]
+        assert len(list((spool / "received").rglob("*.dcm"))) == 2
+        assert passes("livenessProbe")
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=True)
