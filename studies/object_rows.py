@@ -30,9 +30,10 @@ def fill_bucket(server: ObjectServer, bucket: str, size: int, folder: Path | Non
     server.put(bucket)
     for place in range(size):
         key, data = f"ward-{place // 1000:04}/scan-{place:07}.png", draw_scan(place)
-        # Past HTTP, which would take some milliseconds for each.
+        # Past HTTP and, when they are read, past moto: each would take some milliseconds of the cores.
         s3_backends[_ACCOUNT]["aws"].put_object(bucket, key, data)
-        if folder:
+        server.held[f"/{bucket}/{key}"] = data
+        if folder and not (folder / key).exists():
             (folder / key).parent.mkdir(parents=True, exist_ok=True)
             (folder / key).write_bytes(data)
 

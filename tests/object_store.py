@@ -8,6 +8,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from email.utils import formatdate
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,12 +37,14 @@ class ObjectServer:
     Attributes:
         url: its endpoint.
         asked: (method, path) of each request.
+        held: objects by the path of a request, which the server answers itself: moto takes milliseconds for each.
         fault: answers a request of a method and path in the server's place: with a status, with seconds to wait for
             first, or with None for no fault.
     """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.held: dict[str, bytes] = {}
         self.fault: Callable[[str, str], int | float | None] = lambda *_: None
         self._app = create_backend_app("s3")
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
@@ -84,6 +88,14 @@ class ObjectServer:
             return []
         if fault is not None:
             time.sleep(fault)
+        if method == "GET" and path in self.held:
+            data = self.held[path]
+            written = (
+                ("ETag", f'"{md5(data, usedforsecurity=False).hexdigest()}"'),
+                ("Last-Modified", formatdate(usegmt=True)),
+            )
+            start_response("200 OK", [("Content-Length", str(len(data))), *written])
+            return [data]
         # Google's client escapes each sign of a name, which moto takes for a part of it.
         plain = f"{quote(path.encode('latin-1'))}?{environ['QUERY_STRING']}"
         environ |= {"RAW_URI": plain, "REQUEST_URI": plain}
