@@ -597,6 +597,7 @@ class TestRetrying:
         assert write(engine, lambda connection: store_results(connection, held, [scored(found[0])], []))
         assert close(engine) == 0
         (left,) = [other for other in job_ids(engine, run_id) if fetch_job(engine, other).status is JobStatus.QUEUED]
+        assert fetch_job(engine, left).crashes == 0
         assert score_all(engine, left)
         assert count(engine, run_id) == RunCounts(scored=2)
 

@@ -15,7 +15,7 @@ from db.runs import retry_run
 from db.tables import STAGES, predictions
 from db.tallies import RunCounts
 from db.types import JobStatus, RunStatus, ScanStatus
-from nightread.errors import DatabaseUnavailable
+from nightread.errors import DatabaseError, DatabaseUnavailable
 from nightread.failpoints import arm
 from nightread.inference import content as content_module
 from nightread.inference.scorer import Scorer
@@ -499,6 +499,50 @@ class TestCrashes:
         assert count(process.engine, run_id) == RunCounts(scored=2)
         assert fetch_run(process.engine, run_id).status is RunStatus.FINISHED
         assert sum(session_runs) == 2
+
+    def test_a_claim_that_was_never_committed_is_made_again(self, process, tmp_path):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+        arm("write-before-commit:raise:1")
+        try:
+            assert score_job(process, job_id).ended == 1
+        finally:
+            arm("")
+        job = fetch_job(process.engine, job_id)
+        assert (job.status, job.attempts, job.lease_token) == (JobStatus.DONE, 1, 1)
+
+    def test_a_database_that_is_away_is_waited_for_so_that_the_job_is_given_back(self, engine, tmp_path, monkeypatch):
+        with run_process(engine, embedded=False) as process:
+            (job_id,) = job_ids(engine, add_run_of(process, write_scans(tmp_path / "night", 1), embedded=False))
+            faults = iter([DatabaseUnavailable("away")] * 3)
+
+            def write_later(*given):
+                if fault := next(faults, None):
+                    raise fault
+                return write(*given)
+
+            def claim_only(*_):
+                monkeypatch.setattr(job_module, "write", write_later)
+                raise DatabaseUnavailable("away")
+
+            monkeypatch.setattr(job_module, "_score_claimed", claim_only)
+            monkeypatch.setattr(job_module, "_ROOM_POLL_S", 0.01)
+            with pytest.raises(DatabaseUnavailable):
+                score_job(process, job_id)
+            job = fetch_job(engine, job_id)
+            assert (job.status, job.crashes, job.lease_holder) == (JobStatus.QUEUED, 0, None)
+
+    def test_an_error_of_the_database_ends_the_delivery_and_leaves_the_job_to_its_lease(
+        self, process, tmp_path, monkeypatch
+    ):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
+
+        def fail(*_):
+            raise DatabaseError("a fault that nobody can mend here")
+
+        monkeypatch.setattr(job_module, "_score_claimed", fail)
+        with pytest.raises(DatabaseError, match="nobody can mend"):
+            score_job(process, job_id)
+        assert fetch_job(process.engine, job_id).status is JobStatus.LEASED
 
     def test_a_job_whose_scans_have_all_ended_is_done_without_opening_a_model(self, process, tmp_path, monkeypatch):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 1))
