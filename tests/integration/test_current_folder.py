@@ -22,6 +22,12 @@ from worker.preflight import check_worker
 print(check_worker(read_settings())["model"])
 """
 
+TASKS = """
+from nightread.settings import read_settings
+from worker.queue.celery_app import make_app
+make_app(read_settings()).loader.init_worker()
+"""
+
 # Celery starts the processes of a worker on a GPU like this; without -P, as the program itself is started.
 SPAWN = """
 import os
@@ -58,6 +64,7 @@ def night(tmp_path):
         pytest.param([PROGRAM, "score", "."], id="score"),
         pytest.param([sys.executable, "-P", "-c", SANDBOX], id="sandbox"),
         pytest.param([sys.executable, "-P", "-c", PREFLIGHT], id="preflight"),
+        pytest.param([sys.executable, "-P", "-c", TASKS], id="tasks-of-a-worker"),
         pytest.param([sys.executable, "../spawn.py"], id="spawned-worker"),
         pytest.param([PROGRAM.with_name("celery"), "--workdir", "/", "-A", "worker.app", "report"], id="celery"),
     ],

@@ -10,6 +10,7 @@ import signal
 from typing import Any
 
 from celery import Celery
+from celery.loaders.app import AppLoader
 from celery.signals import setup_logging, worker_init, worker_shutting_down
 from kombu import Queue
 
@@ -23,6 +24,16 @@ from worker.queue.turns import QUEUES, Turns
 #: Time limit of a job. Only a decoder that does not return reaches it; its process is then ended.
 _JOB_LIMIT_S = 1800
 _VISIBILITY_S = 3 * _JOB_LIMIT_S
+
+
+class _Loader(AppLoader):
+    """Imports tasks as any other module: Celery's own loader looks into the current folder first, before every package.
+
+    That folder may be the scan folder, whose writers must not run programs.
+    """
+
+    def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> Any:
+        return (imp or self.import_module)(module, package=package)
 
 
 class NightreadApp(Celery):
@@ -46,7 +57,7 @@ def make_app(settings: Settings) -> NightreadApp:
     check_shared_broker(settings, "celery -A worker.app")
     guard_redis()
     broker = read_broker(settings)
-    app = NightreadApp("nightread", broker=broker.url, include=["worker.tasks"])
+    app = NightreadApp("nightread", broker=broker.url, include=["worker.tasks"], loader=_Loader)
     app.nightread = settings
     app.conf.update(_configure(settings))
     app.conf.broker_transport_options |= broker.options

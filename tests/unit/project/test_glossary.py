@@ -24,7 +24,7 @@ PLAIN = """
     socket context title kind lookup conformance stow sender store
     cache finder missing recent
     query histogram operation problem private
-    answer disk sheet value
+    answer disk sheet value loader
 """
 #: Adjectives, participles, verbs and their nouns.
 OTHERS = """
