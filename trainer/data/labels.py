@@ -1,5 +1,6 @@
 """Reader of own labels: a CSV file with the columns path and label, or a folder with one folder for each label."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def _read_rows(source: Path) -> list[LabelRow]:
 
 def _find_path(folder: Path, text: str) -> str:
     written = folder / text
-    return str(written if "\\" not in text or written.exists() else folder / decode_path(text))
+    is_written_so = "\\" not in text or os.path.exists(written)  # False too if the path is too long to be one
+    return str(written if is_written_so else folder / decode_path(text))
 
 
 def match_label(label: str, classes: Iterable[str]) -> str | None:

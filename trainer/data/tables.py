@@ -1,17 +1,20 @@
 """Reader of the tables of data sets: CSV files of unknown encoding, with required columns."""
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from trainer.errors import DatasetError
 
+#: Of which the first line holds most; spreadsheets of many countries write semicolons.
+_DELIMITERS = ",;\t"
 #: Tried in this order: UTF-8 text is often valid GB18030 too, but hardly ever the reverse.
 _ENCODINGS = ("utf-8-sig", "gb18030")
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """Read a CSV file in UTF-8 or GB18030 with at least these columns.
+    """Read a CSV file in UTF-8 or GB18030, with commas, semicolons or tabs and at least these columns.
 
     Returns:
         One mapping for each row, from column names to stripped values; columns that a short row lacks are empty.
@@ -24,7 +27,10 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        reader = csv.DictReader(_decode(path, content).splitlines(keepends=True), restval="", strict=True)
+        text = _decode(path, content)
+        delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
+        # `splitlines` would also end a line at characters that a file's name may hold, such as U+2028.
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True)
         rows = [{name: value.strip() for name, value in row.items() if isinstance(value, str)} for row in reader]
     except csv.Error as error:
         raise DatasetError(f"{path} is no table of comma-separated values: {error}") from None

@@ -57,6 +57,24 @@ def test_folders_of_any_names_are_labels(tmp_path):
     assert (listing.task.labels, listing.task.negative_decision) == (("effusion",), "no finding")
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("before", ["", "\ufeff"])
+def test_the_delimiter_of_a_spreadsheet_is_found(tmp_path, delimiter, before):
+    text = before + "path,label\r\na.png,x\r\n".replace(",", delimiter)
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
+    assert [(row.path, row.label) for row in read_labels(tmp_path / "labels.csv")] == [(str(tmp_path / "a.png"), "x")]
+
+
+@pytest.mark.parametrize("name", ["line\u2028.png", "next\x85.png", "page\x0c.png", "group\x1d.png"])
+def test_a_name_with_a_separator_of_lines_is_one_row(write, name):
+    assert [Path(row.path).name for row in read_labels(write(f"path,label\n{name},x\n"))] == [name]
+
+
+def test_a_path_that_is_too_long_to_be_one_is_a_missing_scan(write):
+    (row,) = read_labels(write("path,label\n" + "\\\\a" * 5000 + ".png,x\n"))
+    assert row.label == "x"
+
+
 @pytest.mark.parametrize("name", [b"caf\xe9.png", b"back\\slash.png", b"=1+1.png", "\u202egnp.png".encode()])
 def test_a_path_is_found_as_the_database_writes_it(tmp_path, name):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
