@@ -9,6 +9,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 HIDDEN: Final = "***"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 _USER: Final = re.compile(r"[\w.%-]{0,64}")
+_REDIS_SCHEMES: Final = ("redis", "sentinel", "unix")
 _HOST: Final = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{0,5})?", re.ASCII)
 _HARMLESS_PARAMETERS: Final = frozenset(
     {
@@ -41,7 +42,9 @@ def hide_password(url: str) -> str:
     place, query_mark, query = address.partition("?")
     hosts, slash, path = place.partition("/")
     user = login.partition(":")[0]
-    shown_user = (user if _USER.fullmatch(user) else HIDDEN) + (f":{HIDDEN}" if ":" in login else "")
+    # Redis knows no user without a password: a word alone is a password in the wrong place.
+    is_user = _USER.fullmatch(user) and (":" in login or not scheme.startswith(_REDIS_SCHEMES))
+    shown_user = (user if is_user else HIDDEN) + (f":{HIDDEN}" if ":" in login else "")
     shown_hosts = ",".join(host if _HOST.fullmatch(host) else HIDDEN for host in hosts.split(","))
     parameters = [parameter.partition("=") for parameter in query.split("&")]
     shown = "&".join(

@@ -10,9 +10,11 @@ from cli.options import Json
 from cli.output.console import print_json, say
 from nightread.settings import read_sourced_settings
 from nightread.settings_sources import PREFIX, find_env_file, find_toml_file, find_user_folder
-from nightread.text import hide_password
+from nightread.text import HIDDEN, hide_password
 
 _DEFAULT = "default"
+#: Secret settings of which all but the password is shown. In other addresses, as those of notices, any part may be a key.
+_ADDRESSES = frozenset({"database_url", "broker_url"})
 
 
 def config(as_json: Json = False) -> None:
@@ -23,7 +25,7 @@ def config(as_json: Json = False) -> None:
     Example: nightread config
     """
     settings, sources = read_sourced_settings()
-    values = {name: _show(getattr(settings, name)) for name in type(settings).model_fields}
+    values = {name: _show(name, getattr(settings, name)) for name in type(settings).model_fields}
     if as_json:
         print_json({name: {"value": value, "source": sources.get(name, _DEFAULT)} for name, value in values.items()})
         return
@@ -46,10 +48,10 @@ def config(as_json: Json = False) -> None:
         say(f"No settings files. They would be {folder / 'settings.toml'} and {folder / '.env'}", style="dim")
 
 
-def _show(value: Any) -> Any:
+def _show(name: str, value: Any) -> Any:
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
-        return hide_password(secret) if "://" in secret else "***" * bool(secret)
+        return hide_password(secret) if name in _ADDRESSES else HIDDEN * bool(secret)
     if isinstance(value, tuple):
         return [str(path) for path in value]
     return value if isinstance(value, bool | int | float) else str(value.value if isinstance(value, StrEnum) else value)

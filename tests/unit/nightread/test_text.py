@@ -11,6 +11,7 @@ from nightread.text import hide_password, show_duration, show_size, show_text
         ("postgresql://anna:hunter2@db/night", "postgresql://anna:***@db/night"),
         ("redis://:hunter2@h:6379/0", "redis://:***@h:6379/0"),
         ("redis://h:6379/0", "redis://h:6379/0"),
+        ("rediss://hunter2@h:6379/0", "rediss://***@h:6379/0"),
         ("postgresql://anna@db/night?sslpassword=hunter2&sslmode=require", "postgresql://anna@db/night?sslpassword=***&sslmode=require"),
         ("redis://:p@ss:hunter2@h/0", "redis://:***@h/0"),
         ("sqlite:////home/a/nightread.db", "sqlite:////home/a/nightread.db"),

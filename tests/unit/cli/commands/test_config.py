@@ -15,6 +15,7 @@ def _home(monkeypatch, tmp_path):
     (tmp_path / "nightread").mkdir()
     (tmp_path / "nightread" / "settings.toml").write_text('device = "cpu"\nscan_roots = ["/a", "/b"]\n')
     monkeypatch.setenv("NIGHTREAD_BROKER_URL", "redis://publisher:hunter2@queue/0")
+    monkeypatch.setenv("NIGHTREAD_NOTIFY_URLS", "slack://hunter2/B/C tgram://hunter2/1")
     monkeypatch.setenv("NIGHTREAD_ACCESSION_KEY", "hunter2hunter2hunter2")
 
 
@@ -24,6 +25,7 @@ def test_each_setting_has_its_value_and_source(tmp_path):
     assert list(settings) == list(Settings.model_fields)
     assert settings["broker_url"] == {"value": "redis://publisher:***@queue/0", "source": "environment"}
     assert settings["accession_key"] == {"value": "***", "source": "environment"}
+    assert settings["notify_urls"]["value"] == "***"
     assert settings["device"] == {"value": "cpu", "source": str(tmp_path / "nightread" / "settings.toml")}
     assert settings["scan_roots"]["value"] == ["/a", "/b"]
     assert settings["batch_size"] == {"value": 32, "source": "default"}
