@@ -13,7 +13,7 @@ from nightread.settings_sources import PREFIX, find_env_file, find_toml_file, fi
 from nightread.text import HIDDEN, hide_password
 
 _DEFAULT = "default"
-#: Secret settings of which all but the password is shown. In other addresses, as those of notices, any part may be a key.
+#: Secret settings of which all but the password is shown. In other addresses (notices) any part may be a key.
 _ADDRESSES = frozenset({"database_url", "broker_url"})
 
 

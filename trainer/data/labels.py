@@ -1,6 +1,6 @@
 """Reader of own labels: a CSV file with the columns path and label, or a folder with one folder for each label."""
 
-import os
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,9 @@ def _read_rows(source: Path) -> list[LabelRow]:
 
 def _find_path(folder: Path, text: str) -> str:
     written = folder / text
-    is_written_so = "\\" not in text or os.path.exists(written)  # False too if the path is too long to be one
+    is_written_so = "\\" not in text
+    with contextlib.suppress(OSError):  # too long to be a path
+        is_written_so = is_written_so or written.exists()
     return str(written if is_written_so else folder / decode_path(text))
 
 
