@@ -18,7 +18,8 @@ _SIMPLE_ITK = "python -c \"import SimpleITK as s; s.WriteImage(s.ReadImage('IN')
 _CONVERTERS = {
     "JPEG XL": _IMAGECODECS, "JPEG XR": _IMAGECODECS,
     "NIfTI": _SIMPLE_ITK, "Analyze": _SIMPLE_ITK, "MetaImage": _SIMPLE_ITK, "NRRD": _SIMPLE_ITK,
-    "HDF5": "", "NetCDF": "", "JBIG2": "", "DjVu": "",
+    "HDF5": "", "NetCDF": "", "JBIG2": "", "DjVu": "", "BPG": "", "camera raw": "", "NumPy": "", "MATLAB": "",
+    "HDF4": "", "Interfile": "", "ECAT": "", "CZI": "", "ND2": "",
 }  # fmt: skip
 _SUPPORTED = "JPEG, PNG, TIFF, BMP, lossless WebP and DICOM"
 

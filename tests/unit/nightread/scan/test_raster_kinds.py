@@ -231,6 +231,12 @@ def test_no_refusal_names_a_program_that_cannot_read_the_format(head):
     (b"\0\0\0\x18ftyphevc\0\0\0\0", "HEIF"), (b"\0\0\0\x18ftypavis\0\0\0\0", "AVIF"),
     (b"\x1f\x9d\x90", "compress file"), (b"\x04\x22\x4d\x18", "LZ4 file"), (b"PK\x07\x08", "split zip archive"),
     (b"\x5d\0\0\x80\0" + b"\xff" * 8, "LZMA file"), (b"MSCF\0\0\0\0", "cabinet archive"),
+    (b"gimp xcf v011", "XCF"), (b"SDPX\0\0", "DPX"), (b"\x8aMNG\r\n\x1a\n", "MNG"), (b"#?RADIANCE\n", "Radiance"),
+    (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera raw"), (b"IIU\0\x18\0", "camera raw"), (b"\x93NUMPY\1\0", "NumPy"),
+    (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "MATLAB"), (b"!INTERFILE :=\n", "Interfile"), (b"MATRIX72v\0", "ECAT"),
+    (b"\x0e\x03\x13\x01\0", "HDF4"), (b"ZISRAWFILE\0", "CZI"), (b"\xda\xce\xbe\x0a\0", "ND2"), (b"BPG\xfb\0", "BPG"),
+    (b"LZIP\x01\x0c", "lzip file"), (b"\x2a\x8c-lh5-\0", "LHA archive"), (b"\0" * 7 + b"**ACE**", "ACE archive"),
+    (b"xar!\0\x1c\0\1", "xar archive"), (b"!<arch>\ndebian", "ar archive"),
     (b"PK\x03\x04", "zip archive"), (b"\x1f\x8b\x08", "gzip file"), (b"\0" * 257 + b"ustar", "tar archive"),
 ])  # fmt: skip
 def test_other_formats_and_archives_are_refused_by_name(head, name):
