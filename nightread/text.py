@@ -58,12 +58,6 @@ def hide_password(url: str) -> str:
     )
 
 
-def _show_parameter(name: str, value: str = "") -> str:
-    if name in _HARMLESS_PARAMETERS:
-        return f"{name}={value}"
-    return f"{name if name in _SECRET_PARAMETERS else HIDDEN}={HIDDEN}"
-
-
 def show_duration(seconds: float) -> str:
     """Return a duration for people."""
     if seconds < 100:

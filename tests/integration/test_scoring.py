@@ -175,6 +175,48 @@ class TestScoring:
         assert count(process.engine, job.run_id) == RunCounts(queued=2, scored=1)
         assert claim(process.engine, job_id) is not None
 
+    def test_a_worker_that_stops_after_a_job_s_last_scan_ends_the_job(self, process, tmp_path, monkeypatch):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+        self.stop_after_the_last_scan(process, monkeypatch)
+        assert score_job(process, job_id).ended == 2
+        assert fetch_job(process.engine, job_id).status is JobStatus.DONE
+
+    def test_a_scan_whose_file_is_away_waits_although_the_worker_stops(self, process, tmp_path, monkeypatch):
+        job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
+        self.stop_after_the_last_scan(process, monkeypatch)
+        next((tmp_path / "night").iterdir()).unlink()
+        assert score_job(process, job_id).put_off == 1
+        assert fetch_job(process.engine, job_id).attempts == 1
+        assert claim(process.engine, job_id) is None
+
+    @staticmethod
+    def stop_after_the_last_scan(process, monkeypatch):
+        score_scans = job_module.score_scans
+
+        def stop(*arguments, **options):
+            result = score_scans(*arguments, **options)
+            process.is_stopping = True
+            return result
+
+        monkeypatch.setattr(job_module, "score_scans", stop)
+
+    def test_a_job_that_has_crashed_once_is_scored_scan_by_scan_in_the_sandbox(self, process, tmp_path, monkeypatch):
+        seen = []
+        score_scans = job_module.score_scans
+
+        def look(*arguments, isolated, **options):
+            seen.append(isolated)
+            return score_scans(*arguments, isolated=isolated, **options)
+
+        monkeypatch.setattr(job_module, "score_scans", look)
+        jobs_ = [add_job_of(process, write_scans(tmp_path / name, 1)) for name in ("sound", "crashed")]
+        held = claim(process.engine, jobs_[1])
+        assert held is not None
+        expire_lease(process.engine, jobs_[1])
+        for job_id in jobs_:
+            score_job(process, job_id)
+        assert seen == [False, True]
+
     def test_a_second_delivery_changes_nothing(self, process, tmp_path, session_runs):
         job_id = add_job_of(process, write_scans(tmp_path / "night", 2))
         assert score_job(process, job_id) is not None
