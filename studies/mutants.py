@@ -32,6 +32,7 @@ import pytest
 
 from studies.ast_changes import list_changes
 from studies.mutant_targets import TARGETS, Target
+from tests.services import RedisServer
 
 _ROOT = Path(__file__).parent.parent
 _PASSED = b"\n"
@@ -160,7 +161,7 @@ def _choose(items: Sequence[pytest.Item], calls: dict[str, set[str]], mutant: Mu
 def _find_killer(session: pytest.Session, mutant: Mutant, calls: dict[str, set[str]]) -> str:
     """Return the test that kills a mutant; a test that fails in a fork without a mutant, too, is left out from then on.
 
-    Such a test restarts a server, for instance, which belongs to another process.
+    Such a test stops a server, for instance, which no fork may.
     """
     while killer := _try(session, mutant, _choose(session.items, calls, mutant)):
         if killer not in calls or "sound" in calls[killer]:
@@ -184,6 +185,7 @@ def _try(session: pytest.Session, mutant: Mutant | None, items: Sequence[pytest.
             quiet = os.open(os.devnull, os.O_WRONLY)
             for descriptor in (1, 2):
                 os.dup2(quiet, descriptor)
+            RedisServer.start = RedisServer.kill = _refuse  # type: ignore[method-assign]
             if mutant is not None:
                 graft(mutant.target.module, mutant.source)
             passed = (_passes(session, item) and os.write(write_end, _PASSED) for item in items)
@@ -208,6 +210,11 @@ def _try(session: pytest.Session, mutant: Mutant | None, items: Sequence[pytest.
     os.waitpid(child, 0)
     _clean(session)
     return "its limit"
+
+
+def _refuse(*_: object, **__: object) -> None:
+    """Fail a test that stops a server: it belongs to the process before the fork, and would not come back."""
+    raise RuntimeError("a fork may not stop a server that all forks share")
 
 
 def _clean(session: pytest.Session) -> None:
