@@ -153,14 +153,10 @@ _WORDS = {
 
 def fill(engine: Engine, nights: int) -> None:
     """Fill a database with nights of scored scans, the newest of 2026-11-28, and count them by folder."""
-    is_sqlite = engine.dialect.name == "sqlite"
     for number in range(nights - 1, -1, -1):
         at = _NEWEST - timedelta(days=number)
         run_id = add_run(engine, 0, name=f"{at:%Y-%m-%d}")
         write(engine, lambda connection, at=at, run_id=run_id: _fill_night(connection, run_id, at))
-    if is_sqlite:
-        write(engine, lambda connection: connection.exec_driver_sql("PRAGMA analysis_limit = 1000"))
-        write(engine, lambda connection: connection.exec_driver_sql("ANALYZE"))
     tidy(engine)
     while True:
         with reading(engine) as connection:

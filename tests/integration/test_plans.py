@@ -151,6 +151,24 @@ def test_a_question_about_few_rows_reads_no_table_as_a_whole(connection, run_id,
     assert [plan for plan in plans if WHOLE_TABLES.search(plan)] == []
 
 
+@pytest.mark.parametrize(
+    ("question", "first"),
+    [
+        *((QUESTIONS[name], "SEARCH scans USING INDEX ix_scans_finished_at_status") for name in (
+            "last night's high scores", "failures of a week", "last night's latest",
+        )),
+        (QUESTIONS["the newest rows"], "SCAN scans USING INDEX ix_scans_finished_at_status"),
+        ("SELECT count(*) FROM results WHERE score >= 0.95", "SCAN worklist_rows"),
+    ],
+)  # fmt: skip
+def test_sqlite_begins_at_the_scans_of_a_time_and_without_one_at_the_scores(sqlite_engine, question, first):
+    add_night(sqlite_engine, [0.5])
+    with sqlite_engine.connect() as connection, watch(connection) as plans:
+        connection.exec_driver_sql(question)
+    (plan,) = plans
+    assert plan.removeprefix(question + "\n").startswith(first)
+
+
 def test_the_newest_rows_are_not_sorted(connection, run_id):
     with watch(connection) as plans:
         connection.exec_driver_sql(QUESTIONS["the newest rows"])
