@@ -32,7 +32,7 @@ def upgrade() -> None:
     """Move the schema to this revision."""
     if op.get_bind().dialect.name != "sqlite":
         return
-    op.execute("ANALYZE alembic_version")  # makes the table of statistics
+    op.execute("ANALYZE models")  # makes the table of statistics
     _forget_statistics()
     add = sa.text("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (:table, :index, :rows)")
     op.get_bind().execute(add, list(_STATISTICS))
