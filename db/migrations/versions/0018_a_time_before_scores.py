@@ -36,6 +36,7 @@ def upgrade() -> None:
     _forget_statistics()
     add = sa.text("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (:table, :index, :rows)")
     op.get_bind().execute(add, list(_STATISTICS))
+    op.execute("ANALYZE sqlite_schema")  # this connection reads them again; others do when they are opened
 
 
 def downgrade() -> None:
