@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from nightread.settings import read_settings
 from tests.garbage import make_garbage, make_message
 from worker.queue.celery_app import make_app
+from worker.queue.guard import GuardedTransport
 from worker.queue.publisher import QUEUE, Publisher
 
 PREFIX = "nightread:"
@@ -26,7 +27,8 @@ WRONG = {
 
 
 @pytest.fixture
-def app(redis_url):
+def app(redis_url, monkeypatch):
+    monkeypatch.setattr(GuardedTransport, "refused", 0)  # as in a new worker, which logs the first ones
     return make_app(read_settings(broker_url=redis_url))
 
 
