@@ -6,10 +6,12 @@ import time
 
 import pytest
 from kombu import Consumer, Queue
-from redis.exceptions import RedisError
+from kombu.transport.redis import Channel, QoS, Transport
+from redis.exceptions import RedisError, ResponseError
 
 from nightread.settings import read_settings
 from tests.garbage import make_garbage, make_message
+from worker.queue import guard
 from worker.queue.celery_app import make_app
 from worker.queue.guard import GuardedTransport
 from worker.queue.publisher import QUEUE, Publisher
@@ -163,3 +165,100 @@ def test_an_error_that_is_no_wrong_type_is_told(app, client, channel):
             channel.qos.append(type("M", (), {"_raw": {}, "delivery_info": {"exchange": "", "routing_key": ""}}), "t")
     finally:
         client.config_set("maxmemory", 0)
+
+
+CALLS = {
+    "append": (QoS, "append", lambda channel: channel.qos.append(None, "tag")),
+    "ack": (QoS, "ack", lambda channel: channel.qos.ack("tag")),
+    "reject": (QoS, "reject", lambda channel: channel.qos.reject("tag", requeue=True)),
+    "read": (Channel, "_brpop_read", lambda channel: channel._brpop_read()),
+    "size": (Channel, "_size", lambda channel: channel._size(QUEUE)),
+}
+
+
+@pytest.fixture
+def dropped(channel, monkeypatch):
+    """Replace the look for keys of another type; returns the calls."""
+    calls = []
+    monkeypatch.setattr(channel, "drop_wrong_types", lambda: calls.append(True))
+    return calls
+
+
+@pytest.mark.parametrize(("owner", "method", "call"), CALLS.values(), ids=CALLS)
+def test_an_error_of_redis_reaches_celery_and_deletes_no_key(channel, dropped, monkeypatch, owner, method, call):
+    def refuse(*_, **__):
+        raise ResponseError("READONLY You can't write against a read only replica.")
+
+    monkeypatch.setattr(owner, method, refuse)
+    with pytest.raises(ResponseError, match="READONLY"):
+        call(channel)
+    assert not dropped
+
+
+@pytest.mark.parametrize(("owner", "method", "call"), CALLS.values(), ids=CALLS)
+def test_a_key_of_another_type_is_looked_for_and_the_call_goes_on(channel, dropped, monkeypatch, owner, method, call):
+    done, faults = [], iter([ResponseError("WRONGTYPE Operation against a key")])
+
+    def refuse_once(*_, **__):
+        if fault := next(faults, None):
+            raise fault
+        return done.append(method) or 7
+
+    monkeypatch.setattr(owner, method, refuse_once)
+    channel.qos._delivered["tag"] = None
+    assert call(channel) == {"_brpop_read": True, "_size": 7}.get(method)
+    assert dropped == [True]
+    if method in {"ack", "reject"}:
+        channel.qos._flush()
+        assert "tag" not in channel.qos._delivered  # else its worker would wait for it for ever
+    elif method in {"append", "_size"}:
+        assert done == [method]
+
+
+def test_a_lost_connection_reaches_celery_after_an_acknowledgement(channel, monkeypatch):
+    def lose(*_, **__):
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(QoS, "ack", lose)
+    channel.qos._delivered["tag"] = None
+    with pytest.raises(ConnectionError):
+        channel.qos.ack("tag")
+    channel.qos._flush()
+    assert "tag" not in channel.qos._delivered
+
+
+@pytest.mark.parametrize("is_decoded", [False, True])
+def test_a_value_error_is_a_refused_message_unless_its_receiver_raised_it(channel, client, monkeypatch, is_decoded):
+    def fail(self, **_):
+        self.connection.is_decoded = is_decoded
+        raise ValueError("CANARY")
+
+    monkeypatch.setattr(Channel, "_brpop_read", fail)
+    if is_decoded:
+        with pytest.raises(ValueError, match="CANARY"):
+            channel._brpop_read()
+    else:
+        assert channel._brpop_read() is True
+    assert int(client.get(REFUSED) or 0) == (not is_decoded)
+
+
+def test_refused_messages_are_logged_ever_more_seldom(channel, caplog):
+    for _ in range(9):
+        channel.count_refused("x")
+    assert [record.args[1] for record in caplog.records] == [1, 2, 4, 8]
+
+
+def test_a_worker_waits_before_it_consumes_again_from_a_redis_that_refuses(channel, monkeypatch):
+    def refuse(*_):
+        raise ResponseError("READONLY")
+
+    slept = []
+    monkeypatch.setattr(Transport, "register_with_event_loop", refuse)
+    monkeypatch.setattr(guard.time, "sleep", slept.append)
+    with pytest.raises(ResponseError):
+        channel.connection.register_with_event_loop(None, None)
+    assert slept == [guard._REFUSED_PAUSE_S]
+    begun = []
+    monkeypatch.setattr(Transport, "register_with_event_loop", lambda *given: begun.append(given[1:]))
+    channel.connection.register_with_event_loop("connection", "loop")
+    assert begun == [("connection", "loop")]
