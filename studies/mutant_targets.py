@@ -26,6 +26,7 @@ _TALLIES = (*_RUNS[::-1], "tests/integration/test_retention.py")
 _REQUESTS = (
     "tests/integration/test_registry.py", "tests/integration/test_intake.py", "tests/integration/test_run_guards.py",
     "tests/integration/test_schedules.py", "tests/integration/test_embedded.py",
+    "tests/integration/test_partitions.py",
 )  # fmt: skip
 _SCORING = ("tests/integration/test_scoring.py", "tests/integration/test_lost_acknowledgement.py")
 _PUBLISHER = (
