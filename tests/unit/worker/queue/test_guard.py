@@ -13,7 +13,7 @@ from kombu import Connection
 from nightread.settings import read_settings
 from worker.queue.celery_app import make_app
 from worker.queue.guard import GuardedTransport, Refused, clean_message
-from worker.queue.publisher import SCORE_TASK
+from worker.queue.publisher import QUEUE, SCORE_TASK
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -46,6 +46,38 @@ def test_a_message_of_nightread_is_kept():
     assert (cleaned["headers"]["task"], cleaned["headers"]["id"]) == (SCORE_TASK, TASK_ID)
     assert cleaned["properties"]["delivery_tag"] == TASK_ID
     assert clean_message(cleaned) == cleaned  # as when it is delivered again
+
+
+def test_a_kept_message_has_the_fields_that_celery_sends_and_no_option():
+    cleaned = clean_message(make_message())
+    assert json.loads(base64.b64decode(cleaned.pop("body"))) == [
+        [JOB_ID], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None},
+    ]  # fmt: skip
+    assert cleaned == {
+        "content-encoding": "utf-8", "content-type": "application/json",
+        "headers": {
+            "lang": "py", "task": SCORE_TASK, "id": TASK_ID, "root_id": TASK_ID, "parent_id": None, "group": None,
+            "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "argsrepr": f"['{JOB_ID}']",
+            "kwargsrepr": "{}", "ignore_result": True,
+        },
+        "properties": {
+            "correlation_id": TASK_ID, "reply_to": "", "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": QUEUE}, "delivery_tag": TASK_ID,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"content-type": "application/x-python-serialize"}, {"content-encoding": "binary"}, {"headers": []},
+        {"properties": None}, {"body": None}, {"body": "A" * 1_004}, {"body": "no base64!"},
+        {"body": base64.b64encode(json.dumps([["0" * 31], {}, {}]).encode()).decode()},
+    ],
+)  # fmt: skip
+def test_a_message_that_nightread_did_not_send_is_refused(change):
+    with pytest.raises(Refused):
+        clean_message(make_message() | change)
 
 
 def test_options_of_a_message_are_dropped():
