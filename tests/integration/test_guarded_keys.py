@@ -7,6 +7,7 @@ import time
 import pytest
 from kombu import Consumer, Queue
 from kombu.transport.redis import Channel, QoS, Transport
+from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
 from nightread.settings import read_settings
@@ -225,6 +226,16 @@ def test_a_lost_connection_reaches_celery_after_an_acknowledgement(channel, monk
         channel.qos.ack("tag")
     channel.qos._flush()
     assert "tag" not in channel.qos._delivered
+
+
+@pytest.mark.parametrize("error", [ResponseError("NOPERM this user has no permissions"), BrokenPipeError("away")])
+def test_a_key_whose_type_redis_does_not_tell_is_kept(channel, client, monkeypatch, error):
+    client.rpush(PREFIX + QUEUE, "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "execute", lambda pipe, **_: [error] * len(pipe.command_stack))
+        with pytest.raises(type(error)):
+            channel.drop_wrong_types()
+    assert client.exists(PREFIX + QUEUE)
 
 
 @pytest.mark.parametrize("is_decoded", [False, True])

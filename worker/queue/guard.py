@@ -71,8 +71,6 @@ class GuardedQoS(QoS):
             yield
         except (RedisError, OSError) as error:
             self._quick_ack(delivery_tag)
-            if not isinstance(error, ResponseError):
-                raise
             _raise_unless_wrong_type(error)
             self.channel.drop_wrong_types()
 
@@ -161,12 +159,10 @@ class GuardedChannel(Channel):
                 pipe.get(self.global_keyprefix + others[2])  # kombu adds its prefix to other commands only
                 answers = pipe.execute(raise_on_error=False)
             for key, answer in zip(keys + others, answers, strict=True):
-                if isinstance(answer, ResponseError):
+                if isinstance(answer, Exception):
                     _raise_unless_wrong_type(answer)
                     client.delete(key)
                     self.count_refused(f"the key {key} has the wrong type")
-                elif isinstance(answer, Exception):
-                    raise answer
 
     def count_refused(self, fault: str) -> None:
         """Count and log something in Redis that Nightread did not write."""
@@ -223,7 +219,7 @@ def guard_redis() -> None:
     TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{GuardedSentinelTransport.__name__}"
 
 
-def _raise_unless_wrong_type(error: ResponseError) -> None:
+def _raise_unless_wrong_type(error: Exception) -> None:
     if WRONG_TYPE not in str(error):  # in a pipeline the command comes first
         raise error
 
