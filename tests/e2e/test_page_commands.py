@@ -171,9 +171,9 @@ def serving(words, env, folder):
         words = [*words, "--listen", "127.0.0.1:0"]
     process = subprocess.Popen([PROGRAM, *words], env=env, cwd=folder, stderr=subprocess.PIPE, text=True)
     with process:
-        said = process.stderr.readline()
+        found = (re.search(r"https?://[\d.]+:\d+", line) for line in process.stderr)
         try:
-            yield re.search(r"https?://[\d.]+:\d+", said)[0]
+            yield next(filter(None, found))[0]
         finally:
             process.terminate()
 
@@ -187,7 +187,7 @@ def test_the_page_and_its_api_answer(page_lines, tmp_path, redis_url):
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
     users = tmp_path / "users"
-    (tmp_path / "oidc").write_text("n0-secret")
+    (tmp_path / "oidc").write_text("n0-secret" * 4)  # as long as one that signs sessions
     places = {
         "/etc/nightread/users": users,
         "/etc/nightread/oidc": tmp_path / "oidc",
