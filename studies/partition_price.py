@@ -27,7 +27,7 @@ from studies.growth import Site, make_site
 from studies.growth_nights import tidy
 from studies.page_part import write_part
 from studies.played_workers import read_server_cpu_s
-from studies.scaling import fill, measure_played
+from studies.scaling import fill, keep, measure_played
 from tests.db_factories import new_run, new_scans
 
 _RUN = 1_000_000  # scans of a stored run, at most
@@ -53,21 +53,15 @@ def main() -> None:
     with make_site("postgresql", arguments.folder) as site:
         for start in range(0, arguments.stored, _RUN):
             fill(site, min(_RUN, arguments.stored - start))
-        _keep(arguments, measure_change(twin := _make_twin(site), arguments))
+        keep(arguments, measure_change(twin := _make_twin(site), arguments))
         for _ in range(arguments.rounds):
             for connections in arguments.connections:
                 for one in (site, twin):
                     played = measure_played(one, arguments, connections, 0.0)
-                    _keep(arguments, played | {"part": "ledger", "partitions": one is twin})
+                    keep(arguments, played | {"part": "ledger", "partitions": one is twin})
         for one in (site, twin):
-            _keep(arguments, measure_prune(one, arguments) | {"partitions": one is twin})
+            keep(arguments, measure_prune(one, arguments) | {"partitions": one is twin})
         twin.engine.dispose()
-
-
-def _keep(arguments: argparse.Namespace, measured: dict[str, Any]) -> None:
-    with arguments.into.open("a") as file:
-        file.write(json.dumps(measured) + "\n")
-    print(json.dumps(measured), flush=True)
 
 
 def _make_twin(site: Site) -> Site:
