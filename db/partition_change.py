@@ -31,11 +31,10 @@ from db.partitions import (
     write_owner,
     write_revokes,
 )
+from db.schema import SCHEMA_LOCK
 from nightread.errors import SettingsError
 
 _HASH_PARTS: Final = 16
-#: The lock of upgrades: a schema is not changed in two ways at once.
-_SCHEMA_LOCK: Final = 7_201_122
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def partition(engine: Engine, ahead: int = MONTHS_AHEAD, now: datetime | None = 
 
     def work(connection: Connection) -> PartitionChange:
         allow_slow_statement(connection)
-        wait_for_advisory_lock(connection, _SCHEMA_LOCK)
+        wait_for_advisory_lock(connection, SCHEMA_LOCK)
         time = now or read_clock(connection)
         if is_partitioned(connection):
             return PartitionChange(months=tuple(add_missing_months(connection, ahead, time)))

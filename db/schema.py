@@ -16,12 +16,14 @@ from sqlalchemy import Connection, Engine, false, insert, inspect, select, text,
 import db.deliveries  # adds its table to the metadata
 import db.folder_counts
 import db.page_tables  # noqa: F401  # it completes the metadata
-from db.dialects import allow_slow_statement
+from db.dialects import allow_slow_statement, wait_for_advisory_lock
 from db.engine import make_engine, reading, write
 from db.server import check_encoding
 from db.tables import metadata
 from nightread.errors import SchemaOutdated
 
+#: A schema is not changed in two ways at once.
+SCHEMA_LOCK: Final = 7_201_122
 #: The newest migration; a test compares it with the migrations themselves.
 REVISION: Final = "0018"
 #: The oldest revision whose release works with the tables of `REVISION`: its workers, commands and health checks go on.
@@ -181,10 +183,9 @@ def _run_migrations(connection: Connection) -> None:
     from alembic import command  # 0.2 s to import, and most starts need no migration
     from alembic.config import Config
 
-    if connection.dialect.name == "postgresql":  # two containers may upgrade at once
-        # An index on many million scans takes longer than a worker may take for a statement.
-        allow_slow_statement(connection)
-        connection.execute(text("SELECT pg_advisory_xact_lock(7201122)"))
+    # An index on many million scans takes longer than a worker may take for a statement.
+    allow_slow_statement(connection)
+    wait_for_advisory_lock(connection, SCHEMA_LOCK)  # two containers may upgrade at once
     _begin_version_table(connection)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
