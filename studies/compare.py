@@ -46,15 +46,15 @@ _ARTICLE_SCANS = 100
 _WORKERS = (1, 2)
 _WARM_UP_SCANS = 16
 _WAYS = {
-    "limit": "**The limit**: decode, prepare and infer alone, one process per core",
-    "loop": "one process per core: read, decode, prepare and infer, scan by scan; no hash, queue or row",
-    "score": "**`nightread score`** without start-up",
+    "limit": "**The limit**: decode, prepare and infer alone, one process a core",
+    "loop": "one process a core: read, decode, prepare and infer, scan by scan; no hash, queue or row",
+    "score": "**`nightread score`**, start-up apart",
     "score_whole": "`nightread score`, the whole process",
     "workers_2": "Nightread, two workers of one core each, Redis and PostgreSQL",
     "workers_1": "Nightread, one worker of one core, Redis and PostgreSQL",
     "keras": "tf.data and Keras `predict`, resized as the network was trained (antialiased), nothing stored",
-    "keras_plain": "tf.data and Keras `predict` without antialiasing, which changes pictures and scores",
-    "celery": "Celery, one scan per task, Pillow, ONNX Runtime, an SQLite row per scan",
+    "keras_plain": "the same without antialiasing: other pictures, other scores",
+    "celery": "Celery, one scan a task, Pillow, ONNX Runtime, SQLite row each",
     "ray": "Ray Data, decoding map and batch map with ONNX Runtime, Parquet",
     "article": "the article's `predictPic`: one scan at a time with Keras, nothing stored",
 }
@@ -223,10 +223,10 @@ def _format(kept: dict[str, Any]) -> Iterator[str]:
         if (values := [one[name] for one in rounds if name in one])
     }
     loads = ", ".join(f"{one['load_average']:.1f}" for one in rounds)
-    scans = "drawn" if kept["drawn"] else "full-resolution"
+    scans = "drawn scans" if kept["drawn"] else "full-resolution scans"
     scans += ", all of them doubted by the gate" if kept.get("doubted") else ""
     yield (
-        f"{kept['scans']:,} {scans} scans ({kept['different']} pictures, {kept['megabytes']} MB), `{kept['model']}`, "
+        f"{kept['scans']:,} {scans} ({kept['different']} pictures, {kept['megabytes']} MB), `{kept['model']}`, "
         f"{kept['cores']} cores, Python {kept['python']}; medians of {len(rounds)} rounds (load average before each: "
         f"{loads})."
     )
@@ -236,8 +236,7 @@ def _format(kept: dict[str, Any]) -> Iterator[str]:
     for name, words in _WAYS.items():
         values = [one[name] for one in rounds if name in one]
         if not values:
-            yield f"| {words} | 0 | not measured | | | |"
-            continue
+            continue  # `--only` left it out
         limit = median["limit"] / kept["cores"] if name == "workers_1" else median["limit"]
         ratio = statistics.median(one[name] / one["limit"] * median["limit"] / limit for one in rounds if name in one)
         times = median["score"] / median[name]
@@ -250,8 +249,8 @@ def _format(kept: dict[str, Any]) -> Iterator[str]:
     reuse = statistics.median(one["reuse"] / one["reuse_limit"] for one in rounds)
     of_loop = [one["score"] / one["loop"] for one in rounds if "loop" in one]
     yield (
-        "Ratios are medians of the ratios of each round. The limit of one worker is that of one core. Two workers "
-        f"reach {scaling:.2f} times the rate of one. A second run, all reused: {median['reuse']:,.0f} scans/s, "
+        "Ratios are of each round, then their median. One worker's limit is that of one core. Two workers do "
+        f"{scaling:.2f} times what one does. A second run, all reused: {median['reuse']:,.0f} scans/s, "
         f"{reuse:.2f} of the rate of reading and hashing alone ({median['reuse_limit']:,.0f})."
         + (f" `score` reaches {statistics.median(of_loop):.2f} of the loop." if of_loop else "")
     )

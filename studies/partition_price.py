@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a measurement")
     parser.add_argument("--most", type=int, default=6_000, help="scans/s that are never reached: size of the runs")
     parser.add_argument("--processes", type=int, default=4, help="processes that play workers")
+    parser.add_argument("--no-prune", action="store_true", help="leave out `prune`, which takes longest")
     parser.add_argument("--table", type=Path, help="write the tables of --into into this page without measuring")
     arguments = parser.parse_args()
     if arguments.table:
@@ -59,7 +60,7 @@ def main() -> None:
                 for one in (site, twin):
                     played = measure_played(one, arguments, connections, 0.0)
                     keep(arguments, played | {"part": "ledger", "partitions": one is twin})
-        for one in (site, twin):
+        for one in () if arguments.no_prune else (site, twin):
             keep(arguments, measure_prune(one, arguments) | {"partitions": one is twin})
         twin.engine.dispose()
 

@@ -175,8 +175,10 @@ def run_embedded(
         DatabaseError: the database failed; the run can be retried.
     """
     crew = crew or gather_crew(process, run_id)
+    has_ended = False
     try:
         _follow(process, crew, run_id, on_progress)
+        has_ended = True
     except KeyboardInterrupt:
         on_interrupt()
         crew.hurry()
@@ -184,7 +186,8 @@ def run_embedded(
     finally:
         crew.stop()
         process.is_stopping = False
-        _cancel_rest(process.engine, run_id)
+        if not has_ended:
+            _cancel_rest(process.engine, run_id)
     with reading(process.engine) as connection:
         return find_run(connection, run_id)
 
