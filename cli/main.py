@@ -16,6 +16,7 @@ from cli.global_options import add_global_options
 from cli.help_page import WIDTH, PanelCommand, PanelGroup, explain_report, name_values, split_docstring
 from cli.output.console import first_sign
 from nightread import __version__
+from nightread.machine import end_in_order
 from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
 from nightread.text import show_text
 
@@ -181,6 +182,7 @@ def main(
 
 def run() -> NoReturn:
     """Run the program: entry point of the console script."""
+    end_in_order()
     os.umask(0o077)  # what it writes is its user's alone: paths and reports may tell of patients
     for stream in (sys.stdout, sys.stderr):
         # A name of a file is no reason to fail: a file or pipe gets UTF-8 in every locale, a terminal what it can show.

@@ -6,6 +6,7 @@ import getpass
 import math
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,17 @@ def keep_freed_memory() -> None:
         return
     set_option(_M_MMAP_THRESHOLD, _KEPT_ALLOCATION)
     set_option(_M_TRIM_THRESHOLD, _KEPT_FREE)
+
+
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does: what was started is ended, what was done is kept.
+
+    A signal that is ignored, as under `nohup`, stays so. Only the main thread may call it.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def name_machine() -> str:

@@ -27,7 +27,7 @@ from bench.scans import BenchScans, write_bench_scans
 from bench.servers import open_servers
 from bench.stages import STAGES, measure_stages
 from bench.ways import score_folder, score_with_workers
-from nightread.machine import count_cores
+from nightread.machine import count_cores, end_in_order
 from nightread.model.bundle import DEFAULT_MODEL, Bundle, find_bundle, load_bundle, write_bundle
 from nightread.settings import Settings, read_settings
 from studies.page_part import write_part
@@ -78,6 +78,7 @@ def main() -> None:
         study = f"studies/compare.py{' --doubted' if kept.get('doubted') else ''}"
         write_part(options.report, study, "\n".join(_format(kept)))
         return
+    end_in_order()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start compiles all modules
     environments = _make_environments(options.envs, options.only or list(_ENVIRONMENTS))
     with tempfile.TemporaryDirectory(prefix="nightread-compare-") as temporary:

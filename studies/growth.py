@@ -34,6 +34,7 @@ from db.tallies import read_tallies
 from db.types import UtcDateTime
 from db.worklist import read_page
 from db.worklist_request import Position
+from nightread.machine import end_in_order
 from nightread.scan.walk import Walk, find_scans
 from studies.growth_nights import draw_night, fill_run, tidy
 from studies.page_part import write_part
@@ -136,6 +137,7 @@ class Done:
 @contextlib.contextmanager
 def make_site(database: str, folder: Path) -> Iterator[Site]:
     """Start servers with default settings, including durable commits; everything is deleted afterwards."""
+    end_in_order()
     with contextlib.ExitStack() as stack:
         own = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
         redis = stack.enter_context(run_redis(own))

@@ -26,6 +26,7 @@ from db.dialects import allow_slow_statement
 from db.engine import make_engine, reading, write
 from db.folder_counts import count_folders, find_uncounted
 from db.schema import upgrade
+from nightread.machine import end_in_order
 from studies.growth_nights import tidy
 from studies.page_part import write_part
 from tests.db_factories import add_run
@@ -192,6 +193,7 @@ def _fill_night(connection: Connection, run_id: str, at: datetime) -> None:
 @contextlib.contextmanager
 def make_database(dialect: str, folder: Path) -> Iterator[Engine]:
     """Yield an empty database that is deleted afterwards."""
+    end_in_order()
     with contextlib.ExitStack() as stack:
         own = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
         url = stack.enter_context(run_postgres()) if dialect == "postgresql" else f"sqlite:///{own / 'nightread.db'}"

@@ -1,10 +1,12 @@
 """`nightread bench` as a user starts it."""
 
 import json
+import signal
+from pathlib import Path
 
 import pytest
 
-from tests.program import last_json, make_environment, run
+from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
 from tests.worker_factories import write_scans
 
 
@@ -53,3 +55,28 @@ def test_measures_workers_of_the_shipped_model(page_lines, tmp_path):
 def test_a_chart_that_is_no_svg_is_refused_before_anything_is_measured(tmp_path, env):
     done = run("bench", "--chart", "bench.gif", env=env, cwd=tmp_path, expect=1)
     assert "name a file that ends in .svg" in done.stderr
+
+
+def test_what_it_has_started_ends_with_it(tmp_path, env):
+    """A measurement that `timeout` or a service manager ends leaves no server and no folder."""
+    env |= {"TMPDIR": str(tmp_path)}
+    command = [PROGRAM, "bench", "--scans", "8", "--rounds", "1"]
+    with started(command, env, tmp_path, tmp_path / "log") as process:
+        wait_until(lambda: len(_find_programs(tmp_path)) > 1, "the servers")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    assert not _find_programs(tmp_path)
+    assert not list(tmp_path.glob("nightread-bench-*"))
+
+
+def _find_programs(folder: Path) -> list[bytes]:
+    """Return the command lines of this machine that name a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = process.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if bytes(folder) in line:
+            found.append(line)
+    return found

@@ -145,14 +145,15 @@ def test_an_operating_point_that_the_card_does_not_have_is_an_error_with_those_i
     assert "has no operating point balanced; it has none: leave out --operating-point" in done.stderr
 
 
-def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, ward):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, ward, number):
     # Small jobs on slow storage, so that there is a middle to interrupt.
     slow = env | {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"} | slow_reading(tmp_path)
     database = tmp_path / "data" / "nightread" / "nightread.db"
     log = tmp_path / "score.log"
     with started([PROGRAM, "score", ward], slow, tmp_path, log) as process:
         wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(30) == 130
     assert b"Traceback" not in log.read_bytes()
     assert re.search(
