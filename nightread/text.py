@@ -5,6 +5,8 @@ from typing import Final
 
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+#: Fifty years: seconds that every column holds, and a date before today that every database and Python can show.
+_LONGEST_S: Final = 2_600 * _SECONDS["w"]
 #: Stands for a secret, and for what may be a part of one.
 HIDDEN: Final = "***"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
@@ -85,4 +87,7 @@ def read_duration(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no duration; write a number and its unit, s, m, h, d or w: 90d, 12h, 10m")
-    return float(match[1]) * _SECONDS[match[2]]
+    duration_s = float(match[1]) * _SECONDS[match[2]]
+    if duration_s > _LONGEST_S:
+        raise ValueError(f"{text!r} is longer than the longest duration, {_LONGEST_S / _SECONDS['w']:,.0f}w")
+    return duration_s

@@ -12,7 +12,7 @@ from cli.completion import complete_schedules
 from cli.database import open_database
 from cli.dicom_extra import fetch_night, import_dicom
 from cli.options import Json, Model, NoGate, read_duration_option
-from cli.output.console import print_json, say
+from cli.output.console import print_json, say, show_time
 from cli.pacs_options import (
     DespiteGuard,
     ListenFor,
@@ -49,7 +49,16 @@ from nightread.scan.object_address import read_address, spell_address
 from nightread.settings import check_shared_broker, read_settings
 from nightread.text import show_duration
 from worker.runs import schedules
-from worker.runs.schedule_times import DueNight, find_due, find_moment, find_slot, find_timezone, name_night, read_time
+from worker.runs.schedule_times import (
+    DueNight,
+    check_folder,
+    find_due,
+    find_moment,
+    find_slot,
+    find_timezone,
+    name_night,
+    read_time,
+)
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{SCHEDULE_NAME_LENGTH - 1}}}")
 _SHORTEST_S = 60
@@ -256,14 +265,19 @@ def run(
     due = _find_asked(schedule, night, now)
     schedules.start_night(engine, settings, schedule, due, fetch_night, asked=True)
     with reading(engine) as connection:
-        became = find_nights(connection, name, due.due_at)[due.night]
+        # Other processes may go by another edition of the time zones.
+        became = find_nights(connection, name, due.due_at - timedelta(days=1)).get(due.night)
         made = find_run_of_key(connection, str(schedules.make_request(schedule, due.night).key))
+    if became is None:
+        raise UnknownRun(f"the schedule {name} was removed meanwhile")
     run_id = became.run_id or (made and made.id)
     if as_json:
         print_json(asdict(became) | {"run_id": run_id})
     elif run_id is not None:
         say(f"the night {due.night} of {name}; run:")
         typer.echo(run_id)
+        if due.due_at > now:
+            say(f"the night is due at {show_time(due.due_at)} only: scans that come later are in no run of it")
     if run_id is None and became.status.value != "started":
         raise NightreadError(f"the night {due.night} of {name} is {became.status.value}: {became.message}")
 
@@ -313,6 +327,8 @@ def _check(schedule: Schedule) -> None:
             raise SettingsError(f"--folder: {error}") from None
         if is_local and not folder.startswith("/"):
             raise SettingsError(f"--folder {folder!r} is no full path; write one that begins with / or s3://")
+        if not schedule.options.get("fetch"):
+            check_folder(folder)
 
 
 def _find_asked(schedule: Schedule, night: str | None, now: datetime) -> DueNight:
@@ -323,11 +339,12 @@ def _find_asked(schedule: Schedule, night: str | None, now: datetime) -> DueNigh
         return find_slot(schedule.every_s or _SHORTEST_S, now)
     try:
         day = date.fromisoformat(night or name_night(now, zone))
-    except ValueError:
+        moment = read_time(schedule.at_time)
+        following = day if moment.hour >= 12 else day + timedelta(days=1)  # noon
+        due_at = find_moment(following, moment, zone)
+    except (ValueError, OverflowError):  # OverflowError: the first or the last days of all
         raise SettingsError(f"--night {night!r} is no date; write it such as 2026-11-28") from None
-    moment = read_time(schedule.at_time)
-    following = day if moment.hour >= 12 else day + timedelta(days=1)  # noon
-    return DueNight(day.isoformat(), find_moment(following, moment, zone))
+    return DueNight(day.isoformat(), due_at)
 
 
 def _find_next(schedule: Schedule, now: datetime) -> DueNight:

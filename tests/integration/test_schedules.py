@@ -19,6 +19,8 @@ from tests.db_factories import at_once
 from tests.worker_factories import write_scans
 from worker.errors import NothingToScore
 from worker.runs import schedules
+from worker.runs.enqueue import enqueue_run
+from worker.runs.schedule_times import DueNight
 from worker.runs.schedules import start_due_nights
 
 ADDED = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -233,3 +235,48 @@ def test_claim_of_a_night_that_takes_long_is_renewed(engine, settings, clock, tm
     renewed = []
     assert start_due_nights(engine, settings, fetch) == 1
     assert renewed[0] > ADDED
+
+
+def test_schedule_that_fails_stops_no_other(engine, settings, clock, tmp_path, monkeypatch, caplog):
+    for ward in ("a", "b", "c"):
+        write_scans(tmp_path / ward, 1)
+        add(engine, tmp_path, name=f"ward-{ward}", folders=[str(tmp_path / ward)])
+    write(engine, lambda connection: connection.execute(
+        update(table).where(table.c.name == "ward-a").values(timezone="Of/Another_Machine")
+    ))  # fmt: skip
+
+    def enqueue(engine, settings, folders, **given):
+        if folders == [tmp_path / "b"]:
+            raise ValueError("unforeseen")
+        return enqueue_run(engine, settings, folders, **given)
+
+    monkeypatch.setattr(schedules, "enqueue_run", enqueue)
+    clock("2026-11-28T01:00:05")
+    assert start_due_nights(engine, settings) == 1
+    assert "ward-a: the time zone" in caplog.text
+    assert [nights(engine, f"ward-{ward}") for ward in "abc"] == [
+        {}, {"2026-11-27": "failed"}, {"2026-11-27": "started"},
+    ]  # fmt: skip
+
+
+def test_night_of_a_schedule_that_was_removed_meanwhile_is_not_started(engine, settings, tmp_path):
+    write_scans(tmp_path / "scans", 1)
+    removed = Schedule("gone", [str(tmp_path / "scans")], "02:00", None, "UTC", {}, "me@here")
+    due = DueNight("2026-11-27", ADDED)
+    assert not schedules.start_night(engine, settings, removed, due)
+    assert runs(engine) == []
+
+
+def test_night_that_is_empty_before_it_is_due_is_started_when_it_is(engine, settings, clock, tmp_path):
+    (tmp_path / "2026-11-27").mkdir()
+    add(engine, tmp_path)
+    due = DueNight("2026-11-27", datetime(2026, 11, 28, 1, tzinfo=UTC))
+    with reading(engine) as connection:
+        (schedule,) = list_schedules(connection)
+    clock("2026-11-27T14:00:00")
+    assert not schedules.start_night(engine, settings, schedule, due, asked=True)
+    write_scans(tmp_path / "2026-11-27", 1)
+    write(engine, lambda connection: connection.execute(update(schedule_nights).values(not_before=due.due_at)))
+    clock("2026-11-28T01:00:05")
+    assert start_due_nights(engine, settings) == 1
+    assert nights(engine) == {"2026-11-27": "started"}

@@ -5,6 +5,7 @@ that are put forward skip some times, and then the night is due at the moment of
 some times twice, and then it is due the first time. Either way each night is due once.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -17,6 +18,8 @@ from nightread.errors import SettingsError
 _NOON: Final = time(12)
 _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
+#: What `strftime` writes of a date, and not of a time of day, which a night does not have.
+_DATE_PATTERN: Final = re.compile(r"%(?:-?[aAbBCdDeFgGhjmuUVwWyY]|%)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,24 @@ def read_time(text: str) -> time:
         return datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007  # a time of day
     except ValueError:
         raise SettingsError(f"{text!r} is no time of day; write HH:MM, such as 02:00") from None
+
+
+def check_folder(folder: str) -> None:
+    """Check that the date of a night can be written into the name of a schedule's folder.
+
+    Raises:
+        SettingsError: it holds bytes that are no UTF-8, or a pattern that stands for no part of a date.
+    """
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise SettingsError("--folder holds bytes that are no UTF-8; rename the folder, or name one above it") from None
+    _, sign, rest = _DATE_PATTERN.sub("", folder).partition("%")
+    if sign:
+        raise SettingsError(
+            f"--folder {folder!r}: {sign + rest[:1]!r} stands for no part of a date; write patterns such as %Y, %m and "
+            "%d, and %% for a per cent sign"
+        )
 
 
 def find_due(at: str, zone: ZoneInfo, after: datetime, until: datetime) -> Iterator[DueNight]:

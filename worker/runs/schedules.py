@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
 from db.engine import read_clock, reading, write
 from db.runs import find_run_of_key
@@ -35,7 +36,7 @@ from db.schedules import (
     tell_missed,
 )
 from db.types import NightStatus, Priority
-from nightread.errors import DatabaseError, NightreadError
+from nightread.errors import DatabaseError, DatabaseUnavailable, NightreadError
 from nightread.settings import Settings
 from worker.errors import BrokerUnavailable, NothingNew, NothingToScore
 from worker.runs.enqueue import enqueue_run
@@ -127,12 +128,20 @@ def start_due_nights(engine: Engine, settings: Settings, fetch: NightFetcher | N
         now = read_clock(connection) if known else None
     if now is None:
         return 0
-    return sum(
-        start_night(engine, settings, schedule, due, fetch)
-        for schedule in known
-        if fetch is not None or not schedule.options.get("fetch")
-        for due in _find_due(engine, schedule, now)
-    )  # fmt: skip
+    started = 0
+    for schedule in known:
+        if fetch is None and schedule.options.get("fetch"):
+            continue
+        try:
+            for due in _find_due(engine, schedule, now):
+                started += start_night(engine, settings, schedule, due, fetch)
+        except DatabaseUnavailable:
+            raise
+        except NightreadError as error:  # a time zone that only other machines know
+            _log.error("schedule %s: %s", schedule.name, error)
+        except Exception:  # noqa: BLE001  # the boundary of a schedule: others do not wait for it
+            _log.exception("schedule %s failed", schedule.name)
+    return started
 
 
 def _find_due(engine: Engine, schedule: Schedule, now: datetime) -> list[DueNight]:
@@ -189,13 +198,28 @@ def start_night(
     """
     holder = f"{os.uname().nodename}:{os.getpid()}:{threading.get_ident()}"
     name, night = schedule.name, due.night
+    early_s = 0.0
     if asked:
         write(engine, lambda connection: reopen_night(connection, name, night))
-    if not write(engine, lambda connection: claim_night(connection, name, night, due.due_at, holder, lease_s=_LEASE_S)):
+        with reading(engine) as connection:
+            early_s = (due.due_at - read_clock(connection)).total_seconds()
+    try:
+        claim = partial(claim_night, schedule=name, night=night, due_at=due.due_at, holder=holder, lease_s=_LEASE_S)
+        if not write(engine, claim):
+            return False
+    except IntegrityError:  # the schedule has been removed since it was read
         return False
-    ended = _enqueue(
-        engine, settings, schedule, night, fetch and partial(fetch, renew=_NightClaim(engine, name, night, holder))
-    )
+    try:
+        ended = _enqueue(
+            engine, settings, schedule, night, fetch and partial(fetch, renew=_NightClaim(engine, name, night, holder))
+        )
+    except Exception as fault:
+        message = f"a fault of Nightread, {type(fault).__name__}: the log of the process has it"
+        failed = partial(end_night, status=NightStatus.FAILED, message=message, retry_in_s=_RETRY_S)
+        write(engine, lambda connection: failed(connection, name, night, holder))
+        raise
+    if ended["status"] is NightStatus.EMPTY and early_s > 0:  # scans may come until it is due
+        ended |= {"status": NightStatus.FAILED, "retry_in_s": early_s}
     write(engine, lambda connection: end_night(connection, name, night, holder, **ended))
     status = ended["status"]
     if status is NightStatus.STARTED:

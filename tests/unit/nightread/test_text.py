@@ -2,7 +2,7 @@
 
 import pytest
 
-from nightread.text import hide_password, show_duration, show_size, show_text
+from nightread.text import hide_password, read_duration, show_duration, show_size, show_text
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,10 @@ def test_a_duration_has_the_unit_that_fits(seconds, shown):
 
 def test_control_characters_are_escaped():
     assert show_text("a\x1b[2J\u202e") == "a\\x1b[2J\\u202e"
+
+
+def test_duration_that_no_clock_can_subtract_is_refused():
+    assert read_duration("2600w") == 2600 * 7 * 86_400
+    for text in ("2601w", "999999999d"):
+        with pytest.raises(ValueError, match="longer than the longest duration, 2,600w"):
+            read_duration(text)

@@ -1,8 +1,10 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from cli.commands.schedule import add
+from cli.commands.schedule import _find_asked, add
+from db.schedules import Schedule
 from nightread.errors import SettingsError
 
 ARCHIVE = {"source": "https://pacs.example/dicom-web", "spool": Path("/srv/fetched")}
@@ -25,3 +27,10 @@ ARCHIVE = {"source": "https://pacs.example/dicom-web", "spool": Path("/srv/fetch
 def test_schedule_that_could_not_be_kept_is_refused(options, line):
     with pytest.raises(SettingsError, match=line):
         add("ward-a", at="05:30", settle=0.0, catch_up=1.0, **options)
+
+
+@pytest.mark.parametrize("night", ["9999-12-31", "2026-02-29", "tonight"])
+def test_night_that_no_calendar_has_is_refused(night):
+    schedule = Schedule("ward-a", ["/scans"], "02:00", None, "Europe/Berlin", {}, "me@here")
+    with pytest.raises(SettingsError, match="is no date"):
+        _find_asked(schedule, night, datetime(2026, 11, 28, tzinfo=UTC))

@@ -7,7 +7,16 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from nightread.errors import SettingsError
-from worker.runs.schedule_times import find_date, find_due, find_moment, find_slot, find_timezone, name_night, read_time
+from worker.runs.schedule_times import (
+    check_folder,
+    find_date,
+    find_due,
+    find_moment,
+    find_slot,
+    find_timezone,
+    name_night,
+    read_time,
+)
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -84,3 +93,18 @@ def test_wrong_times_and_zones_are_told():
         with pytest.raises(SettingsError, match="Europe/Berlin"):
             find_timezone(zone)
     assert read_time("02:00") == time(2)
+
+
+@pytest.mark.parametrize(
+    "folder", ["/scans/%Y-%m-%d", "/scans/100%%/%-d", "/scans/%%H", "/scans/Träger", "s3://b/a%%20b"]
+)
+def test_folder_that_a_date_can_be_written_into_is_kept(folder):
+    check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "folder", ["/scans/100%", "/scans/%H", "/scans/%Q", "/scans/%%%", "/scans/a%20b", "/scans/\udcff"]
+)
+def test_folder_that_would_become_another_is_refused(folder):
+    with pytest.raises(SettingsError, match=r"no part of a date|no UTF-8"):
+        check_folder(folder)
