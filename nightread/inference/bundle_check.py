@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nightread.errors import DeviceError, ModelError
 from nightread.inference.scorer import find_allowed_parity, find_graph_faults
-from nightread.inference.session import ORT_ERRORS, OpenSession, open_session
+from nightread.inference.session import ORT_ERRORS, OpenSession, open_session, show_error
 from nightread.inference.trial import try_model
 from nightread.machine import count_cores
 from nightread.model.bundle import MODEL_FILE, PARITY_FILE, Bundle, load_bundle
@@ -102,7 +102,7 @@ def check_bundle(folder: Path, settings: Settings) -> Checked:
         try:
             _check_parity(checked, bundle, session)
         except ORT_ERRORS as error:
-            checked.findings.append(Finding("parity", " ".join(str(error).split())[:200], ok=False))
+            checked.findings.append(Finding("parity", show_error(error), ok=False))
     return checked
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nightread.errors import CardMismatch, DeviceFull, ParityMismatch
 from nightread.inference.batch_tuner import BatchTuner
-from nightread.inference.session import ORT_ERRORS, is_out_of_memory, open_session
+from nightread.inference.session import ORT_ERRORS, is_out_of_memory, open_session, show_error
 from nightread.model.bundle import Bundle
 from nightread.model.card import ACTIVATION_MAP, COMPONENTS, DISTANCE, PLACEMENT, Card
 from nightread.model.gate import VARIANTS
@@ -87,8 +87,9 @@ class Scorer:
         try:
             self.parity = self._check_parity(bundle)
         except ORT_ERRORS as error:
-            said = " ".join(str(error).split())[:200]
-            raise CardMismatch(f"the graph of {self.card.reference} does not score its parity inputs: {said}") from None
+            raise CardMismatch(
+                f"the graph of {self.card.reference} does not score its parity inputs: {show_error(error)}"
+            ) from None
 
     def score_batch(self, batch: Tensor) -> Scores:
         """Score prepared scans; see `infer_batch`."""

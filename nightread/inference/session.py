@@ -27,7 +27,7 @@ _CPU: Final = "CPUExecutionProvider"
 #: A driver that has found a GPU creates one of these; the second is that of Windows' Linux subsystem.
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
-_LOAD_ERROR_LENGTH = 200
+_LONGEST_ERROR = 200
 #: Texts of ONNX Runtime, CUDA, cuDNN and cuBLAS for a failed allocation, which has no error class of its own.
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 _state = ort.capi.onnxruntime_pybind11_state
@@ -44,6 +44,11 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error of `InferenceSession.run` means that the device is out of memory."""
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+def show_error(error: Exception) -> str:
+    """Return the beginning of an error's text as one line; ONNX Runtime writes pages."""
+    return " ".join(str(error).split())[:_LONGEST_ERROR]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,5 +157,6 @@ def _load(model: bytes, providers: list[str], threads: int) -> Any:
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except ORT_ERRORS as error:
-        said = " ".join(str(error).split())[:_LOAD_ERROR_LENGTH]
-        raise CardMismatch(f"the model cannot be loaded by ONNX Runtime {ort.__version__}: {said}") from None
+        raise CardMismatch(
+            f"the model cannot be loaded by ONNX Runtime {ort.__version__}: {show_error(error)}"
+        ) from None

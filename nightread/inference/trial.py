@@ -18,7 +18,7 @@ import numpy as np
 
 from nightread.errors import CardMismatch
 from nightread.inference.scorer import find_graph_faults
-from nightread.inference.session import ORT_ERRORS, is_out_of_memory, open_session
+from nightread.inference.session import ORT_ERRORS, is_out_of_memory, open_session, show_error
 from nightread.model.card import Card
 from nightread.model.onnx_file import read_onnx
 from nightread.process_limits import limit_process, make_child_environment
@@ -106,7 +106,7 @@ def find_model_faults(model: bytes, card: Card | None, *, standard_only: bool = 
         except ORT_ERRORS as error:
             if is_out_of_memory(error):
                 return [f"it needs more memory than a trial allows for {count} scans at once"]
-            return [f"it fails on {count} scans at once: {' '.join(str(error).split())}"]
+            return [f"it fails on {count} scans at once: {show_error(error)}"]
     return []
 
 

@@ -21,7 +21,7 @@ from db.registry import check_identity, find_model, register_model
 from nightread.errors import CardMismatch, DatabaseError, DatabaseUnavailable, NightreadError, ScanError
 from nightread.inference.bundle_check import BATCH_SIZES, measure_batches
 from nightread.inference.scorer import Scorer, Scores
-from nightread.inference.session import ORT_ERRORS, OpenSession, open_session
+from nightread.inference.session import ORT_ERRORS, OpenSession, open_session, show_error
 from nightread.inference.trial import try_model
 from nightread.machine import count_cores
 from nightread.model.bundle import (
@@ -266,9 +266,7 @@ def _score(session: OpenSession, card: Card, inputs: Tensor) -> Scores:
         scores: Scores = np.concatenate([session.score(scan[np.newaxis]) for scan in inputs])
         measured_batches = list(measure_batches(session.score, inputs, scores))
     except ORT_ERRORS as error:
-        raise CardMismatch(
-            f"{card.reference} does not score its inputs: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise CardMismatch(f"{card.reference} does not score its inputs: {show_error(error)}") from None
     if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise CardMismatch(
             f"{card.reference} returns scores from {scores.min():.4g} to {scores.max():.4g}; they must lie in [0, 1]: "
