@@ -24,7 +24,7 @@ from nightread.errors import StorageError, UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.archive_source import ArchiveOverLimit, FileSource, GzipSource, Source, check_ratio
 from nightread.scan.files import check_settled, check_size_bytes, open_file
-from nightread.scan.formats import SNIFF_BYTES, NoScan, sniff
+from nightread.scan.formats import SNIFF_BYTES, SUPPORTED, NoScan, sniff
 from nightread.scan.object_address import is_address
 from nightread.scan.object_store import open_object
 
@@ -209,7 +209,7 @@ def _list_zip(source: Source) -> Archive:
     file = zipfile.ZipFile(source)
     infos = [info for info in file.infolist() if not info.is_dir()]
     if any(info.filename == _OFFICE for info in infos):
-        raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, "an Office document; supported are JPEG, PNG, TIFF and DICOM")
+        raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"an Office document; supported are {SUPPORTED}")
     _check_count(len(infos))
     check_ratio(sum(info.file_size for info in infos), source.size_bytes)
     source.budget_bytes = _NO_BUDGET  # what is read of a member is bounded by its caller

@@ -5,7 +5,7 @@ import math
 from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted
-from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, name_other, sniff, strip_blanks
+from nightread.scan.formats import SNIFF_BYTES, SUPPORTED, Format, NoScan, name_other, sniff, strip_blanks
 from nightread.scan.raster import read_raster, silence_decoders
 from nightread.scan.scan import LARGEST_GRAY, Scan
 
@@ -21,7 +21,6 @@ _CONVERTERS = {
     "HDF5": "", "NetCDF": "", "JBIG2": "", "DjVu": "", "BPG": "", "camera raw": "", "NumPy": "", "MATLAB": "",
     "HDF4": "", "Interfile": "", "ECAT": "", "CZI": "", "ND2": "",
 }  # fmt: skip
-_SUPPORTED = "JPEG, PNG, TIFF, BMP, lossless WebP and DICOM"
 
 silence_decoders()
 
@@ -81,11 +80,11 @@ def check_content(scan: Scan) -> None:
 def _explain_kind(kind: NoScan, name: str) -> UnreadableScan | UnsupportedScan:
     if kind is NoScan.ARCHIVE:
         remedy = "unpack it into the folder" + (" or use --archives" if name in _LISTED_ARCHIVES else "")
-        return UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are {_SUPPORTED}: {remedy}")
+        return UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"a {name}; supported are {SUPPORTED}: {remedy}")
     if kind is NoScan.OTHER_IMAGE:
         command = _CONVERTERS.get(name, "magick IN OUT.png")
         remedy = f"convert it, for instance with `{command}`" if command else "export it in one of these"
         return UnsupportedScan(
-            Reason.UNSUPPORTED_FORMAT, f"the image has the format {name}; supported are {_SUPPORTED}: {remedy}"
+            Reason.UNSUPPORTED_FORMAT, f"the image has the format {name}; supported are {SUPPORTED}: {remedy}"
         )
-    return UnreadableScan(Reason.NOT_AN_IMAGE, f"the content is none of {_SUPPORTED}")
+    return UnreadableScan(Reason.NOT_AN_IMAGE, f"the content is none of {SUPPORTED}")

@@ -114,9 +114,9 @@ def open_file(path: str, roots: Sequence[Path]) -> int:
     """Open a regular file for reading as `read_file` does, and return its descriptor, which the caller closes.
 
     Raises:
-        UnreadableScan: no permission, or not a regular file.
+        UnreadableScan: not a regular file.
         UnsupportedScan: outside the roots.
-        StorageError: missing, or an I/O error.
+        StorageError: missing, no permission, or an I/O error; all may be transient.
     """
     if "\0" in path:
         raise UnreadableScan(Reason.NOT_A_FILE, "the path contains a null byte; no file has such a name")

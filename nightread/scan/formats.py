@@ -19,6 +19,10 @@ class Format(StrEnum):
     DICOM = "dicom"
 
 
+#: What `Format` names, for messages.
+SUPPORTED: Final = "JPEG, PNG, TIFF, BMP, lossless WebP and DICOM"
+
+
 class NoScan(StrEnum):
     """Kinds of files that hold no supported scan."""
 
