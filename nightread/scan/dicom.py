@@ -28,6 +28,8 @@ _NUMBERS: Final = (
 )  # fmt: skip
 #: Attributes without which pixels are undefined; defaults stand in for them.
 _REQUIRED: Final = ("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation")
+#: Where parametric maps have their values instead.
+_FLOATS: Final = ("FloatPixelData", "DoubleFloatPixelData")
 _PHOTOMETRIC = re.compile(r"MONOCHROME[12]|PALETTECOLOR|RGB|XYB|YBR[A-Z0-9]*")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 
@@ -46,6 +48,7 @@ def read_dicom(data: bytes, *, max_pixels: int, with_colors: bool = False, accep
         file = parse(data)
         attributes = file.attributes
         _check_radiograph(file, max_pixels, accepted)
+        attributes.take_gray_levels()
         acquisition = read_acquisition(attributes)
         with np.errstate(all="ignore"):  # an overflow shows in the resulting gray levels, which are checked
             stored = decode_frame(file, with_colors=with_colors)
@@ -80,6 +83,12 @@ def _check_radiograph(file: DicomFile, max_pixels: int, accepted: Accepted) -> N
     if file.pixels_at is attributes.raw("Rows") is None and attributes.text("PhotometricInterpretation"):
         raise UnreadableScan(Reason.DAMAGED, "(0028,0010) Rows is missing: the DICOM data is cut short")
     missing = [describe_tag(keyword) for keyword in ("Rows", "Columns") if attributes.raw(keyword) is None]
+    floats = next((keyword for keyword in _FLOATS if keyword in attributes.dataset), None)
+    if file.pixels_at is None and floats is not None:
+        raise UnsupportedScan(
+            Reason.UNSUPPORTED_FORMAT,
+            f"the image lies in {describe_tag(floats)}; supported is {describe_tag('PixelData')}",
+        )
     if file.pixels_at is None or missing:
         named = missing[0] if file.pixels_at is not None else describe_tag("PixelData")
         raise UnsupportedScan(Reason.NOT_A_RADIOGRAPH, f"the DICOM instance holds no image: {named} is missing")

@@ -54,10 +54,20 @@ _KEYWORDS: Final = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
-    "VOILUTSequence", "PresentationLUTShape",
+    "VOILUTSequence", "PresentationLUTShape", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "FloatPixelData", "DoubleFloatPixelData",
     *(f"{color}PaletteColorLookupTable{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
+    *(f"Segmented{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")),
 )  # fmt: skip
-_TAGS: Final = [tag_for_keyword(keyword) or 0 for keyword in _KEYWORDS]
+#: Overlay Bits Allocated and Overlay Bit Position of each of the 16 overlay planes.
+_OVERLAY_TAGS: Final = [group << 16 | number for group in range(0x6000, 0x6020, 2) for number in (0x0100, 0x0102)]
+_TAGS: Final = [*(tag_for_keyword(keyword) or 0 for keyword in _KEYWORDS), *_OVERLAY_TAGS]
+#: Where an enhanced instance keeps the gray levels of its frame, in the order in which they are looked for.
+_GROUPS: Final = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+_GRAY_KEYWORDS: Final = {
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+}
 
 ENCAPSULATED_NATIVE: Final = uid.UID("1.2.840.10008.1.2.1.98")  # newer than pydicom's list
 JPEG_XL: Final = tuple(uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (110, 111, 112))
@@ -73,6 +83,10 @@ SYNTAXES: Final = frozenset({
     *JPEG_XL,
 })  # fmt: skip
 
+
+#: How the names of transfer syntaxes of videos begin.
+_VIDEOS: Final = ("MPEG", "Fragmentable MPEG", "HEVC", "SMPTE")
+_STILL: Final = "a scan is one picture, no video"
 
 #: Supported values of Photometric Interpretation, for messages.
 SHOWN_PHOTOMETRICS: Final = "MONOCHROME1, MONOCHROME2, PALETTE COLOR, RGB, YBR_FULL and YBR_FULL_422"
@@ -141,6 +155,24 @@ class Attributes:
         """Return a value as parsed by pydicom; None if it is missing or blank."""
         value = self.dataset.get(keyword)
         return None if isinstance(value, str) and not value.strip() else value
+
+    def take_gray_levels(self) -> None:
+        """Take over what the functional groups of an enhanced instance say of its gray levels (PS3.3 C.7.6.16)."""
+        items = [(group.item(name), keywords) for place in _GROUPS if (group := self.item(place))
+                 for name, keywords in _GRAY_KEYWORDS.items()]  # fmt: skip
+        for item, keywords in items:
+            if item is not None and not any(keyword in self.dataset for keyword in keywords):
+                for keyword in filter(item.dataset.__contains__, keywords):
+                    self.dataset.add(item.dataset[keyword])
+
+    @property
+    def has_embedded_overlay(self) -> bool:
+        """Whether an overlay plane lies in bits of the pixels, as was allowed until 2004 (PS3.3 C.9.2)."""
+        values = [getattr(self.dataset.get(tag), "value", None) for tag in _OVERLAY_TAGS]
+        allocated, position = values[::2], values[1::2]
+        return any(isinstance(bits, int) and bits > 1 for bits in allocated) or any(
+            isinstance(bit, int) and bit > 0 for bit in position
+        )
 
     @property
     def photometric(self) -> str:
@@ -277,10 +309,11 @@ def check_syntax(syntax: str) -> None:
     """
     if syntax and syntax not in SYNTAXES:
         name = uid.UID(syntax).name if _UID.fullmatch(syntax) else "unknown"
+        is_video = name.startswith(_VIDEOS)
         raise UnsupportedScan(
             Reason.UNSUPPORTED_TRANSFER_SYNTAX,
             f"(0002,0010) Transfer Syntax is {name}; supported are uncompressed, deflated, RLE, JPEG, JPEG Lossless, "
-            "JPEG-LS, JPEG 2000, HTJ2K and JPEG XL; convert it with gdcmconv or dcmdjpeg",
+            f"JPEG-LS, JPEG 2000, HTJ2K and JPEG XL; {_STILL if is_video else 'convert it with gdcmconv or dcmdjpeg'}",
         )
 
 

@@ -20,6 +20,7 @@ from nightread.scan.dicom_file import (
     Attributes,
     DicomFile,
     count_stored_bytes,
+    describe_tag,
     read_frame,
 )
 from nightread.scan.dicom_gray import read_table
@@ -28,6 +29,7 @@ from nightread.scan.raster import check_jpeg_end, sample_jpeg_colors
 from nightread.scan.scan import Colors, Contradiction, Pixels
 
 _PALETTES: Final = tuple(f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue"))
+_SEGMENTED: Final = tuple(f"Segmented{name}Data" for name in _PALETTES)
 _COMPRESSED: Final = SYNTAXES - {
     uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
     ENCAPSULATED_NATIVE, uid.RLELossless,
@@ -93,7 +95,8 @@ def decode_frame(file: DicomFile, *, with_colors: bool) -> StoredPixels:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
-        return _reduce_colors(pixels, bits, attributes, with_colors=with_colors)
+        is_ybr = attributes.photometric.startswith("YBRFULL") and not (header is not None and header.is_rgb)
+        return _reduce_colors(pixels, bits, is_ybr=is_ybr, with_colors=with_colors)
     if attributes.photometric == "PALETTECOLOR":
         return _apply_palette(pixels, attributes)
     if attributes.whole("PixelRepresentation", 0, 1, 0) and pixels.dtype.kind == "u":
@@ -146,12 +149,15 @@ def _decode_compressed(frame: memoryview, header: FrameHeader, attributes: Attri
 def _find_bits(pixels: Pixels, header: FrameHeader, attributes: Attributes) -> tuple[Pixels, int]:
     """Return a compressed frame and its bits in use: the declared ones, unless it has fewer or needs more.
 
-    Values that need more and that end in zeros were left where High Bit has them: they are shifted down.
+    Values may need more because an overlay lies above them, which is masked. Values that need more and that end in
+    zeros were left where High Bit has them: they are shifted down.
     """
     most = min(header.bits, 8 * pixels.dtype.itemsize)
     declared = attributes.whole("BitsStored", 1, 64, most)
     if declared <= most and int(pixels.max()) < 2**declared:
         return pixels, declared
+    if declared < most and attributes.has_embedded_overlay:
+        return _take_stored_bits(pixels.view(f"u{pixels.dtype.itemsize}"), most, attributes)
     shift = attributes.whole("HighBit", 0, 63, most) + 1 - declared
     if 0 < shift <= most - declared and not (pixels & (2**shift - 1)).any():
         attributes.noted.add(Contradiction.HIGH_BIT)
@@ -247,11 +253,13 @@ def _extend_sign(pixels: Pixels, bits: int) -> Pixels:
     return signed
 
 
-def _reduce_colors(pixels: Pixels, bits: int, attributes: Attributes, *, with_colors: bool) -> StoredPixels:
+def _reduce_colors(pixels: Pixels, bits: int, *, is_ybr: bool, with_colors: bool) -> StoredPixels:
     """Reduce (H, W, 3) to luma, which is Y for YBR_FULL; YBR_RCT and YBR_ICT are RGB after decoding."""
-    is_ybr = attributes.photometric.startswith("YBRFULL")
     gray = pixels[..., 0] if is_ybr else to_luma(pixels)
-    colors = sample_colors(pixels, bits, is_ybr=is_ybr) if with_colors else None
+    colors = None
+    if with_colors:  # three equal components are gray in RGB, and no picture in YBR: their label was left behind
+        is_gray = bool((pixels[..., 1:] == pixels[..., :1]).all())
+        colors = sample_colors(pixels, bits, is_ybr=is_ybr and not is_gray)
     return StoredPixels(gray, bits, is_shown=True, colors=colors)
 
 
@@ -261,6 +269,8 @@ def _apply_palette(pixels: Pixels, attributes: Attributes) -> StoredPixels:
     Raises:
         UnsupportedScan: a color is not gray.
     """
+    if segmented := next((name for name in _SEGMENTED if name in attributes.dataset), None):
+        raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"{describe_tag(segmented)} is not read")
     is_complete = all(attributes.raw(f"{name}Data") is not None for name in _PALETTES)
     tables = [read_table(attributes, f"{name}Descriptor", f"{name}Data") for name in _PALETTES if is_complete]
     if not is_complete or not all(np.array_equal(tables[0][0], other) for other, _ in tables[1:]):

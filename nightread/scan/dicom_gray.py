@@ -33,8 +33,8 @@ def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tupl
     values, scaling = _apply_modality(stored, attributes)
     table, window = attributes.item("VOILUTSequence"), _read_window(attributes)
     if table is not None:
-        values = _apply_table(values, table)
-        black, white, rule = 0.0, _find_table_white(values, table), BrightnessRule.VOI_TABLE
+        values, white = _apply_voi_table(values, table)
+        black, rule = 0.0, BrightnessRule.VOI_TABLE
     elif window is not None:
         values, black, white = _apply_window(values, *window)
         rule = BrightnessRule.WINDOW
@@ -94,11 +94,13 @@ def _apply_modality(stored: Pixels, attributes: Attributes) -> tuple[Pixels, tup
     """
     table = attributes.item("ModalityLUTSequence")
     if table is not None:
-        return _apply_table(stored, table), None
+        return _look_up(stored, table)[0], None
     slope, intercept = attributes.number("RescaleSlope"), attributes.number("RescaleIntercept")
     for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
         if value is None and attributes.raw(keyword) is not None:
             raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(keyword)} is not a finite number")
+    if slope == 0:
+        raise UnreadableScan(Reason.DAMAGED, f"{describe_tag('RescaleSlope')} is 0, which makes all pixels equal")
     if slope is None or intercept is None or (slope == 1 and intercept == 0):
         return stored, (1.0, 0.0)
     values: Pixels = stored.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)
@@ -135,22 +137,28 @@ def read_table(item: Attributes, descriptor: str, data: str) -> tuple[npt.NDArra
     return table[:count].astype(np.int64), first
 
 
-def _apply_table(values: Pixels, item: Attributes) -> Pixels:
-    """Look values up in a modality or VOI table (PS3.3 C.11.1.1.1, C.11.2.1.1); values beyond it are clipped."""
+def _look_up(values: Pixels, item: Attributes) -> tuple[Pixels, int]:
+    """Look values up in a modality or VOI table (PS3.3 C.11.1.1.1, C.11.2.1.1); values beyond it are clipped.
+
+    Returns:
+        What the values become, and the largest entry.
+    """
     table, first = read_table(item, "LUTDescriptor", "LUTData")
     if first >= 2**15 and values.min() < 0:  # a negative first value that was written as unsigned
         first -= 2**16
+    elif first < 0 and values.min() >= first + len(table):  # the reverse, where a modality table returns no sign
+        first += 2**16
     places = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-    return table[places].astype(np.uint16)
+    return table[places].astype(np.uint16), int(table.max())
 
 
-def _find_table_white(values: Pixels, item: Attributes) -> float:
-    """Return the white of a VOI table: the largest value of the bits that its entries use, not of the declared ones."""
-    table, _ = read_table(item, "LUTDescriptor", "LUTData")
-    bits = int(table.max()).bit_length()
+def _apply_voi_table(values: Pixels, item: Attributes) -> tuple[Pixels, float]:
+    """Return looked-up values and white: the largest value of the bits that the entries use, whatever is declared."""
+    shown, largest = _look_up(values, item)
+    bits = largest.bit_length()
     if bits != item.raw("LUTDescriptor")[2]:
         item.noted.add(Contradiction.VOI_TABLE)
-    return float(2**bits - 1) if bits else float(values.max())
+    return shown, float(2**bits - 1) if bits else float(shown.max())
 
 
 def _read_window(attributes: Attributes) -> tuple[str, float, float] | None:

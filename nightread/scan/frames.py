@@ -43,6 +43,7 @@ class FrameHeader:
         components: number of components; 1 for gray.
         bits: bits per sample.
         is_progressive: whether a JPEG is progressive, that is, stored in several scans.
+        is_rgb: whether a JPEG 2000 codes its components as one picture in RGB, whatever is declared around it.
     """
 
     codec: Codec
@@ -51,6 +52,7 @@ class FrameHeader:
     components: int
     bits: int
     is_progressive: bool = False
+    is_rgb: bool = False
 
 
 _SOF_CODECS: Final = {
@@ -61,6 +63,8 @@ _BARE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _JP2_SIGNATURE: Final = b"\0\0\0\x0cjP  \r\n\x87\n"
 _JXL_SIGNATURE: Final = b"\0\0\0\x0cJXL \r\n\x87\n"
 _CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
+_CODING_STYLE: Final = b"\xff\x52"
+_TILE_START: Final = b"\xff\x90"
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _IN_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
@@ -71,8 +75,8 @@ _TAIL: Final = 2**16
 _OTHER_BITS: Final = b"\xaa" * 64
 #: Maximum depth of a JPEG that Pillow decodes.
 _PILLOW_BITS: Final = 8
-#: Assumed bit depth of JPEG XL, the maximum of its decoder; the actual one follows deep in the bit stream.
-_JXL_BITS: Final = 16
+#: Bits of JPEG XL: of a header that says nothing of them, by their code, and assumed where they cannot be told.
+_JXL_DEFAULT, _JXL_CODED, _JXL_MOST = 8, (8, 10, 12), 16
 
 
 def read_header(data: bytes | memoryview) -> FrameHeader | None:
@@ -280,17 +284,23 @@ def _check_progressive(data: bytes, header: FrameHeader) -> None:
 
 
 def _read_jpeg_2000(data: bytes) -> FrameHeader:
-    """Read the SIZ segment of a code stream (ISO/IEC 15444-1, A.5.1)."""
+    """Read the SIZ and COD segments of a code stream (ISO/IEC 15444-1, A.5.1 and A.6.1)."""
     at = data.find(_CODESTREAM_START)
     if at < 0:
         raise UnreadableScan(Reason.DAMAGED, "the JPEG 2000 file holds no code stream")
     right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
     components, depth = struct.unpack_from(">HB", data, at + 40)
-    return FrameHeader(Codec.JPEG_2000, right - left, bottom - top, components, (depth & 0x7F) + 1)
+    is_rgb = False
+    place = at + 2
+    while place + 4 <= len(data) and data[place : place + 2] != _TILE_START:  # segments of the main header
+        if data[place : place + 2] == _CODING_STYLE:
+            is_rgb = data[place + 8 : place + 9] == b"\1"  # decoders undo the component transform, which is one of RGB
+        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+    return FrameHeader(Codec.JPEG_2000, right - left, bottom - top, components, (depth & 0x7F) + 1, is_rgb=is_rgb)
 
 
 def _read_jpeg_xl(data: bytes) -> FrameHeader:
-    """Read the size header of a code stream (ISO/IEC 18181-1, D.2)."""
+    """Read the size and the bits of a code stream (ISO/IEC 18181-1, D.2 and D.3)."""
     if data.startswith(_JXL_SIGNATURE):
         boxes = [data.find(b"jxlc") + 4, data.find(b"jxlp") + 8]
         data = data[min(at for at in boxes if at > 8) :] if max(boxes) > 8 else b""
@@ -313,7 +323,13 @@ def _read_jpeg_xl(data: bytes) -> FrameHeader:
     ratio = take(3)
     ratios = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
     width = take_side() if ratio == 0 else height * ratios[ratio - 1][0] // ratios[ratio - 1][1]
-    return FrameHeader(Codec.JPEG_XL, width, height, 1, _JXL_BITS)
+    bit_depth = _JXL_MOST
+    if take(1):
+        bit_depth = _JXL_DEFAULT
+    elif not take(1) and not take(1):  # neither further fields, which may be long, nor floating point
+        code = take(2)
+        bit_depth = _JXL_CODED[code] if code < len(_JXL_CODED) else take(6) + 1
+    return FrameHeader(Codec.JPEG_XL, width, height, 1, bit_depth)
 
 
 def to_luma(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -26,7 +26,7 @@ _PHOTOMETRIC: Final = {
     0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab",
 }  # fmt: skip
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_LZW, _JPEG, _PNG, _JPEG_XR, _WEBP = 5, 7, 34933, 34934, 50001
+_NONE, _LZW, _JPEG, _PNG, _JPEG_XR, _WEBP = 1, 5, 7, 34933, 34934, 50001
 #: Largest depth that is decoded without error, by compression. JPEG 2000 is inexact beyond 25 bits.
 _BITS: Final = {
     1: 64, 2: 1, 3: 1, 4: 1, _LZW: 64, _JPEG: 16, 8: 64, 32773: 64, 32946: 64, 34925: 64, 50000: 64,
@@ -37,6 +37,9 @@ _BARE: Final = frozenset({1, 2, 3, 4, _LZW, 8, 32773, 32946, 34925, 50000})
 _PILLOW_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 #: Without a predictor in the standard; some writers use one all the same.
 _PREDICTORLESS: Final = frozenset({1, 2, 3, 4, 32773})
+#: Fill Order of bytes whose bits are stored in reverse order, and what puts them right.
+_LOW_BIT_FIRST: Final = 2
+_REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _PNG_SIZE_AT: Final = slice(16, 24)
 #: Maximum number of pages to examine; the chain of pages may be endless.
 _MOST_PAGES: Final = 16
@@ -61,7 +64,8 @@ def read_tiff(data: bytes, max_pixels: int, *, with_colors: bool) -> Scan | None
             _check_page(page, data, max_pixels)
             if page is file.pages.first and _is_for_pillow(page):
                 return None
-            _check_lzw(page, data)
+            if page.compression == _LZW:
+                _check_lzw(page, data)
             return _decode(page, with_colors=with_colors)
     except _TIFF_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, "the TIFF data is damaged or cut short") from None
@@ -102,6 +106,8 @@ def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
             f"{predictor}; "
             f"save it as gray of 8 or 16 bits, for instance with `{_REMEDIES.get(page.compression, _REMEDY)}`",
         )
+    if page.compression == _NONE:
+        _correct_sizes(page, bits, len(data))
     chunk = page.chunks[0] * page.chunks[1] if len(page.chunks) > 1 else page.chunks[0]
     if chunk > max(4 * page.imagewidth * page.imagelength, _LARGEST_CHUNK):
         raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is far larger than the picture")
@@ -110,6 +116,34 @@ def _check_page(page: Any, data: bytes, max_pixels: int) -> None:
     if page.compression not in _BARE:
         for place, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             _check_chunk(data[place : place + size], page, chunk)
+
+
+def _correct_sizes(page: Any, bits: int, most: int) -> None:
+    """Correct the byte counts of an uncompressed page, which some writers get wrong; its decoders differ about them.
+
+    Args:
+        page: of whose strips and tiles one with too small a byte count must end before whatever the page has next.
+        bits: of a sample.
+        most: bytes of the file.
+
+    Raises:
+        UnreadableScan: a strip or tile is shorter than its rows.
+    """
+    width, rows = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    row_bytes = -(-width * samples * bits // 8)
+    in_plane = -(-page.imagelength // rows)
+    sizes = list(page.databytecounts)
+    places = sorted({*page.dataoffsets, page.offset, *(tag.valueoffset for tag in page.tags), most})
+    for number, (place, size) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=False)):
+        left = rows if page.is_tiled else min(rows, page.imagelength - number % in_plane * rows)
+        wanted = left * row_bytes
+        if not place or size >= wanted or (not size and any(page.databytecounts)):  # some counts of 0: not written yet
+            continue
+        if place + wanted > next((later for later in places if later > place), 0):
+            raise UnreadableScan(Reason.DAMAGED, "a strip or tile of the TIFF is shorter than its rows")
+        sizes[number] = wanted
+    page.databytecounts = tuple(sizes)
 
 
 def _find_bits(page: Any) -> int:
@@ -169,10 +203,10 @@ def _read_webp(content: bytes) -> tuple[int, int]:
 
 
 def _check_lzw(page: Any, data: bytes) -> None:
-    if page.compression != _LZW:
-        return
     for place, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         content = data[place : place + size]
+        if page.fillorder == _LOW_BIT_FIRST:
+            content = content.translate(_REVERSED)
         if content[:1] == b"\0" and content[1:2] and content[1] & 1:
             raise UnsupportedScan(
                 Reason.UNSUPPORTED_FORMAT, "a TIFF with LZW in the bit order of before 1992; save it uncompressed"
@@ -186,9 +220,10 @@ def _is_for_pillow(page: Any) -> bool:
     is_inverted_alpha = page.photometric == _WHITE_IS_ZERO and page.samplesperpixel == 2
     # Some writers put 8 bits into a color map, whose colors have 16.
     is_narrow_palette = page.photometric == _PALETTE and page.colormap.max() < 2**8
+    is_big_bigtiff = page.parent.is_bigtiff and page.parent.byteorder == ">"  # which Pillow takes for damage
     return (
         bits <= {1, 8} and page.sampleformat == 1 and page.planarconfig == 1
-        and page.compression in _PILLOW_COMPRESSIONS and not is_inverted_alpha and not is_narrow_palette
+        and page.compression in _PILLOW_COMPRESSIONS and not (is_inverted_alpha or is_narrow_palette or is_big_bigtiff)
     )  # fmt: skip
 
 

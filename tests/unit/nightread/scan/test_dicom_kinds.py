@@ -2,18 +2,27 @@
 
 import struct
 
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
-from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLosslessSV1
+from pydicom.uid import (
+    MPEG2MPML,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+)
 
 from nightread.errors import ScanError
 from nightread.reasons import Reason
 from nightread.scan.acquisition import Accepted
 from nightread.scan.decode import read_scan
+from nightread.scan.dicom_file import describe_tag
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.scan import BrightnessRule, Contradiction
 from tests import factories
@@ -44,6 +53,12 @@ def assert_shown(data, gray, levels=255):
     np.testing.assert_allclose(shown(data), gray, atol=1 / levels)
 
 
+def save(dataset):
+    buffer = DicomBytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
 EXPECTED = DEEP / 4095
 
 
@@ -55,6 +70,16 @@ class TestStoredBits:
     def test_overlay_bits_above_the_stored_ones_are_masked(self):
         overlay = (np.arange(DEEP.size).reshape(DEEP.shape) % 7 == 0).astype(np.uint16) << 12
         assert_shown(factories.encode_dicom(DEEP | overlay, **TWELVE, **WINDOW), EXPECTED)
+
+    @pytest.mark.parametrize("tag", [0x60000100, 0x601E0102])
+    @pytest.mark.parametrize("encode", [imagecodecs.ljpeg_encode, imagecodecs.jpegls_encode, imagecodecs.jpeg2k_encode])
+    def test_a_declared_overlay_in_a_compressed_frame_is_masked(self, tag, encode):
+        overlay = (np.arange(DEEP.size).reshape(DEEP.shape) % 7 == 0).astype(np.uint16) << 12
+        frame = bytes(encode(DEEP | overlay, **({"level": 0} if encode is imagecodecs.jpeg2k_encode else {})))
+        data = factories.encode_dicom(DEEP, syntax=JPEG2000Lossless, frame=frame, **TWELVE)
+        dataset = dcmread(DicomBytesIO(data))
+        dataset.add_new(tag, "US", 16 if tag & 0xFF == 0 else 12)
+        assert_shown(save(dataset), EXPECTED)
 
     def test_an_8_bit_frame_that_is_tagged_12_bits_deep_is_shown_as_8_bits(self):
         frame = factories.encode_jpeg(CHEST)
@@ -69,9 +94,7 @@ class TestStoredBits:
         vr, value = ("LO", stored) if isinstance(stored, str) else ("UL", stored)
         dataset = dcmread(DicomBytesIO(data))
         dataset.add_new("BitsStored", vr, value)
-        buffer = DicomBytesIO()
-        dataset.save_as(buffer)
-        reason, text = refuse(buffer.getvalue())
+        reason, text = refuse(save(dataset))
         assert (reason, "(0028,0101) Bits Stored" in text) == (Reason.DAMAGED, True)
 
 
@@ -279,6 +302,42 @@ class TestWhatItIs:
         reason, text = refuse(data)
         assert (reason, "YBR_PARTIAL_422" in text) == (Reason.UNSUPPORTED_FORMAT, True)
 
+    @pytest.mark.parametrize(("keyword", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+    def test_pixels_in_floating_point_are_refused_by_name(self, keyword, kind):
+        dataset = dcmread(DicomBytesIO(factories.encode_dicom(CHEST)))
+        del dataset.PixelData
+        setattr(dataset, keyword, (CHEST / 255).astype(kind).tobytes())
+        reason, text = refuse(save(dataset))
+        assert (reason, describe_tag(keyword) in text) == (Reason.UNSUPPORTED_FORMAT, True)
+
+    def test_a_video_is_refused_without_a_command_that_would_convert_it(self):
+        reason, text = refuse(factories.encode_dicom(CHEST, syntax=MPEG2MPML, frame=b"\0\0\1\xb3"))
+        assert reason is Reason.UNSUPPORTED_TRANSFER_SYNTAX
+        assert ("a scan is one picture, no video" in text, "gdcmconv" in text) == (True, False)
+
+
+class TestColors:
+    @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT"])
+    @pytest.mark.parametrize("mct", [True, False])
+    def test_gray_in_three_components_of_jpeg_2000_is_gray_whatever_its_label(self, photometric, mct):
+        pixels = np.repeat(CHEST[..., None], 3, axis=2)
+        frame = imagecodecs.jpeg2k_encode(pixels, level=0, mct=mct)
+        data = factories.encode_dicom(
+            pixels, syntax=JPEG2000Lossless, frame=frame, PhotometricInterpretation=photometric
+        )
+        scan = read_scan(data, max_pixels=10**7, with_colors=True)
+        np.testing.assert_allclose(scan.pixels, CHEST, atol=1e-3)
+        assert (scan.colors[..., 1:] == 128).all()
+
+    @pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422"])
+    def test_the_component_transform_of_jpeg_2000_says_rgb_whatever_the_label(self, photometric):
+        pixels = np.stack([CHEST // 2, CHEST, CHEST], axis=2)
+        frame = imagecodecs.jpeg2k_encode(pixels, level=0, mct=True)
+        data = factories.encode_dicom(
+            pixels, syntax=JPEG2000Lossless, frame=frame, PhotometricInterpretation=photometric
+        )
+        np.testing.assert_allclose(read(data).pixels, pixels @ [0.299, 0.587, 0.114], atol=1e-3)
+
 
 class TestPalette:
     @staticmethod
@@ -304,6 +363,11 @@ class TestPalette:
     def test_a_palette_of_colors_is_no_radiograph(self):
         table = np.arange(256)
         assert refuse(self.encode(table, table[::-1], table))[0] is Reason.NOT_A_RADIOGRAPH
+
+    def test_a_palette_in_segments_is_refused_by_name(self):
+        tag = "SegmentedRedPaletteColorLookupTableData"
+        data = factories.encode_dicom(CHEST, PhotometricInterpretation="PALETTE COLOR", **{tag: bytes(12)})
+        assert refuse(data) == (Reason.UNSUPPORTED_FORMAT, f"{describe_tag(tag)} is not read")
 
 
 class TestWindowAndTables:
@@ -345,6 +409,28 @@ class TestWindowAndTables:
         item.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
         assert_shown(factories.encode_dicom(signed, VOILUTSequence=Sequence([item])), EXPECTED)
 
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    @pytest.mark.parametrize("first", [40_000, 40_000 - 2**16])
+    def test_a_voi_table_begins_at_what_the_modality_table_returns_with_either_sign(self, syntax, first):
+        signed = DEEP.astype(np.int16) - 2048
+        fields = factories.make_table(np.arange(4096) + 40_000, first=-2048, keyword="ModalityLUTSequence")
+        fields |= factories.make_table(np.arange(4096), first=first, bits=12)
+        assert_shown(factories.encode_dicom(signed, syntax=syntax, **TWELVE, **fields), EXPECTED)
+
+    def test_a_slope_of_0_is_damage_that_names_the_tag(self):
+        reason, text = refuse(factories.encode_dicom(DEEP, RescaleSlope="0", RescaleIntercept="7", **TWELVE))
+        assert (reason, "(0028,1053) Rescale Slope is 0" in text) == (Reason.DAMAGED, True)
+
+    @pytest.mark.parametrize("place", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+    def test_an_enhanced_instance_of_one_frame_has_its_window_and_rescale_in_groups(self, place):
+        group, rescale, window = Dataset(), Dataset(), Dataset()
+        rescale.RescaleSlope, rescale.RescaleIntercept = "2", "100"
+        window.WindowCenter, window.WindowWidth = "4196", "8192"
+        group.PixelValueTransformationSequence, group.FrameVOILUTSequence = Sequence([rescale]), Sequence([window])
+        data = factories.encode_dicom(DEEP, NumberOfFrames=1, **{place: Sequence([group])}, **TWELVE)
+        assert read(data).rule is BrightnessRule.WINDOW
+        assert_shown(data, EXPECTED)
+
     @pytest.mark.parametrize(("photometric", "shape", "inverted"), [
         ("MONOCHROME2", "IDENTITY", False), ("MONOCHROME2", "INVERSE", True),
         ("MONOCHROME1", "INVERSE", True), ("MONOCHROME1", "IDENTITY", True),
@@ -361,9 +447,7 @@ class TestWindowAndTables:
         data = factories.encode_dicom(signed, PixelPaddingValue=None)
         dataset = dcmread(DicomBytesIO(data))
         dataset.add_new("PixelPaddingValue", "US", 63536)
-        buffer = DicomBytesIO()
-        dataset.save_as(buffer)
-        scan = read(buffer.getvalue())
+        scan = read(save(dataset))
         assert (scan.black, scan.white) == (signed[:, 15:].min(), signed.max())
 
 

@@ -102,6 +102,17 @@ def test_a_frame_whose_values_lie_in_the_high_bits_is_shifted_down(syntax):
     assert scan.contradictions == {Contradiction.HIGH_BIT}
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("declared", [None, 16])
+def test_a_jpeg_xl_frame_says_itself_how_deep_it_is(bits, declared):
+    kind = np.uint8 if bits == 8 else np.uint16
+    pixels = (factories.small_chest().astype(np.uint32) * (2**bits - 1) // 255).astype(kind)
+    frame = bytes(imagecodecs.jpegxl_encode(pixels, lossless=True, bitspersample=bits))
+    scan = read(encode_dicom(pixels, syntax=JPEG_XL, frame=frame, BitsStored=declared, HighBit=None))
+
+    assert (scan.black, scan.white) == (0, 2**bits - 1)
+
+
 @pytest.mark.parametrize("samples", [1, 3])
 def test_an_rle_frame_is_found_without_its_transfer_syntax(samples):
     gray = factories.small_chest() if samples == 3 else factories.small_chest().astype(np.uint16) * 16

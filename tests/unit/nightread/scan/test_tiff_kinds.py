@@ -123,6 +123,72 @@ class TestMissingStrips:
         assert refuse(bytes(data)) == (Reason.DAMAGED, "a strip or tile of the TIFF is missing")
 
 
+class TestSizesOfStrips:
+    @staticmethod
+    def change(data, tag, change):
+        """Replace each value of a tag of the only page."""
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            found = file.pages.first.tags[tag]
+        form = f"<{found.count}{'HL'[found.dtype == 4]}"
+        changed, values = bytearray(data), struct.unpack_from(form, data, found.valueoffset)
+        struct.pack_into(form, changed, found.valueoffset, *map(change, range(found.count), values))
+        return bytes(changed)
+
+    @pytest.mark.parametrize("rows", [120, 16])
+    @pytest.mark.parametrize("bits", [8, 12, 16])
+    @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+    def test_a_byte_count_that_is_too_small_is_that_of_the_rows_at_any_depth(self, rows, bits, part):
+        pixels = CHEST if bits == 8 else DEEP
+        data = encode(pixels, rowsperstrip=rows, bitspersample=bits)
+        data = self.change(data, "StripByteCounts", lambda _, size: int(size * part))
+        np.testing.assert_allclose(shown(data), pixels / (255 if bits == 8 else 4095), atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_strips_that_are_shorter_than_their_rows_are_damaged(self, dtype):
+        data = encode(CHEST.astype(dtype), rowsperstrip=16)
+        place, size = find_chunk(data)
+        data = self.change(data, "StripByteCounts", lambda _, whole: whole // 2)
+        data = self.change(data, "StripOffsets", lambda number, _: place + number * (size // 2))
+        assert refuse(data) == (Reason.DAMAGED, "a strip or tile of the TIFF is shorter than its rows")
+
+    def test_a_strip_that_ends_where_another_part_of_the_page_begins_is_damaged(self):
+        data = bytearray(encode(CHEST.astype(np.uint16), extratags=[(700, 1, 9_000, bytes(9_000), True)]))
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            tags = file.pages.first.tags
+            entries = {name: tags[name].offset + 8 for name in ("StripOffsets", "StripByteCounts", "XMP")}
+        size = 2 * CHEST.size - 1_000
+        for name, value in (("StripOffsets", len(data)), ("StripByteCounts", size), ("XMP", len(data) + size)):
+            struct.pack_into("<L", data, entries[name], value)
+        assert refuse(bytes(data) + bytes(size) + bytes(9_000)) == (
+            Reason.DAMAGED, "a strip or tile of the TIFF is shorter than its rows"
+        )  # fmt: skip
+
+
+class TestOrders:
+    @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "lzw", "tile": (64, 64)}])
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_a_bigtiff_is_read_in_either_order_of_bytes(self, options, order, dtype):
+        data = encode(CHEST.astype(dtype), bigtiff=True, byteorder=order, **options)
+        np.testing.assert_allclose(shown(data), CHEST / 255, atol=1e-6)
+
+    @pytest.mark.parametrize(("number", "compress"), [(1, bytes), (5, imagecodecs.lzw_encode)])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_bytes_whose_bits_are_reversed_are_read(self, number, compress, dtype):
+        content = np.frombuffer(compress(CHEST.astype(dtype).tobytes()), np.uint8)
+        reverse = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint8)
+        height, width = CHEST.shape
+        tags = {
+            "256": width,
+            "257": height,
+            "258": 8 * np.dtype(dtype).itemsize,
+            "259": number,
+            "266": 2,
+            "278": height,
+        }
+        np.testing.assert_allclose(shown(factories.encode_tiff(reverse[content][None], **tags)), CHEST / 255, atol=1e-6)
+
+
 class TestPreviews:
     @staticmethod
     def write(*pages):
