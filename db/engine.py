@@ -18,7 +18,15 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
-from db.postgresql import LOST_STATEMENT_SQLSTATES, READ_ONLY_SQLSTATE, find_remedy, make_postgresql_engine, parse_url
+from db.postgresql import (
+    DAMAGED_SQLSTATES,
+    LOST_STATEMENT_SQLSTATES,
+    NO_SCHEMA_SQLSTATE,
+    READ_ONLY_SQLSTATE,
+    find_remedy,
+    make_postgresql_engine,
+    parse_url,
+)
 from db.types import database_now
 from nightread.errors import DatabaseFull, DatabaseUnavailable
 from nightread.failpoints import Point, failpoint
@@ -35,9 +43,11 @@ _WRITE_TRIES = 6
 # Deadlock, serialization failure, lock not available, too many connections, server starting or stopping.
 _TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
 _CONNECTION_SQLSTATE = "08"
-# No permission, a server that only reads, a prepared statement of another session: the operator must act, although the
-# driver reports a programming error.
-_REFUSING_SQLSTATES = frozenset({"42501", READ_ONLY_SQLSTATE, *LOST_STATEMENT_SQLSTATES})
+# No permission, a server that only reads, no schema, damaged tables, a prepared statement of another session: the
+# operator must act, although the driver reports a programming or internal error.
+_REFUSING_SQLSTATES = frozenset(
+    {"42501", READ_ONLY_SQLSTATE, NO_SCHEMA_SQLSTATE, *DAMAGED_SQLSTATES, *LOST_STATEMENT_SQLSTATES}
+)
 _DISK_FULL_SQLSTATE = "53100"
 
 #: Engines of SQLite files, each with the id of the process that made it.

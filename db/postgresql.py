@@ -24,6 +24,10 @@ READ_ONLY_SQLSTATE: Final = "25006"
 
 #: A prepared statement that is unknown, or already there: a pooler has lent another session.
 LOST_STATEMENT_SQLSTATES: Final = frozenset({"26000", "42P05"})
+#: No schema of the search path is there to make tables in.
+NO_SCHEMA_SQLSTATE: Final = "3F000"
+#: Class of errors by which the server says that what lies on its disk is damaged.
+DAMAGED_SQLSTATES: Final = frozenset({"XX001", "XX002"})
 
 # Settings of each transaction; those in the URL's `options` win.
 _LIMITS: Final = {
@@ -177,6 +181,10 @@ def find_remedy(error: DBAPIError) -> str:
     """Return what an operator can do about an error of the server, as the end of a sentence; "" for most."""
     if getattr(error.orig, "sqlstate", None) in LOST_STATEMENT_SQLSTATES:
         return "; behind a pooler in transaction mode leave prepare_threshold out of the URL"
+    if getattr(error.orig, "sqlstate", None) == NO_SCHEMA_SQLSTATE:
+        return "; make the schema of the search_path (CREATE SCHEMA), or correct search_path in the URL's options"
+    if getattr(error.orig, "sqlstate", None) in DAMAGED_SQLSTATES:
+        return "; look at the server's disk, and restore the newest backup into another database"
     if "session is read-only" in str(error.orig):
         return "; it only reads: name the server that writes, or read with target_session_attrs=any in the URL"
     return ""

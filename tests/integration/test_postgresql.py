@@ -122,6 +122,13 @@ class TestParametersOfTheUrl:
                 found = connection.execute(text("SELECT schemaname FROM pg_tables WHERE tablename = 'scans'")).scalars()
                 assert list(found) == ["nr"]
 
+    def test_tables_for_a_schema_that_is_not_there_are_refused_in_one_line(self, postgres_url):
+        with (
+            opened(add_query(postgres_url, "options=-csearch_path%3Dnowhere")) as engine,
+            pytest.raises(DatabaseUnavailable, match="CREATE SCHEMA"),
+        ):
+            upgrade(engine)
+
     @pytest.mark.parametrize(("threshold", "expected"), [("0", None), ("none", None), ("3", 3)])
     def test_prepare_threshold_is_taken(self, postgres_url, threshold, expected):
         with (
@@ -149,6 +156,13 @@ class TestParametersOfTheUrl:
             pytest.raises(DatabaseUnavailable, match="unrecognized configuration parameter"),
         ):
             write(engine, count_up)
+
+
+@pytest.mark.parametrize("sqlstate", ["XX001", "XX002"])
+def test_damaged_tables_are_told_in_one_line(postgres_engine, sqlstate):
+    failing = f"DO $$ BEGIN RAISE 'could not read block 0' USING ERRCODE = '{sqlstate}'; END $$"
+    with pytest.raises(DatabaseUnavailable, match=r"could not read block 0; .* restore the newest backup"):
+        write(postgres_engine, lambda connection: connection.execute(text(failing)))
 
 
 @pytest.fixture
