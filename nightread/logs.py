@@ -91,6 +91,7 @@ def configure_logging(settings: Settings, *, default: str | None = None) -> None
     handler.addFilter(_add_context)
     handler.addFilter(_hide_texts)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)  # a library's warning is a line of the log, too
     # Celery logs each received message and each finished task: two lines per job with nothing but ids.
     for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+import warnings
 
 import pytest
 
@@ -29,6 +30,7 @@ def log(monkeypatch):
         return text
 
     yield configure
+    logging.captureWarnings(False)
     root.handlers[:], _ = kept
     root.setLevel(kept[1])
 
@@ -43,6 +45,16 @@ def test_json_lines_hold_run_and_job_as_fields(log):
     assert (inside["run"], inside["job"], inside["message"]) == (RUN, JOB, "inside")
     assert not {"run", "job", "place"} & {*before, *after}
     assert "place" not in inside
+
+
+def test_a_warning_of_a_library_is_a_line_of_the_log(log):
+    written = log("json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("two\nlines", UserWarning, stacklevel=1)
+    (line,) = map(json.loads, written.getvalue().splitlines())
+    assert line["level"] == "WARNING"
+    assert "two\nlines" in line["message"]
 
 
 def test_text_lines_hold_the_beginnings_of_their_ids(log):
