@@ -11,6 +11,7 @@ from cli.options import Archives, Device, Json, Model, NoGate
 from cli.output.tables import make_table, out, paint
 from nightread import api
 from nightread.scan.archives import split_path
+from nightread.scan.files import encode_path
 from nightread.scan.object_address import read_address, spell_address
 from nightread.settings import read_settings
 from worker.registry.choose import choose_without_run
@@ -42,7 +43,7 @@ def predict(
         raise typer.BadParameter(f"there is no file {absent[0]}")
     rows = list(api.Model(choose_without_run(settings), settings, gate=settings.gate).predict(scans))
     if as_json:
-        typer.echo(json.dumps([_describe(row) for row in rows]))  # in ASCII: a file's name may be no text
+        typer.echo(json.dumps([_describe(row) for row in rows]))
     else:
         table = make_table("scan", "label", "score", "decision", right=("score",), spare=("label",))
         for row in rows:
@@ -65,7 +66,8 @@ def _is_there(path: Path) -> bool:
 
 
 def _name(row: api.ScanResult) -> str:
-    return spell_address(row.path or "")
+    """Return a scan's path as `results` shows it: a file's name may be no text."""
+    return encode_path(spell_address(row.path or ""))
 
 
 def _describe(row: api.ScanResult) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import nightread
 from cli.main import app
 from nightread.inference.scorer import Scorer
 from nightread.model.bundle import DEFAULT_MODEL
+from nightread.scan.files import encode_path
 from tests.factories import encode_image, encode_jpeg, small_chest
 
 
@@ -66,12 +67,13 @@ def test_a_scan_that_a_rule_of_the_gate_rejects_is_not_inferred(tmp_path, monkey
     assert len(batches) == 2 * opening  # what opening a model takes, and no more
 
 
-def test_a_name_that_is_no_text_is_told_all_the_same(scan, tmp_path):
+def test_a_name_that_is_no_text_is_told_as_a_run_stores_it(scan, tmp_path):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/not-utf-8-\xff\n.jpeg")
     scan.rename(odd)
     (row,) = json.loads(invoke(odd, "--json"))
-    assert row["path"] == odd
-    assert "chest" not in invoke(odd)
+    assert row["path"] == encode_path(odd)
+    assert row["path"].endswith("/not-utf-8-\\xff\n.jpeg")
+    assert r"\xff\n.jpeg" in invoke(odd)
 
 
 class TestModel:
