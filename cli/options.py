@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from cli.completion import complete_models, complete_runs
+from nightread.scan.object_address import is_address
 from nightread.text import read_duration
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders, searched recursively.")]
 RunReference = Annotated[
     str | None,
     typer.Argument(
@@ -62,6 +62,17 @@ def read_duration_option(text: str) -> float:
         return read_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def read_source(text: str) -> Path:
+    """Return a path as it was typed, or an address in object storage.
+
+    pathlib would spell a folder of this machine such as `./s3:/ward` like an address: it is made absolute.
+    """
+    path = Path(text)
+    if is_address(path) and "://" not in text and (not is_address(text) or path.exists()):
+        return path.absolute()
+    return path
 
 
 def read_moment(text: str) -> datetime:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import read_duration_option
+from cli.options import read_duration_option, read_source
 from nightread.scan.object_address import is_address, read_address
 from worker.errors import WrongPaths
 
@@ -15,7 +15,9 @@ _INTAKE, _GUARDS = "Intake", "Guards"
 
 SomePaths = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[PATH...]", help="Files, folders and s3://BUCKET/PREFIX, searched recursively."),
+    typer.Argument(
+        metavar="[PATH...]", parser=read_source, help="Files, folders and s3://BUCKET/PREFIX, searched recursively."
+    ),
 ]
 FromFile = Annotated[
     str | None,

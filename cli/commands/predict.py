@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.exits import Exit
-from cli.options import Archives, Device, Json, Model, NoGate
+from cli.options import Archives, Device, Json, Model, NoGate, read_source
 from cli.output.tables import make_table, out, paint
 from nightread import api
 from nightread.scan.archives import split_path
@@ -21,7 +21,9 @@ def predict(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SCAN...", help="Files or s3://BUCKET/KEY: JPEG, PNG, TIFF, DICOM; ARCHIVE!MEMBER with --archives."
+            metavar="SCAN...",
+            parser=read_source,
+            help="Files or s3://BUCKET/KEY: JPEG, PNG, TIFF, DICOM; ARCHIVE!MEMBER with --archives.",
         ),
     ],
     model: Model = None,

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.options import read_source
 from cli.request_options import find_paths
+from nightread.scan.object_address import is_address
 from worker.errors import WrongPaths
 
 
@@ -58,3 +60,12 @@ def test_a_list_that_is_none_is_told(pipe, file, said):
     pipe(b"\n\n")
     with pytest.raises(WrongPaths, match=said):
         find_paths(None, file)
+
+
+def test_a_folder_of_this_machine_that_is_called_like_a_scheme_is_no_bucket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3:" / "ward").mkdir(parents=True)
+    for text in ("./s3:/ward", "s3:/ward", "./gs:/missing"):
+        assert not is_address(read_source(text))
+    for text in ("s3://ward", "s3://night/a.dcm", "s3:/night"):
+        assert is_address(read_source(text))
