@@ -19,7 +19,7 @@ _CONVERTERS = {
     "JPEG XL": _IMAGECODECS, "JPEG XR": _IMAGECODECS,
     "NIfTI": _SIMPLE_ITK, "Analyze": _SIMPLE_ITK, "MetaImage": _SIMPLE_ITK, "NRRD": _SIMPLE_ITK,
     "HDF5": "", "NetCDF": "", "JBIG2": "", "DjVu": "", "BPG": "", "camera raw": "", "NumPy": "", "MATLAB": "",
-    "HDF4": "", "Interfile": "", "ECAT": "", "CZI": "", "ND2": "",
+    "HDF4": "", "Interfile": "", "ECAT": "", "CZI": "", "ND2": "", "EPS": "", "SVG": "", "icon": "",
 }  # fmt: skip
 
 silence_decoders()

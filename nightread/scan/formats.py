@@ -1,5 +1,6 @@
 """File formats, recognised by magic numbers and never by file name."""
 
+import re
 import struct
 from enum import StrEnum
 from typing import Final
@@ -54,6 +55,8 @@ _LONGER_SCANS: tuple[tuple[_Magics, Format], ...] = (
 _BLANKS = b"\r\n\t \0"
 _JPEG = b"\xff\xd8\xff"
 _DICM = b"DICM"
+#: What may stand before the first element of an SVG: a byte order mark, a declaration, comments, a document type.
+_SVG = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*+(<!DOCTYPE svg\b[^>]*>\s*)?<svg\b", re.DOTALL)
 _IMAGE, _ARCHIVE = NoScan.OTHER_IMAGE, NoScan.ARCHIVE
 #: All magics of a row must match: two letters alone would take a text that begins with "BM" for a bitmap.
 _OTHERS: tuple[tuple[_Magics, NoScan, str], ...] = (
@@ -85,7 +88,25 @@ _OTHERS: tuple[tuple[_Magics, NoScan, str], ...] = (
     (((0, b"DDS |\0\0\0"),), _IMAGE, "DDS"),
     (((0, b"qoif"),), _IMAGE, "QOI"),
     *((((0, b"\x01\xda" + storage + depth),), _IMAGE, "SGI") for storage in (b"\0", b"\1") for depth in (b"\1", b"\2")),
-    (((0, b"\x0a\x05\x01\x08"),), _IMAGE, "PCX"),
+    *((((0, b"\x0a" + version + b"\1" + bits),), _IMAGE, "PCX")
+      for version in (b"\0", b"\2", b"\3", b"\4", b"\5") for bits in (b"\1", b"\2", b"\4", b"\x08")),
+    (((0, b"\xb1\x68\xde\x3a"),), _IMAGE, "PCX"),  # several pages
+    # Targa has no magic number: no color map, or one of 256 colors, and the bits of a pixel.
+    *((((1, b"\0" + kind + b"\0" * 5), (16, bits)), _IMAGE, "Targa")
+      for kind in (b"\2", b"\3", b"\x0a", b"\x0b") for bits in (b"\x08", b"\x10", b"\x18", b"\x20")),
+    *((((1, b"\1" + kind), (7, colors), (16, b"\x08")), _IMAGE, "Targa")
+      for kind in (b"\1", b"\x09") for colors in (b"\x10", b"\x18", b"\x20")),
+    # The directory of an icon ends where its first picture begins.
+    *((((0, b"\0\0\1\0" + bytes((count, 0))), (18, bytes((6 + 16 * count, 0, 0, 0)))), _IMAGE, "icon")
+      for count in range(1, 16)),
+    (((0, b"icns\0"),), _IMAGE, "icon"),
+    (((0, b"%!PS-Adobe-"), (14, b" EPSF-")), _IMAGE, "EPS"),
+    (((0, b"\xc5\xd0\xd3\xc6"),), _IMAGE, "EPS"),
+    (((0, b"\x59\xa6\x6a\x95"),), _IMAGE, "Sun raster"),
+    (((0, b"\x80\x2a\x5f\xd7"),), _IMAGE, "Cineon"),
+    (((0, b"id=ImageMagick"),), _IMAGE, "MIFF"),
+    (((0, b"LBLSIZE="),), _IMAGE, "VICAR"),
+    (((0, b"/* XPM */"),), _IMAGE, "XPM"),
     (((0, b"\x97JB2\r\n\x1a\n"),), _IMAGE, "JBIG2"),
     (((0, b"AT&TFORM"),), _IMAGE, "DjVu"),
     (((0, b"gimp xcf"),), _IMAGE, "XCF"),
@@ -175,6 +196,8 @@ def name_other(head: bytes) -> str:
 
 
 def _find_other(head: bytes) -> tuple[NoScan, str]:
+    if _SVG.match(head):
+        return _IMAGE, "SVG"
     for magics, kind, name in _OTHERS:
         if _matches(head, magics):
             return kind, name

@@ -1,4 +1,5 @@
 import pytest
+from PIL import Image
 
 from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
 from tests import factories
@@ -25,7 +26,18 @@ from tests import factories
         (b"PK\x05\x06" + b"\0" * 18, NoScan.ARCHIVE),
         (b"\x1f\x8b\x08", NoScan.ARCHIVE),
         (b"\0" * 257 + b"ustar\0" + b"00", NoScan.ARCHIVE),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", NoScan.UNKNOWN),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", NoScan.OTHER_IMAGE),
+        (b"%!PS-Adobe-3.0", NoScan.UNKNOWN),  # a document, as a PDF is
+        *((factories.encode_image(kind=kind), NoScan.OTHER_IMAGE) for kind in ("ICO", "TGA", "PCX", "EPS")),
+        *(
+            (factories.encode_image(Image.fromarray(factories.small_chest()).convert(mode), kind), NoScan.OTHER_IMAGE)
+            for kind in ("TGA", "PCX")
+            for mode in ("1", "P", "RGB")
+            if (kind, mode) != ("TGA", "1")
+        ),
+        (b'<svg xmlns="http://www.w3.org/2000/svg">', NoScan.OTHER_IMAGE),
+        (b'<?xml version="1.0"?>\n<!-- drawn -->\n<!DOCTYPE svg PUBLIC "">\n<svg width="1">', NoScan.OTHER_IMAGE),
+        (b'<?xml version="1.0"?>\n<html><svg></svg></html>', NoScan.UNKNOWN),
         (b"%PDF-1.7", NoScan.UNKNOWN),
         (b"", NoScan.UNKNOWN),
         (b"\xff\xd8", NoScan.UNKNOWN),
@@ -44,6 +56,8 @@ def test_the_first_bytes_tell_the_kind(data, kind):
         b"8BPS text",
         b"P1 is late",
         b"\r\n\xff\xd8 no marker",
+        b"\0\0\1\0\1\0 no directory of icons",
+        b"<!-- <svg> -->",
     ],
 )
 def test_text_that_begins_like_an_image_is_none(text):
