@@ -14,6 +14,7 @@ from nightread.errors import DatabaseUnavailable
 from nightread.settings import read_settings
 from tests.factories import UNGATED_MODEL
 from worker.doctor import database, host, model
+from worker.doctor.broker import check_broker
 from worker.doctor.checks import CHECKS, run_checks
 from worker.doctor.finding import Finding, Level
 from worker.doctor.machine import Machine
@@ -102,6 +103,29 @@ def test_a_broker_that_takes_no_message_is_found_before_the_first_night(sqlite_u
             publisher.check_rights()
     finally:
         admin.execute_command("ACL", "SETUSER", "default", "+lpush")
+
+
+@pytest.mark.parametrize(
+    ("policy", "level"),
+    [("noeviction", Level.OK), ("volatile-lru", Level.OK), ("allkeys-lru", Level.WARN), ("allkeys-random", Level.WARN)],
+)
+def test_a_broker_that_drops_messages_when_it_is_full_is_a_warning(sqlite_url, redis_url, redis_server, policy, level):
+    admin = redis_server.connect()
+    admin.config_set("maxmemory-policy", policy)
+    try:
+        found = check_broker(Machine(make_settings(database_url=sqlite_url, broker_url=redis_url)))
+    finally:
+        admin.config_set("maxmemory-policy", "noeviction")
+    assert (found.level, "noeviction" in found.found) == (level, level is Level.WARN)
+
+
+def test_a_broker_that_does_not_tell_its_policy_passes(sqlite_url, redis_url, redis_server):
+    admin = redis_server.connect()
+    admin.execute_command("ACL", "SETUSER", "default", "-info")
+    try:
+        assert check_broker(Machine(make_settings(database_url=sqlite_url, broker_url=redis_url))).level is Level.OK
+    finally:
+        admin.execute_command("ACL", "SETUSER", "default", "+info")
 
 
 def test_clocks_that_differ_are_a_warning(sqlite_url, monkeypatch):

@@ -1,11 +1,11 @@
 """Check of the broker: connection and rights."""
 
-from worker.doctor.finding import Finding
+from worker.doctor.finding import Finding, warn_if
 from worker.doctor.machine import Machine
 
 
 def check_broker(machine: Machine) -> Finding:
-    """Connect, and check that messages can be sent."""
+    """Connect, and check that messages can be sent and stay."""
     settings = machine.settings
     if not settings.has_shared_broker:
         return Finding(
@@ -17,4 +17,9 @@ def check_broker(machine: Machine) -> Finding:
     publisher = Publisher(make_app(settings), settings)
     waiting, refused = publisher.count_waiting(), publisher.count_refused()
     publisher.check_rights()
-    return Finding(f"answers and takes messages; {waiting:,} waiting, {refused:,} refused so far")
+    policy = publisher.find_eviction()
+    return warn_if(
+        policy,
+        f"answers and takes messages; {waiting:,} waiting, {refused:,} refused so far",
+        f"when it is full, it drops messages in silence (maxmemory-policy {policy}); set noeviction",
+    )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from celery import Celery
 from kombu.exceptions import OperationalError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from sqlalchemy import Connection, Engine
 
 from db.dialects import try_advisory_lock, wait_for_advisory_lock
@@ -89,6 +89,14 @@ class Publisher:
             BrokerUnavailable: the broker does not answer.
         """
         return self._ask(lambda connection: _read_refused(connection.default_channel.client))
+
+    def find_eviction(self) -> str:
+        """Return the policy by which a full Redis drops messages in silence; "" if it drops none, or does not say.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        return self._ask(lambda connection: _find_eviction(connection.default_channel.client))
 
     def check_rights(self) -> None:
         """Check that messages can be sent: Redis checks rights and memory of a command before its transaction ends.
@@ -234,6 +242,14 @@ def _read_refused(client: Any) -> int:
         if WRONG_TYPE not in str(error):
             raise
         return 0
+
+
+def _find_eviction(client: Any) -> str:
+    try:
+        policy = str(client.info("memory").get("maxmemory_policy", ""))
+    except NoPermissionError:  # the users of docker/users.acl may not ask
+        return ""
+    return policy if policy.startswith("allkeys") else ""  # no key of a queue expires, so `volatile` spares them
 
 
 def _count_waiting(queue: str, connection: Any) -> int:
