@@ -1,5 +1,6 @@
 """Intake of runs: files that still change, files that are known, keys, lists, long paths, and guards of their end."""
 
+import logging
 import os
 import time
 
@@ -7,6 +8,7 @@ import pytest
 
 from db.engine import reading
 from db.runs import list_runs
+from nightread import logs
 from nightread.reasons import Reason
 from nightread.settings import read_settings
 from tests.db_factories import fetch_job, fetch_run, fetch_scans, job_ids, shift_time
@@ -47,6 +49,15 @@ def age(folder, seconds=3600.0):
 
 def outcomes(process, run_id):
     return [(str(row.status), row.reason_code) for row in fetch_scans(process.engine, run_id)]
+
+
+def test_the_line_of_a_job_names_its_run_and_counts(process, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(logs._add_context)
+    run_id = take_in(process, write_scans(tmp_path / "ward", 2))
+    work(process, run_id)
+    (line,) = [record for record in caplog.records if "deferred" in record.message]
+    assert (line.run, line.message) == (run_id, "2 scans done, 0 deferred")
 
 
 class TestSettle:

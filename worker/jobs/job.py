@@ -87,9 +87,6 @@ def _attend(process: WorkerProcess, job_id: str) -> bool:
         _log.error("job %s: %s", job_id, error)
     except Exception:  # noqa: BLE001  # see above
         _log.exception("job %s failed", job_id)
-    else:
-        if report is not None:
-            _log.info("job %s: %d scans ended, %d put off", job_id, report.ended, report.put_off)
     return True
 
 
@@ -107,7 +104,9 @@ def score_job(process: WorkerProcess, job_id: str) -> JobReport | None:
     if claimed is None:
         return None
     with log_context(run=claimed.claim.run_id):
-        return _score_or_release(process, claimed)
+        report = _score_or_release(process, claimed)
+        _log.info("%d scans done, %d deferred", report.ended, report.put_off)
+        return report
 
 
 def _is_known(process: WorkerProcess, job_id: str) -> bool:
