@@ -212,6 +212,8 @@ def _is_transient(error: DBAPIError) -> bool:
 
 
 def _is_unavailable(error: DBAPIError) -> bool:
+    if error.connection_invalidated:  # the server has ended it, for whatever reason
+        return True
     if isinstance(error.orig, sqlite3.OperationalError):
         return error.orig.sqlite_errorcode != sqlite3.SQLITE_ERROR  # a programming error, such as wrong SQL
     if isinstance(error.orig, sqlite3.Error):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from db.tables import REASON_TEXT_LENGTH, runs
 from db.types import RunStatus
@@ -32,9 +32,12 @@ def store_guard(connection: Connection, run_id: str, guard: str, text: str) -> b
 
 
 def find_night_sizes(connection: Connection, schedule: str, run_id: str, nights: int) -> list[int]:
-    """Return the numbers of scans of the last nights of a schedule that held any, without the run itself."""
+    """Return the numbers of scans of the last nights of a schedule that held any, without the run itself.
+
+    Scans that `prune` has deleted count.
+    """
     query = (
-        select(runs.c.found)
+        select(runs.c.found + func.coalesce(runs.c.pruned, 0))
         .where(
             runs.c.schedule == schedule, runs.c.id != run_id, runs.c.found > 0, runs.c.status == RunStatus.FINISHED
         )

@@ -35,6 +35,8 @@ _LIMITS: Final = {
     "lock_timeout": "20s",
     "idle_in_transaction_session_timeout": "60s",
     "timezone": "UTC",
+    # psycopg reads no other; a role or a database may have one of its country.
+    "datestyle": "ISO",
     # The default cost of a random page is that of a rotating disk: for a night's 20,000 rows of two million the planner
     # would read the whole table. Compiling a statement takes longer than most of them run.
     "random_page_cost": "1.1",

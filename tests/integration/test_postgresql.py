@@ -288,3 +288,29 @@ class TestServer:
     def test_a_server_without_room_for_another_process_is_named(self):
         with pytest.raises(SettingsError, match="95 of 97 connections"):
             describe_server(Server("17.2", "UTF8", False, True, 95, 97))
+
+
+class TestSettingsOfTheDatabase:
+    """What an administrator has set for the database or the role."""
+
+    @pytest.fixture
+    def set_to(self, postgres_url):
+        def set_to(setting):
+            with psycopg.connect(postgres_url, autocommit=True) as server:
+                server.execute(f"ALTER DATABASE {make_url(postgres_url).database} SET {setting}")
+
+        return set_to
+
+    def test_dates_of_a_country_are_read(self, postgres_url, set_to):
+        set_to("datestyle = 'German, DMY'")
+        with opened(postgres_url) as engine:
+            upgrade(engine)
+            assert fetch_run(engine, add_run(engine)).created_at.tzinfo
+
+    def test_connection_that_the_server_ends_in_the_middle_is_told_in_one_line(self, postgres_url):
+        with (
+            opened(add_query(postgres_url, "options=-ctransaction_timeout%3D50ms")) as engine,
+            pytest.raises(DatabaseUnavailable, match="terminating connection"),
+            reading(engine) as connection,
+        ):
+            connection.execute(text("SELECT pg_sleep(10)"))

@@ -1,13 +1,14 @@
 """The guards of runs in the database: each ended run is judged once, and a schedule's usual size is learned."""
 
 import pytest
+from sqlalchemy import update
 
 from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.guards import find_night_sizes, find_unjudged, store_guard
 from db.job_results import store_results
 from db.runs import NewScan
-from db.tables import REASON_TEXT_LENGTH
+from db.tables import REASON_TEXT_LENGTH, runs
 from db.types import RunStatus, ScanStatus
 from tests.db_factories import add_job, add_run, claim, fetch_job, fetch_run, open_scans, scored
 from worker.runs import guards as guards_module
@@ -58,6 +59,14 @@ class TestStoring:
         with reading(engine) as connection:
             assert find_night_sizes(connection, "ward", run_id, 2) == [2, 1]
             assert find_night_sizes(connection, "ward", run_id, 14) == [2, 1, 9]
+
+    def test_the_usual_size_counts_scans_that_were_pruned(self, engine):
+        run_id = add_ended(engine, 9, schedule="ward")
+        write(engine, lambda connection: connection.execute(
+            update(runs).where(runs.c.id == run_id).values(found=2, pruned=7)
+        ))  # fmt: skip
+        with reading(engine) as connection:
+            assert find_night_sizes(connection, "ward", "another", 14) == [9]
 
 
 class TestJudging:
