@@ -150,7 +150,7 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
         "set `NIGHTREAD_SCAN_ROOTS`",
     ),
     Reason.NOT_A_FILE: (
-        "by now a folder, FIFO, socket or device",
+        "by now a FIFO, socket or device",
         "nothing",
     ),
     Reason.PATH_TOO_LONG: (
@@ -166,8 +166,8 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
         "mount the share on every host",
     ),
     Reason.STORAGE_ERROR: (
-        "reading failed in all attempts",
-        "check the storage",
+        "reading failed in all attempts, or a folder could not be listed",
+        "check the storage, then retry; a folder: run it again with `--only-new`",
     ),
     Reason.STILL_CHANGING: (
         "with `--settle`: it never stayed unchanged for that long",

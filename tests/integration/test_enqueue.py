@@ -1,8 +1,13 @@
 """Runs are enqueued, retried and cancelled from Python as from the command line: first commit, then publish."""
 
+import errno
+import os
+
 import kombu
 import pytest
 
+from db.engine import reading
+from db.runs import list_runs
 from db.tallies import RunCounts
 from db.types import RunStatus
 from nightread.errors import NightreadError, SettingsError
@@ -11,7 +16,7 @@ from nightread.settings import read_settings
 from tests.db_factories import add_run, count, fetch_run, fetch_scans
 from tests.factories import write_jpeg
 from tests.worker_factories import add_run_of, run_process, write_scans
-from worker.errors import BrokerUnavailable
+from worker.errors import BrokerUnavailable, WrongPaths
 from worker.queue.celery_app import make_app
 from worker.queue.publisher import Publisher
 from worker.runs.enqueue import cancel_run, enqueue_run, retry_run
@@ -38,6 +43,24 @@ def test_a_link_to_itself_is_one_rejected_row_and_keeps_nothing_else_from_being_
     with run_process(sqlite_engine) as process:
         rows = fetch_scans(process.engine, add_run_of(process, folder))
     assert [(row.status, row.reason_code) for row in rows] == [("queued", None), ("rejected", Reason.NOT_A_FILE)]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_folder_that_is_there_and_cannot_be_listed_is_no_night_of_one_failed_scan(
+    sqlite_engine, redis_url, tmp_path, monkeypatch, number
+):
+    folder, scandir = write_scans(tmp_path / "night", 2), os.scandir
+
+    def fail(path):
+        if path == folder:
+            raise OSError(number, os.strerror(number))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(WrongPaths, match="is its share away"):
+        enqueue_run(sqlite_engine, settings_of(redis_url), [folder])
+    with reading(sqlite_engine) as connection:
+        assert list_runs(connection, 1) == []
 
 
 def test_enqueue_run_commits_and_publishes(sqlite_engine, redis_url, tmp_path):

@@ -334,9 +334,18 @@ def _read(scans: Sequence[OpenScan], limits: Limits, share_bytes: int) -> list[t
 
 def _read_one(scan: OpenScan, limits: Limits, expected_bytes: int) -> Content:
     path = limits.path_map.to_local(decode_path(scan.path))
-    return read_content(
+    content = read_content(
         path, limits.roots, limits.max_file_bytes, expected_bytes, archives=limits.archives, settle_s=limits.settle_s
     )
+    # A row of the folder walk that is not what it was: rejected, the scans behind it would be lost without a word.
+    if content.reason is Reason.EMPTY_FILE and scan.size_bytes:
+        content.end(Reason.STORAGE_ERROR, "the file is empty, and was not when it was listed; retry when it is written")
+    elif content.reason is Reason.NOT_A_FILE and Path(path).is_dir():
+        content.end(
+            Reason.STORAGE_ERROR,
+            "a folder, which could not be listed, or took the place of a file; run it again, with --only-new",
+        )
+    return content
 
 
 def _leave(_: Sequence[Content]) -> None:

@@ -301,7 +301,8 @@ def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
     """Return a named path resolved; an address in object storage as it is, since only its list tells what is there.
 
     Raises:
-        WrongPaths: it is missing, an address that is not read, or, where there are roots, outside them.
+        WrongPaths: it is missing, a folder that cannot be listed, an address that is not read, or, where there are
+            roots, outside them.
     """
     try:
         address = read_address(path)
@@ -311,6 +312,9 @@ def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
         return _check_root(path, path, roots)
     try:
         resolved = path.expanduser().resolve(strict=True)
+        if resolved.is_dir():
+            with os.scandir(resolved) as entries:
+                next(entries, None)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
             raise WrongPaths(f"there is no {path}: name a file or folder that exists") from None

@@ -79,8 +79,12 @@ def _stopped(case: Case) -> Iterator[None]:
 
 
 def _expect_listed(case: Case, run_id: str, night: Night, may: dict[str, str], forged: dict[str, str]) -> None:
-    """Expect rejections of paths that were swapped after listing, or changed in the table."""
-    swapped = [Outcome(ScanStatus.REJECTED, "outside-roots"), Outcome(ScanStatus.REJECTED, "not-a-file")]
+    """Expect no score of paths that were swapped after listing, or changed in the table."""
+    swapped = [
+        Outcome(ScanStatus.REJECTED, "outside-roots"),
+        Outcome(ScanStatus.REJECTED, "not-a-file"),
+        Outcome(ScanStatus.FAILED, "storage-error"),  # a folder
+    ]
     listed = {encode_path(night.folder / name): swapped for name in may if name.startswith("becomes-")}
     listed |= dict.fromkeys(forged.values(), Outcome(ScanStatus.REJECTED, "outside-roots"))
     outcomes = {path: outcome for path, outcome in night.outcomes.items() if path not in forged} | listed

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import threading
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def folder(tmp_path_factory):
     }.items():  # fmt: skip
         (folder / name).write_bytes(content)
     (folder / "folder").mkdir()
+    os.mkfifo(folder / "fifo")
+    (folder / "emptied").touch()
     (folder / "link-out").symlink_to("/etc/hostname")
     return folder
 
@@ -76,12 +79,13 @@ def folder(tmp_path_factory):
 EXPECTED = {
     "one": "one", "copy-of-one": "one", "two": "two", "three": "three", "dicom": "dicom",
     "truncated": Reason.DAMAGED, "text": Reason.NOT_AN_IMAGE, "empty": Reason.EMPTY_FILE, "large": Reason.TOO_LARGE,
-    "folder": Reason.NOT_A_FILE, "link-out": Reason.OUTSIDE_ROOTS, "missing": None,
+    "fifo": Reason.NOT_A_FILE, "link-out": Reason.OUTSIDE_ROOTS, "missing": None, "folder": None, "emptied": None,
 }  # fmt: skip
 
 
 def list_scans(folder, names):
-    return [OpenScan(number, encode_path(folder / name), 10) for number, name in enumerate(names)]
+    """Return rows that the folder walk made when all files but one held something."""
+    return [OpenScan(number, encode_path(folder / name), 10 * (name != "empty")) for number, name in enumerate(names)]
 
 
 def digest_of(folder, name):
@@ -107,7 +111,9 @@ def test_each_kind_of_file_ends_as_it_should(folder, scorer, decoder):
         else:
             assert outcome.reason_code == EXPECTED[name]
             assert outcome.status is ScanStatus.REJECTED
-    assert [(names[scan.id], reason) for scan, reason, _ in result.put_off] == [("missing", Reason.MISSING_FILE)]
+    assert {names[scan.id]: reason for scan, reason, _ in result.put_off} == {
+        "missing": Reason.MISSING_FILE, "folder": Reason.STORAGE_ERROR, "emptied": Reason.STORAGE_ERROR,
+    }  # fmt: skip
 
 
 @given(
