@@ -180,6 +180,12 @@ class _Hook(BaseHTTPRequestHandler):
     def do_POST(self) -> None:  # the name of the base class
         self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(self.server.answer)
+        if self.server.answer == 302:
+            self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def do_GET(self) -> None:  # the name of the base class
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:

@@ -206,6 +206,19 @@ def test_addresses_that_cannot_be_used_are_named_without_their_text(engine, nigh
     assert "nonsense" not in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["nonsense://hunter2", "slack://hunter2", "json://user:hunter2@[::1"])
+def test_address_that_cannot_be_read_is_in_no_log(engine, night, caplog, url):
+    with pytest.raises(SettingsError, match="address 1 of 1 cannot be read"):
+        notify_run(engine, read_settings(notify_urls=url), night)
+    assert "hunter2" not in caplog.text
+
+
+def test_webhook_that_redirects_has_not_taken_a_notice(engine, night, settings, webhook):
+    webhook.answer = 302
+    with pytest.raises(NoticeFailed):
+        notify_run(engine, settings, night)
+
+
 def test_a_cancelled_run_is_told_too(engine, night, settings, webhook):
     cancelled = update(runs).where(runs.c.id == night).values(status=RunStatus.CANCELLED)
     write(engine, lambda connection: connection.execute(cancelled))

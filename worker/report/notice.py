@@ -160,14 +160,18 @@ def write_notice(run: RunInfo, tally: RunTally, *, with_details: bool) -> tuple[
 
 
 def _open_addresses(settings: Settings) -> list[_Address]:
-    apprise = _import_apprise()
+    apprise, logger = _import_apprise(), logging.getLogger("apprise")
     urls = settings.notify_urls.get_secret_value().split()
     if not urls:
         raise SettingsError("NIGHTREAD_NOTIFY_URLS is empty: set it to one or more addresses, such as json://HOST/PATH")
     addresses = []
     for place, url in enumerate(urls, 1):
-        service = apprise.Apprise()
-        if not service.add(url):
+        # A notice that is redirected would arrive as a request without content, and count as taken.
+        service = apprise.Apprise(asset=apprise.AppriseAsset(http_redirects=False))
+        logger.setLevel(logging.CRITICAL + 1)  # what it says of an address that it cannot read may hold its password
+        is_read = service.add(url)
+        logger.setLevel(logging.WARNING)  # below it are addresses
+        if not is_read:
             raise SettingsError(
                 f"NIGHTREAD_NOTIFY_URLS: address {place} of {len(urls)} cannot be read; write it as apprise does, "
                 "such as json://HOST/PATH, mailtos://USER:PASSWORD@HOST, slack:// or msteams://"
@@ -194,5 +198,4 @@ def _import_apprise() -> Any:
         apprise = import_module("apprise")  # of the extra `notify`
     except ImportError:
         raise SettingsError("NIGHTREAD_NOTIFY_URLS needs the extra notify: pip install 'nightread[notify]'") from None
-    logging.getLogger("apprise").setLevel(logging.WARNING)  # below it are addresses, which hold passwords
     return apprise

@@ -33,7 +33,7 @@ def _play_hostile(
     case.inject("hostile file", len(may))
     if change is None:
         night.outcomes, night.scores = score_undisturbed(night.folder, case.folder / "undisturbed")
-    peaks = [0]
+    peaks, forged = [0], dict[str, str]()
     stop = threading.Event()
 
     def watch() -> None:
@@ -61,6 +61,8 @@ def _play_hostile(
     assert case.query("SELECT max(crashes) FROM jobs") == 0
     for name, allowed in may.items():
         path = encode_path(night.folder / name)
+        if path in forged:  # no row has its path, unless a worker needed another run
+            continue
         status = case.query("SELECT min(status) FROM scans WHERE path = :path", path=path)
         assert (status == "scored") == (allowed == SCORED) or allowed not in {SCORED, NEVER}, (name, status)
     return violations
