@@ -47,9 +47,9 @@ def partition(
     """Divide the tables of a PostgreSQL server into partitions.
 
     Scans and rows of the worklist page lie in a partition for each month, which `prune` drops as a whole. Scores and
-    measurements are copied into four partitions, and until then workers and commands wait: stop workers before the first
-    time, and plan half a minute for each million scans. Repeat it to make the partitions of months to come. There is
-    no way back but a backup.
+    measurements are copied into four partitions, and until then workers and commands wait: stop workers before the
+    first time, and plan half a minute for each million scans. Repeat it to make the partitions of months to come. There
+    is no way back but a backup.
 
     Example: nightread db partition --dry-run
     """
