@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 from importlib import import_module
-from io import TextIOWrapper
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
@@ -15,6 +14,7 @@ from cli.exits import Exit, explain
 from cli.global_options import add_global_options
 from cli.help_page import WIDTH, PanelCommand, PanelGroup, explain_report, name_values, split_docstring
 from cli.output.console import first_sign
+from cli.output.streams import prepare_streams
 from nightread import __version__
 from nightread.machine import end_in_order
 from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
@@ -184,10 +184,7 @@ def run() -> NoReturn:
     """Run the program: entry point of the console script."""
     end_in_order()
     os.umask(0o077)  # what it writes is its user's alone: paths and reports may tell of patients
-    for stream in (sys.stdout, sys.stderr):
-        # A name of a file is no reason to fail: a file or pipe gets UTF-8 in every locale, a terminal what it can show.
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    prepare_streams()
     try:
         _call()
     finally:
@@ -200,6 +197,7 @@ def _call() -> NoReturn:
     name_values(command)
     try:
         code = command(standalone_mode=False)
+        sys.stdout.flush()
     except TyperException as error:
         _explain_usage(error)
         sys.exit(error.exit_code)

@@ -1,6 +1,7 @@
 """Output of commands.
 
 console: standard output and standard error; progress.
+streams: the standard streams, closed, full or broken.
 bar: a progress bar that shows nothing; `tables` draws one.
 tables: tables and progress bars for people.
 run_summary: a run's counts and their reconciliation.

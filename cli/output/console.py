@@ -161,8 +161,3 @@ def _to_json(value: Any) -> Any:
 def show_time(time: datetime | None) -> str:
     """Return a time as local text."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else ""
-
-
-def silence_stdout() -> None:
-    """Redirect stdout to nowhere once its reader has gone, so that the last flush does not fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 
 from sqlalchemy import Connection
 
-from cli.output.console import silence_stdout
+from cli.output.streams import silence_stdout
 from db.result_files import name_for_excel, to_utc, write_parquet, write_sheet
 from db.results import ResultFilter, stream_results
 from db.results_csv import list_columns, stream_csv
@@ -91,7 +91,7 @@ def open_output(path: Path | None) -> Iterator[IO[bytes]]:
     except BrokenPipeError:  # `nightread results | head` has read enough
         silence_stdout()
     except OSError as error:
-        raise NightreadError(f"{path or 'stdout'} cannot be written: {error.strerror}") from None
+        raise NightreadError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)

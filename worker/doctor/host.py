@@ -117,7 +117,7 @@ def check_encoding(machine: Machine) -> Finding:
     """Check that names with any letters can be shown and opened."""
     encodings = {
         "file names": sys.getfilesystemencoding(),
-        "output": sys.__stdout__.encoding if sys.__stdout__ else "none",
+        "output": sys.stdout.encoding,
         "locale": locale.getencoding(),
     }
     said = ", ".join(f"{what} {encoding}" for what, encoding in encodings.items())
