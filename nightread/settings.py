@@ -95,7 +95,7 @@ def _find_data_folder() -> Path:
 class Settings(PageSettings):
     """Settings of a process; `read_settings` creates them from the environment."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True, allow_inf_nan=False)
 
     database_url: SecretStr = Field(
         default_factory=lambda: SecretStr(f"sqlite:///{_find_data_folder() / 'nightread.db'}"),

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from nightread.settings_sources import ENVIRONMENT, PREFIX, FoundSetting
 
-#: How pydantic begins the name of a fault, and what it is.
+#: The name of a fault of pydantic, or how it begins, and what it is.
 _FAULTS: Final = {
     "int": "is not a whole number", "float": "is not a number",
-    "bool": "is neither true nor false", "enum": "is not known", "string": "is not text",
-    "greater": "is too small", "less": "is too large", "path": "is not a path", "tuple": "is not a list of paths",
+    "bool": "is neither true nor false", "enum": "is not known", "literal_error": "is not known",
+    "finite": "is not a finite number", "greater": "is too small", "less": "is too large",
+    "string": "is not text", "string_pattern_mismatch": "does not match {pattern}",
+    "string_too_long": "has more than {max_length} characters",
+    "path": "is not a path", "tuple": "is not a list of paths",
 }  # fmt: skip
 #: Characters of a wrong value that are shown.
 _SHOWN: Final = 60
@@ -45,8 +48,9 @@ def describe_fault(fault: Any) -> str:
 
 
 def _describe_value(fault: Any) -> str:
-    what = _FAULTS.get(fault["type"].partition("_")[0], "is not allowed")
-    return f"{str(fault['input'])[:_SHOWN]!r} {what}"
+    kind = fault["type"]
+    what = _FAULTS.get(kind) or _FAULTS.get(kind.partition("_")[0], "is not allowed")
+    return f"{str(fault['input'])[:_SHOWN]!r} {what.format(**fault.get('ctx', {}))}"
 
 
 def _explain(fault: Any, visible: Mapping[str, FieldInfo], found: Mapping[str, FoundSetting]) -> str:
@@ -66,6 +70,8 @@ def _describe_allowed(field: FieldInfo) -> str:
     kind = field.annotation
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return f"; allowed are {', '.join(kind)}"
+    if get_origin(kind) is Literal:
+        return f"; allowed are {', '.join(filter(None, get_args(kind)))}"
     if kind is bool:
         return "; write true or false"
     limits = {side: getattr(limit, side) for limit in field.metadata for side in ("ge", "le") if hasattr(limit, side)}

@@ -108,9 +108,7 @@ def _read_toml() -> dict[str, FoundSetting]:
             values = tomllib.load(opened)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise _refuse(file, error) from None
-    return {
-        name.lower(): FoundSetting(value, str(file), name) for name, value in values.items() if value not in ("", [])
-    }
+    return _collect(values, str(file), prefix="")
 
 
 def _read_env_file() -> dict[str, FoundSetting]:
@@ -122,22 +120,26 @@ def _read_env_file() -> dict[str, FoundSetting]:
     try:
         # Opened here: python-dotenv takes a missing file for an empty one.
         with file.open(encoding="utf-8") as opened:
-            return _strip_prefix(dotenv_values(stream=opened, interpolate=False), str(file))
+            return _collect(dotenv_values(stream=opened, interpolate=False), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise _refuse(file, error) from None
 
 
 def _read_environment() -> dict[str, FoundSetting]:
-    return _strip_prefix(os.environ, ENVIRONMENT)
+    return _collect(os.environ, ENVIRONMENT)
 
 
-def _strip_prefix(values: Mapping[str, str | None], source: str) -> dict[str, FoundSetting]:
-    """Return settings by name; an empty one counts as not set: docker-compose passes `${NIGHTREAD_X:-}` like that."""
-    return {
-        name[len(PREFIX) :].lower(): FoundSetting(value, source, name)
-        for name, value in values.items()
-        if value and name.upper().startswith(PREFIX)
-    }
+def _collect(values: Mapping[str, object], source: str, prefix: str = PREFIX) -> dict[str, FoundSetting]:
+    """Return settings by name; an empty one counts as not set: docker-compose passes `${NIGHTREAD_X:-}` like that.
+
+    Blanks around a text are dropped: a Kubernetes secret often ends in a line break.
+    """
+    found = {}
+    for name, value in values.items():
+        tidy = value.strip() if isinstance(value, str) else value
+        if name.upper().startswith(prefix) and tidy not in ("", [], None):
+            found[name[len(prefix) :].lower()] = FoundSetting(tidy, source, name)
+    return found
 
 
 def _open_secrets(found: dict[str, FoundSetting], secrets: Collection[str]) -> dict[str, FoundSetting]:

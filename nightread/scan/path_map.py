@@ -20,11 +20,13 @@ class PathMap:
         Raises:
             ValueError: a part names no two full paths.
         """
-        pairs = [part.partition("=")[::2] for part in text.split(":") if part]
-        for shared, local in pairs:
+        pairs = []
+        for part in filter(None, text.split(":")):
+            shared, _, local = part.partition("=")
             if not (shared[:1] == local[:1] == "/"):
-                msg = f"{shared}={local} names no two folders; write SHARED=LOCAL, such as /scans=/mnt/nas/scans"
+                msg = f"{part[:60]!r} names no two folders; write SHARED=LOCAL, such as /scans=/mnt/nas/scans"
                 raise ValueError(msg)
+            pairs.append((shared, local))
         return cls(tuple((shared.rstrip("/"), local.rstrip("/")) for shared, local in pairs))
 
     def to_local(self, path: str) -> str:

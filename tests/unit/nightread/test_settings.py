@@ -254,13 +254,28 @@ def test_settings_cannot_be_changed():
         ("BATCH_SIZE", "1.5", "'1.5' is not a whole number; allowed are 1 to 1024"),
         ("BATCH_SIZE", "9999", "'9999' is too large; allowed are 1 to 1024"),
         ("MAX_PIXELS", "0", "'0' is too small; allowed is 1 or more"),
-        ("LEASE_S", "nan", "'nan' is too large; allowed are 1 to 86400"),
+        ("LEASE_S", "nan", "'nan' is not a finite number; allowed are 1 to 86400"),
+        ("ISOLATE", "some", "'some' is not known; allowed are suspect, dicom, all"),
+        ("WEB_COLOR", "pink", "'pink' is not known; allowed are red, orange, green, blue, violet"),
+        ("WEB_PROXY_HEADER", "a b", "'a b' does not match ^[A-Za-z0-9-]{1,64}$"),
+        ("WEB_NAME", "x" * 33, f"'{'x' * 33}' has more than 32 characters"),
+        ("PATH_MAP", "\udcff", "'\\udcff' names no two folders; write SHARED=LOCAL, such as /scans=/mnt/nas/scans"),
         ("GATE", "perhaps", "'perhaps' is neither true nor false; write true or false"),
         ("LOG_LEVEL", "LOUD", "'LOUD' is not known; allowed are DEBUG, INFO, WARNING, ERROR"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_told_in_our_words(name, value, said):
     assert faults(**{name: value}) == f"wrong settings: NIGHTREAD_{name}: {said}"
+
+
+def test_blanks_around_a_value_are_dropped(monkeypatch, env_file):
+    monkeypatch.setenv("NIGHTREAD_DATABASE_URL", "postgresql://reader@db/nights\n")
+    monkeypatch.setenv("NIGHTREAD_MODEL", " \n")
+    env_file.with_name("settings.toml").write_text('models_dir = " /bundles\\n"\nweb_name = " "\n')
+    settings, sources = read_sourced_settings()
+    assert settings.database_url.get_secret_value() == "postgresql://reader@db/nights"
+    assert settings.models_dir == Path("/bundles")
+    assert sources.keys() == {"database_url", "models_dir"}
 
 
 def test_every_kind_of_setting_has_words_for_a_wrong_value(env_file):
