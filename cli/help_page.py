@@ -52,9 +52,10 @@ class PanelCommand(TyperCommand):
     """A command whose help page has its options by panel and ends in an example."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the parts of the usage line, without the braces around an argument."""
+        """Return the parts of the usage line, without the braces and dots around an argument."""
         return [
-            piece.replace("{", "").replace("}...", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)
+            piece.replace("{", "").replace("}...", "").replace("}", "").replace("[[", "[").replace("]]...", "]")
+            for piece in super().collect_usage_pieces(ctx)
         ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -1,14 +1,17 @@
 """Arguments and options shared by commands."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from cli.completion import complete_models, complete_runs
 from nightread.scan.object_address import is_address
 from nightread.text import read_duration
+
+#: Largest count of rows; every database holds it.
+MOST_ROWS: Final = 2**31 - 1
 
 RunReference = Annotated[
     str | None,
@@ -68,7 +71,12 @@ def read_source(text: str) -> Path:
     """Return a path as it was typed, or an address in object storage.
 
     pathlib would spell a folder of this machine such as `./s3:/ward` like an address: it is made absolute.
+
+    Raises:
+        BadParameter: it is empty, as of a variable that is not set; pathlib would take it for the current folder.
     """
+    if not text:
+        raise typer.BadParameter("the path is empty; write . for the current folder")
     path = Path(text)
     if is_address(path) and "://" not in text and (not is_address(text) or path.exists()):
         return path.absolute()
@@ -92,6 +100,20 @@ def read_moment(text: str) -> datetime:
             f"{text!r} is no time; write a duration such as 12h or 7d, or a date or time such as 2026-11-28 or "
             "2026-11-28T22:00"
         ) from None
+
+
+def read_noon(night: date) -> datetime:
+    """Return noon of the day on whose evening a night begins, in local time.
+
+    Raises:
+        BadParameter: the calendar ends there.
+    """
+    try:
+        _ = night + timedelta(days=2)  # its end is read in local time
+        noon = datetime.combine(night, time(12)).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"there is no night of {night:%Y-%m-%d}", param_hint="--night") from None
+    return noon
 
 
 def read_listen(listen: str) -> tuple[str, int]:

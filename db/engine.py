@@ -28,7 +28,7 @@ from db.postgresql import (
     parse_url,
 )
 from db.types import database_now
-from nightread.errors import DatabaseFull, DatabaseUnavailable
+from nightread.errors import DatabaseError, DatabaseFull, DatabaseUnavailable
 from nightread.failpoints import Point, failpoint
 from nightread.text import hide_password
 
@@ -80,14 +80,19 @@ def _make_sqlite_engine(database: str | None) -> Engine:
             "sqlite:///FILE (NIGHTREAD_DATABASE_URL)"
         )
     try:
-        Path(database).expanduser().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = Path(database).expanduser()
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # which SQLite tells
+            file.stat()
+    except (ValueError, RuntimeError):  # a NUL, or the home of an unknown user
+        raise DatabaseUnavailable("the database URL names no file that can be (NIGHTREAD_DATABASE_URL)") from None
     except OSError as error:
         raise DatabaseUnavailable(
-            f"the folder of the database cannot be made: {error.strerror}; set NIGHTREAD_DATABASE_URL to a writable "
+            f"the file of the database cannot be made: {error.strerror}; set NIGHTREAD_DATABASE_URL to a writable "
             "folder"
         ) from None
     engine = sqlalchemy.create_engine(
-        f"sqlite:///{Path(database).expanduser()}", connect_args={"timeout": _SQLITE_BUSY_S}, hide_parameters=True
+        f"sqlite:///{file}", connect_args={"timeout": _SQLITE_BUSY_S}, hide_parameters=True
     )
     event.listen(engine, "do_connect", _make_private)
     event.listen(engine, "connect", _prepare_sqlite)
@@ -162,6 +167,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
         if _is_unavailable(error):
             raise explain_unavailable(error, engine) from error
         raise _hide_values(error) from error.orig
+    except UnicodeEncodeError:
+        raise DatabaseError("a name that was asked for is not UTF-8; nothing in the database is called so") from None
 
 
 def write(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:

@@ -195,7 +195,9 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
         UnknownRun: no run matches, or the prefix matches several.
     """
     query = _select_runs().limit(2)
-    if not reference:
+    if reference == "":
+        raise UnknownRun("the name of the run is empty; leave it out for the newest run")
+    if reference is None:
         rows = connection.execute(query).all()
         if not rows:
             raise UnknownRun("there is no run yet: start one with `nightread score FOLDER`")

@@ -7,6 +7,7 @@ serves is not known when a release is made; the database says it, in the table `
 The table `alembic_version` stays at 0005 for good. Releases up to schema 0005 ask it, and refuse every other number.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 #: The last revision that is kept in `alembic_version`, which releases up to it compare with their own.
 _FORMER_TABLE, _FORMER_REVISION = "alembic_version", "0005"
 _TABLE = "schema_version"
+#: How migrations are named.
+_REVISIONS: Final = re.compile(r"\d{4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ def find_version(connection: Connection) -> SchemaVersion | None:
     if not found.has_table(_FORMER_TABLE):
         return None
     revision = connection.execute(text(f"SELECT version_num FROM {_FORMER_TABLE}")).scalar()  # noqa: S608  # constant
-    return None if revision is None else SchemaVersion(revision, revision)
+    if revision is None or not _REVISIONS.fullmatch(revision):  # other programs use Alembic, too
+        return None
+    return SchemaVersion(revision, revision)
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:
@@ -95,7 +100,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 
     Raises:
         DatabaseUnavailable: the database does not answer.
-        SchemaOutdated: the database is newer than this release, and no longer serves it.
+        SchemaOutdated: the database is newer than this release, and no longer serves it, or it is another program's.
         SettingsError: its encoding is not UTF8.
     """
     version = read_version(engine)
@@ -186,6 +191,7 @@ def _run_migrations(connection: Connection) -> None:
     # An index on many million scans takes longer than a worker may take for a statement.
     allow_slow_statement(connection)
     wait_for_advisory_lock(connection, SCHEMA_LOCK)  # two containers may upgrade at once
+    _refuse_foreign(connection)
     _begin_version_table(connection)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
@@ -195,6 +201,20 @@ def _run_migrations(connection: Connection) -> None:
         text(f"UPDATE {_TABLE} SET oldest_served = :oldest"),  # noqa: S608  # constant
         {"oldest": OLDEST_SERVED},
     )
+
+
+def _refuse_foreign(connection: Connection) -> None:
+    """Check that a database without a version has room: another program's tables are neither changed nor joined."""
+    if inspect(connection).has_table(_TABLE) or find_version(connection) is not None:
+        return
+    found = set(inspect(connection).get_table_names())
+    if connection.dialect.name != "sqlite":  # a server's database may be shared
+        found &= {*metadata.tables, _FORMER_TABLE}
+    if found:
+        named = ", ".join(sorted(found)[:3])
+        raise SchemaOutdated(
+            f"the database holds tables of another program ({named}): name another one (NIGHTREAD_DATABASE_URL)"
+        )
 
 
 def _begin_version_table(connection: Connection) -> None:

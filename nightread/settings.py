@@ -167,6 +167,8 @@ class Settings(PageSettings):
     @field_validator("scan_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: object) -> object:
+        if isinstance(value, list) and "" in value:
+            raise ValueError("a folder is empty; it would be the current one")
         return split_roots(value) if isinstance(value, str) else value
 
     @field_validator("modalities")
@@ -347,16 +349,15 @@ def _warn_of_unknown(found: Mapping[str, FoundSetting]) -> None:
         if name in known or name in others or name.startswith(_OF_TESTS) or name in _warned:
             continue
         _warned.add(name)
-        near = get_close_matches(name, known, n=1)
-        spelt = _spell(near[0], one.source, one.name) if near else ""
         where = "" if one.source == ENVIRONMENT else f" in {one.source}"
-        hint = f"did you mean {spelt}?" if near else "`nightread config` lists all settings"
+        hint = "`nightread config` lists all settings"
+        if isinstance(one.value, dict):
+            hint = "settings stand at the top of the file, not in tables"
+        elif near := get_close_matches(
+            name.removeprefix(PREFIX.lower()), known, n=1
+        ):  # a TOML file has names without the prefix
+            hint = f"did you mean {near[0] if one.name.lower() == name else PREFIX + near[0].upper()}?"
         _log.warning("%s%s is no setting and has no effect; %s", one.name[:60], where, hint)
-
-
-def _spell(name: str, source: str, like: str) -> str:
-    """Return a setting's name as its source writes it: a TOML file without the prefix, in small letters."""
-    return PREFIX + name.upper() if source == ENVIRONMENT or like.upper().startswith(PREFIX) else name
 
 
 def _find_failpoint_faults() -> list[str]:

@@ -5,6 +5,7 @@ into a URL.
 """
 
 import contextlib
+import io
 import os
 import tomllib
 from collections.abc import Collection, Mapping
@@ -26,8 +27,8 @@ ENVIRONMENT: Final = "environment"
 _TOML_NAME: Final = "settings.toml"
 _FILE_SUFFIX: Final = "_file"
 #: In bytes.
+_LARGEST_FILE: Final = 2**20
 _LARGEST_SECRET: Final = 65_536
-_LARGEST_ENV_FILE: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def find_ignored_env_file() -> Path | None:
         if not file.is_file() or file.resolve() in {found.resolve() for found in [find_env_file()] if found}:
             return None
         with file.open("rb") as opened:
-            return file if PREFIX.encode() in opened.read(_LARGEST_ENV_FILE) else None
+            return file if PREFIX.encode() in opened.read(_LARGEST_FILE) else None
     except OSError:
         return None
 
@@ -104,10 +105,9 @@ def _read_toml() -> dict[str, FoundSetting]:
     if file is None:
         return {}
     try:
-        with file.open("rb") as opened:
-            values = tomllib.load(opened)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _refuse(file, error) from None
+        values = tomllib.loads(_read(file))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise SettingsError(f"the settings file {file} cannot be read: it is no TOML: {error}") from None
     return _collect(values, str(file), prefix="")
 
 
@@ -115,14 +115,18 @@ def _read_env_file() -> dict[str, FoundSetting]:
     file = find_env_file()
     if file is None:
         return {}
-    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
-    try:
-        # Opened here: python-dotenv takes a missing file for an empty one.
-        with file.open(encoding="utf-8") as opened:
-            return _collect(dotenv_values(stream=opened, interpolate=False), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise _refuse(file, error) from None
+    values: dict[str, object] = {}
+    for binding in parse_stream(io.StringIO(_read(file))):
+        name = binding.key or ""
+        # A line that is passed over is a setting that is not obeyed: the night would go into another database.
+        if binding.error or (binding.value is None and name.upper().startswith(PREFIX)):
+            text = binding.original.string
+            line = binding.original.line + text[: -len(text.lstrip())].count("\n")
+            raise SettingsError(f"the settings file {file} cannot be read: line {line} is not NAME=VALUE")
+        values[name] = binding.value
+    return _collect(values, str(file))
 
 
 def _read_environment() -> dict[str, FoundSetting]:
@@ -152,26 +156,29 @@ def _open_secrets(found: dict[str, FoundSetting], secrets: Collection[str]) -> d
             raise SettingsError(f"{named.name} and {found[name].name} are both set: leave one of them out")
         file = Path(str(named.value))
         try:
-            with file.open("rb") as opened:
-                content = opened.read(_LARGEST_SECRET + 1)
-            if len(content) > _LARGEST_SECRET:
-                raise SettingsError(
-                    f"{named.name}: {file} has more than {_LARGEST_SECRET} bytes, too many for a secret"
-                )
-            value = content.decode().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{named.name}: {_refuse(file, error)}") from None
+            value = _read(file, _LARGEST_SECRET).strip()
+        except SettingsError as error:
+            raise SettingsError(f"{named.name}: {error}") from None
         if not value:
             raise SettingsError(f"{named.name}: {file} is empty")
         found[name] = FoundSetting(value, str(file), named.name)
     return found
 
 
-def _refuse(file: Path, error: Exception) -> SettingsError:
-    if isinstance(error, OSError):
-        cause = error.strerror or type(error).__name__
-    elif isinstance(error, tomllib.TOMLDecodeError):
-        cause = f"it is no TOML: {error}"  # names line and column, no value
-    else:
+def _read(file: Path, most: int = _LARGEST_FILE) -> str:
+    """Return the text of a file, without the byte order mark of an editor.
+
+    Raises:
+        SettingsError: it cannot be read, is too large, or not UTF-8.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(most + 1)
+        if len(content) <= most:
+            return content.decode("utf-8-sig")
+        cause = f"it has more than {most} bytes"
+    except UnicodeDecodeError:
         cause = "it is not UTF-8"
-    return SettingsError(f"the settings file {file} cannot be read: {cause}")
+    except OSError as error:
+        cause = error.strerror or type(error).__name__
+    raise SettingsError(f"the settings file {file} cannot be read: {cause}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.database import open_database
-from cli.options import Json, RunReference
+from cli.options import MOST_ROWS, Json, RunReference
 from cli.output.console import is_verbose, print_json, say, waiting
 from cli.output.private_file import write_private
 from nightread.model.drift import FALSE_ALARMS, Shift
@@ -29,7 +29,8 @@ def drift(
         typer.Option("--against", metavar="RUN", help="Run of the same model to compare with, instead of the card."),
     ] = None,
     trend: Annotated[
-        int, typer.Option("--trend", min=0, metavar="NIGHTS", help="Also this many earlier runs like it.")
+        int,
+        typer.Option("--trend", min=0, max=MOST_ROWS, metavar="NIGHTS", help="Also this many earlier runs like it."),
     ] = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.svg", help="Write the pictures as SVG.")] = None,
     as_json: Json = False,

@@ -1,6 +1,6 @@
 """`report`: writes the report of a run."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ import typer
 
 from cli.dicom_extra import import_dicom
 from cli.exits import Exit
-from cli.options import Device, RunReference
+from cli.options import Device, RunReference, read_noon
 from cli.output.console import encode_json, print_json, say, waiting
 from cli.output.private_file import write_private
 from db.engine import reading
@@ -109,9 +109,10 @@ def _write_objects(process: WorkerProcess, found: list[RunInfo], folder: Path, *
 
 def _read_noon(night: str) -> datetime:
     try:
-        return datetime.strptime(night, "%Y-%m-%d").replace(hour=12).astimezone()
+        day = date.fromisoformat(night)
     except ValueError:
         raise typer.BadParameter(f"{night!r} is no date; write 2026-11-28", param_hint="--night") from None
+    return read_noon(day)
 
 
 def _find_runs(process: WorkerProcess, run: str | None, noon: datetime | None) -> list[RunInfo]:

@@ -11,7 +11,7 @@ import typer
 from sqlalchemy import Connection, Engine
 
 from cli.database import open_database
-from cli.options import Json, RunReference, read_moment
+from cli.options import MOST_ROWS, Json, RunReference, read_moment, read_noon
 from cli.output.result_rows import Format, open_output, write_json_lines, write_rows
 from cli.output.result_table import print_rows
 from db.changes import Changes
@@ -27,7 +27,6 @@ from nightread.errors import NightreadError
 
 _ALL_COLUMNS: Final = "all"
 _ROWS, _OUTPUT = "Rows", "Output"
-_NOON: Final = timedelta(hours=12)
 
 
 def results(
@@ -96,7 +95,9 @@ def results(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Maximum rows; tables: 100 by default.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            "--limit", min=1, max=MOST_ROWS, help="Maximum rows; tables: 100 by default.", rich_help_panel=_OUTPUT
+        ),
     ] = None,
     changed_after: Annotated[
         str | None,
@@ -189,10 +190,8 @@ def _read_night(night: datetime | None, since: datetime | None) -> tuple[datetim
     """Return begin and end of the rows' times; a night lasts from noon to noon, in local time."""
     if night is None:
         return since, None
-    begin, end = (
-        (datetime.combine(night.date() + timedelta(days=days), datetime.min.time()) + _NOON) for days in (0, 1)
-    )
-    begin, end = begin.astimezone(), end.astimezone()
+    begin = read_noon(night.date())
+    end = (begin.replace(tzinfo=None) + timedelta(days=1)).astimezone()  # 23 or 25 hours later, now and then
     return (begin if since is None else max(begin, since)), end
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.database import open_database
-from cli.options import Json, read_moment
+from cli.options import MOST_ROWS, Json, read_moment
 from cli.output.console import print_json, say, show_time
 from db.engine import reading
 from db.runs import RunInfo, list_runs
@@ -26,7 +26,7 @@ def runs(
     status: Annotated[
         list[RunStatus] | None, typer.Option("--status", help="Only runs with this status; repeatable.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of runs to show.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST_ROWS, help="Number of runs to show.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first.

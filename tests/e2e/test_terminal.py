@@ -119,3 +119,25 @@ def test_a_reader_that_has_gone_is_no_error(night, env, tmp_path):
         text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("cancel", ""), ("score", ""), ("predict", ""), ("results", "--night", "0001-01-01"),
+        ("report", "--night", "9999-12-31"), ("runs", "--limit", str(2**63)),
+    ],
+)  # fmt: skip
+def test_an_argument_at_the_end_of_its_range_is_wrong_usage(night, env, tmp_path, command):
+    assert "nightread: " in run(*command, env=env, cwd=tmp_path, expect=2).stderr
+
+
+def test_a_name_that_is_not_utf8_is_one_line(night, env, tmp_path):
+    done = run("runs", "--name", os.fsdecode(b"m\xfcller"), env=env, cwd=tmp_path, expect=1)
+    assert done.stderr == "nightread: a name that was asked for is not UTF-8; nothing in the database is called so\n"
+
+
+@pytest.mark.parametrize("name", ["a%00b", "x" * 300, "~nobody-of-that-name/x.db"], ids=["nul", "long", "home"])
+def test_a_database_file_that_cannot_be_is_one_line(env, tmp_path, name):
+    done = run("runs", env=env | {"NIGHTREAD_DATABASE_URL": f"sqlite:///{name}"}, cwd=tmp_path, expect=5)
+    assert "the file of the database cannot be made" in done.stderr or "names no file that can be" in done.stderr

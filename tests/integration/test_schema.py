@@ -215,6 +215,16 @@ def test_an_older_server_is_refused_with_the_command_that_upgrades_it(empty_serv
         ensure_schema(empty_server)
 
 
+@pytest.mark.parametrize(
+    "table", ["runs (id INT)", "alembic_version AS SELECT 'deadbeef' AS version_num"], ids=["runs", "alembic"]
+)
+def test_a_database_of_another_program_is_refused_and_left_alone(empty_engine, table):
+    write(empty_engine, lambda connection: connection.execute(text(f"CREATE TABLE {table}")))
+    with pytest.raises(SchemaOutdated, match="holds tables of another program"):
+        upgrade(empty_engine)
+    assert inspect(empty_engine).get_table_names() == [table.split()[0]]
+
+
 def test_a_file_is_made_and_upgraded_by_itself(sqlite_url):
     engine = make_engine(sqlite_url)
     ensure_schema(engine)

@@ -380,13 +380,17 @@ def test_an_unknown_name_is_warned_of_once_with_the_nearest(monkeypatch, env_fil
     monkeypatch.setenv("NIGHTREAD_BATCHSIZE", "3")
     monkeypatch.setenv("NIGHTREAD_TEST_DATA", "/data")
     env_file.write_text("NIGHTREAD_LEASE=3\n")
-    env_file.with_name("settings.toml").write_text("jobsize = 3\nquite_another = 1\n")
+    env_file.with_name("settings.toml").write_text(
+        "jobsize = 3\nNIGHTREAD_THREADS = 1\nquite_another = 1\n[nightread]\nthreads = 1\n"
+    )
     for _ in range(2):
         assert read_settings().batch_size == 32
     toml = env_file.with_name("settings.toml")
     assert caplog.messages == [
         f"jobsize in {toml} is no setting and has no effect; did you mean job_size?",
+        f"NIGHTREAD_THREADS in {toml} is no setting and has no effect; did you mean threads?",
         f"quite_another in {toml} is no setting and has no effect; `nightread config` lists all settings",
+        f"nightread in {toml} is no setting and has no effect; settings stand at the top of the file, not in tables",
         f"NIGHTREAD_LEASE in {env_file} is no setting and has no effect; did you mean NIGHTREAD_LEASE_S?",
         "NIGHTREAD_BATCHSIZE is no setting and has no effect; did you mean NIGHTREAD_BATCH_SIZE?",
     ]
@@ -401,3 +405,29 @@ def test_no_known_name_is_warned_of(monkeypatch, caplog, tmp_path):
         monkeypatch.setenv(f"NIGHTREAD_{name}", str(value))
     read_settings()
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (".env", b"NIGHTREAD_MODEL='abc\n", "line 1 is not NAME=VALUE"),
+        (".env", b"A=1\n\nNIGHTREAD_MODEL\n", "line 3 is not NAME=VALUE"),
+        (".env", b"#" * (2**20 + 1), "it has more than 1048576 bytes"),
+        ("settings.toml", b"batch_size=" + b"9" * 5000, "it is no TOML: "),
+        ("settings.toml", b"a=" + b"[" * 5000, "it is no TOML: "),
+        ("settings.toml", b'scan_roots = [""]', "a folder is empty; it would be the current one"),
+    ],
+    ids=lambda value: str(value[:24]),
+)
+def test_a_file_that_holds_no_settings_is_refused(env_file, name, content, said):
+    env_file.with_name(name).write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [".env", "settings.toml"])
+def test_a_byte_order_mark_is_passed_over(env_file, name):
+    line = "NIGHTREAD_BATCH_SIZE=7" if name == ".env" else "batch_size = 7"
+    env_file.with_name(name).write_bytes(f"\ufeff{line}\r\n".encode())
+    assert read_settings().batch_size == 7
