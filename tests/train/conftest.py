@@ -26,6 +26,13 @@ def write_data(folder: Path, patients: int = 20) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items):
+    """Keras builds and fits a network in minutes on busy cores."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @dataclass(frozen=True)
 class Trained:
     request: "Request"
