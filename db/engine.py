@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from db.postgresql import (
     DAMAGED_SQLSTATES,
     LOST_STATEMENT_SQLSTATES,
+    NO_PERMISSION_SQLSTATE,
     NO_SCHEMA_SQLSTATE,
     READ_ONLY_SQLSTATE,
     find_remedy,
@@ -46,8 +47,10 @@ _CONNECTION_SQLSTATE = "08"
 # No permission, a server that only reads, no schema, damaged tables, a prepared statement of another session: the
 # operator must act, although the driver reports a programming or internal error.
 _REFUSING_SQLSTATES = frozenset(
-    {"42501", READ_ONLY_SQLSTATE, NO_SCHEMA_SQLSTATE, *DAMAGED_SQLSTATES, *LOST_STATEMENT_SQLSTATES}
-)
+    {
+        NO_PERMISSION_SQLSTATE, READ_ONLY_SQLSTATE, NO_SCHEMA_SQLSTATE, *DAMAGED_SQLSTATES, *LOST_STATEMENT_SQLSTATES,
+    }
+)  # fmt: skip
 _DISK_FULL_SQLSTATE = "53100"
 
 #: Engines of SQLite files, each with the id of the process that made it.

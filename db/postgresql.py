@@ -24,6 +24,8 @@ READ_ONLY_SQLSTATE: Final = "25006"
 
 #: A prepared statement that is unknown, or already there: a pooler has lent another session.
 LOST_STATEMENT_SQLSTATES: Final = frozenset({"26000", "42P05"})
+#: The role may not do that with that table.
+NO_PERMISSION_SQLSTATE: Final = "42501"
 #: No schema of the search path is there to make tables in.
 NO_SCHEMA_SQLSTATE: Final = "3F000"
 #: Class of errors by which the server says that what lies on its disk is damaged.
@@ -183,6 +185,8 @@ def find_remedy(error: DBAPIError) -> str:
     """Return what an operator can do about an error of the server, as the end of a sentence; "" for most."""
     if getattr(error.orig, "sqlstate", None) in LOST_STATEMENT_SQLSTATES:
         return "; behind a pooler in transaction mode leave prepare_threshold out of the URL"
+    if getattr(error.orig, "sqlstate", None) == NO_PERMISSION_SQLSTATE:
+        return "; their owner grants what is missing: GRANT SELECT ON ALL TABLES to read, INSERT and UPDATE to score"
     if getattr(error.orig, "sqlstate", None) == NO_SCHEMA_SQLSTATE:
         return "; make the schema of the search_path (CREATE SCHEMA), or correct search_path in the URL's options"
     if getattr(error.orig, "sqlstate", None) in DAMAGED_SQLSTATES:

@@ -282,6 +282,8 @@ class TestServer:
         as_reader = make_url(postgres_url).set(username="only_reads").render_as_string(hide_password=False)
         with opened(as_reader) as engine, pytest.raises(SettingsError, match="may not write"):
             describe_server(read_server(engine))
+        with opened(as_reader) as engine, pytest.raises(DatabaseUnavailable, match=r"schema_version; .* GRANT SELECT"):
+            read_revision(engine)
         with psycopg.connect(postgres_url) as server:
             server.execute("DROP OWNED BY only_reads")
 
