@@ -84,7 +84,7 @@ def complete_input(card: Any) -> Any:
     if not (isinstance(card, dict) and isinstance(card.get("input"), dict)):
         return card
     version = card.get("preprocessing_version")
-    if version not in KNOWN_VERSIONS:  # refused with a better message than a fault of the input
+    if not isinstance(version, str) or version not in KNOWN_VERSIONS:  # refused later, in better words
         return card
     return {**card, "input": {**card["input"], "preprocessing_version": version}}
 

@@ -226,3 +226,9 @@ def test_scaled_decoding_of_real_scans_prepares_as_full_decoding_does():
         difference = np.abs(prepared_file(data, make_spec()) - full)
         assert difference.mean() < 0.0005, path.name
         assert difference.max() < 0.02, path.name  # at the burnt-in letters
+
+
+@pytest.mark.parametrize("version", [[], {}, None, 3, "0"])
+def test_a_card_with_a_wrong_preprocessing_version_is_left_to_the_check_of_its_fields(version):
+    card = {"input": {}, "preprocessing_version": version}
+    assert complete_input(card) == card
