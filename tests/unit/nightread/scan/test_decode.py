@@ -182,7 +182,7 @@ def test_other_image_formats_are_refused_by_name(kind):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n", Reason.NOT_AN_IMAGE),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n", Reason.UNSUPPORTED_FORMAT),
         (b"8BPS\0\x01" + b"\0" * 6 + struct.pack(">HIIHH", 1, 99, 99, 8, 1) + b"\0" * 9999, Reason.UNSUPPORTED_FORMAT),
         (b"SIMPLE  =                    T" + b" " * 3000, Reason.UNSUPPORTED_FORMAT),
         (b"DDS |\0\0\0" + b"\0" * 300, Reason.UNSUPPORTED_FORMAT),
