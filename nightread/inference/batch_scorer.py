@@ -91,7 +91,7 @@ class BatchScorer:
         """Return the decoded contents that are to be scored; those that a rule of the gate rejects end here."""
         for content in contents:
             if self._gated and content.finding is not None:
-                content.end(content.finding.reason, content.finding.text)
+                content.reject(content.finding)
         return [content for content in contents if content.tensor is not None]
 
     def _score(self, contents: Sequence[Content]) -> None:
@@ -132,7 +132,7 @@ def score_contents(scorer: Scorer, contents: Sequence[Content], *, gated: bool) 
         if all(map(math.isfinite, (distance, *parts))):
             content.distance, content.components = distance, [round(part, _COMPONENT_DIGITS) for part in parts]
         if gated and content.finding is not None:
-            content.end(content.finding.reason, content.finding.text)
+            content.reject(content.finding)
         else:
             content.scores = values
 

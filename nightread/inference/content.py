@@ -86,6 +86,11 @@ class Content:
         self.reason, self.text = reason, text
         self.data, self.tensor = b"", None
 
+    def reject(self, finding: Finding) -> None:
+        """Record the gate's finding as the reason; a window that contradicts the pixels is named, as it may be why."""
+        is_doubtful = Contradiction.WINDOW in self.contradictions
+        self.end(finding.reason, f"{finding.text}; its window contradicts its pixels" if is_doubtful else finding.text)
+
     def fill(self, decoded: "Content") -> None:
         """Take over what `decode_content` made of this content's bytes, and release the bytes."""
         self.data, self.tensor, self.acquisition = b"", decoded.tensor, decoded.acquisition

@@ -14,6 +14,9 @@ from nightread.scan.scan import LARGEST_GRAY, BrightnessRule, Contradiction, Pix
 
 _SHAPE = "PresentationLUTShape"
 
+#: Share of a window's grays below which a picture is nearly one gray: a window of 12 bits beside pixels of 8 bits.
+_LEAST_SHOWN = 1 / 8
+
 
 def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tuple[Pixels, float, float, BrightnessRule]:
     """Return (pixels, black, white, rule) after modality and VOI transforms.
@@ -36,7 +39,7 @@ def apply_gray_levels(stored: Pixels, bits: int, attributes: Attributes) -> tupl
         values, white = _apply_voi_table(values, table)
         black, rule = 0.0, BrightnessRule.VOI_TABLE
     elif window is not None:
-        values, black, white = _apply_window(values, *window)
+        values, black, white = _apply_window(values, attributes, *window)
         rule = BrightnessRule.WINDOW
     elif scaling is None:
         black, white, rule = _find_range(values, None, padding)
@@ -171,7 +174,9 @@ def _read_window(attributes: Attributes) -> tuple[str, float, float] | None:
     return attributes.text("VOILUTFunction").upper() or "LINEAR", center, width
 
 
-def _apply_window(values: Pixels, function: str, center: float, width: float) -> tuple[Pixels, float, float]:
+def _apply_window(
+    values: Pixels, attributes: Attributes, function: str, center: float, width: float
+) -> tuple[Pixels, float, float]:
     low, high = float(values.min()), float(values.max())
     if not (center - width / 2 < high and center + width / 2 > low):
         raise UnreadableScan(
@@ -179,6 +184,8 @@ def _apply_window(values: Pixels, function: str, center: float, width: float) ->
             f"every pixel is shown in the same gray: no pixel lies in the window of {describe_tag('WindowCenter')} and "
             "Width",
         )
+    if min(high, center + width / 2) - max(low, center - width / 2) < _LEAST_SHOWN * width:
+        attributes.noted.add(Contradiction.WINDOW)
     if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1
         power = np.clip(-4.0 * (values.astype(np.float64) - center) / width, -700.0, 700.0)
         return (1.0 / (1.0 + np.exp(power))).astype(np.float32), 0.0, 1.0

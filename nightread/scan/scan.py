@@ -52,7 +52,7 @@ class Contradiction(StrEnum):
     BITS_STORED = "bits-stored"  # the frame has other bits than declared
     HIGH_BIT = "high-bit"  # not the highest of the stored bits
     MISSING_ATTRIBUTE = "missing-attribute"  # a required attribute of the pixels is missing
-    WINDOW = "window"  # without a finite center and a positive width
+    WINDOW = "window"  # not of a finite center and a positive width, or far wider than the pixels
     VOI_TABLE = "voi-table"  # its entries take other bits than declared
     PADDING = "padding"  # its sign is not that of the pixels
     PRESENTATION_LUT_SHAPE = "presentation-lut-shape"  # not that of the photometric interpretation

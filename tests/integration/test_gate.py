@@ -15,7 +15,7 @@ from nightread.model.bundle import find_bundle, load_bundle
 from nightread.scan.preprocessing import InputSpec
 from nightread.settings import read_settings
 from tests.db_factories import fetch_run, job_ids
-from tests.factories import encode_image, encode_jpeg, small_chest
+from tests.factories import encode_dicom, encode_image, encode_jpeg, small_chest
 from tests.onnx_factories import make_gate, write_tiny_bundle
 from tests.worker_factories import run_process
 from worker.decoder.sandbox import IsolatedDecoders, IsolationLimits
@@ -108,6 +108,18 @@ def test_rejections_tell_what_is_allowed_and_the_way_around(process, folder):
         texts = connection.execute(query).scalars().all()
     assert len(texts) == 5
     assert all("--no-gate" in text for text in texts)
+
+
+def test_a_rejection_names_a_window_that_contradicts_the_pixels(process, tmp_path):
+    """A window of 12 bits leaves pixels of 8 bits nearly black."""
+    night = tmp_path / "windows"
+    night.mkdir()
+    (night / "dark.dcm").write_bytes(encode_dicom(small_chest(), WindowCenter="2048", WindowWidth="4096"))
+    run_id = score(process, night)
+    with reading(process.engine) as connection:
+        row = connection.execute(select(results).where(results.c.run_id == run_id)).one()
+    assert (row.reason, row.contradictions) == ("not-a-chest-xray", "window")
+    assert row.reason_text.endswith("; its window contradicts its pixels")
 
 
 def count_inferred(process, monkeypatch):

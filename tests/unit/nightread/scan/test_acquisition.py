@@ -194,6 +194,7 @@ class TestBrightness:
             ({"PixelRepresentation": None}, Contradiction.MISSING_ATTRIBUTE),
             ({"PhotometricInterpretation": None}, Contradiction.MISSING_ATTRIBUTE),
             ({"WindowCenter": "2048", "WindowWidth": "0"}, Contradiction.WINDOW),
+            ({"WindowCenter": "32768", "WindowWidth": "65536"}, Contradiction.WINDOW),
             (factories.make_table(np.arange(4096), bits=16), Contradiction.VOI_TABLE),
             ({"PresentationLUTShape": "INVERSE"}, Contradiction.PRESENTATION_LUT_SHAPE),
             (
