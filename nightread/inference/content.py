@@ -52,6 +52,7 @@ class Content:
         batch_size: scans that were scored together with this one, itself included.
         reason: why there are no scores.
         text: the reason in words; holds neither a path nor a value of the file.
+        is_lasting: whether the fault of the storage would be there at the next attempt, too.
         grown_bytes: size of a file that was not read because it has grown since it was listed; else 0.
         stage_s: seconds that a thread spent on each stage, waiting included; of a batch this content's share.
     """
@@ -71,6 +72,7 @@ class Content:
     batch_size: int = 0
     reason: Reason | None = None
     text: str = ""
+    is_lasting: bool = False
     grown_bytes: int = 0
     stage_s: dict[str, float] = field(default_factory=dict)
 

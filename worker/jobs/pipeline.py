@@ -300,7 +300,7 @@ class _Pipeline:
     def _end(self, scan: OpenScan, content: Content, *, reused: bool) -> None:
         if content.reason is None:
             outcome = ScanOutcome(scan.id, ScanStatus.SCORED, content.sha256, reused=reused, **self._describe(content))
-        elif content.sha256 or content.reason.is_rejection:
+        elif content.sha256 or content.reason.is_rejection or content.is_lasting:
             outcome = end_without_score(scan, content.reason, content.text, content.sha256 or None)
             outcome = replace(outcome, **self._describe(content))
         else:  # the storage is at fault, perhaps for a moment
@@ -345,6 +345,7 @@ def _read_one(scan: OpenScan, limits: Limits, expected_bytes: int) -> Content:
             Reason.STORAGE_ERROR,
             "a folder, which could not be listed, or took the place of a file; run it again, with --only-new",
         )
+        content.is_lasting = True
     return content
 
 

@@ -79,7 +79,8 @@ def folder(tmp_path_factory):
 EXPECTED = {
     "one": "one", "copy-of-one": "one", "two": "two", "three": "three", "dicom": "dicom",
     "truncated": Reason.DAMAGED, "text": Reason.NOT_AN_IMAGE, "empty": Reason.EMPTY_FILE, "large": Reason.TOO_LARGE,
-    "fifo": Reason.NOT_A_FILE, "link-out": Reason.OUTSIDE_ROOTS, "missing": None, "folder": None, "emptied": None,
+    "fifo": Reason.NOT_A_FILE, "link-out": Reason.OUTSIDE_ROOTS, "missing": None, "folder": Reason.STORAGE_ERROR,
+    "emptied": None,
 }  # fmt: skip
 
 
@@ -110,9 +111,9 @@ def test_each_kind_of_file_ends_as_it_should(folder, scorer, decoder):
             assert outcome.reason_code is None
         else:
             assert outcome.reason_code == EXPECTED[name]
-            assert outcome.status is ScanStatus.REJECTED
+            assert outcome.status is (ScanStatus.FAILED if name == "folder" else ScanStatus.REJECTED)
     assert {names[scan.id]: reason for scan, reason, _ in result.put_off} == {
-        "missing": Reason.MISSING_FILE, "folder": Reason.STORAGE_ERROR, "emptied": Reason.STORAGE_ERROR,
+        "missing": Reason.MISSING_FILE, "emptied": Reason.STORAGE_ERROR,
     }  # fmt: skip
 
 
