@@ -1,6 +1,7 @@
 """Serves the page over HTTP with Uvicorn: limits of size, time and number, and no log of addresses, which name runs."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -102,5 +103,5 @@ def serve(
     name = f"[{host}]" if ":" in host else host
     scheme = "https" if certificate else "http"
     on_start(f"{scheme}://{name}:{listening.getsockname()[1]}{app.state.access.prefix}/")
-    with listening:
+    with listening, contextlib.suppress(KeyboardInterrupt):  # raised again once the page has ended in order
         uvicorn.Server(config).run(sockets=[listening])

@@ -145,7 +145,7 @@ def test_an_operating_point_that_the_card_does_not_have_is_an_error_with_those_i
     assert "has no operating point balanced; it has none: leave out --operating-point" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, ward, number):
     # Small jobs on slow storage, so that there is a middle to interrupt.
     slow = env | {"NIGHTREAD_JOB_SIZE": "4", "NIGHTREAD_THREADS": "1"} | slow_reading(tmp_path)

@@ -296,7 +296,7 @@ class TestUnavailable:
 
     def test_a_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")
-        assert "the folder of the database cannot be made" in unavailable(
+        assert "the file of the database cannot be made: File exists" in unavailable(
             lambda: make_engine(f"sqlite:///{tmp_path}/file/nightread.db")
         )
 

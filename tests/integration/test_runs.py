@@ -240,7 +240,8 @@ class TestFinding:
         add_run(engine)
         newest = add_run(engine)
         assert find(engine, None).id == newest
-        assert find(engine, "").id == newest
+        with pytest.raises(UnknownRun, match="the name of the run is empty"):
+            find(engine, "")
 
     def test_a_run_is_found_by_id_prefix_and_name(self, engine):
         run_id = add_run(engine, name="ward-a")

@@ -94,7 +94,10 @@ def test_files_that_are_gone_hold_other_bytes_or_are_another_case_by_now(process
     found = differing(verification, folder)
     assert found["0.jpg"][0] is Agreement.MISSING
     assert found["1.jpg"] == (Agreement.CHANGED, "the file holds other bytes")
-    assert found["2.jpg"] == (Agreement.CHANGED, "scored in the run, empty-file now")
+    assert found["2.jpg"] == (
+        Agreement.CHANGED,
+        "still-changing: the file is empty, and was not when it was listed",
+    )
     assert found["cut.jpg"] == (Agreement.CHANGED, "the file holds other bytes")
     assert verification.counts[Agreement.EQUAL] == 2
 

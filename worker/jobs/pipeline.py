@@ -339,7 +339,7 @@ def _read_one(scan: OpenScan, limits: Limits, expected_bytes: int) -> Content:
     )
     # A row of the folder walk that is not what it was: rejected, the scans behind it would be lost without a word.
     if content.reason is Reason.EMPTY_FILE and scan.size_bytes:
-        content.end(Reason.STORAGE_ERROR, "the file is empty, and was not when it was listed; retry when it is written")
+        content.end(Reason.STILL_CHANGING, "the file is empty, and was not when it was listed")
     elif content.reason is Reason.NOT_A_FILE and Path(path).is_dir():
         content.end(
             Reason.STORAGE_ERROR,

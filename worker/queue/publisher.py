@@ -247,7 +247,7 @@ def _read_refused(client: Any) -> int:
 def _find_eviction(client: Any) -> str:
     try:
         policy = str(client.info("memory").get("maxmemory_policy", ""))
-    except NoPermissionError:  # the users of docker/users.acl may not ask
+    except NoPermissionError:  # such as one of an older docker/users.acl
         return ""
     return policy if policy.startswith("allkeys") else ""  # no key of a queue expires, so `volatile` spares them
 

@@ -139,7 +139,8 @@ def _compare(
     for scan in stored:
         if scan.id in unreadable:
             reason, text = unreadable[scan.id]
-            agreement, why = Agreement.MISSING, f"{reason.value}: {text}"
+            is_changed = reason is Reason.STILL_CHANGING
+            agreement, why = Agreement.CHANGED if is_changed else Agreement.MISSING, f"{reason.value}: {text}"
         else:
             outcome = outcomes[scan.id]
             agreement, why = _judge(verification, scan, outcome, scores.get(outcome.sha256 or "", {}), labels)

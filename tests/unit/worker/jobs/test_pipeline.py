@@ -113,7 +113,7 @@ def test_each_kind_of_file_ends_as_it_should(folder, scorer, decoder):
             assert outcome.reason_code == EXPECTED[name]
             assert outcome.status is (ScanStatus.FAILED if name == "folder" else ScanStatus.REJECTED)
     assert {names[scan.id]: reason for scan, reason, _ in result.put_off} == {
-        "missing": Reason.MISSING_FILE, "emptied": Reason.STORAGE_ERROR,
+        "missing": Reason.MISSING_FILE, "emptied": Reason.STILL_CHANGING,
     }  # fmt: skip
 
 
