@@ -183,13 +183,14 @@ def _give_up_read_only(context: ExceptionContext) -> None:
 
 def find_remedy(error: DBAPIError) -> str:
     """Return what an operator can do about an error of the server, as the end of a sentence; "" for most."""
-    if getattr(error.orig, "sqlstate", None) in LOST_STATEMENT_SQLSTATES:
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate in LOST_STATEMENT_SQLSTATES:
         return "; behind a pooler in transaction mode leave prepare_threshold out of the URL"
-    if getattr(error.orig, "sqlstate", None) == NO_PERMISSION_SQLSTATE:
+    if sqlstate == NO_PERMISSION_SQLSTATE:
         return "; their owner grants what is missing: GRANT SELECT ON ALL TABLES to read, INSERT and UPDATE to score"
-    if getattr(error.orig, "sqlstate", None) == NO_SCHEMA_SQLSTATE:
+    if sqlstate == NO_SCHEMA_SQLSTATE:
         return "; make the schema of the search_path (CREATE SCHEMA), or correct search_path in the URL's options"
-    if getattr(error.orig, "sqlstate", None) in DAMAGED_SQLSTATES:
+    if sqlstate in DAMAGED_SQLSTATES:
         return "; look at the server's disk, and restore the newest backup into another database"
     if "session is read-only" in str(error.orig):
         return "; it only reads: name the server that writes, or read with target_session_attrs=any in the URL"

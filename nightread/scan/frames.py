@@ -65,6 +65,8 @@ _JXL_SIGNATURE: Final = b"\0\0\0\x0cJXL \r\n\x87\n"
 _CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
 _CODING_STYLE: Final = b"\xff\x52"
 _TILE_START: Final = b"\xff\x90"
+#: Bytes in which the coding style is looked for: a header of tiny segments may be as long as the file.
+_JPEG_2000_HEAD: Final = 2**20
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _IN_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
@@ -291,8 +293,8 @@ def _read_jpeg_2000(data: bytes) -> FrameHeader:
     right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
     components, depth = struct.unpack_from(">HB", data, at + 40)
     is_rgb = False
-    place = at + 2
-    while place + 4 <= len(data) and data[place : place + 2] != _TILE_START:  # segments of the main header
+    place, end = at + 2, min(len(data), at + _JPEG_2000_HEAD)
+    while place + 4 <= end and data[place : place + 2] != _TILE_START:  # segments of the main header
         if data[place : place + 2] == _CODING_STYLE:
             is_rgb = data[place + 8 : place + 9] == b"\1"  # decoders undo the component transform, which is one of RGB
         place += 2 + struct.unpack_from(">H", data, place + 2)[0]
