@@ -166,12 +166,14 @@ class Webhook(HTTPServer):
     Attributes:
         told: what was posted, in this order.
         answer: the status that it answers with.
+        is_endless: whether its replies never end.
     """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Hook)
         self.told: list[Any] = []
         self.answer = 200
+        self.is_endless = False
 
 
 class _Hook(BaseHTTPRequestHandler):
@@ -183,6 +185,10 @@ class _Hook(BaseHTTPRequestHandler):
         if self.server.answer == 302:
             self.send_header("Location", "/elsewhere")
         self.end_headers()
+        with contextlib.suppress(OSError):
+            while self.server.is_endless:
+                self.wfile.write(b"x")
+                time.sleep(0.02)
 
     def do_GET(self) -> None:  # the name of the base class
         self.send_response(200)

@@ -219,6 +219,14 @@ def test_webhook_that_redirects_has_not_taken_a_notice(engine, night, settings, 
         notify_run(engine, settings, night)
 
 
+def test_webhook_whose_reply_never_ends_has_not_taken_a_notice(engine, night, settings, webhook, monkeypatch, caplog):
+    monkeypatch.setattr("worker.report.notice._LIMIT_S", 1)
+    webhook.is_endless = True
+    assert notify_ended(engine, settings) == 0
+    assert "address 1 of 1 of NIGHTREAD_NOTIFY_URLS: its reply did not end within 1 s" in caplog.text
+    assert read_deliveries(engine)[0].status is DeliveryStatus.WAITING
+
+
 def test_a_cancelled_run_is_told_too(engine, night, settings, webhook):
     cancelled = update(runs).where(runs.c.id == night).values(status=RunStatus.CANCELLED)
     write(engine, lambda connection: connection.execute(cancelled))

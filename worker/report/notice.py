@@ -4,12 +4,15 @@ The text holds counts, reason codes and what a guard found. It holds no path, no
 unless the settings ask for names and paths.
 """
 
+import json
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -22,12 +25,17 @@ from nightread.errors import NoticeFailed, SettingsError
 from nightread.failpoints import Point, failpoint
 from nightread.settings import Settings
 from nightread.text import show_text
+from worker.report.notice_child import open_address
 
 _log = logging.getLogger(__name__)
 
 _PASSED = {None, "passed"}
-#: Longer than one address takes to answer, or not to.
+#: What one address may take for all of its reply.
+_LIMIT_S: Final = 30
+#: Longer than that.
 _LEASE_S: Final = 300.0
+#: Lines of the log for one notice, and characters of each: an address may have its own words in them.
+_MOST_LINES, _LONGEST_LINE = 5, 300
 #: With a back-off that grows to an hour, the last one is a day after the first; then the end is no news any more.
 _MAX_ATTEMPTS: Final = 32
 
@@ -38,7 +46,7 @@ class _Address:
 
     place: int
     count: int
-    service: Any
+    url: str = field(repr=False)
 
     @property
     def key(self) -> str:
@@ -160,42 +168,36 @@ def write_notice(run: RunInfo, tally: RunTally, *, with_details: bool) -> tuple[
 
 
 def _open_addresses(settings: Settings) -> list[_Address]:
-    apprise, logger = _import_apprise(), logging.getLogger("apprise")
     urls = settings.notify_urls.get_secret_value().split()
     if not urls:
         raise SettingsError("NIGHTREAD_NOTIFY_URLS is empty: set it to one or more addresses, such as json://HOST/PATH")
-    addresses = []
     for place, url in enumerate(urls, 1):
-        # A notice that is redirected would arrive as a request without content, and count as taken.
-        service = apprise.Apprise(asset=apprise.AppriseAsset(http_redirects=False))
-        logger.setLevel(logging.CRITICAL + 1)  # what it says of an address that it cannot read may hold its password
-        is_read = service.add(url)
-        logger.setLevel(logging.WARNING)  # below it are addresses
-        if not is_read:
+        if open_address(url) is None:
             raise SettingsError(
                 f"NIGHTREAD_NOTIFY_URLS: address {place} of {len(urls)} cannot be read; write it as apprise does, "
                 "such as json://HOST/PATH, mailtos://USER:PASSWORD@HOST, slack:// or msteams://"
             )
-        addresses.append(_Address(place, len(urls), service))
-    return addresses
+    return [_Address(place, len(urls), url) for place, url in enumerate(urls, 1)]
 
 
 def _send(address: _Address, settings: Settings, run: RunInfo, tally: RunTally) -> bool:
     """Tell one address of a run; returns whether it has taken the notice."""
-    apprise = _import_apprise()
     title, body = write_notice(run, tally, with_details=settings.notify_details)
-    kind = apprise.NotifyType.INFO if run.guard in _PASSED else apprise.NotifyType.WARNING
-    is_taken = address.service.notify(
-        title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
-    )  # fmt: skip
-    if is_taken:
+    kind = "info" if run.guard in _PASSED else "warning"
+    child = subprocess.run(  # noqa: S603  # this very program
+        [sys.executable, "-P", "-m", "worker.report.notice_child", str(_LIMIT_S)],
+        input=json.dumps({"url": address.url, "title": title, "body": body, "kind": kind}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # a traceback may hold the address
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if child.returncode == 0:
         _log.info("told %s of the end of run %s", address, run.id[:8])
-    return bool(is_taken)
-
-
-def _import_apprise() -> Any:
-    try:
-        apprise = import_module("apprise")  # of the extra `notify`
-    except ImportError:
-        raise SettingsError("NIGHTREAD_NOTIFY_URLS needs the extra notify: pip install 'nightread[notify]'") from None
-    return apprise
+        return True
+    if child.returncode == -signal.SIGALRM:
+        _log.warning("%s: its reply did not end within %d s", address, _LIMIT_S)
+    for line in child.stdout.splitlines()[:_MOST_LINES]:
+        _log.warning("%s: %s", address, show_text(line[:_LONGEST_LINE]))
+    return False
