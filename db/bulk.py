@@ -62,9 +62,6 @@ def update_queued(
 ) -> None:
     """Update rows with status `queued` by id; `attempts` is incremented by the given value.
 
-    PostgreSQL, too, gets one statement per row: before a newly filled table has statistics, a join with all rows at
-    once scans every queued row.
-
     Args:
         connection: in a transaction.
         table: table to update.
@@ -74,8 +71,12 @@ def update_queued(
     Raises:
         DBAPIError: the statement failed.
     """
-    if rows:
-        statement = _write_update(connection.dialect.name, table, columns)
+    if not rows:
+        return
+    statement = _write_update(connection.dialect.name, table, columns)
+    if connection.dialect.name == "postgresql":  # an array for each column
+        connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
+    else:
         connection.exec_driver_sql(statement, rows)
 
 
@@ -98,9 +99,15 @@ def _write_insert(dialect: str, table: Table, columns: tuple[str, ...], complete
 
 @cache
 def _write_update(dialect: str, table: Table, columns: tuple[str, ...]) -> str:
-    place = "%s" if dialect == "postgresql" else "?"
-    changes = ", ".join(f"{name} = {'attempts + ' if name == 'attempts' else ''}{place}" for name in columns)
-    return f"UPDATE {table.name} SET {changes} WHERE id = {place} AND status = 'queued'"  # noqa: S608  # our own names
+    place = "given.{}" if dialect == "postgresql" else "?"
+    added = {"attempts": f"{table.name}.attempts + "}
+    changes = ", ".join(f"{name} = {added.get(name, '')}{place.format(name)}" for name in columns)
+    change = f"UPDATE {table.name} SET {changes}"  # noqa: S608  # our own names
+    if dialect == "postgresql":
+        # A newly filled table has no statistics: without `|| ''` the planner may read all queued rows by their index.
+        given = _write_arrays(dialect, table, (*columns, "id"))
+        return f"{change} FROM {given} WHERE {table.name}.id = given.id AND {table.name}.status || '' = 'queued'"
+    return f"{change} WHERE id = ? AND status = 'queued'"
 
 
 def _write_arrays(dialect: str, table: Table, columns: Sequence[str]) -> str:

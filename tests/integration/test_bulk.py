@@ -50,7 +50,7 @@ def test_measurements_keep_lists_and_what_is_missing(engine, run_id):
     assert [(row.components, row.distance) for row in rows] == [([0.5, -1.25], 12.5), (None, None)]
 
 
-def test_scans_are_updated_one_by_one_and_those_that_have_ended_stay(engine, run_id):
+def test_scans_are_updated_by_id_and_those_that_have_ended_stay(engine, run_id):
     ids = [row.id for row in fetch_scans(engine, run_id)]
     columns = ("status", "reason_code", "reason_text", "attempts", "finished_at")
 

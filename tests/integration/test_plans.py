@@ -229,6 +229,25 @@ def test_ending_a_job_reads_its_own_predictions_however_many_there_are(postgres_
     assert len(read) > 10
 
 
+def test_ending_a_job_reads_its_own_scans_however_many_are_queued(postgres_engine):
+    """Plans on newly filled tables, for which PostgreSQL has no statistics."""
+    read, query = [], select_rows_read("scans")
+
+    def end(held):
+        outcomes = [scored(scan) for scan in open_scans(postgres_engine, held.job_id)]
+
+        def work(connection):
+            before = connection.execute(query).scalar_one()
+            assert store_results(connection, held, outcomes, [new_prediction(scan.scan_id) for scan in outcomes])
+            return connection.execute(query).scalar_one() - before
+
+        read.append((write(postgres_engine, work), len(outcomes)))
+
+    for job_id in job_ids(postgres_engine, add_run(postgres_engine, 10_000, job_size=48))[:8]:
+        end(claim(postgres_engine, job_id))
+    assert [rows for rows, mine in read if rows > 2 * mine] == []
+
+
 def test_looking_a_content_up_costs_no_more_after_many_runs(engine):
     """On newly filled tables, for which PostgreSQL has no statistics."""
     run_id, few, many = add_run(engine, 1), sha256_of(1), sha256_of(2)
