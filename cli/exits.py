@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Final
 
-from nightread.errors import DatabaseUnavailable, NightreadError, StorageError, UnknownRun
+from nightread.errors import DatabaseUnavailable, NightreadError, StorageError, UnknownRun, WrongValue
 from nightread.text import show_text
 from worker.errors import BrokerUnavailable, GuardTripped, NothingToScore, WrongKey, WrongPaths
 
@@ -32,7 +32,7 @@ MEANINGS: Final[dict[Exit, tuple[str, str]]] = {
         "follow the line",
     ),
     Exit.USAGE: (
-        "wrong usage: an unknown option, path or run",
+        "wrong usage: an unknown option, path or run, or a wrong value",
         "`--help`",
     ),
     Exit.SOME_FAILED: (
@@ -69,6 +69,6 @@ def explain(error: BaseException) -> tuple[str, Exit] | None:
         return message, Exit.EMPTY
     if isinstance(error, GuardTripped):
         return message, Exit.GUARD
-    if isinstance(error, WrongPaths | UnknownRun | WrongKey):
+    if isinstance(error, WrongPaths | UnknownRun | WrongKey | WrongValue):
         return message, Exit.USAGE
     return message, Exit.ERROR

@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
@@ -16,7 +18,7 @@ from cli.help_page import WIDTH, PanelCommand, PanelGroup, explain_report, name_
 from cli.output.console import first_sign
 from cli.output.streams import prepare_streams
 from nightread import __version__
-from nightread.machine import end_in_order
+from nightread.machine import end_at_once, end_in_order
 from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
 from nightread.text import show_text
 
@@ -107,14 +109,39 @@ GROUPS: Final = {
 }
 _ROWS: Final = {command.name: command for command in COMMANDS}
 _PROGRAM: Final = "nightread"
+_HELP: Final = "help"
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+
+
+@contextmanager
+def _interruption_as_abort() -> Iterator[None]:
+    """Hand an interruption on to `_call`; Typer would end without a line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Abort from None
 
 
 class CommandTable(PanelGroup):
     """A group of commands: its help comes from the table, and the command that is used is imported."""
 
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        """Read the command line."""
+        with _interruption_as_abort():
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with _interruption_as_abort():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
-        """Return name, command and remaining arguments, the command imported."""
+        """Return name, command and remaining arguments, the command imported; `help NAME` is `NAME --help`."""
+        if args[0] == _HELP:
+            if not args[1:]:
+                typer.echo(ctx.get_help())
+                ctx.exit()
+            args = [*args[1:], "--help"]
         name, command, rest = super().resolve_command(ctx, args)
         row = _ROWS.get(f"{name}" if self.name == _PROGRAM else f"{self.name} {name}")
         if row is None or ctx.resilient_parsing:  # completion writes to the same terminal
@@ -188,6 +215,7 @@ def run() -> NoReturn:
     try:
         _call()
     finally:
+        end_at_once()
         gc.freeze()  # the interpreter would otherwise search all remaining objects for garbage
 
 

@@ -29,7 +29,7 @@ def make_request(  # one argument for each option
     """Return a request from the options of a command.
 
     Raises:
-        SettingsError: one of them is wrong.
+        WrongValue: one of them is wrong.
     """
     guards = Guards(max_rejected=max_rejected, max_failed=max_failed, allow_empty=allow_empty, drift_alarm=drift_alarm)
     request = Request(name=name, key=key, priority=priority, settle_s=settle_s, only_new=only_new, guards=guards)

@@ -20,7 +20,7 @@ from db.dialects import allow_slow_reader
 from db.engine import read_clock, reading, write
 from db.results import ResultFilter, find_view, select_results
 from db.tables import scans
-from nightread.errors import NightreadError
+from nightread.errors import WrongValue
 
 #: Cursors of a program that has read nothing yet: everything, or nothing that is there already.
 START: Final = "start"
@@ -62,7 +62,7 @@ def read_cursor(word: str) -> Cursor | None:
     """Return the cursor that a program kept; None for `NOW`.
 
     Raises:
-        NightreadError: it is none.
+        WrongValue: it is none.
     """
     if word == START:
         return Cursor()
@@ -78,7 +78,7 @@ def read_cursor(word: str) -> Cursor | None:
         if after is not None:
             _check_place(*after)
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-        raise NightreadError(
+        raise WrongValue(
             f"{word[:40]!r} is no cursor: give the one that the last reading ended with, or `{START}` for "
             f"everything, or `{NOW}` for what changes from now on"
         ) from None
@@ -118,7 +118,7 @@ class Changes:
             word: the cursor of the last reading.
 
         Raises:
-            NightreadError: the word is no cursor.
+            WrongValue: the word is no cursor.
         """
         self._engine = engine
         self._wanted = wanted

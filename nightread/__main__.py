@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 _HOME: Final = Path(__file__).resolve().parents[1]
 _PACKAGES: Final = ("bench", "cli", "db", "exporter", "pacs", "trainer", "web", "worker")
+_INTERRUPTED: Final = 130  # `cli.exits.Exit`, which is not imported yet
 
 
 def find_foreign() -> list[str]:
@@ -27,13 +28,17 @@ def find_foreign() -> list[str]:
 
 def main() -> NoReturn:
     """Run the program."""
-    if foreign := find_foreign():
-        sys.stderr.write(
-            f"nightread: another package hides one of Nightread's: {'; '.join(foreign)}. Install Nightread into an "
-            "environment of its own (uv tool install nightread), or take that folder off PYTHONPATH\n"
-        )
-        sys.exit(1)
-    import_module("cli.main").run()
+    try:
+        if foreign := find_foreign():
+            sys.stderr.write(
+                f"nightread: another package hides one of Nightread's: {'; '.join(foreign)}. Install Nightread into an "
+                "environment of its own (uv tool install nightread), or take that folder off PYTHONPATH\n"
+            )
+            sys.exit(1)
+        import_module("cli.main").run()
+    except KeyboardInterrupt:  # before the command line is read; `run` itself tells of later ones
+        sys.stderr.write("nightread: interrupted\n")
+        sys.exit(_INTERRUPTED)
     raise AssertionError("unreachable")
 
 

@@ -13,6 +13,7 @@
         DeviceFull           its memory is too small for a batch
       NoticeFailed         a notice could not be delivered
       SettingsError        the operator is at fault: the program ends at its start and names every fault
+        WrongValue           so is who gave a value with this call, such as that of an option
       ExportError          the training folder or the converted network is at fault
       DatabaseError        the database refuses or fails
         DatabaseUnavailable  it does not answer, or cannot store: retry later
@@ -97,6 +98,10 @@ class NoticeFailed(NightreadError):
 
 class SettingsError(NightreadError):
     """One or more settings are wrong; the message names all of them."""
+
+
+class WrongValue(SettingsError):
+    """A value that was given with a call, such as that of an option, is not allowed."""
 
 
 class ExportError(NightreadError):

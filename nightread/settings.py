@@ -19,7 +19,7 @@ import platformdirs
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from nightread import failpoints
-from nightread.errors import SettingsError
+from nightread.errors import SettingsError, WrongValue
 from nightread.model.floor import FloorText
 from nightread.page_settings import PageSettings
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
@@ -315,7 +315,8 @@ def read_settings(**overrides: object) -> Settings:
         overrides: settings by field name, as from the command line; None means not given.
 
     Raises:
-        SettingsError: one message that names every wrong setting, its variable and the allowed values.
+        SettingsError: one message that names every wrong setting, its variable and the allowed values; a WrongValue
+            where all of them are overrides.
         TypeError: there is no setting of that name.
     """
     return read_sourced_settings(**overrides)[0]
@@ -329,17 +330,19 @@ def read_sourced_settings(**overrides: object) -> tuple[Settings, dict[str, str]
     _warn_of_unknown(found)
     given = {name: value for name, value in overrides.items() if value is not None}
     values = {name: one.value for name, one in found.items() if name in Settings.model_fields} | given
-    faults = _find_failpoint_faults()
+    faults, kind = _find_failpoint_faults(), SettingsError
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
+        if not faults and all(fault["loc"] and fault["loc"][0] in given for fault in error.errors()):
+            kind = WrongValue
         visible = {name: field for name, field in Settings.model_fields.items() if name not in SECRETS}
         faults += explain_faults(error, visible, {name: one for name, one in found.items() if name not in given})
     else:
         if not faults:
             sources = {name: "command line" if name in given else found[name].source for name in values}
             return settings, sources
-    raise SettingsError("wrong settings: " + "; ".join(faults))
+    raise kind("wrong settings: " + "; ".join(faults))
 
 
 def _warn_of_unknown(found: Mapping[str, FoundSetting]) -> None:

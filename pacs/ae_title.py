@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-from nightread.errors import SettingsError
+from nightread.errors import WrongValue
 
 #: 1 to 16 characters of the default repertoire without backslash and control characters (PS3.5, VR AE).
 _TITLE: Final = re.compile(r"(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )")
@@ -30,14 +30,12 @@ class Peer:
         """Return the application that `TITLE@HOST:PORT` names.
 
         Raises:
-            SettingsError: it names none.
+            WrongValue: it names none.
         """
         title, at, address = text.rpartition("@")
         host, port = read_address(address) if at else ("", 0)
         if not at or not host or port == 0:
-            raise SettingsError(
-                f"{text[:80]!r} is no DICOM application; write TITLE@HOST:PORT, such as PACS@10.0.0.5:104"
-            )
+            raise WrongValue(f"{text[:80]!r} is no DICOM application; write TITLE@HOST:PORT, such as PACS@10.0.0.5:104")
         return cls(check_title(title), host, port)
 
     def __str__(self) -> str:
@@ -49,10 +47,10 @@ def check_title(title: str) -> str:
     """Return an AE title.
 
     Raises:
-        SettingsError: it is none.
+        WrongValue: it is none.
     """
     if not _TITLE.fullmatch(title):
-        raise SettingsError(f"{title[:40]!r} is no AE title; it has 1 to 16 ASCII characters and no backslash")
+        raise WrongValue(f"{title[:40]!r} is no AE title; it has 1 to 16 ASCII characters and no backslash")
     return title
 
 

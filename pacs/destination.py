@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 
-from nightread.errors import SettingsError
+from nightread.errors import WrongValue
 from nightread.text import hide_password
 from pacs.ae_title import Peer, check_title
 from pacs.association import NoAssociation, associate
@@ -91,12 +91,10 @@ def refuse_tls_files(tls: TlsFiles) -> None:
     """Refuse the files of associations for a URL.
 
     Raises:
-        SettingsError: some are given.
+        WrongValue: some are given.
     """
     if tls != NO_TLS:
-        raise SettingsError(
-            "--tls-cert, --tls-key and --tls-ca are for TITLE@HOST:PORT; for a URL set REQUESTS_CA_BUNDLE"
-        )
+        raise WrongValue("--tls-cert, --tls-key and --tls-ca are for TITLE@HOST:PORT; for a URL set REQUESTS_CA_BUNDLE")
 
 
 class StorePeer:
@@ -182,11 +180,11 @@ def check_url(url: str, service: str) -> str:
     """Return the address of a DICOMweb server without a slash at its end.
 
     Raises:
-        SettingsError: it is none, or holds a password.
+        WrongValue: it is none, or holds a password.
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
-        raise SettingsError(
+        raise WrongValue(
             f"{hide_password(url)[:200]} is no address of {service}: write https://HOST/dicom-web, with user and "
             "password in ~/.netrc"
         )

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from sqlalchemy import Engine
 
-from nightread.errors import NightreadError, SettingsError
+from nightread.errors import NightreadError, WrongValue
 from nightread.settings import Settings
 from pacs.ae_title import Peer, check_title, read_address
 from pacs.archive import Archive, PeerArchive, WebArchive
@@ -61,9 +61,9 @@ class FetchOptions:
         Peer.read(self.source)
         check_title(self.title)
         if not read_address(self.listen)[0]:
-            raise SettingsError(f"--listen {self.listen[:80]!r} is no address; write HOST:PORT")
+            raise WrongValue(f"--listen {self.listen[:80]!r} is no address; write HOST:PORT")
         if (self.tls.certificate is None) != (self.tls.authority is None):
-            raise SettingsError("--tls-cert and --tls-ca go together: the archive asks, and is asked")
+            raise WrongValue("--tls-cert and --tls-ca go together: the archive asks, and is asked")
         self.tls.ask()
 
     def to_json(self) -> dict[str, Any]:

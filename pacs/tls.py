@@ -5,7 +5,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nightread.errors import SettingsError
+from nightread.errors import SettingsError, WrongValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class TlsFiles:
         """
         if self.certificate is None:
             if self.key or self.authority:
-                raise SettingsError("--tls-key and --tls-ca need --tls-cert")
+                raise WrongValue("--tls-key and --tls-ca need --tls-cert")
             return None
         context = PatientContext(ssl.PROTOCOL_TLS_SERVER)
         self._load(context)
@@ -46,7 +46,7 @@ class TlsFiles:
         """
         if self.authority is None:
             if self.certificate or self.key:
-                raise SettingsError("--tls-cert and --tls-key need --tls-ca, the authority of the other side")
+                raise WrongValue("--tls-cert and --tls-key need --tls-ca, the authority of the other side")
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._load(context)
@@ -58,7 +58,7 @@ class TlsFiles:
             if self.certificate:
                 context.load_cert_chain(self.certificate, self.key)
             elif self.key:
-                raise SettingsError("--tls-key needs --tls-cert")
+                raise WrongValue("--tls-key needs --tls-cert")
             if self.authority:
                 context.load_verify_locations(self.authority)
         except OSError as error:  # as are errors of TLS

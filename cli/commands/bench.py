@@ -12,7 +12,7 @@ from bench.chart import draw_chart
 from cli.options import Device, Json, Model
 from cli.output.console import print_json, say, waiting
 from cli.output.tables import FittedTable, make_table, out
-from nightread.errors import NightreadError
+from nightread.errors import WrongValue
 from nightread.logs import configure_logging
 from nightread.settings import read_settings
 
@@ -76,7 +76,7 @@ def bench(
     settings = read_settings(model=model, device=device)
     configure_logging(settings, default="WARNING")
     if chart is not None and chart.suffix.lower() != ".svg":
-        raise NightreadError(f"--chart draws SVG: name a file that ends in .svg, not {chart.name}")
+        raise WrongValue(f"--chart draws SVG: name a file that ends in .svg, not {chart.name}")
     with tempfile.TemporaryDirectory(prefix="nightread-bench-") as temporary:
         measurement = Bench(settings, folder, scans, Path(temporary), waiting)
         measurement.measure(rounds, workers)

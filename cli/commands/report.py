@@ -16,7 +16,7 @@ from db.engine import reading
 from db.run_report import list_runs_of_night
 from db.runs import RunInfo, find_run
 from db.schema import ensure_schema
-from nightread.errors import NightreadError
+from nightread.errors import UnknownRun
 from nightread.logs import configure_logging
 from nightread.settings import read_settings
 from worker.process import WorkerProcess
@@ -121,7 +121,7 @@ def _find_runs(process: WorkerProcess, run: str | None, noon: datetime | None) -
             return [find_run(connection, run)]
         found = list_runs_of_night(connection, noon)
     if not found:
-        raise NightreadError(f"there is no run of the night of {noon:%Y-%m-%d}: `nightread runs` lists them")
+        raise UnknownRun(f"there is no run of the night of {noon:%Y-%m-%d}: `nightread runs` lists them")
     return found
 
 

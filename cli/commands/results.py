@@ -23,7 +23,7 @@ from db.runs import RunInfo, find_run
 from db.tallies import RunTally, read_tallies
 from db.types import ScanStatus
 from db.views import results as view
-from nightread.errors import NightreadError
+from nightread.errors import WrongValue
 
 _ALL_COLUMNS: Final = "all"
 _ROWS, _OUTPUT = "Rows", "Output"
@@ -216,8 +216,8 @@ def _find_operating_point(connection: Connection, run: RunInfo | None, name: str
     known = {point for named in points.values() for point in named}
     shared = sorted(point for point in known if all(point in points.get(label, {}) for label in labels))
     if name not in shared:
-        raise NightreadError(
-            f"the card of {run.model} has no operating point {name}; it has {', '.join(shared) or 'none'}: "
+        raise WrongValue(
+            f"the card of {run.model} has no operating point {name!r}; it has {', '.join(shared) or 'none'}: "
             "leave out --operating-point to see the stored decisions"
         )
     thresholds = {label: float(points[label][name]["threshold"]) for label in labels}

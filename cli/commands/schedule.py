@@ -43,7 +43,7 @@ from db.schedules import (
 )
 from db.tables import SCHEDULE_NAME_LENGTH
 from db.types import Priority
-from nightread.errors import NightreadError, SettingsError, UnknownRun
+from nightread.errors import NightreadError, UnknownRun, WrongValue
 from nightread.machine import name_user
 from nightread.scan.object_address import read_address, spell_address
 from nightread.settings import check_shared_broker, read_settings
@@ -149,13 +149,13 @@ def add(  # one argument for each option
     )  # fmt: skip
     tls = (tls_cert, tls_key, tls_ca)
     if (source is None) != (spool is None):
-        raise SettingsError("--from PLACE and --spool FOLDER go together")
+        raise WrongValue("--from PLACE and --spool FOLDER go together")
     if source is None and (modality or rate):
-        raise SettingsError("--modality and --rate need --from PLACE")
+        raise WrongValue("--modality and --rate need --from PLACE")
     if to is None and (only or sc or despite_guard):
-        raise SettingsError("--only, --sc and --despite-guard need --to PLACE")
+        raise WrongValue("--only, --sc and --despite-guard need --to PLACE")
     if source is not None and folder:
-        raise SettingsError("a schedule takes its scans from folders (--folder) or fetches them (--from), not both")
+        raise WrongValue("a schedule takes its scans from folders (--folder) or fetches them (--from), not both")
     fetch = None
     if source is not None and spool is not None:
         fetch = make_fetch_options(
@@ -305,28 +305,28 @@ def _read_send(
 
 
 def _check(schedule: Schedule) -> None:
-    """Raise SettingsError if a schedule could not be kept."""
+    """Raise WrongValue if a schedule could not be kept."""
     if not _NAME.fullmatch(schedule.name):
-        raise SettingsError(
+        raise WrongValue(
             f"{schedule.name!r} is no name of a schedule; allowed are up to {SCHEDULE_NAME_LENGTH} letters, digits, "
             "dots, dashes and underscores"
         )
     if (schedule.at_time is None) == (schedule.every_s is None):
-        raise SettingsError("a schedule needs either --at HH:MM or --every DURATION")
+        raise WrongValue("a schedule needs either --at HH:MM or --every DURATION")
     if schedule.at_time is not None:
         read_time(schedule.at_time)
     if schedule.every_s is not None and schedule.every_s < _SHORTEST_S:
-        raise SettingsError(f"--every {schedule.every_s}s is too often; allowed are 60s and more")
+        raise WrongValue(f"--every {schedule.every_s}s is too often; allowed are 60s and more")
     find_timezone(schedule.timezone)
     if not schedule.folders:
-        raise SettingsError("a schedule needs --folder PATH, or --from PLACE to fetch from")
+        raise WrongValue("a schedule needs --folder PATH, or --from PLACE to fetch from")
     for folder in schedule.folders:
         try:
             is_local = read_address(folder) is None
         except ValueError as error:
-            raise SettingsError(f"--folder: {error}") from None
+            raise WrongValue(f"--folder: {error}") from None
         if is_local and not folder.startswith("/"):
-            raise SettingsError(f"--folder {folder!r} is no full path; write one that begins with / or s3://")
+            raise WrongValue(f"--folder {folder!r} is no full path; write one that begins with / or s3://")
         if not schedule.options.get("fetch"):
             check_folder(folder)
 
@@ -335,7 +335,7 @@ def _find_asked(schedule: Schedule, night: str | None, now: datetime) -> DueNigh
     zone = find_timezone(schedule.timezone)
     if schedule.at_time is None:
         if night is not None:
-            raise SettingsError(f"{schedule.name} runs at intervals and has no nights: leave out --night")
+            raise WrongValue(f"{schedule.name} runs at intervals and has no nights: leave out --night")
         return find_slot(schedule.every_s or _SHORTEST_S, now)
     try:
         day = date.fromisoformat(night or name_night(now, zone))
@@ -343,7 +343,7 @@ def _find_asked(schedule: Schedule, night: str | None, now: datetime) -> DueNigh
         following = day if moment.hour >= 12 else day + timedelta(days=1)  # noon
         due_at = find_moment(following, moment, zone)
     except (ValueError, OverflowError):  # OverflowError: the first or the last days of all
-        raise SettingsError(f"--night {night!r} is no date; write it such as 2026-11-28") from None
+        raise WrongValue(f"--night {night!r} is no date; write it such as 2026-11-28") from None
     return DueNight(day.isoformat(), due_at)
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,7 +12,7 @@ from typing import IO, Any, Final
 
 from sqlalchemy import Connection
 
-from cli.output.streams import silence_stdout
+from cli.output.streams import stdout_of_rows
 from db.result_files import name_for_excel, to_utc, write_parquet, write_sheet
 from db.results import ResultFilter, stream_results
 from db.results_csv import list_columns, stream_csv
@@ -82,14 +81,12 @@ def open_output(path: Path | None) -> Iterator[IO[bytes]]:
     partial = None if path is None else path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if partial is None:
-            yield sys.stdout.buffer
-            sys.stdout.flush()
+            with stdout_of_rows() as file:
+                yield file
             return
         with partial.open("wb") as file:
             yield file
         partial.replace(path or partial)
-    except BrokenPipeError:  # `nightread results | head` has read enough
-        silence_stdout()
     except OSError as error:
         raise NightreadError(f"{path} cannot be written: {error.strerror}") from None
     finally:

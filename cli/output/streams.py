@@ -7,7 +7,9 @@ import io
 import os
 import select
 import sys
-from typing import Any, Final, NoReturn, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, Final, TextIO
 
 from nightread.errors import NightreadError
 
@@ -19,7 +21,8 @@ def prepare_streams() -> None:
 
     The number of a closed stream would else be that of the next file, perhaps the database, and what a library writes
     to stderr would land there. What cannot be written to stdout ends the program with one line. A message that cannot
-    be written to stderr ends nothing: a full disk of logs must not cost a night.
+    be written to stderr ends nothing: a full disk of logs must not cost a night. Nor does a reader that has gone: what
+    is left is dropped, and the exit code tells of the command.
     """
     for number in _NUMBERS:
         try:
@@ -37,6 +40,23 @@ def silence_stdout() -> None:
     _open_nowhere(sys.stdout.fileno())
 
 
+@contextmanager
+def stdout_of_rows() -> Iterator[IO[bytes]]:
+    """Give stdout for many rows, which end once their reader has gone: `nightread results | head` has read enough."""
+    raw = getattr(sys.stdout.buffer, "raw", None)
+    if not isinstance(raw, _Stdout):  # as in tests
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    raw.needs_reader = True
+    try:
+        with suppress(BrokenPipeError):
+            yield sys.stdout.buffer
+            sys.stdout.flush()
+    finally:
+        raw.needs_reader = False
+
+
 def _open_nowhere(number: int) -> None:
     opened = os.open(os.devnull, os.O_RDWR)
     os.dup2(opened, number)  # child processes get it, too
@@ -49,8 +69,6 @@ class _Stream(io.FileIO):
         try:
             while (count := super().write(data)) is None:  # non-blocking, and its reader is slow
                 select.select([], [self], [])
-        except BrokenPipeError:
-            raise
         except OSError as error:
             self._fail(error)
             return memoryview(data).nbytes
@@ -61,9 +79,14 @@ class _Stream(io.FileIO):
 
 
 class _Stdout(_Stream):
-    def _fail(self, error: OSError) -> NoReturn:
+    needs_reader = False
+
+    def _fail(self, error: OSError) -> None:
         silence_stdout()
-        raise NightreadError(f"stdout cannot be written: {error.strerror}") from None
+        if not isinstance(error, BrokenPipeError):
+            raise NightreadError(f"stdout cannot be written: {error.strerror}") from None
+        if self.needs_reader:
+            raise error
 
 
 def _wrap(raw: _Stream, before: TextIO | None) -> io.TextIOWrapper:

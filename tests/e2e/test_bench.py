@@ -53,7 +53,7 @@ def test_measures_workers_of_the_shipped_model(page_lines, tmp_path):
 
 
 def test_a_chart_that_is_no_svg_is_refused_before_anything_is_measured(tmp_path, env):
-    done = run("bench", "--chart", "bench.gif", env=env, cwd=tmp_path, expect=1)
+    done = run("bench", "--chart", "bench.gif", env=env, cwd=tmp_path, expect=2)
     assert "name a file that ends in .svg" in done.stderr
 
 

@@ -139,10 +139,10 @@ def test_results_are_decided_at_an_operating_point_of_the_card(env, tmp_path):
     assert "Decisions recomputed at high-sensitivity (pneumonia >= 0.2" in shown.stderr
 
 
-def test_an_operating_point_that_the_card_does_not_have_is_an_error_with_those_it_has(env, tmp_path):
+def test_an_operating_point_that_the_card_does_not_have_is_wrong_usage_with_those_it_has(env, tmp_path):
     score_drawn_night(env, tmp_path)
-    done = run("results", "--operating-point", "balanced", env=env, cwd=tmp_path, expect=1)
-    assert "has no operating point balanced; it has none: leave out --operating-point" in done.stderr
+    done = run("results", "--operating-point", "balanced", env=env, cwd=tmp_path, expect=2)
+    assert "has no operating point 'balanced'; it has none: leave out --operating-point" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

@@ -46,6 +46,30 @@ def test_a_closed_stdout_is_no_error(night, arguments):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--help", "runs", "results", "results --format csv", "metrics --once", "score night --json"]
+)
+def test_a_reader_that_has_gone_is_no_error(night, arguments):
+    env, folder = night
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        done = subprocess.run(
+            [PROGRAM, *arguments.split()], env=env, cwd=folder, stdout=pipe, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+
+
+def test_a_reader_of_messages_that_has_gone_costs_no_night(night):
+    env, folder = night
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        assert (
+            subprocess.run([PROGRAM, "score", "night"], env=env, cwd=folder, stderr=pipe, check=False).returncode == 0
+        )
+
+
 def test_a_slow_reader_of_a_non_blocking_pipe_gets_everything(night):
     env, folder = night
     read, write = os.pipe()

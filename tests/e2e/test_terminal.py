@@ -10,7 +10,7 @@ import pytest
 
 from nightread.example_night import write_example_night
 from tests.factories import write_jpeg
-from tests.program import PROGRAM, last_json, make_environment, run
+from tests.program import last_json, make_environment, run
 
 AS_NOBODY = """\
 import os, sys
@@ -111,14 +111,6 @@ def test_a_scan_without_score_is_not_exit_code_0(night, env, tmp_path):
 def test_a_finished_run_cannot_be_cancelled(night, env, tmp_path):
     done = run("cancel", "night", env=env, cwd=tmp_path, expect=1)
     assert "has already finished; nothing to cancel" in done.stderr
-
-
-def test_a_reader_that_has_gone_is_no_error(night, env, tmp_path):
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"{PROGRAM} runs | true"], env=env, cwd=tmp_path, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

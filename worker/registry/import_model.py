@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from db.engine import reading, write
 from db.registry import check_identity, find_model, register_model
-from nightread.errors import CardMismatch, DatabaseError, DatabaseUnavailable, NightreadError, ScanError
+from nightread.errors import CardMismatch, DatabaseError, DatabaseUnavailable, NightreadError, ScanError, WrongValue
 from nightread.inference.bundle_check import BATCH_SIZES, measure_batches
 from nightread.inference.scorer import Scorer, Scores
 from nightread.inference.session import ORT_ERRORS, OpenSession, open_session, show_error
@@ -86,16 +86,17 @@ def import_model(
 
     Raises:
         WrongPaths: there is no such source, or an input cannot be read.
+        WrongValue: source, `card` and `inputs` do not go together.
         NightreadError: see `import_bundle` and `import_onnx`.
     """
     if not source.exists():
         raise WrongPaths(f"there is no {source}: name a bundle's folder or an ONNX file")
     if source.is_dir() and (card or inputs):
-        raise NightreadError(f"{source} is a folder; a bundle has its own card and inputs: leave out --card, --inputs")
+        raise WrongValue(f"{source} is a folder; a bundle has its own card and inputs: leave out --card, --inputs")
     if source.is_dir():
         return import_bundle(engine, settings, source)
     if card is None:
-        raise NightreadError(
+        raise WrongValue(
             f"{source} is not a bundle's folder; an ONNX file needs --card card.json with what "
             "`nightread models show --json` prints, without digest and files"
         )

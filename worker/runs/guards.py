@@ -18,7 +18,7 @@ from db.folder_counts import count_folders, find_uncounted
 from db.guards import find_night_sizes, find_unjudged, store_guard
 from db.runs import RunInfo, close_finished_runs, find_run
 from db.tallies import RunTally, read_tallies
-from nightread.errors import NightreadError, SettingsError
+from nightread.errors import NightreadError, WrongValue
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Guards:
         """Check the limits.
 
         Raises:
-            SettingsError: a limit is none.
+            WrongValue: a limit is none.
         """
         for name in ("max_rejected", "max_failed"):
             if (limit := getattr(self, name)) is not None:
@@ -86,12 +86,12 @@ def read_range(text: str) -> tuple[int | None, int | None]:
     """Return the ends of a range such as "200..3000", "200.." or "..3000".
 
     Raises:
-        SettingsError: it is none.
+        WrongValue: it is none.
     """
     match = _RANGE.fullmatch(text.replace(",", "").strip())
     least, most = (int(end) if end else None for end in match.groups()) if match else (None, None)
     if (least is None and most is None) or (least is not None and most is not None and least > most):
-        raise SettingsError(f"{text!r} is no number of scans to expect; write 200..3000, 200.. or ..3000")
+        raise WrongValue(f"{text!r} is no number of scans to expect; write 200..3000, 200.. or ..3000")
     return least, most
 
 
@@ -209,7 +209,7 @@ def _check_limit(name: str, limit: str) -> None:
     if (share and float(share[1]) <= 100) or (not share and limit.isdecimal()):  # per cent
         return
     option = f"--{name.replace('_', '-')}"
-    raise SettingsError(f"{option} {limit!r} is no limit; write a share of the scans such as 5%, or a count such as 20")
+    raise WrongValue(f"{option} {limit!r} is no limit; write a share of the scans such as 5%, or a count such as 20")
 
 
 def _exceeds(count: int, limit: str, found: int) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from db.tables import RUN_KEY_LENGTH
 from db.types import Priority
-from nightread.errors import SettingsError
+from nightread.errors import WrongValue
 from worker.runs.guards import Guards, read_range
 
 
@@ -36,16 +36,16 @@ class Request:
         """Check the key.
 
         Raises:
-            SettingsError: it is empty, or too long to be stored.
+            WrongValue: it is empty, or too long to be stored.
         """
         if self.key is not None and not 0 < len(self.key) <= RUN_KEY_LENGTH:
-            raise SettingsError(f"a key has 1 to {RUN_KEY_LENGTH} characters; this one has {len(self.key)}")
+            raise WrongValue(f"a key has 1 to {RUN_KEY_LENGTH} characters; this one has {len(self.key)}")
 
     def expecting(self, scans: str | None) -> "Request":
         """Return the request with a range of scans to expect, such as "200..3000".
 
         Raises:
-            SettingsError: it is no range.
+            WrongValue: it is no range.
         """
         if scans is None:
             return self

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from nightread.errors import SettingsError
+from nightread.errors import WrongValue
 
 #: A night begins at noon.
 _NOON: Final = time(12)
@@ -34,12 +34,12 @@ def find_timezone(name: str) -> ZoneInfo:
     """Return a time zone by its IANA name.
 
     Raises:
-        SettingsError: this machine does not know it.
+        WrongValue: this machine does not know it.
     """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise SettingsError(
+        raise WrongValue(
             f"the time zone {name!r} is not known here; write a name such as Europe/Berlin or UTC, and install the "
             "package tzdata where there are none"
         ) from None
@@ -49,27 +49,27 @@ def read_time(text: str) -> time:
     """Return a time of day such as "02:00".
 
     Raises:
-        SettingsError: it is none.
+        WrongValue: it is none.
     """
     try:
         return datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007  # a time of day
     except ValueError:
-        raise SettingsError(f"{text!r} is no time of day; write HH:MM, such as 02:00") from None
+        raise WrongValue(f"{text!r} is no time of day; write HH:MM, such as 02:00") from None
 
 
 def check_folder(folder: str) -> None:
     """Check that the date of a night can be written into the name of a schedule's folder.
 
     Raises:
-        SettingsError: it holds bytes that are no UTF-8, or a pattern that stands for no part of a date.
+        WrongValue: it holds bytes that are no UTF-8, or a pattern that stands for no part of a date.
     """
     try:
         folder.encode()
     except UnicodeEncodeError:
-        raise SettingsError("--folder holds bytes that are no UTF-8; rename the folder, or name one above it") from None
+        raise WrongValue("--folder holds bytes that are no UTF-8; rename the folder, or name one above it") from None
     _, sign, rest = _DATE_PATTERN.sub("", folder).partition("%")
     if sign:
-        raise SettingsError(
+        raise WrongValue(
             f"--folder {folder!r}: {sign + rest[:1]!r} stands for no part of a date; write patterns such as %Y, %m and "
             "%d, and %% for a per cent sign"
         )

@@ -12,13 +12,18 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import commands, main
-from cli.exits import Exit
+from cli.exits import Exit, explain
 from cli.main import COMMANDS, GROUPS, app, load_command
 from cli.output import console
+from cli.request import make_request
+from db.changes import read_cursor
 from nightread import __version__
+from nightread.errors import SettingsError, WrongValue
 from nightread.model.bundle import DEFAULT_MODEL
 from nightread.reasons import Reason
+from nightread.settings import read_settings
 from tests.program import PROGRAM, make_environment
+from worker.runs.schedule_times import check_folder, find_timezone, read_time
 
 
 def find_function(row):
@@ -104,6 +109,45 @@ def test_an_unknown_command_is_wrong_usage_and_the_nearest_one_is_named():
 def test_wrong_usage_is_one_line(arguments, said, monkeypatch, capsys):
     assert call(arguments, monkeypatch) == 2
     assert capsys.readouterr().err == f"nightread: {said}\n"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: make_request(max_rejected="many"), lambda: make_request(max_failed="-1"),
+        lambda: make_request(expect="x"), lambda: make_request(key=""), lambda: read_cursor("x"),
+        lambda: read_settings(device="tpu"), lambda: find_timezone("Mars/Base"), lambda: read_time("25:00"),
+        lambda: check_folder("/scans/%Q"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_an_option_is_wrong_usage(read):
+    with pytest.raises(WrongValue) as wrong:
+        read()
+    assert explain(wrong.value)[1] == Exit.USAGE
+
+
+def test_a_wrong_setting_is_no_wrong_usage(monkeypatch):
+    monkeypatch.setenv("NIGHTREAD_THREADS", "x")
+    with pytest.raises(SettingsError) as wrong:
+        read_settings(device="tpu")
+    assert explain(wrong.value)[1] == Exit.ERROR
+
+
+@pytest.mark.parametrize("command", [[], ["score"], ["models"], ["models", "promote"]])
+def test_the_word_help_asks_for_a_page(command):
+    wanted = CliRunner().invoke(app, [*command, "--help"]).stdout
+    asked = CliRunner().invoke(app, ["help", *command])
+    assert (asked.exit_code, asked.stdout) == (0, wanted)
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["models", "list"]])
+def test_an_interruption_is_told(arguments, monkeypatch, capsys):
+    def load(row):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "load_command", load)
+    assert call(arguments, monkeypatch) == Exit.INTERRUPTED
+    assert capsys.readouterr().err == "nightread: interrupted\n"
 
 
 def test_a_fault_of_the_program_ends_in_an_address(monkeypatch, capsys):

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from nightread.__main__ import _PACKAGES, find_foreign
+import nightread.__main__
+from nightread.__main__ import _PACKAGES, find_foreign, main
 from tests.factories import ROOT
 from tests.project import read_packages
 
@@ -40,3 +41,14 @@ def test_a_foreign_package_is_refused_and_not_run(tmp_path, name):
         f"nightread: another package hides one of Nightread's: {package} in {tmp_path / 'site'}"
     )
     assert done.stderr.count("\n") == 1
+
+
+def test_an_interruption_before_the_command_line_is_read_is_told(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nightread.__main__, "find_foreign", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "nightread: interrupted\n"
