@@ -253,7 +253,7 @@ def _explain_usage(error: TyperException) -> None:
         return
     hint = f" (see `{context.command_path} --help`)" if context else ""
     if isinstance(error.__cause__, ValueError) and hasattr(error.__cause__, "errors"):
-        from nightread.settings_faults import describe_fault  # pydantic, which Typer has used by now
+        from nightread.field_faults import describe_fault  # pydantic, which Typer has used by now
 
         parameter = getattr(error, "param", None)
         message = f"{parameter.opts[0] if parameter else 'a value'}: {describe_fault(error.__cause__.errors()[0])}"

@@ -10,6 +10,8 @@ settings: the settings and their defaults.
 page_settings: settings of the worklist page.
 settings_sources: where they come from: variables `NIGHTREAD_*` and the user's files.
 settings_faults: wrong settings in words.
+field_faults: faults of any pydantic model in words.
+regular_file: reading of a file that a person names.
 errors: every error that is raised on purpose.
 reasons: closed list of the reasons why a scan has no scores.
 logs: log lines as text or JSON.

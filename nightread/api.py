@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, SupportsIndex
 
 import numpy as np
 
@@ -143,11 +143,15 @@ class Model:
             batch_size: largest number of scans that are scored together; NIGHTREAD_BATCH_SIZE where None.
 
         Raises:
-            TypeError: something else than a path or such an array was given.
+            TypeError: something else than a path, bytes or such an array was given, or one alone, not in a list.
             ValueError: `batch_size` is below 1.
             DeviceFull: the memory of the device does not suffice for a single scan.
         """
+        if isinstance(scans, str | os.PathLike | bytes | np.ndarray):  # iterating would take its characters or rows
+            raise TypeError(f"scans is a single {type(scans).__name__}; put it into a list")
         size = self._settings.batch_size if batch_size is None else batch_size
+        if not isinstance(size, SupportsIndex):
+            raise TypeError(f"batch_size is a {type(size).__name__}; it is a whole number of scans")
         if size < 1:
             raise ValueError(f"batch_size is {size}; it must be at least 1")
         return self._predict(iter(scans), size)
@@ -247,9 +251,14 @@ def open_model(
         ModelError: the bundle is missing or damaged, or this machine must not serve it.
         DeviceError: the device that was asked for is not active.
         SettingsError: an argument or an environment variable has a value that is not allowed.
+        TypeError: `model` is neither text nor a path, or `gate` is not a bool.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(f"model is a {type(model).__name__}; it is NAME, NAME@VERSION or a folder")
+    if not isinstance(gate, bool):  # "no" would count as true
+        raise TypeError(f"gate is a {type(gate).__name__}; it is True or False")
     settings = read_settings(device=device, threads=threads)
     folder = Path(model)
-    if not (os.fspath(model) and (folder / CARD_FILE).is_file()):
+    if not (os.fspath(model) and os.path.isfile(folder / CARD_FILE)):  # noqa: PTH113  # a name may be too long for a file
         folder = find_bundle(os.fspath(model), settings.models_dir)
     return Model(load_bundle(folder), settings, gate=gate)

@@ -40,8 +40,11 @@ def score_batches(
 
     Raises:
         ValueError: a batch lacks a column, or its columns differ in length.
+        TypeError: `batches` is a single batch, or a content is not bytes.
         NightreadError: the model cannot be opened here; a fault of a scan is a row instead.
     """
+    if isinstance(batches, Mapping):
+        raise TypeError("batches is a single batch; put it into a list")
     opened = _open_once(os.getpid(), model, device, threads, gate)
     for batch in batches:
         yield _score(opened, batch)
@@ -56,7 +59,7 @@ def _open_once(_pid: int, model: str, device: str | None, threads: int | None, g
 def _score(model: Model, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     if missing := [name for name in ("id", "bytes") if name not in batch]:
         raise ValueError(f"a batch lacks the column {missing[0]!r}; it needs id and bytes")
-    ids, contents = list(batch["id"]), [bytes(content) for content in batch["bytes"]]
+    ids, contents = list(batch["id"]), [_to_bytes(content) for content in batch["bytes"]]
     if len(ids) != len(contents):
         raise ValueError(f"a batch has {len(ids)} ids and {len(contents)} contents; it needs one id for each")
     rows = list(model.predict(contents))
@@ -74,6 +77,13 @@ def _score(model: Model, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[A
         "model": [_name(row) for row in rows],
         "model_digest": [row.provenance.digest for row in rows],
     }
+
+
+def _to_bytes(content: Any) -> bytes:
+    try:
+        return bytes(memoryview(content))  # `bytes` alone would make zeros of a number
+    except TypeError:
+        raise TypeError(f"a content is a {type(content).__name__}; it must be the bytes of a whole file") from None
 
 
 def _name(row: ScanResult) -> str:

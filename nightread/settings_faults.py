@@ -1,25 +1,14 @@
-"""Wrong settings and options in words: the setting, what was found, what is allowed."""
+"""Wrong settings in words: the setting, what was found, what is allowed."""
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from nightread.field_faults import describe_value
 from nightread.settings_sources import ENVIRONMENT, PREFIX, FoundSetting
-
-#: The name of a fault of pydantic, or how it begins, and what it is.
-_FAULTS: Final = {
-    "int": "is not a whole number", "float": "is not a number",
-    "bool": "is neither true nor false", "enum": "is not known", "literal_error": "is not known",
-    "finite": "is not a finite number", "greater": "is too small", "less": "is too large",
-    "string": "is not text", "string_pattern_mismatch": "does not match {pattern}",
-    "string_too_long": "has more than {max_length} characters",
-    "path": "is not a path", "tuple": "is not a list of paths",
-}  # fmt: skip
-#: Characters of a wrong value that are shown.
-_SHOWN: Final = 60
 
 
 def explain_faults(
@@ -35,24 +24,6 @@ def explain_faults(
     return [_explain(fault, visible, found) for fault in error.errors(include_url=False)]
 
 
-def describe_fault(fault: Any) -> str:
-    """Return a fault of pydantic in words: the value, what is wrong with it, and its limit if the fault knows it."""
-    context = fault.get("ctx", {})
-    if fault["type"] == "value_error":
-        return str(context["error"]).rstrip(".")
-    least, most, expected = (context.get(name) for name in ("ge", "le", "expected"))
-    allowed = f"; the least is {least:.15g}" if least is not None else ""
-    allowed += f"; the most is {most:.15g}" if most is not None else ""
-    allowed += f"; allowed are {expected}" if expected else ""
-    return f"{_describe_value(fault)}{allowed}"
-
-
-def _describe_value(fault: Any) -> str:
-    kind = fault["type"]
-    what = _FAULTS.get(kind) or _FAULTS.get(kind.partition("_")[0], "is not allowed")
-    return f"{str(fault['input'])[:_SHOWN]!r} {what.format(**fault.get('ctx', {}))}"
-
-
 def _explain(fault: Any, visible: Mapping[str, FieldInfo], found: Mapping[str, FoundSetting]) -> str:
     if not fault["loc"]:  # of several settings together
         return f"{PREFIX}SETTINGS: {fault['ctx']['error']}"
@@ -63,7 +34,7 @@ def _explain(fault: Any, visible: Mapping[str, FieldInfo], found: Mapping[str, F
         return f"{start}{fault['ctx']['error']}"
     if name not in visible:
         return f"{start}the value is not allowed"
-    return f"{start}{_describe_value(fault)}{_describe_allowed(visible[name])}"
+    return f"{start}{describe_value(fault)}{_describe_allowed(visible[name])}"
 
 
 def _describe_allowed(field: FieldInfo) -> str:

@@ -16,6 +16,7 @@ from typing import Final
 import platformdirs
 
 from nightread.errors import SettingsError
+from nightread.regular_file import read_regular_file
 
 PREFIX: Final = "NIGHTREAD_"
 #: Names another file than the user's `.env`.
@@ -172,11 +173,8 @@ def _read(file: Path, most: int = _LARGEST_FILE) -> str:
         SettingsError: it cannot be read, is too large, or not UTF-8.
     """
     try:
-        with file.open("rb") as opened:
-            content = opened.read(most + 1)
-        if len(content) <= most:
-            return content.decode("utf-8-sig")
-        cause = f"it has more than {most} bytes"
+        # /dev/null stands for a file without settings.
+        return "" if file == Path(os.devnull) else read_regular_file(file, most).decode("utf-8-sig")
     except UnicodeDecodeError:
         cause = "it is not UTF-8"
     except OSError as error:

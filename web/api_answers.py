@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nightread.settings_faults import describe_fault
+from nightread.field_faults import tell_fault
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -36,9 +36,7 @@ def _validate(kind: type[_Model], read: Callable[[], _Model]) -> _Model:
     try:
         return read()
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"])) or "the body"
-        raise HTTPException(400, f"{place[:60]}: {describe_fault(fault)}") from None
+        raise HTTPException(400, tell_fault(error.errors()[0], "the body")) from None
 
 
 def read_name(request: Request, name: str) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from cli.completion import complete_models
 from cli.database import open_database
@@ -85,7 +86,10 @@ def show(
         if stored is None:
             raise
         say(f"card from the database; the bundle on this machine cannot be used: {error}")
-        card = Card.model_validate(stored.card)
+        try:
+            card = Card.model_validate(stored.card)
+        except ValidationError:
+            raise ModelError(f"the card of {stored.reference} in the database is of another release: {error}") from None
     else:
         card = choice.bundle.card
         stored = stored or choice.stored

@@ -5,13 +5,11 @@ own bytes with the 64 digits of that digest set to zero. A changed byte in any o
 by reading the bundle alone. Nothing is unpickled.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +23,9 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from nightread.errors import CardMismatch, NightreadError
+from nightread.field_faults import list_faults
 from nightread.model.card import Card
+from nightread.regular_file import read_regular_file
 from nightread.scan.preprocessing import KNOWN_VERSIONS, SHOWN_VERSIONS, Tensor
 
 MODEL_FILE: Final = "model.onnx"
@@ -129,7 +129,7 @@ def write_bundle(
     try:
         checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
     except ValidationError as error:
-        raise CardMismatch(f"the card is not valid: {'; '.join(_list_faults(error))}") from None
+        raise CardMismatch(f"the card is not valid: {'; '.join(list_faults(error, 'the card'))}") from None
     blank = (checked.model_dump_json(indent=2) + "\n").encode()
     card_bytes = _DIGEST_FIELD.sub(rb"\g<1>" + compute_digest(model, blank).encode() + rb"\g<2>", blank, count=1)
     _check_parts(card_bytes, model, parity, folder)
@@ -143,7 +143,7 @@ def list_card_faults(card: Mapping[str, Any]) -> list[str]:
     try:
         checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
     except ValidationError as error:
-        return _list_faults(error)
+        return list_faults(error, "the card")
     if checked.preprocessing_version not in KNOWN_VERSIONS:
         return [f"preprocessing_version: {checked.preprocessing_version}; this program has {SHOWN_VERSIONS}"]
     return []
@@ -182,21 +182,6 @@ def list_bundles(models_dir: Path) -> list[Path]:
     """Return the folders of all bundles, the operator's before the shipped ones, each sorted by name and version."""
     cards = (card for base in (models_dir, SHIPPED_DIR) for card in sorted(base.glob(f"*/*/{CARD_FILE}")))
     return [card.parent for card in cards if not card.parent.name.startswith(".")]
-
-
-def read_regular_file(file: Path, most_bytes: int) -> bytes:
-    """Return the content of a file from elsewhere; a FIFO does not block, and a device is not read.
-
-    Raises:
-        OSError: it cannot be read, is no regular file, or is larger than `most_bytes`.
-    """
-    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
-        status = os.fstat(opened.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", file)
-        if status.st_size > most_bytes:
-            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes; allowed are {most_bytes:,}", file)
-        return opened.read(most_bytes)
 
 
 def _read_parts(folder: Path) -> tuple[bytes, bytes, bytes]:
@@ -270,7 +255,7 @@ def _parse_card(card_bytes: bytes, folder: Path) -> Card:
         return Card.model_validate_json(card_bytes)
     except ValidationError as error:
         raise CardMismatch(
-            f"the card of the model bundle {_shown(folder)} is not valid: {'; '.join(_list_faults(error))}"
+            f"the card of the model bundle {_shown(folder)} is not valid: {'; '.join(list_faults(error, 'the card'))}"
         ) from None
 
 
@@ -319,13 +304,6 @@ def _read_digest(folder: Path) -> str:
         return load_bundle(folder).digest
     except CardMismatch:
         return ""
-
-
-def _list_faults(error: ValidationError) -> list[str]:
-    return [
-        f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg'].removeprefix('Value error, ')}"
-        for fault in error.errors(include_input=False, include_url=False)
-    ]
 
 
 def _shown(folder: Path) -> str:

@@ -1,10 +1,20 @@
 """The card of a model bundle: the description of a network for workers, queries and readers."""
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_serializer,
+    model_validator,
+)
 
 from nightread.model.finding_code import FindingCode
 from nightread.model.floor import CHANCE_AUC
@@ -113,6 +123,13 @@ class SamePixels(_Part):
     decisions_changed: int
 
 
+def _check_hyperparameter(value: Any) -> Any:
+    """Refuse other kinds in one sentence; of a union, pydantic tells a fault for each member."""
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError("the value is neither text nor a finite number")
+    return value
+
+
 class Training(_Part):
     """Origin of the network: data, split, hyperparameters and packages."""
 
@@ -123,7 +140,7 @@ class Training(_Part):
     scans: dict[str, int]
     patients: dict[str, int]
     seed: int
-    hyperparameters: dict[str, str | int | float]
+    hyperparameters: dict[str, Annotated[str | int | float, BeforeValidator(_check_hyperparameter)]]
     packages: dict[str, str]
 
 

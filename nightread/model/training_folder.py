@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nightread.errors import ExportError
+from nightread.field_faults import list_faults
 from nightread.model.card import Label, Threshold
 from nightread.scan.preprocessing import KNOWN_VERSIONS, SHOWN_VERSIONS, InputSpec, Tensor, complete_input
 
@@ -152,10 +153,8 @@ def read_training_folder(folder: Path) -> TrainingFolder:
             "name the folder that `nightread train --out` wrote, or end the training with --resume"
         ) from None
     except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
         raise ExportError(
-            f"{reading} is not valid: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; "
-            "repeat `nightread train --resume`"
+            f"{reading} is not valid: {'; '.join(list_faults(error, 'it'))}; repeat `nightread train --resume`"
         ) from None
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != record.sha256.get(name):

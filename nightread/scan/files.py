@@ -120,6 +120,8 @@ def open_file(path: str, roots: Sequence[Path]) -> int:
     """
     if "\0" in path:
         raise UnreadableScan(Reason.NOT_A_FILE, "the path contains a null byte; no file has such a name")
+    if not _is_encodable(path):
+        raise UnreadableScan(Reason.NOT_A_FILE, "the path contains a character that no file name can hold")
     descriptor = _open_without_links(path, roots)
     if descriptor is None:
         descriptor = _open_resolved(path, roots)
@@ -127,6 +129,15 @@ def open_file(path: str, roots: Sequence[Path]) -> int:
         os.close(descriptor)
         raise UnreadableScan(Reason.NOT_A_FILE, "not a regular file")
     return descriptor
+
+
+def _is_encodable(path: str) -> bool:
+    """Return whether the file system can spell a path: a lone surrogate that stands for no byte has no spelling."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_size_bytes(size_bytes: int, max_bytes: int, expected_bytes: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import kombu
 import pytest
@@ -61,6 +62,12 @@ def test_folder_that_is_there_and_cannot_be_listed_is_no_night_of_one_failed_sca
         enqueue_run(sqlite_engine, settings_of(redis_url), [folder])
     with reading(sqlite_engine) as connection:
         assert list_runs(connection, 1) == []
+
+
+@pytest.mark.parametrize("paths", [[], "/", Path("/"), ["a\0b"], [Path("\ud800")], ["/nowhere"]])
+def test_paths_that_are_no_list_or_that_no_file_has_are_refused(sqlite_engine, redis_url, paths):
+    with pytest.raises(WrongPaths):
+        enqueue_run(sqlite_engine, settings_of(redis_url), paths)
 
 
 def test_enqueue_run_commits_and_publishes(sqlite_engine, redis_url, tmp_path):

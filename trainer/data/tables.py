@@ -5,12 +5,15 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from nightread.regular_file import read_regular_file
 from trainer.errors import DatasetError
 
 #: Of which the first line holds most; spreadsheets of many countries write semicolons.
 _DELIMITERS = ",;\t"
 #: Tried in this order: UTF-8 text is often valid GB18030 too, but hardly ever the reverse.
 _ENCODINGS = ("utf-8-sig", "gb18030")
+#: Of millions of rows.
+_MOST_BYTES = 2**30
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
@@ -23,7 +26,7 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
         DatasetError: the file is missing, is in neither encoding, is no table, or lacks a column.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path, _MOST_BYTES)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
     try:

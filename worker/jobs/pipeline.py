@@ -34,6 +34,7 @@ from nightread.reasons import Reason
 from nightread.scan.acquisition import Acquisition
 from nightread.scan.files import decode_path
 from nightread.scan.path_map import PathMap
+from nightread.scan.scan import Contradiction
 from worker.decoder.decoder import Decoder, Decoding
 from worker.decoder.thread_pool import Task
 
@@ -227,7 +228,10 @@ class _Pipeline:
             verdict = verdicts.get(content.sha256) if gated else None
             if verdict is not None and (finding := restore_finding(verdict)) is not None:
                 content.acquisition = find_acquisition(content.data)
-                content.end(finding.reason, finding.text)
+                _, contradictions = brightness.get(content.sha256, (None, None))
+                noted = (contradictions or "").split()
+                content.contradictions = frozenset(one for one in Contradiction if one in noted)
+                content.reject(finding)
             elif content.sha256 not in predicted or (gated and verdict is None):  # scored with the gate off: not judged
                 new.append(content)
             else:

@@ -33,10 +33,10 @@ from nightread.model.bundle import (
     list_bundles,
     list_card_faults,
     load_bundle,
-    read_regular_file,
     write_bundle,
 )
 from nightread.model.card import Card
+from nightread.regular_file import read_regular_file
 from nightread.scan.drawn_chest import draw_chest
 from nightread.scan.formats import Format
 from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_and_prepare

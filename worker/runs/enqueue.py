@@ -284,10 +284,12 @@ def describe_owner() -> Owner:
 
 def _resolve_sources(paths: Sequence[Path], roots: Sequence[Path], *, is_list: bool) -> list[Path]:
     """Return the sources of a run resolved; of a list, those that can be: each of its files gets a row in any case."""
+    if not paths or isinstance(paths, str | os.PathLike):  # the characters of a text would be paths, "/" among them
+        raise WrongPaths("paths must be a list of at least one file or folder")
     sources, faults = [], []
     for path in paths:
         try:
-            sources.append(resolve_source(path, roots))
+            sources.append(resolve_source(Path(path), roots))
         except WrongPaths as error:
             if not is_list:
                 raise
@@ -319,7 +321,7 @@ def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
             raise WrongPaths(f"there is no {path}: name a file or folder that exists") from None
         raise WrongPaths(f"{path} cannot be looked into: {error.strerror}; is its share away?") from None
-    except RuntimeError:  # a loop of links, or an unknown user
+    except (RuntimeError, ValueError):  # a loop of links, or an unknown user; a character that no name can hold
         raise WrongPaths(f"there is no {path}: name a file or folder that exists") from None
     return _check_root(path, resolved, roots)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,20 @@ class TestRows:
     def test_a_batch_of_none_is_refused(self, model):
         with pytest.raises(ValueError, match="at least 1"):
             model.predict([], batch_size=0)
+
+    @pytest.mark.parametrize("size", ["8", 1.5])
+    def test_a_batch_size_that_is_no_whole_number_is_refused(self, model, size):
+        with pytest.raises(TypeError, match="batch_size is a"):
+            model.predict([], batch_size=size)
+
+    @pytest.mark.parametrize("scans", ["scan.png", Path("scan.png"), b"\xff\xd8", small_chest(1)])
+    def test_a_single_scan_is_refused_rather_than_its_characters_or_rows(self, model, scans):
+        with pytest.raises(TypeError, match="put it into a list"):
+            model.predict(scans)
+
+    def test_a_path_that_no_file_system_can_spell_is_rejected(self, model):
+        (row,) = model.predict(["\ud800"])
+        assert (row.status, row.reason) == ("rejected", Reason.NOT_A_FILE)
 
 
 class TestArrays:
@@ -141,11 +156,17 @@ class TestOpening:
         [
             ({"model": "adult-model"}, CardMismatch), ({"device": "tpu"}, SettingsError),
             ({"threads": -1}, SettingsError), ({"model": "/nowhere/at/all"}, CardMismatch),
+            ({"model": "a" * 5000}, CardMismatch), ({"model": "a\0b"}, CardMismatch),
         ],
     )  # fmt: skip
     def test_faults_of_model_and_settings_are_errors_of_nightread(self, arguments, error):
         assert issubclass(error, NightreadError)
         with pytest.raises(error):
+            nightread.open_model(**arguments)
+
+    @pytest.mark.parametrize("arguments", [{"model": None}, {"model": b"tiny"}, {"gate": "no"}])
+    def test_arguments_of_another_type_are_refused_by_name(self, arguments):
+        with pytest.raises(TypeError, match=f"^{next(iter(arguments))} is a "):
             nightread.open_model(**arguments)
 
     def test_a_damaged_bundle_is_refused(self, tmp_path):

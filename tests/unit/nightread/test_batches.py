@@ -64,3 +64,14 @@ def test_a_process_opens_a_model_once(contents):
 def test_an_incomplete_batch_is_refused_in_one_sentence(batch, said):
     with pytest.raises(ValueError, match=said):
         score(batch)
+
+
+@pytest.mark.parametrize("content", [3, None, "x.png"])
+def test_a_content_that_is_not_bytes_is_refused(content):
+    with pytest.raises(TypeError, match="a content is a"):
+        score({"id": [1], "bytes": [content]})
+
+
+def test_a_single_batch_is_refused_rather_than_its_columns(contents):
+    with pytest.raises(TypeError, match="put it into a list"):
+        next(nightread.score_batches({"id": [1], "bytes": contents[:1]}, model=UNGATED_MODEL))

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from nightread import settings as settings_module
+from nightread import settings_sources
 from nightread.errors import SettingsError
 from nightread.settings import (
     SECRETS,
@@ -226,7 +227,7 @@ def test_the_home_folder_is_written_as_a_tilde(monkeypatch, tmp_path):
 def test_an_unreadable_env_file_is_an_error(monkeypatch, content, env_file):
     env_file.write_bytes(content or b"NIGHTREAD_BATCH_SIZE=hunter2")
     if content is None:
-        monkeypatch.setattr(Path, "open", lambda *args, **kwargs: _deny())
+        monkeypatch.setattr(settings_sources, "read_regular_file", lambda *_: _deny())
 
     with pytest.raises(SettingsError, match=r"\.env") as caught:
         read_settings()
@@ -431,3 +432,14 @@ def test_a_byte_order_mark_is_passed_over(env_file, name):
     line = "NIGHTREAD_BATCH_SIZE=7" if name == ".env" else "batch_size = 7"
     env_file.with_name(name).write_bytes(f"\ufeff{line}\r\n".encode())
     assert read_settings().batch_size == 7
+
+
+@pytest.mark.parametrize("variable", ["ENV_FILE", "SETTINGS_FILE", "BROKER_URL_FILE"])
+def test_a_file_that_is_a_fifo_is_refused_rather_than_waited_for(variable, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    assert faults(**{variable: str(tmp_path / "fifo")}).endswith("fifo cannot be read: not a regular file")
+
+
+def test_the_null_device_stands_for_a_file_without_settings(monkeypatch):
+    monkeypatch.setenv("NIGHTREAD_ENV_FILE", os.devnull)
+    assert read_settings() == Settings()

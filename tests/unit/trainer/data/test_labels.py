@@ -99,3 +99,9 @@ def test_a_path_is_found_as_the_database_writes_it(tmp_path, name):
 def test_wrong_labels_are_refused_with_their_place(write, content, message):
     with pytest.raises(DatasetError, match=message):
         list_own(write(content))
+
+
+def test_a_fifo_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(DatasetError, match=r"labels\.csv cannot be read: not a regular file"):
+        read_labels(tmp_path / "labels.csv")
