@@ -39,8 +39,8 @@ class Picture:
     Attributes:
         levels: (H, W) uint16; 0 and 65,535 are gray levels one range below black and one range above white, so that 16
             bits of a scan are not flattened to 8 before the window is chosen.
-        width_px: width of the scan as stored.
-        height_px: height of the scan as stored.
+        width_px: width of the upright scan at full size.
+        height_px: height of the upright scan at full size.
     """
 
     levels: npt.NDArray[np.uint16]

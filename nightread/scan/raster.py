@@ -126,6 +126,8 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
     except DECODER_ERRORS:
         raise UnreadableScan(Reason.DAMAGED, f"the {kind.name} data is damaged or cut short") from None
     rule = BrightnessRule.FULL_RANGE if pixels.dtype == np.uint8 else BrightnessRule.BITS_IN_USE
+    # Turned by 90 degrees, it has other sides than stored.
+    height_px, width_px = pixels.shape if scale == 1 else (height_px, width_px)
     return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors, rule=rule)
 
 
@@ -144,8 +146,9 @@ def _read_deep_png(data: bytes, turn: Image.Transpose | None, *, with_colors: bo
     gray = np.rint(to_luma(pixels)).astype(np.uint16) if is_color else pixels[..., 0]
     colors = sample_colors(pixels, 16) if is_color and with_colors else None
     upright = gray if turn is None else np.asarray(Image.fromarray(gray).transpose(turn))
-    size, rule = (pixels.shape[1], pixels.shape[0]), BrightnessRule.BITS_IN_USE
-    return Scan(upright, 0.0, find_white(gray), Format.PNG, *size, colors=colors, rule=rule)
+    height_px, width_px = upright.shape
+    rule = BrightnessRule.BITS_IN_USE
+    return Scan(upright, 0.0, find_white(gray), Format.PNG, width_px, height_px, colors=colors, rule=rule)
 
 
 def _check_bmp(data: bytes) -> None:

@@ -68,13 +68,13 @@ class Scan:
         black: pixel value of black.
         white: pixel value of white; lower than `black` if the gray levels are inverted.
         format: file format; None of an array.
-        width_px: width as stored.
-        height_px: height as stored.
+        width_px: width of the upright scan at full size.
+        height_px: height of the upright scan at full size.
         acquisition: of a DICOM instance, else None.
         rule: how black and white were determined; None of an array.
         contradictions: of the attributes of a DICOM instance.
         scale: 1, or 2, 4 or 8 after scaled decoding: each pixel covers `scale` x `scale` stored pixels, the last of a
-            row or column fewer if `scale` does not divide the stored size.
+            row or column fewer if `scale` does not divide the full size.
         colors: a sample of the colors, if requested; None if the file stores gray.
     """
 

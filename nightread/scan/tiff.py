@@ -246,7 +246,8 @@ def _decode(page: Any, *, with_colors: bool) -> Scan:
         black, white = white, black
     tag = page.tags.get("Orientation")
     upright = _turn(gray, int(tag.value) if tag is not None else 1)
-    return Scan(upright, black, white, Format.TIFF, page.imagewidth, page.imagelength, colors=colors, rule=rule)
+    height_px, width_px = upright.shape
+    return Scan(upright, black, white, Format.TIFF, width_px, height_px, colors=colors, rule=rule)
 
 
 def _find_range(gray: Pixels, bits: int) -> tuple[Pixels, float, float, BrightnessRule]:

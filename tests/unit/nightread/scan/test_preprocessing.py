@@ -1,6 +1,8 @@
 import os
+import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +45,34 @@ def test_shape_and_type():
     assert prepared.flags.c_contiguous
     assert (prepared[..., 0] == prepared[..., 1]).all()
     assert (prepared[..., 0] == prepared[..., 2]).all()
+
+
+@pytest.mark.parametrize("version", ["1", "2", "3"])
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "PNG", "PNG of 16 bits", "PNG of 16 bits and alpha", "TIFF", "TIFF of 16 bits"]
+)
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_scan_that_is_turned_upright_is_prepared_as_one_that_was_stored_so(orientation, kind, version):
+    chest = np.kron(factories.small_chest(), np.ones((3, 4), np.uint8))
+    turned = np.ascontiguousarray(np.rot90(chest, {3: 2, 6: 1, 8: -1}[orientation]))
+    deep = turned.astype(np.uint16) * 257
+    exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHLHxx", 274, 3, 1, orientation) + bytes(4)
+    if kind.startswith("TIFF"):
+        data = factories.encode_tiff(deep if "16" in kind else turned, **{"274": orientation})
+    elif kind == "JPEG":
+        data = factories.encode_jpeg(turned, quality=100, exif=b"Exif\0\0" + exif)
+    else:
+        plain = {
+            "PNG": factories.encode_image(turned), "PNG of 16 bits": factories.encode_png16(deep),
+            "PNG of 16 bits and alpha": imagecodecs.png_encode(np.stack([deep, deep], axis=2)),
+        }[kind]  # fmt: skip
+        data = plain[:33] + factories.encode_png_chunk(b"eXIf", exif) + plain[33:]
+    spec = make_spec(32, preprocessing_version=version)
+
+    prepared, scan = read_and_prepare(data, spec, max_pixels=MAX_PIXELS)
+
+    np.testing.assert_allclose(prepared, prepared_file(factories.encode_image(chest), spec), atol=0.01)
+    assert (scan.height_px, scan.width_px) == chest.shape
 
 
 def test_black_and_white_are_the_ends_of_the_value_range():
