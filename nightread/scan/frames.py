@@ -68,8 +68,11 @@ _TILE_START: Final = b"\xff\x90"
 #: Bytes in which the coding style is looked for: a header of tiny segments may be as long as the file.
 _JPEG_2000_HEAD: Final = 2**20
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
-_IN_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # without "+", which takes 30 times as long
 _LAST_COEFFICIENT: Final = 63
+_RESTART_INTERVAL: Final = 0xDD
+_BLOCK_PX: Final = 8
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _END_OF_IMAGE: Final = b"\xff\xd9"
 #: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
 _TAIL: Final = 2**16
@@ -201,6 +204,7 @@ def close_jpeg(data: bytes, header: FrameHeader) -> bytes:
         UnreadableScan: part of the picture is missing.
     """
     _check_progressive(data, header)
+    _check_restarts(data, header)
     if header.is_progressive or _find_end(data) < 0:
         return _check_whole(data, header)
     return data
@@ -283,6 +287,49 @@ def _check_progressive(data: bytes, header: FrameHeader) -> None:
         raise UnreadableScan(
             Reason.DAMAGED, "the JPEG data is cut short: some scans of the progressive picture are missing"
         )
+
+
+def _check_restarts(data: bytes, header: FrameHeader) -> None:
+    """Refuse a JPEG that lacks restart markers: decoders silently fill the gap, and show all that follows it.
+
+    Args:
+        data: content of the JPEG.
+        header: its header.
+
+    Raises:
+        UnreadableScan: a scan has fewer markers than its restart interval demands.
+    """
+    try:
+        is_whole = header.codec is not Codec.JPEG or all(
+            found >= wanted for found, wanted in _count_restarts(data, header)
+        )
+    except (struct.error, IndexError, KeyError, ValueError, ZeroDivisionError):
+        return  # a damaged header, which decoders refuse
+    if not is_whole:
+        raise UnreadableScan(Reason.DAMAGED, "the JPEG data is damaged: part of the picture is missing")
+
+
+def _count_restarts(data: bytes, header: FrameHeader) -> Iterator[tuple[int, int]]:
+    """Yield the restart markers of each scan of a JPEG, as found and as wanted (ISO/IEC 10918-1, A.2 and B.2.4.4)."""
+    interval = 0
+    factors: dict[int, tuple[int, int]] = {}  # of sampling, by component: horizontal and vertical
+    for marker, place in _find_segments(data):
+        if marker in _SOF_CODECS:
+            components = range(place + 10, place + 10 + 3 * header.components, 3)
+            factors = {data[at]: divmod(data[at + 1], 16) for at in components}
+        elif marker == _RESTART_INTERVAL:
+            (interval,) = struct.unpack_from(">H", data, place + 4)
+        elif marker == 0xD9 or (marker == 0xDA and not interval):
+            return
+        elif marker == 0xDA:
+            count, component = data[place + 4 : place + 6]
+            units = 1
+            for axis, side_px in enumerate((header.width_px, header.height_px)):
+                own = factors[component][axis] if count == 1 else 1  # several components share a unit
+                units *= -(-side_px * own // (_BLOCK_PX * max(pair[axis] for pair in factors.values())))
+            end = _IN_SCAN.search(data, place + 2)
+            found = _RESTART.findall(data, place, len(data) if end is None else end.start())
+            yield len(found), -(-units // interval) - 1
 
 
 def _read_jpeg_2000(data: bytes) -> FrameHeader:

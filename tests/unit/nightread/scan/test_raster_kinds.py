@@ -205,6 +205,34 @@ class TestJpeg:
         assert refuse(data[: len(data) * percent // 100] + b"\xff\xd9")[0] is Reason.DAMAGED
 
 
+class TestRestartMarkers:
+    LARGE = np.kron(CHEST, np.ones((4, 4), np.uint8))
+
+    @pytest.mark.parametrize("options", [
+        {"restart_marker_rows": 1}, {"restart_marker_blocks": 7}, {"restart_marker_rows": 1, "progressive": True},
+        {"restart_marker_blocks": 3, "subsampling": 2}, {"restart_marker_rows": 2, "subsampling": 1},
+        {"restart_marker_blocks": 10_000},
+    ])  # fmt: skip
+    def test_a_whole_jpeg_with_them_is_read(self, options):
+        pixels = np.repeat(self.LARGE[:-3, :-5, None], 3, axis=2) if "subsampling" in options else self.LARGE
+        data = factories.encode_jpeg(pixels, **options)
+        assert read(data).pixels.shape == pixels.shape[:2]
+        assert read(data + data).pixels.shape == pixels.shape[:2]
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}])
+    @pytest.mark.parametrize("fill", [b"", b"\0", b"\xaa"])
+    def test_a_gap_between_them_is_damage(self, options, fill):
+        data = factories.encode_jpeg(self.LARGE, restart_marker_rows=1, **options)
+        first, last = (data.index(bytes((0xFF, 0xD0 + number)), len(data) // 3) for number in (2, 4))
+        first, last = sorted((first, last))
+        assert refuse(data[:first] + fill * (last - first) + data[last:])[0] is Reason.DAMAGED
+
+    def test_wrong_numbers_do_no_harm(self):
+        data = factories.encode_jpeg(self.LARGE, restart_marker_rows=1)
+        place = data.index(b"\xff\xd3")
+        assert read(data[:place] + b"\xff\xd6" + data[place + 2 :]).pixels.shape == self.LARGE.shape
+
+
 @pytest.mark.parametrize("name", ["JPEG XL", "JPEG XR"])
 def test_the_command_that_a_refusal_names_converts_the_format(name, tmp_path, monkeypatch):
     encode = imagecodecs.jpegxl_encode if name == "JPEG XL" else imagecodecs.jpegxr_encode
