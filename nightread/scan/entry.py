@@ -40,8 +40,11 @@ class FoundScan:
 
 # Suffixes that claim "this is a scan": such a file gets a row with a reason, whatever it contains.
 _SCAN_SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
-)
+    {
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".jls", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom", ".dic",
+        ".ima",
+    }
+)  # fmt: skip
 
 
 def claims_scan(path: str) -> bool:

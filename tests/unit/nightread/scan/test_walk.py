@@ -47,8 +47,11 @@ def test_a_name_that_claims_a_scan_gets_a_row_whatever_it_holds(night):
     (night / "a.jpg").write_text("text")
     (night / "b.DCM").write_bytes(b"")
     (night / "c.png").write_bytes(b"PK\x03\x04")
+    for name in ("d.bmp", "e.webp", "f.jls"):
+        (night / name).write_bytes(b"")
 
-    assert names(find(night)[0], night) == [("a.jpg", None), ("b.DCM", None), ("c.png", None)]
+    found = ["a.jpg", "b.DCM", "c.png", "d.bmp", "e.webp", "f.jls"]
+    assert names(find(night)[0], night) == [(name, None) for name in found]
 
 
 def test_other_images_and_archives_get_a_row(night):
