@@ -13,7 +13,7 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from nightread.errors import DatabaseUnavailable
 
@@ -87,15 +87,19 @@ def make_postgresql_engine(url: URL) -> Engine:
     given = {name: value for name, value in _CONNECTION.items() if name not in url.query}
     limits = _LIMITS | _read_options(_join(url.query.get("options", "")))
     plain = url.difference_update_query(["options", "prepare_threshold"]).set(drivername="postgresql+psycopg")
-    engine = sqlalchemy.create_engine(
-        plain,
-        hide_parameters=True,  # they hold paths
-        # Pre-ping, so that a pooled connection from before a server restart does not fail a job.
-        pool_pre_ping=True,
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_SIZE,  # a command with more threads than connections must not wait for itself
-        connect_args={"prepare_threshold": _read_threshold(url), **given},
-    )
+    arguments = {"prepare_threshold": _read_threshold(url), **given}
+    try:
+        engine = sqlalchemy.create_engine(
+            plain,
+            hide_parameters=True,  # they hold paths
+            # Pre-ping, so that a pooled connection from before a server restart does not fail a job.
+            pool_pre_ping=True,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,  # a command with more threads than connections must not wait for itself
+            connect_args=arguments,
+        )
+    except ArgumentError as error:  # of hosts and ports
+        raise _refuse(f"has parameters that cannot be read: {error}") from None
     event.listen(engine, "begin", _Limits(limits))
     event.listen(engine, "handle_error", _give_up_read_only)
     return engine
@@ -112,6 +116,9 @@ def _check_parameters(url: URL) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "allowed are those of libpq, and prepare_threshold"
             raise _refuse(f"has the unknown parameter {name[:40]!r}; {hint}")
+    timeout = _join(url.query.get("connect_timeout", "0"))
+    if not timeout.isdecimal():  # psycopg's own error is one of a wrong statement
+        raise _refuse(f"has connect_timeout={timeout[:40]!r}; allowed are whole seconds")
 
 
 def _read_options(options: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ settings_sources: where they come from: variables `NIGHTREAD_*` and the user's f
 settings_faults: wrong settings in words.
 field_faults: faults of any pydantic model in words.
 regular_file: reading of a file that a person names.
+settings_addresses: URLs of database and broker, checked.
 errors: every error that is raised on purpose.
 reasons: closed list of the reasons why a scan has no scores.
 logs: log lines as text or JSON.

@@ -7,13 +7,11 @@
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, Self
-from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import platformdirs
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -25,6 +23,7 @@ from nightread.page_settings import PageSettings
 from nightread.scan.acquisition import MODALITIES, RADIOGRAPHS, Accepted
 from nightread.scan.object_address import is_address, split_roots
 from nightread.scan.path_map import PathMap
+from nightread.settings_addresses import check_broker_url, check_database_url
 from nightread.settings_faults import explain_faults
 from nightread.settings_sources import (
     ENV_FILE_VARIABLE,
@@ -47,13 +46,6 @@ _warned: set[str] = set()
 
 #: Accession numbers are short: a weak key could be found by trying them all.
 _SHORTEST_KEY: Final = 16
-#: Parameters of a broker's URL; kombu fails on any other one.
-_BROKER_PARAMETERS: Final = (
-    "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password",
-    "ssl_check_hostname", "virtual_host",
-)  # fmt: skip
-_CERT_REQS: Final = ("required", "optional", "none", "CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
 
 #: The default: no broker that other processes reach.
 IN_PROCESS_BROKER = "memory://localhost//"
@@ -207,30 +199,13 @@ class Settings(PageSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, url: SecretStr) -> SecretStr:
-        scheme = _read_scheme(url)
-        if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
-            msg = f"the scheme is {scheme or 'missing'}; allowed are sqlite:///FILE and postgresql://USER@HOST/DATABASE"
-            raise ValueError(msg)
-        if not scheme.startswith("sqlite"):
-            _check_address(url, several=True)
+        check_database_url(url.get_secret_value())
         return url
 
     @field_validator("broker_url")
     @classmethod
     def _check_broker_url(cls, url: SecretStr) -> SecretStr:
-        scheme = _read_scheme(url)
-        if scheme not in {"redis", "rediss", "redis+socket", "sentinel", "memory"}:
-            msg = (
-                f"the scheme is {scheme or 'missing'}; allowed are redis://HOST:PORT/0, rediss:// (TLS), "
-                "redis+socket:///FILE, sentinel://HOST:PORT,HOST:PORT/0?master_name=NAME, memory://"
-            )
-            raise ValueError(msg)
-        if scheme in {"redis", "rediss"}:
-            address = _check_address(url)
-            if address.path[1:] and not address.path[1:].isdecimal():
-                raise ValueError("the part after the host must be the number of a database; write /0")
-        if scheme != "sentinel":  # whose parameters are read with its hosts
-            _check_broker_parameters(url.get_secret_value())
+        check_broker_url(url.get_secret_value())
         return url
 
     @model_validator(mode="after")
@@ -260,50 +235,11 @@ class Settings(PageSettings):
 SECRETS: Final = tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
 
 
-def _read_scheme(url: SecretStr) -> str:
-    """Return the part before "://", or "" if it is no scheme: it may be a password."""
-    match = _SCHEME.match(url.get_secret_value())
-    return match[1] if match else ""
-
-
-def _check_address(url: SecretStr, *, several: bool = False) -> SplitResult:
-    """Return the parts of a URL; refuse one whose password cuts it into other parts, without showing any.
-
-    Args:
-        url: address of a service.
-        several: whether it may name several hosts, `HOST:PORT,HOST:PORT`.
-    """
-    parts = urlsplit(url.get_secret_value())
-    host = parts.netloc.rpartition("@")[2]
-    hosts = host.split(",") if several else [host]
-    ports = [one.rpartition("]")[2].partition(":")[2] for one in hosts]  # [::1]:6379 is an IPv6 address with a port
-    is_cut = "@" in parts.path or parts.netloc.count("@") > 1 or bool(parts.fragment)
-    if is_cut or not all(port.isdecimal() or not port for port in ports):
-        raise ValueError(
-            "the address cannot be read: a port is no number, or the password holds a special character; write it "
-            "percent-encoded: @ as %40, # as %23, / as %2F, : as %3A, ? as %3F"
-        )
-    return parts
-
-
 def _expand_home(folder: Path) -> Path:
     try:
         return folder.expanduser()
     except RuntimeError:
         raise ValueError("the home folder of that user is unknown; write the full path") from None
-
-
-def _check_broker_parameters(url: str) -> None:
-    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-        if name not in _BROKER_PARAMETERS:
-            raise ValueError(f"the URL has the unknown parameter {name[:40]!r}; {_suggest(name, _BROKER_PARAMETERS)}")
-        if name == "ssl_cert_reqs" and value not in _CERT_REQS:
-            raise ValueError(f"the URL has ssl_cert_reqs={value[:40]!r}; allowed are {', '.join(_CERT_REQS[:3])}")
-
-
-def _suggest(name: str, known: tuple[str, ...]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"allowed are {', '.join(known)}"
 
 
 def read_settings(**overrides: object) -> Settings:

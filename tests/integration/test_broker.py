@@ -74,6 +74,19 @@ class TestMistakes:
     def test_a_database_that_does_not_exist(self, redis_server):
         assert "no database of that number; write /0" in refuse(f"redis://127.0.0.1:{redis_server.port}/99")
 
+    def test_a_number_that_no_database_can_have(self, redis_server):
+        assert "no database of that number" in refuse(f"redis://127.0.0.1:{redis_server.port}/{'9' * 20}")
+
+    def test_a_redis_that_is_named_as_sentinel(self, redis_server):
+        assert "it is no Sentinel" in refuse(f"sentinel://127.0.0.1:{redis_server.port}/0?master_name=m")
+
+    def test_a_socket_that_is_not_there(self, tmp_path):
+        assert "its socket cannot be opened" in refuse(f"redis+socket://{tmp_path}/redis.sock")
+
+    def test_certificates_that_are_not_there(self, redis_server, tmp_path):
+        url = f"rediss://127.0.0.1:{redis_server.port}/0?ssl_ca_certs={tmp_path}/ca.pem"
+        assert "a file of its TLS parameters cannot be opened" in refuse(url)
+
     def test_an_unknown_host(self):
         assert "its host name is unknown" in refuse("redis://redis.invalid:6379/0")
 
@@ -106,7 +119,7 @@ class TestMistakes:
 
     def test_a_primary_that_no_sentinel_knows(self, redis_server, tmp_path):
         with run_sentinel(tmp_path, redis_server) as url:
-            assert "no Sentinel knows" in refuse(url.replace("master_name=night", "master_name=other"))
+            assert "no Sentinel that answers knows" in refuse(url.replace("master_name=night", "master_name=other"))
 
 
 def test_messages_go_to_the_promoted_replica(tmp_path):

@@ -28,6 +28,8 @@ _REPLIES: Final = {
     ),
     "without any password configured": ("has no password", "leave it out, or set one with requirepass or users.acl"),
     "DB index is out of range": ("has no database of that number", "write /0 at the end"),
+    "not an integer or out of range": ("has no database of that number", "write /0 at the end"),
+    "unknown command": ("does not know a command: it is no Sentinel, or too old", "correct the port; Redis needs 6.2"),
     "read only replica": (
         "is a replica, which only reads", "name the primary, or Sentinels with sentinel://; a failover ends by itself"
     ),
@@ -123,13 +125,18 @@ def _find_fault(error: BaseException, address: str) -> tuple[str, str]:
     for cause in causes:
         match cause:
             case MasterNotFoundError():
-                return "does not answer: no Sentinel knows a primary of that name", "correct master_name, or start it"
+                return "does not answer: no Sentinel that answers knows a primary of that name", (
+                    "start it, or correct the hosts or master_name"
+                )
             case ssl.SSLError() | exceptions.TimeoutError() | TimeoutError() if _is_handshake(causes):
                 return "does not speak TLS", "write redis:// or name its TLS port"
             case socket.gaierror():
                 return "does not answer: its host name is unknown", "correct the name"
             case ConnectionRefusedError():
                 return "does not answer: nothing listens there", "start it, or correct host and port"
+            case FileNotFoundError() | PermissionError() as fault:
+                file = "its socket" if address.startswith("redis+socket:") else "a file of its TLS parameters"
+                return f"cannot be reached: {file} cannot be opened ({fault.strerror})", "correct the path"
             case exceptions.InvalidResponse():
                 return "is not Redis", "correct the port"
             case exceptions.TimeoutError() | TimeoutError():
@@ -139,7 +146,8 @@ def _find_fault(error: BaseException, address: str) -> tuple[str, str]:
     ):  # a server of another protocol, or one that expects a TLS handshake
         tls = "" if address.startswith("rediss:") else ", or write rediss:// for a port that speaks TLS only"
         return "closes the connection: it may be another service than Redis", f"correct the port{tls}"
-    return f"does not answer: {type(causes[-1]).__name__}", "start it, or correct the address"
+    last = [cause for cause in causes if not isinstance(cause, LookupError)][-1]  # redis-py's pool was empty
+    return f"does not answer: {type(last).__name__}", "start it, or correct the address"
 
 
 def _is_handshake(causes: list[BaseException]) -> bool:

@@ -3,7 +3,9 @@
 import pytest
 from sqlalchemy.engine import make_url
 
+from db.engine import make_engine
 from db.postgresql import split_hosts
+from nightread.errors import DatabaseUnavailable
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,12 @@ from db.postgresql import split_hosts
 def test_several_hosts_become_parameters_and_one_host_stays(url, expected):
     assert split_hosts(url) == expected
     make_url(split_hosts(url))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [("port=x", "'x'"), ("host=/run&host=/tmp&port=1", "host=h1"), ("connect_timeout=soon", "connect_timeout='soon'")],
+)
+def test_parameters_that_cannot_be_read_are_named(parameters, said):
+    with pytest.raises(DatabaseUnavailable, match=said):
+        make_engine(f"postgresql://u@/n?{parameters}")

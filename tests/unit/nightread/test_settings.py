@@ -176,6 +176,11 @@ def test_no_representation_shows_a_password(monkeypatch):
 def test_a_wrong_scheme_is_named_with_those_allowed():
     assert "the scheme is mysql; allowed are sqlite:///FILE" in faults(DATABASE_URL="mysql://host/db")
     assert "the scheme is amqp; allowed are redis://" in faults(BROKER_URL="amqp://host")
+    assert "the value is in quotes" in faults(DATABASE_URL="'sqlite:////tmp/x.db'")
+
+
+def test_parameters_of_an_sqlite_file_are_refused_not_ignored():
+    assert "SQLite takes none" in faults(DATABASE_URL="sqlite:////tmp/x.db?mode=ro")
 
 
 @pytest.mark.parametrize("command", ["enqueue", "sweep"])

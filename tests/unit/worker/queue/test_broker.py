@@ -51,6 +51,8 @@ def test_an_incomplete_address_of_sentinels_is_refused(url, said):
         "redis://:can#ary@h:1/0",
         "redis://:can/ary@h:1/0",
         "redis://:1/canary@h:1/0",
+        "redis://:[canary]@h/0",
+        "redis://:can\u2100ary@h/0",
         "redis://h:canary/0",
         "redis://h:1/canary",
     ],
@@ -61,7 +63,27 @@ def test_a_url_whose_password_cuts_it_is_refused_without_showing_it(url):
     assert "ary" not in str(raised.value)
 
 
-@pytest.mark.parametrize("password", ["can@ary", "can/ary", "can#ary"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://h:65536/0", "a port is no number up to 65535"),
+        ("redis://a..b/0", "a host is no name"),
+        ("redis://a,b:1/0", "several hosts"),
+        ("redis://h/\uff10", "number of a database"),
+        ("redis+socket://", "names no socket"),
+        ("redis+socket:///s?virtual_host=x", "number of a database"),
+        ("sentinel://a:1,b:65536/0?master_name=m", "a port is no number"),
+        ("sentinel://a:1;sentinel://b:x/0?master_name=m", "a port is no number"),
+        ("sentinel://a:1/x?master_name=m", "number of a database"),
+        ('"redis://h/0"', "in quotes"),
+    ],
+)
+def test_address_that_cannot_be_connected_to_is_refused_before_it_is_tried(url, said):
+    with pytest.raises(SettingsError, match=f"NIGHTREAD_BROKER_URL: .*{said}"):
+        read_settings(broker_url=url)
+
+
+@pytest.mark.parametrize("password", ["can@ary", "can/ary", "can#ary", "[canary]"])
 def test_so_is_one_of_the_database(password):
     with pytest.raises(SettingsError, match="%40") as raised:
         read_settings(database_url=f"postgresql://u:{password}@h/n")
