@@ -92,6 +92,18 @@ def test_nights_are_started_when_they_are_due_and_once(engine, settings, clock, 
     assert nights(engine) == {"2026-11-27": "started", "2026-11-28": "started"}
 
 
+def test_schedule_that_is_added_again_over_another_folder_gets_a_run_of_its_own(engine, settings, clock, tmp_path):
+    for ward in ("a", "b"):
+        write_scans(tmp_path / ward / "2026-11-27", 1)
+    for ward in ("a", "b", "b"):
+        add(engine, tmp_path / ward)
+        clock("2026-11-28T01:00:05")
+        assert start_due_nights(engine, settings) == 1
+        assert nights(engine) == {"2026-11-27": "started"}
+        assert write(engine, lambda connection: remove_schedule(connection, "ward-a"))
+    assert {run.key for run in runs(engine)} == {"ward-a/2026-11-27", "ward-a/2026-11-27/20261127T120000Z"}
+
+
 def test_of_many_that_look_at_once_one_starts_a_night(engine, settings, clock, tmp_path):
     write_scans(tmp_path / "2026-11-27", 2)
     add(engine, tmp_path)

@@ -38,7 +38,7 @@ from db.schedules import (
 from db.types import NightStatus, Priority
 from nightread.errors import DatabaseError, DatabaseUnavailable, NightreadError
 from nightread.settings import Settings
-from worker.errors import BrokerUnavailable, NothingNew, NothingToScore
+from worker.errors import BrokerUnavailable, NothingNew, NothingToScore, WrongKey
 from worker.runs.enqueue import enqueue_run
 from worker.runs.guards import Guards
 from worker.runs.request import Request
@@ -263,7 +263,12 @@ def _enqueue(
         if schedule.options.get("fetch"):
             run_id = (fetch or _refuse_to_fetch)(engine, chosen, schedule, request)
         else:
-            run_id = enqueue_run(engine, chosen, find_folders(schedule, night), request=request).run_id
+            folders = find_folders(schedule, night)
+            try:
+                run_id = enqueue_run(engine, chosen, folders, request=request).run_id
+            except WrongKey:  # of a schedule of this name, of other folders, that was removed
+                request = replace(request, key=f"{request.key}/{schedule.created_at:%Y%m%dT%H%M%SZ}")
+                run_id = enqueue_run(engine, chosen, folders, request=request).run_id
     except NothingNew as nothing:
         return {"status": NightStatus.STARTED, "message": str(nothing)}
     except NothingToScore as nothing:
