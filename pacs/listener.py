@@ -171,6 +171,7 @@ class Listener:
         if cut is not None:  # the connection ended within an instance
             cut.close()
             Path(cut.name).unlink(missing_ok=True)
+        self._spool.clean_incoming()  # where pynetdicom failed, nobody knows of its file any more
 
     def _refuse_when_full(self, event: evt.Event) -> None:
         if self._spool.is_full:

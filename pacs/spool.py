@@ -4,16 +4,18 @@ A file appears under its name only once it is whole and on disk: it is written u
 renamed. The date is that of the study, so that an instance that is sent again meets its file, even after midnight.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import pydicom
 
@@ -22,12 +24,16 @@ from nightread.failpoints import Point, failpoint
 
 _UID: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
 _LONGEST_UID: Final = 64
+#: Seconds; a connection that is silent for a tenth of it is ended.
+_STALE_S: Final = 600
 _DATE: Final = re.compile(r"[0-9]{8}")
 UNDATED: Final = "undated"
 _INCOMING: Final = ".incoming"
 LOCK: Final = ".lock"
 _TAGS: Final = ("SOPInstanceUID", "StudyInstanceUID", "StudyDate")
 _CHUNK_BYTES: Final = 2**20
+#: Of attributes and items before the pixels; pydicom reads each one by one, and a radiograph has some hundred.
+_MOST_READS: Final = 20_000
 
 
 class WrongInstance(Exception):
@@ -145,6 +151,14 @@ class Spool:
         date = study_date if _DATE.fullmatch(study_date) else UNDATED
         return is_uid(study) and is_uid(instance) and (self.folder / date / study / f"{instance}.dcm").exists()
 
+    def clean_incoming(self) -> None:
+        """Delete what an association that broke off left behind: nothing was written to it for a long time."""
+        latest = time.time() - _STALE_S
+        for left in self.incoming.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # its own association has ended it meanwhile
+                if left.stat().st_mtime < latest:
+                    left.unlink()
+
     def remove(self, name: str) -> None:
         """Delete an instance, and its folders once they are empty."""
         file = self.folder / name
@@ -179,14 +193,31 @@ def read_place(file: Path) -> tuple[str, str, str]:
         WrongInstance: an identifier is missing or no UID, or the file cannot be parsed.
     """
     try:
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+        with file.open("rb") as opened:
+            dataset = pydicom.dcmread(_CountedFile(opened), stop_before_pixels=True, specific_tags=list(_TAGS))
         values = [str(dataset.get(keyword, "")) for keyword in _TAGS]
+    except WrongInstance:
+        raise
     except Exception as error:  # noqa: BLE001  # any bytes may come, and pydicom raises whatever they lead to
         raise WrongInstance(f"its attributes cannot be parsed ({type(error).__name__})") from None
     instance, study, date = values
     if not is_uid(instance) or not is_uid(study):
         raise WrongInstance("its SOP or Study Instance UID is missing or no UID")
     return (date if _DATE.fullmatch(date) else UNDATED), study, instance
+
+
+class _CountedFile:
+    """A file that can be read a limited number of times: a million empty items would keep a receiver for minutes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, _MOST_READS
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise WrongInstance("it has too many attributes before its pixels")
+        return self._file.read(size)
 
 
 def is_uid(text: str) -> bool:

@@ -17,6 +17,8 @@ from web.app import make_app
 
 #: Seconds in which the head of a request must have arrived.
 HEAD_S = 10.0
+#: Seconds for which a reader may take nothing of an answer; the kernel counts them.
+TAKE_S = 30.0
 #: Largest head of a request, in bytes.
 HEAD_BYTES: Final = 16_384
 #: Connections at once; beyond them requests are answered with 503.
@@ -93,6 +95,20 @@ def serve(
         config.load()
     except OSError as error:
         raise SettingsError(f"the certificate {certificate} or its key cannot be used: {error.strerror}") from None
+    listening = listen(host, port)
+    name = f"[{host}]" if ":" in host else host
+    scheme = "https" if certificate else "http"
+    on_start(f"{scheme}://{name}:{listening.getsockname()[1]}{app.state.access.prefix}/")
+    with listening, contextlib.suppress(KeyboardInterrupt):  # raised again once the page has ended in order
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket whose connections end when their readers take nothing: sleeping ones must not fill the page.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
@@ -100,8 +116,6 @@ def serve(
         raise SettingsError(
             f"the page cannot listen on {host}:{port}: {error.strerror}; name another --listen HOST:PORT"
         ) from None
-    name = f"[{host}]" if ":" in host else host
-    scheme = "https" if certificate else "http"
-    on_start(f"{scheme}://{name}:{listening.getsockname()[1]}{app.state.access.prefix}/")
-    with listening, contextlib.suppress(KeyboardInterrupt):  # raised again once the page has ended in order
-        uvicorn.Server(config).run(sockets=[listening])
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_S * 1_000))
+    return listening

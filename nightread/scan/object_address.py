@@ -13,10 +13,10 @@ SCHEMES: Final = ("s3", "gs", "az")
 _FOREIGN: Final = frozenset(
     {"abfs", "abfss", "azure", "file", "ftp", "gcs", "hdfs", "http", "https", "s3a", "s3n", "wasb", "wasbs"}
 )
-_START: Final = re.compile(r"([a-z][a-z0-9+.-]*):/")
+_START: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,221}")
 #: A colon that separates roots, and not the scheme of an address from its bucket.
-_ROOT: Final = re.compile(rf"(?:(?:{'|'.join((*SCHEMES, *_FOREIGN))}):/)?[^:]+")
+_ROOT: Final = re.compile(rf"(?:(?:{'|'.join((*SCHEMES, *_FOREIGN))}):/)?[^:]+", re.IGNORECASE)
 
 
 class ObjectAddress(NamedTuple):
@@ -59,10 +59,10 @@ def read_address(path: str | os.PathLike[str]) -> ObjectAddress | None:
     """
     text = os.fspath(path)
     found = _START.match(text)
-    if found is None or found[1] not in {*SCHEMES, *_FOREIGN}:
+    if found is None or found[1].lower() not in {*SCHEMES, *_FOREIGN}:
         return None
     scheme = found[1]
-    if scheme in _FOREIGN:
+    if scheme not in SCHEMES:  # `S3://` would be another path of the same object
         raise ValueError(
             f"addresses that begin with {scheme}: are not read; write a path, or s3://BUCKET/PREFIX, gs:// or az://, "
             "and leave credentials to the environment"

@@ -21,13 +21,14 @@ HEAD = b"GET /login HTTP/1.1\r\nHost: localhost\r\n"
 
 @pytest.fixture
 def port(sqlite_url, monkeypatch):
-    """A served page that waits a quarter of a second for the head of a request."""
+    """A served page that waits a quarter of a second for the head of a request, and for a reader."""
     monkeypatch.setattr(server, "HEAD_S", 0.25)
+    monkeypatch.setattr(server, "TAKE_S", 0.25)
     config = uvicorn.Config(
         make_app(Settings(database_url=sqlite_url)), port=0, http=server.TimedProtocol, log_config=None, ws="none",
         h11_max_incomplete_event_size=server.HEAD_BYTES,
     )  # fmt: skip
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with server.listen("127.0.0.1", 0) as listening:
         served = uvicorn.Server(config)
         thread = threading.Thread(target=served.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -69,6 +70,21 @@ def test_a_request_with_a_head_that_is_too_large_is_refused(port):
     with connect(port) as connection:
         connection.sendall(HEAD + b"X-Large: " + b"x" * server.HEAD_BYTES)
         assert read_all(connection).startswith(b"HTTP/1.1 400")
+
+
+def test_a_reader_that_takes_nothing_is_ended(port):
+    asked = b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def ask_for_ever(connection):
+        while True:  # a page that waited for the reader would take no further request, and this would time out
+            connection.sendall(asked)
+
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", port))
+        with pytest.raises(ConnectionError):
+            ask_for_ever(connection)
 
 
 def test_program_serves_tls_and_stops_at_a_signal(tmp_path):

@@ -313,7 +313,9 @@ def resolve_source(path: Path, roots: Sequence[Path]) -> Path:
     if address is not None:
         return _check_root(path, path, roots)
     try:
-        resolved = path.expanduser().resolve(strict=True)
+        expanded = path.expanduser()
+        _check_root(path, expanded.resolve(), roots)  # first: whoever enqueues learns nothing of what lies outside
+        resolved = expanded.resolve(strict=True)
         if resolved.is_dir():
             with os.scandir(resolved) as entries:
                 next(entries, None)

@@ -1,3 +1,6 @@
+import os
+import struct
+
 import pytest
 
 from nightread.errors import SettingsError
@@ -64,6 +67,26 @@ def test_file_of_a_killed_process_is_deleted(tmp_path, spool):
     reopened = Spool(tmp_path / "spool", max_bytes=0, min_free_bytes=0)
     assert list(reopened.incoming.iterdir()) == []
     reopened.close()
+
+
+def test_file_of_an_association_that_broke_off_is_deleted_once_it_is_old(spool):
+    left, arriving = spool.incoming / "left.dcm", spool.incoming / "arriving.dcm"
+    for file in (left, arriving):
+        file.write_bytes(b"CANARY")
+    os.utime(left, (0, 0))
+    spool.clean_incoming()
+    assert list(spool.incoming.iterdir()) == [arriving]
+
+
+def test_instance_of_very_many_empty_items_is_refused_before_they_are_all_read(spool):
+    written = write(spool)
+    data = written.read_bytes()
+    sequence = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 10**5 + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    study = data.index(struct.pack("<HH", 0x0020, 0x000D))
+    written.write_bytes(data[:study] + sequence + items + data[study:])
+    with pytest.raises(WrongInstance, match="too many attributes"):
+        spool.file(written)
 
 
 def test_one_process_has_it_open(tmp_path, spool):

@@ -42,6 +42,7 @@ def test_a_local_path_is_none(path):
         "https://night.s3.amazonaws.com/a.dcm?X-Amz-Signature=SECRET", "s3://night/a.dcm?X-Amz-Signature=SECRET",
         "az://night/a?sv=1&sig=SECRET", "s3://KEY:SECRET@night/a", "s3a://SECRET/a", "s3://night/a#SECRET", "s3://",
         "s3:///SECRET", "s3://night/../SECRET", "s3://night/a//SECRET", "s3://night/./SECRET", "s3://night/\udcff/SECRET",
+        "S3://KEY:SECRET@night/a", "HTTPS://night.s3.amazonaws.com/a.dcm?X-Amz-Signature=SECRET",
     ],
 )  # fmt: skip
 def test_what_may_hold_a_secret_or_lead_elsewhere_is_refused_without_being_shown(text):
@@ -51,7 +52,11 @@ def test_what_may_hold_a_secret_or_lead_elsewhere_is_refused_without_being_shown
 
 
 def test_a_root_that_is_such_an_address_is_refused():
-    for text in ("/scans:https://night.s3.amazonaws.com/?X-Amz-Signature=SECRET", "s3://night?SECRET:/scans"):
+    for text in (
+        "/scans:https://night.s3.amazonaws.com/?X-Amz-Signature=SECRET",
+        "s3://night?SECRET:/scans",
+        "S3://SECRET",
+    ):
         with pytest.raises(SettingsError) as wrong:
             read_settings(scan_roots=text)
         assert "SECRET" not in str(wrong.value)
