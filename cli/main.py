@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from cli.help_page import WIDTH, PanelCommand, PanelGroup, explain_report, name_
 from cli.output.console import first_sign
 from cli.output.streams import prepare_streams
 from nightread import __version__
-from nightread.machine import end_at_once, end_in_order
+from nightread.errors import is_interruption
+from nightread.machine import end_at_once, end_in_order, end_without_threads
 from nightread.settings_sources import ENV_FILE_VARIABLE, find_ignored_env_file
 from nightread.text import show_text
 
@@ -214,6 +216,10 @@ def run() -> NoReturn:
     prepare_streams()
     try:
         _call()
+    except SystemExit as ended:
+        if ended.code == Exit.INTERRUPTED and threading.active_count() > 1:
+            end_without_threads(Exit.INTERRUPTED)
+        raise
     finally:
         end_at_once()
         gc.freeze()  # the interpreter would otherwise search all remaining objects for garbage
@@ -229,11 +235,10 @@ def _call() -> NoReturn:
     except TyperException as error:
         _explain_usage(error)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write(f"{_PROGRAM}: interrupted\n")
-        sys.exit(Exit.INTERRUPTED)
-    except Exception as error:  # noqa: BLE001  # the boundary of the process
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the boundary of the process
         understood = explain(error)
+        if understood is None and (isinstance(error, typer.Abort) or is_interruption(error)):
+            understood = "interrupted", Exit.INTERRUPTED
         if understood is None:
             traceback.print_exc()
             sys.stderr.write(f"{_PROGRAM}: this is a fault of Nightread. {explain_report()}\n")

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NoReturn
 
+from nightread.errors import is_interruption
+
 _HOME: Final = Path(__file__).resolve().parents[1]
 _PACKAGES: Final = ("bench", "cli", "db", "exporter", "pacs", "trainer", "web", "worker")
 _INTERRUPTED: Final = 130  # `cli.exits.Exit`, which is not imported yet
@@ -36,7 +38,10 @@ def main() -> NoReturn:
             )
             sys.exit(1)
         import_module("cli.main").run()
-    except KeyboardInterrupt:  # before the command line is read; `run` itself tells of later ones
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_interruption(error):
+            raise
+        # Before the command line is read; `run` itself tells of later ones.
         sys.stderr.write("nightread: interrupted\n")
         sys.exit(_INTERRUPTED)
     raise AssertionError("unreachable")

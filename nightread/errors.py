@@ -30,6 +30,13 @@ A message says what was found, what is allowed and what to do.
 from nightread.reasons import Reason
 
 
+def is_interruption(error: BaseException | None) -> bool:
+    """Return whether an error is Ctrl-C, or what came of it where it met an import: C modules make others of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 class NightreadError(Exception):
     """Base of all expected errors; the program prints them in one line, without a traceback."""
 

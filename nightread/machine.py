@@ -1,5 +1,6 @@
 """This machine, user and process: cores, start time, memory that is kept."""
 
+import atexit
 import contextlib
 import ctypes
 import getpass
@@ -9,7 +10,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from nightread.cgroup import read_core_quota, read_memory
 
@@ -54,6 +55,15 @@ def end_at_once() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.default_int_handler:
             signal.signal(number, signal.SIG_DFL)
+
+
+def end_without_threads(code: int) -> NoReturn:
+    """End the process while threads are at work: the interpreter would wait for one, or abort inside a C++ library."""
+    atexit._run_exitfuncs()  # noqa: SLF001  # what was left for the end is done: files of databases are closed
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # nobody is left to tell
+            stream.flush()
+    os._exit(code)
 
 
 def name_machine() -> str:

@@ -43,6 +43,8 @@ def try_model(model: bytes, card: Card | None, *, standard_only: bool = False) -
         card: its card; None where the card is at fault itself, and the graph is looked at alone.
         standard_only: whether operators that the ONNX standard does not define are a fault.
     """
+    fields = None if card is None else card.model_dump_json()
+    header = json.dumps({"size": len(model), "standard_only": standard_only, "card": fields}).encode()
     memory_bytes = _BASE_BYTES + _BYTES_PER_MODEL_BYTE * len(model)
     child = subprocess.Popen(  # noqa: S603  # this very program
         [sys.executable, "-P", "-m", "nightread.inference.trial", str(memory_bytes)],
@@ -60,20 +62,20 @@ def try_model(model: bytes, card: Card | None, *, standard_only: bool = False) -
         child.kill()
 
     timer = threading.Timer(_LIMIT_S, end)
-    timer.start()
-    fields = None if card is None else card.model_dump_json()
-    header = json.dumps({"size": len(model), "standard_only": standard_only, "card": fields}).encode()
     try:
-        with child.stdin as requests:
-            requests.write(_LENGTH.pack(len(header)) + header)
-            requests.write(model)
-    except OSError:  # it has ended before
-        pass
-    answer = child.stdout.read(_LONGEST_ANSWER)
-    timer.cancel()
-    child.stdout.close()
-    child.kill()
-    code = child.wait()
+        timer.start()
+        try:
+            with child.stdin as requests:
+                requests.write(_LENGTH.pack(len(header)) + header)
+                requests.write(model)
+        except OSError:  # it has ended before
+            pass
+        answer = child.stdout.read(_LONGEST_ANSWER)
+    finally:  # at Ctrl-C, too: the program would wait for the timer
+        timer.cancel()
+        child.stdout.close()
+        child.kill()
+        code = child.wait()
     if is_over.is_set():
         return [f"it does not load and score within {_LIMIT_S:g} s"]
     try:

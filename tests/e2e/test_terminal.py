@@ -10,7 +10,7 @@ import pytest
 
 from nightread.example_night import write_example_night
 from tests.factories import write_jpeg
-from tests.program import last_json, make_environment, run
+from tests.program import hook, last_json, make_environment, run
 
 AS_NOBODY = """\
 import os, sys
@@ -133,3 +133,10 @@ def test_a_name_that_is_not_utf8_is_one_line(night, env, tmp_path):
 def test_a_database_file_that_cannot_be_is_one_line(env, tmp_path, name):
     done = run("runs", env=env | {"NIGHTREAD_DATABASE_URL": f"sqlite:///{name}"}, cwd=tmp_path, expect=5)
     assert "the file of the database cannot be made" in done.stderr or "names no file that can be" in done.stderr
+
+
+def test_an_interruption_waits_for_no_thread(night, env, tmp_path):
+    busy = "__import__('threading').Thread(target=time.sleep, args=(300,)).start(); raise KeyboardInterrupt"
+    env |= hook(tmp_path / "hook", "db.runs", "find_run", "connection", busy)
+    done = run("status", "night", env=env, cwd=tmp_path, expect=130)
+    assert done.stderr == "nightread: interrupted\n"

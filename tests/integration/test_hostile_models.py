@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
+import threading
 import zipfile
 from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +170,30 @@ def test_a_trial_bounds_time_and_memory(tmp_path, monkeypatch):
     assert "memory" in fault
     monkeypatch.setattr(trial, "_LIMIT_S", 4.0)
     assert try_model(make_slow(), tiny.card) == ["it does not load and score within 4 s"]
+
+
+def test_an_interrupted_trial_leaves_neither_child_nor_timer(tmp_path, monkeypatch):
+    children = []
+
+    class Child(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            children.append(self)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    tiny = write_tiny_bundle(tmp_path)
+    monkeypatch.setattr(trial.subprocess, "Popen", Child)
+    monkeypatch.setattr(trial, "_LENGTH", SimpleNamespace(pack=interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        try_model(tiny.model, tiny.card)
+    assert children[0].returncode is not None
+    assert not any(timer.is_alive() and not timer.finished.is_set() for timer in list_timers())
+
+
+def list_timers():
+    return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 def test_a_model_that_ends_its_process_or_lies_is_refused(tmp_path, monkeypatch):

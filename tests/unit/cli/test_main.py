@@ -141,9 +141,10 @@ def test_the_word_help_asks_for_a_page(command):
 
 
 @pytest.mark.parametrize("arguments", [["runs"], ["models", "list"]])
-def test_an_interruption_is_told(arguments, monkeypatch, capsys):
+@pytest.mark.parametrize("made_of_it", [None, ImportError("initialization failed")], ids=["plain", "in-an-import"])
+def test_an_interruption_is_told(arguments, made_of_it, monkeypatch, capsys):
     def load(row):
-        raise KeyboardInterrupt
+        raise made_of_it or KeyboardInterrupt from KeyboardInterrupt()
 
     monkeypatch.setattr(main, "load_command", load)
     assert call(arguments, monkeypatch) == Exit.INTERRUPTED
