@@ -11,6 +11,7 @@ from bench.bench import Bench
 from bench.chart import draw_chart
 from cli.options import Device, Json, Model
 from cli.output.console import print_json, say, waiting
+from cli.output.private_file import write_private
 from cli.output.tables import FittedTable, make_table, out
 from nightread.errors import WrongValue
 from nightread.logs import configure_logging
@@ -81,12 +82,12 @@ def bench(
         measurement = Bench(settings, folder, scans, Path(temporary), waiting)
         measurement.measure(rounds, workers)
         measured = measurement.describe()
-    if chart is not None:
-        chart.write_text(draw_chart(measured), encoding="utf-8")
-        say(f"chart: {chart}")
     if as_json:
         print_json(measured)
-        return
-    out.print(make_bench_table(measured))
-    for reason in measured["not_measured"]:
-        say(f"not measured: {reason}")
+    else:
+        out.print(make_bench_table(measured))
+        for reason in measured["not_measured"]:
+            say(f"not measured: {reason}")
+    if chart is not None:  # at last: what took minutes is printed even where it cannot be written
+        write_private(chart, draw_chart(measured))
+        say(f"chart: {chart}")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,11 +11,11 @@ from typing import IO, Any, Final
 
 from sqlalchemy import Connection
 
+from cli.output.private_file import open_private
 from cli.output.streams import stdout_of_rows
 from db.result_files import name_for_excel, to_utc, write_parquet, write_sheet
 from db.results import ResultFilter, stream_results
 from db.results_csv import list_columns, stream_csv
-from nightread.errors import NightreadError
 
 #: A cell that begins so is a formula for a spreadsheet, or hides one behind white space.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -78,20 +77,8 @@ def open_output(path: Path | None) -> Iterator[IO[bytes]]:
     Raises:
         NightreadError: it cannot be written.
     """
-    partial = None if path is None else path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if partial is None:
-            with stdout_of_rows() as file:
-                yield file
-            return
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path or partial)
-    except OSError as error:
-        raise NightreadError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    with stdout_of_rows() if path is None else open_private(path) as file:
+        yield file
 
 
 def write_json_lines(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[bytes]:

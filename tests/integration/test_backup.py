@@ -131,6 +131,8 @@ class TestRefusing:
     def test_a_folder_that_is_missing_is_named(self, engine, tmp_path):
         with pytest.raises(BackupFailed, match="cannot be written: No such file or directory; name a file in a folder"):
             back_up(engine, tmp_path / "missing/night.backup")
+        with pytest.raises(BackupFailed, match="cannot be written: File name too long"):
+            back_up(engine, tmp_path / ("x" * 300))
 
     def test_a_database_that_holds_tables_is_not_overwritten(self, engine, night, tmp_path):
         back_up(engine, tmp_path / "night.backup")
