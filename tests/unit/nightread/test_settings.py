@@ -418,7 +418,7 @@ def test_no_known_name_is_warned_of(monkeypatch, caplog, tmp_path):
     [
         (".env", b"NIGHTREAD_MODEL='abc\n", "line 1 is not NAME=VALUE"),
         (".env", b"A=1\n\nNIGHTREAD_MODEL\n", "line 3 is not NAME=VALUE"),
-        (".env", b"#" * (2**20 + 1), "it has more than 1048576 bytes"),
+        (".env", b"#" * (2**20 + 1), "1,048,577 bytes; allowed are 1,048,576"),
         ("settings.toml", b"batch_size=" + b"9" * 5000, "it is no TOML: "),
         ("settings.toml", b"a=" + b"[" * 5000, "it is no TOML: "),
         ("settings.toml", b'scan_roots = [""]', "a folder is empty; it would be the current one"),
