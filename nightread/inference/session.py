@@ -6,6 +6,7 @@ It keeps one rule: the device that was asked for is the device that is used.
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ _CPU: Final = "CPUExecutionProvider"
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _LONGEST_ERROR = 200
+#: Code, source line and C++ function in a text of ONNX Runtime.
+_ITS_OWN = re.compile(r"\[ONNXRuntimeError\] : \d+ : |/\S+\.\w+:\d+ [^()]*\([^()]*\) ")
 #: Texts of ONNX Runtime, CUDA, cuDNN and cuBLAS for a failed allocation, which has no error class of its own.
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 _state = ort.capi.onnxruntime_pybind11_state
@@ -47,8 +50,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def show_error(error: Exception) -> str:
-    """Return the beginning of an error's text as one line; ONNX Runtime writes pages."""
-    return " ".join(str(error).split())[:_LONGEST_ERROR]
+    """Return the beginning of an error's text as one line; ONNX Runtime writes pages, and its own source lines."""
+    return _ITS_OWN.sub("", " ".join(str(error).split()))[:_LONGEST_ERROR]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from nightread.errors import CardMismatch, NightreadError
 from nightread.field_faults import list_faults
@@ -126,10 +127,9 @@ def write_bundle(
     np.savez_compressed(buffer, inputs=parity_inputs, scores=parity_scores)
     parity = buffer.getvalue()
     files = {MODEL_FILE: hashlib.sha256(model).hexdigest(), PARITY_FILE: hashlib.sha256(parity).hexdigest()}
-    try:
-        checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
-    except ValidationError as error:
-        raise CardMismatch(f"the card is not valid: {'; '.join(list_faults(error, 'the card'))}") from None
+    if faults := list_card_faults(card):
+        raise CardMismatch(f"the card is not valid: {'; '.join(faults)}")
+    checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
     blank = (checked.model_dump_json(indent=2) + "\n").encode()
     card_bytes = _DIGEST_FIELD.sub(rb"\g<1>" + compute_digest(model, blank).encode() + rb"\g<2>", blank, count=1)
     _check_parts(card_bytes, model, parity, folder)
@@ -144,6 +144,10 @@ def list_card_faults(card: Mapping[str, Any]) -> list[str]:
         checked = Card.model_validate({**card, "digest": _NO_DIGEST, "files": files})
     except ValidationError as error:
         return list_faults(error, "the card")
+    try:
+        checked.model_dump_json()
+    except PydanticSerializationError:  # of JSON with an escaped half, or of a name that is not UTF-8
+        return ["the card: a text holds half of a character (a lone surrogate); write it again"]
     if checked.preprocessing_version not in KNOWN_VERSIONS:
         return [f"preprocessing_version: {checked.preprocessing_version}; this program has {SHOWN_VERSIONS}"]
     return []

@@ -21,6 +21,7 @@ from nightread.model.bundle import (
     write_bundle,
 )
 from tests import factories
+from tests.onnx_factories import write_tiny_bundle
 
 MODEL = bytes(range(256)) * 20
 
@@ -189,7 +190,7 @@ def test_a_pickle_in_the_parity_file_is_never_loaded(folder):
         ({"parity_scores": np.zeros((2, 1), np.float32)}, r"scores \(2, 1\)"),
         ({"parity_scores": np.zeros((3, 2), np.float32)}, r"scores \(3, 2\)"),
         ({"parity_scores": np.full((3, 1), np.nan, np.float32)}, "not finite"),
-        ({"card": factories.make_card(preprocessing_version="99")}, "preprocessing version 99"),
+        ({"card": factories.make_card(preprocessing_version="99")}, "preprocessing_version: 99"),
     ],
 )
 def test_a_bundle_that_does_not_fit_is_refused_and_leaves_nothing_behind(tmp_path, changes, fault):
@@ -333,6 +334,12 @@ def test_every_fault_of_a_card_is_listed():
     assert {"labels", "threshold", "input.height_px", "input.width_px", "input.channels"} <= named
     assert list_card_faults(factories.make_card()) == []
     assert list_card_faults(factories.make_card(preprocessing_version="0"))[0].startswith("preprocessing_version: 0")
+
+
+def test_a_card_with_half_of_a_character_is_refused(tmp_path):
+    assert "a lone surrogate" in list_card_faults(factories.make_card(description="a\ud800"))[0]
+    with pytest.raises(CardMismatch, match=r"the card is not valid: .*a lone surrogate"):
+        write_tiny_bundle(tmp_path, description="a\ud800")
 
 
 def test_workers_of_other_users_may_read_a_bundle(tmp_path):
