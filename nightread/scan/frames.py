@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -67,8 +68,9 @@ _CODING_STYLE: Final = b"\xff\x52"
 _TILE_START: Final = b"\xff\x90"
 #: Bytes in which the coding style is looked for: a header of tiny segments may be as long as the file.
 _JPEG_2000_HEAD: Final = 2**20
-_MARKER = re.compile(rb"\xff+[^\x00\xff]")
-_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # without "+", which takes 30 times as long
+# Without "+" after \xff: a long run of it would take time by its square, and no thread could interrupt that.
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
 _RESTART_INTERVAL: Final = 0xDD
 _BLOCK_PX: Final = 8
@@ -328,8 +330,9 @@ def _count_restarts(data: bytes, header: FrameHeader) -> Iterator[tuple[int, int
                 own = factors[component][axis] if count == 1 else 1  # several components share a unit
                 units *= -(-side_px * own // (_BLOCK_PX * max(pair[axis] for pair in factors.values())))
             end = _IN_SCAN.search(data, place + 2)
-            found = _RESTART.findall(data, place, len(data) if end is None else end.start())
-            yield len(found), -(-units // interval) - 1
+            wanted = -(-units // interval) - 1
+            found = _RESTART.finditer(data, place, len(data) if end is None else end.start())
+            yield sum(1 for _ in islice(found, wanted)), wanted
 
 
 def _read_jpeg_2000(data: bytes) -> FrameHeader:

@@ -1,5 +1,6 @@
 """Rasters of every kind that a hospital sends: shown right, or refused by the name of the kind."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -176,6 +177,16 @@ class TestJpeg:
         header = b"\xff\xee\0\x04ab" + junk  # a segment that is declared shorter than it is
         data = plain[:2] + header + plain[2:]
         assert np.array_equal(read(data).pixels, read(plain).pixels)
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+    def test_a_block_of_ones_as_of_an_erased_disk_does_not_hang(self, progressive, part):
+        """Found by hand: the search for markers took time by the square of such a block."""
+        data = factories.encode_jpeg(CHEST, progressive=progressive, restart_marker_rows=1)
+        place = max(2, int(part * (len(data) - 2)))
+        for after in (data[place:], b"\0" + data[place:], b""):
+            with contextlib.suppress(ScanError):
+                read(data[:place] + b"\xff" * 300_000 + after)
 
     @pytest.mark.parametrize("marker", [b"\xff\xc2", b"\xff\xda", b"\xff\xd9"])
     def test_markers_within_a_segment_are_none(self, marker):
