@@ -3,12 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from nightread.errors import ScanError, StorageError
 from nightread.reasons import Reason
 from nightread.scan.archive_source import Source
 from nightread.scan.archives import SEPARATOR, Archive, Member, list_archive, read_head
 from nightread.scan.entry import FoundScan, Skip, find_skip_reason
+from nightread.scan.formats import NoScan, name_other, sniff
 
 _PARTS = re.compile(r"[/\\]")
 #: Holds copies of what Finder shows of each file.
@@ -30,10 +32,10 @@ def find_members(
     """
     try:
         archive = list_archive(open_source())
-        for member in archive.members.values():
-            skip = _find_skip(archive, member)
-            if skip is not None:
-                skipped[skip] += 1
+        for listed in archive.members.values():
+            member = _look_at(archive, listed)
+            if isinstance(member, Skip):
+                skipped[member] += 1
                 continue
             path = f"{found.path}{SEPARATOR}{member.name}"
             if is_taken(path):
@@ -49,8 +51,8 @@ def find_members(
             yield FoundScan(found.path, found.size_bytes, *archive.fault, found.modified_ns)
 
 
-def _find_skip(archive: Archive, member: Member) -> Skip | None:
-    """Return why a member is skipped, as for a file in a folder; None if it gets a row."""
+def _look_at(archive: Archive, member: Member) -> Member | Skip:
+    """Return a member, refused if it is an archive, or why it is skipped, as for a file in a folder."""
     if any(part.startswith(".") and part not in {".", ".."} for part in _PARTS.split(member.name)):
         return Skip.HIDDEN
     if _PARTS.split(member.name)[0] == _APPLE_FOLDER:
@@ -58,6 +60,10 @@ def _find_skip(archive: Archive, member: Member) -> Skip | None:
     if member.is_special:
         return Skip.SPECIAL
     if member.reason is not None:
-        return None
+        return member
     head = read_head(archive, member)
-    return find_skip_reason(member.name, head) if head else None
+    if sniff(head) is NoScan.ARCHIVE:
+        text = f"a {name_other(head)} in an archive, which is not looked into; unpack the outer one into the folder"
+        return replace(member, reason=Reason.UNSUPPORTED_FORMAT, text=text)
+    is_damaged = not head and member.size_bytes > 0
+    return (None if is_damaged else find_skip_reason(member.name, head)) or member

@@ -5,6 +5,7 @@ and time.
 """
 
 import contextlib
+import io
 import os
 import zlib
 from abc import ABC, abstractmethod
@@ -77,11 +78,12 @@ class Source(ABC):
         """Move to a place, and return it.
 
         Raises:
-            ValueError: the place lies before the start.
+            UnsupportedOperation: the place lies before the start. It is an OSError, as of a file, which `zipfile`
+                expects of an empty archive, and a ValueError, as of damaged bytes.
         """
         self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size_bytes}[whence]
         if self._place < 0:
-            raise ValueError("a place before the start")
+            raise io.UnsupportedOperation("a place before the start")
         return self._place
 
     def tell(self) -> int:

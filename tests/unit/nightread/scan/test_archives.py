@@ -169,9 +169,12 @@ class TestRefusedMembers:
     def test_an_archive_in_an_archive_is_one_row(self, tmp_path):
         inner = write_zip(tmp_path / "inner.zip", [("1.jpg", JPEG)]).read_bytes()
         (tmp_path / "inner.zip").unlink()
-        path = write_tar(tmp_path / "night.tar", [("inner.zip", inner), ("2.jpg", JPEG)])
-        assert set(reasons(tmp_path)) == {"night.tar!inner.zip", "night.tar!2.jpg"}
-        assert read(path, "inner.zip") == inner  # which decoding refuses as an archive
+        write_tar(tmp_path / "night.tar", [("inner.zip", inner), ("2.jpg", JPEG)])
+        rows = listed(tmp_path)
+        assert rows.pop("night.tar!2.jpg") == (None, "")
+        reason, text = rows.pop("night.tar!inner.zip")
+        assert (reason, rows) == (Reason.UNSUPPORTED_FORMAT, {})
+        assert "a zip archive in an archive" in text
 
     def test_a_member_whose_bytes_are_damaged_is_damaged_alone(self, tmp_path):
         path = write_zip(tmp_path / "night.zip", [("1.jpg", NOISE), ("2.jpg", JPEG)], zipfile.ZIP_STORED)
@@ -197,6 +200,18 @@ class TestRefusedMembers:
         assert caught.value.reason is Reason.MISSING_FILE
         write_zip(path, [("1.jpg", JPEG), ("2.jpg", DICOM)])
         assert read(path, "2.jpg") == DICOM
+
+    def test_an_empty_archive_is_no_damage(self, tmp_path):
+        write_zip(tmp_path / "night.zip", [])
+        write_tar(tmp_path / "night.tar", [])
+        assert listed(tmp_path) == {}
+
+    @pytest.mark.parametrize("name", ["night.zip", "night.tar"])
+    def test_an_empty_member_is_a_row_only_if_its_name_claims_a_scan(self, tmp_path, name):
+        WRITERS[name](tmp_path / name, [("1.jpg", b""), ("2.txt", b"")])
+        walk = Walk()
+        assert set(listed(tmp_path, walk)) == {f"{name}!1.jpg"}
+        assert walk.skipped == {Skip.NOT_A_SCAN: 1}
 
     def test_an_office_document_is_one_row(self, tmp_path):
         write_zip(tmp_path / "report.docx", [("[Content_Types].xml", b"<x/>"), ("word/media/1.png", JPEG)])
