@@ -104,6 +104,8 @@ def _apply_modality(stored: Pixels, attributes: Attributes) -> tuple[Pixels, tup
             raise UnreadableScan(Reason.DAMAGED, f"{describe_tag(keyword)} is not a finite number")
     if slope == 0:
         raise UnreadableScan(Reason.DAMAGED, f"{describe_tag('RescaleSlope')} is 0, which makes all pixels equal")
+    if (slope is None) != (intercept is None) and (slope or 1, intercept or 0) != (1, 0):
+        attributes.noted.add(Contradiction.MISSING_ATTRIBUTE)  # one without the other is not applied, as in DCMTK
     if slope is None or intercept is None or (slope == 1 and intercept == 0):
         return stored, (1.0, 0.0)
     values: Pixels = stored.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)

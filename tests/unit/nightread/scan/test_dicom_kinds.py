@@ -417,6 +417,15 @@ class TestWindowAndTables:
         fields |= factories.make_table(np.arange(4096), first=first, bits=12)
         assert_shown(factories.encode_dicom(signed, syntax=syntax, **TWELVE, **fields), EXPECTED)
 
+    @pytest.mark.parametrize(("fields", "is_noted"), [
+        ({"RescaleSlope": "0.5"}, True), ({"RescaleIntercept": "-1024"}, True), ({"RescaleSlope": "1"}, False),
+        ({"RescaleIntercept": "0"}, False),
+    ])  # fmt: skip
+    def test_half_of_a_rescale_is_not_applied_and_noted(self, fields, is_noted):
+        data = factories.encode_dicom(DEEP, **TWELVE, **WINDOW, **fields)
+        np.testing.assert_allclose(shown(data), DEEP / 4095, atol=1 / 255)
+        assert (Contradiction.MISSING_ATTRIBUTE in read(data).contradictions) == is_noted
+
     def test_a_slope_of_0_is_damage_that_names_the_tag(self):
         reason, text = refuse(factories.encode_dicom(DEEP, RescaleSlope="0", RescaleIntercept="7", **TWELVE))
         assert (reason, "(0028,1053) Rescale Slope is 0" in text) == (Reason.DAMAGED, True)
