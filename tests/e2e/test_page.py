@@ -176,6 +176,17 @@ def test_pages_fit_each_width_and_are_read_by_everybody_in_both_themes(browser, 
             check_reading(tab, runOnly=["color-contrast", "target-size", "scrollable-region-focusable"])
 
 
+def test_a_long_word_in_an_error_fits_a_phone_and_times_name_their_zone(browser, address):
+    width, height = WIDTHS["phone"]
+    context = browser.new_context(viewport={"width": width, "height": height}, timezone_id="Europe/Berlin")
+    tab = context.new_page()
+    assert tab.goto(f"{address}/runs/{'W' * 300}").status == 404
+    assert is_within(tab)
+    tab.goto(f"{address}/")
+    expect(tab.locator("caption")).to_have_text("Newest first. Times: your time zone, Europe/Berlin.")
+    context.close()
+
+
 def test_filters_of_a_phone_open_when_they_are_asked_for(browser, address):
     with open_tab(browser, WIDTHS["phone"]) as tab:
         tab.goto(f"{address}/runs/ward-1")
