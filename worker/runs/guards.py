@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from statistics import median
 from typing import Any, Final
 
@@ -155,7 +156,8 @@ def find_tripped(guards: Guards, run: RunInfo, tally: RunTally, usual: Sequence[
     tripped += _judge_size(guards, found, usual)
     reasons = tally.reasons["rejected"]
     if len(reasons) == 1 and counts.rejected == found:
-        tripped.append(("one-reason", f"all {found:,} scans are rejected for one reason, {next(iter(reasons))}"))
+        every = "the only scan is" if found == 1 else f"all {found:,} scans are"
+        tripped.append(("one-reason", f"{every} rejected for one reason, {next(iter(reasons))}"))
     elif _exceeds(counts.rejected, guards.max_rejected, found):
         most = max(reasons, key=lambda reason: reasons[reason])
         tripped.append(("rejected", _say_share(counts.rejected, found, "rejected", guards.max_rejected, most)))
@@ -173,10 +175,14 @@ def _judge_size(guards: Guards, found: int, usual: Sequence[int]) -> list[tuple[
         least, most = round(middle / _UNUSUAL), round(middle * _UNUSUAL)
         why = f"usual by the last {len(usual)} nights"
     if least is not None and found < least:
-        return [("too-few", f"{found:,} scans were found; {least:,} or more are {why}")]
+        return [("too-few", f"{_count_scans(found)} found; {least:,} or more are {why}")]
     if most is not None and found > most:
-        return [("too-many", f"{found:,} scans were found; {most:,} or fewer are {why}")]
+        return [("too-many", f"{_count_scans(found)} found; {most:,} or fewer are {why}")]
     return []
+
+
+def _count_scans(found: int) -> str:
+    return f"{found:,} scan was" if found == 1 else f"{found:,} scans were"
 
 
 def _find_usual(connection: Connection, run: RunInfo, guards: Guards) -> list[int]:
@@ -214,7 +220,7 @@ def _check_limit(name: str, limit: str) -> None:
 
 def _exceeds(count: int, limit: str, found: int) -> bool:
     share = _SHARE.fullmatch(limit)
-    return count > (float(share[1]) / 100 * found if share else int(limit))
+    return count > (Fraction(share[1]) * found / 100 if share else int(limit))  # as a float, 29 % of 100 is below 29
 
 
 def _say_share(count: int, found: int, status: str, limit: str, most: str) -> str:

@@ -1,6 +1,7 @@
 """Guards: which runs do not look like a night, and how that is said."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
@@ -59,6 +60,15 @@ def judge(*, scored=0, rejected=None, failed=None, usual=(), sources=("/scans",)
 )  # fmt: skip
 def test_a_run_is_judged_by_its_limits(counts, limits, codes):
     assert [code for code, _ in judge(**counts, **limits)] == codes
+
+
+@pytest.mark.parametrize("found", [10, 100, 200, 1000])
+def test_share_of_scans_is_exact_at_its_limit(found):
+    for allowed in range(found - 1):
+        limit = f"{Decimal(100 * allowed) / found}%"
+        for count, codes in ((allowed, []), (allowed + 1, ["rejected"])):
+            tripped = judge(scored=found - count, rejected={"damaged": count}, max_rejected=limit)
+            assert [code for code, _ in tripped] == codes
 
 
 def test_a_sentence_says_what_was_found_and_what_is_allowed():
