@@ -40,8 +40,9 @@ class LabelRow:
 def read_labels(source: Path) -> list[LabelRow]:
     r"""Read labels from a folder with a folder for each label, or from a CSV file.
 
-    The file has the columns `path` and `label`, and perhaps `patient` and `split`. A path is absolute or relative to
-    the file, and may be written as the database writes it (`\xNN` for a byte that is not UTF-8, `\\` for a backslash).
+    The file has the columns `path` and `label`, and perhaps `patient` and `split`, in small or capital letters. A path
+    is absolute or relative to the file, and may be written as the database writes it (`\xNN` for a byte that is not
+    UTF-8, `\\` for a backslash).
 
     Raises:
         DatasetError: the source is neither, holds no label, or a row has no path, no label or an unknown part.
@@ -66,10 +67,12 @@ def _list_folder(source: Path) -> list[LabelRow]:
 
 def _read_rows(source: Path) -> list[LabelRow]:
     rows = []
-    for number, row in enumerate(read_table(source, ("path", "label")), start=1):
+    for number, row in enumerate(read_table(source, ("path", "label"), ignore_case=True), start=1):
         place, part = f"row {number}", row.get("split", "").lower()
         if not row["path"] or not row["label"]:
             raise DatasetError(f"{source}, {place}: it has no {'path' if not row['path'] else 'label'}; add it")
+        if "\0" in row["path"]:
+            raise DatasetError(f"{source}, {place}: the path contains a null byte; no file has such a name")
         if part and part not in PARTS:
             raise DatasetError(f"{source}, {place}: the split is {part!r}; allowed are {', '.join(PARTS)}")
         path = _find_path(source.absolute().parent, row["path"])
@@ -85,6 +88,23 @@ def _find_path(folder: Path, text: str) -> str:
     with contextlib.suppress(OSError):  # too long to be a path
         is_written_so = is_written_so or written.exists()
     return str(written if is_written_so else folder / decode_path(text))
+
+
+def refuse_contradictions(source: Path, rows: Iterable[LabelRow]) -> list[LabelRow]:
+    """Return each path once.
+
+    Raises:
+        DatasetError: a path has two labels.
+    """
+    found: dict[str, LabelRow] = {}
+    for row in rows:
+        first = found.setdefault(row.path, row)
+        if first.label != row.label:
+            raise DatasetError(
+                f"{source}, {row.place}: the scan has the label {row.label!r}, and {first.label!r} in {first.place}; "
+                "leave one of them out"
+            )
+    return list(found.values())
 
 
 def match_label(label: str, classes: Iterable[str]) -> str | None:

@@ -14,6 +14,8 @@ from trainer.errors import DatasetError
 
 #: Names of a label that mean the absence of the other one.
 _NEGATIVES: Final = ("normal", "negative", "healthy", "no finding", "no-finding", "absent", "none", "no", "0")
+#: Characters of a file's name that are shown.
+_SHOWN: Final = 60
 #: Labels that a card accepts.
 _LABEL: Final = re.compile(r"[^\x00-\x1f]{1,64}")
 
@@ -37,7 +39,12 @@ def list_own(source: Path, choices: Choices = Choices()) -> Listing:  # noqa: B0
         for row in sorted(present, key=lambda row: row.path)
     )
     missing = tuple(sorted(Path(row.path).name for row in rows if not os.path.lexists(row.path)))
-    task = _find_task(source, sorted({scan.label for scan in scans}), choices.negative, missing)
+    notes = ""
+    if missing:
+        notes += f". {len(missing)} files that it names are missing, the first is {missing[0][:_SHOWN]}"
+    if contradicted := left_alone["contradicting-labels"]:
+        notes += f". {contradicted} files have two labels and were left out"
+    task = _find_task(source, sorted({scan.label for scan in scans}), choices.negative, notes)
     return Listing(
         task, scans, left_alone, sum(not row.patient for row in present), _find_roots(scans), missing=missing
     )
@@ -57,7 +64,7 @@ def _drop_repeated(rows: Iterable[LabelRow], left_alone: Counter[str]) -> list[L
     return [row for path, row in found.items() if path not in contradicted]
 
 
-def _find_task(source: Path, labels: Sequence[str], negative: str, missing: Sequence[str]) -> Task:
+def _find_task(source: Path, labels: Sequence[str], negative: str, notes: str) -> Task:
     wrong = [label for label in labels if not _LABEL.fullmatch(label) or label == UNCERTAIN]
     if wrong:
         raise DatasetError(
@@ -66,7 +73,13 @@ def _find_task(source: Path, labels: Sequence[str], negative: str, missing: Sequ
     if len(labels) < 2:
         raise DatasetError(
             f"{source} has scans of {len(labels)} labels ({', '.join(labels) or 'none'}); at least two are needed"
-            + (f". {len(missing)} files that it names are missing, the first is {missing[0]}" if missing else "")
+            f"{notes}"
+        )
+    by_case = {label.lower(): label for label in labels}
+    if alike := [label for label in labels if by_case[label.lower()] != label]:
+        raise DatasetError(
+            f"{source}: the labels {alike[0]!r} and {by_case[alike[0].lower()]!r} differ in small and capital letters "
+            "alone: write them alike"
         )
     if negative and negative not in labels:
         raise DatasetError(f"{source} has no label {negative!r} that could be the negative one; it has {labels}")

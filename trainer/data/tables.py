@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from nightread.regular_file import read_regular_file
@@ -16,34 +17,51 @@ _ENCODINGS = ("utf-8-sig", "gb18030")
 _MOST_BYTES = 2**30
 
 
-def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Iterable[str], *, ignore_case: bool = False) -> list[dict[str, str]]:
     """Read a CSV file in UTF-8 or GB18030, with commas, semicolons or tabs and at least these columns.
 
+    Args:
+        path: of the file.
+        columns: names that it must have.
+        ignore_case: whether `Path` is `path`, too; the names returned are in small letters then.
+
     Returns:
-        One mapping for each row, from column names to stripped values; columns that a short row lacks are empty.
+        One mapping for each row that is not blank, from column names to stripped values; columns that a short row lacks
+        are empty.
 
     Raises:
-        DatasetError: the file is missing, is in neither encoding, is no table, or lacks a column.
+        DatasetError: the file is missing, is in neither encoding, is no table, lacks a column, has one twice, or a row
+            has more cells than the header.
     """
     try:
         content = read_regular_file(path, _MOST_BYTES)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        text = _decode(path, content)
+        text = _decode(path, content).lstrip("\r\n")
         delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
         # `splitlines` would also end a line at characters that a file's name may hold, such as U+2028.
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True)
-        rows = [{name: value.strip() for name, value in row.items() if isinstance(value, str)} for row in reader]
+        header, *rows = csv.reader(io.StringIO(text or "\n", newline=""), delimiter=delimiter, strict=True)
     except csv.Error as error:
         raise DatasetError(f"{path} is no table of comma-separated values: {error}") from None
-    present = reader.fieldnames or ()
-    missing = [name for name in columns if name not in present]
-    if missing:
+    present = [name.strip().lower() if ignore_case else name.strip() for name in header]
+    if missing := [name for name in columns if name not in present]:
         raise DatasetError(
-            f"{path} has no column {', '.join(missing)}; it has: {', '.join(present) if present else 'none'}"
+            f"{path} has no column {', '.join(missing)}; it has: {', '.join(filter(None, present)) or 'none'}"
         )
-    return rows
+    if twice := [name for name in columns if present.count(name) > 1]:
+        raise DatasetError(f"{path} has the column {twice[0]} twice; leave one of them out")
+    return list(_name_cells(path, present, rows))
+
+
+def _name_cells(path: Path, names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[dict[str, str]]:
+    filled = ([cell.strip() for cell in row] for row in rows)
+    for number, row in enumerate(filter(any, filled), start=1):
+        if any(row[len(names) :]):
+            raise DatasetError(
+                f"{path}, row {number}: it has more cells than the header; write a text with a comma in quotes"
+            )
+        yield dict(zip_longest(names, row[: len(names)], fillvalue=""))
 
 
 def _decode(path: Path, content: bytes) -> str:

@@ -16,7 +16,7 @@ from db.runs import RunInfo
 from nightread.errors import ScanError, StorageError
 from nightread.scan.files import encode_path, read_file
 from nightread.scan.preprocessing import InputSpec, read_and_prepare
-from trainer.data.labels import LabelRow, match_label, read_labels
+from trainer.data.labels import LabelRow, match_label, read_labels, refuse_contradictions
 from trainer.data.load import MAX_FILE_BYTES, MAX_PIXELS
 from trainer.data.split import group_scans
 from trainer.errors import DatasetError
@@ -45,7 +45,7 @@ def assess_run(engine: Engine, run: RunInfo, source: Path) -> tuple[dict[str, An
     with reading(engine) as connection:
         card = read_card(connection, run.model_digest)
     network = read_network(card, _score_nothing)
-    rows = {encode_path(row.path): row for row in read_labels(source)}
+    rows = {encode_path(row.path): row for row in refuse_contradictions(source, read_labels(source))}
     scores, digests, states = _read_scores(engine, run, rows)
     left_alone: Counter[str] = Counter()
     found: list[_Found] = []

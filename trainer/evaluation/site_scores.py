@@ -16,7 +16,7 @@ from nightread.model.card import Card, Precision
 from nightread.scan.files import read_file
 from nightread.scan.preprocessing import Tensor, read_and_prepare
 from nightread.settings import Device
-from trainer.data.labels import match_label, read_labels
+from trainer.data.labels import match_label, read_labels, refuse_contradictions
 from trainer.data.load import MAX_FILE_BYTES, MAX_PIXELS
 from trainer.data.split import Indices, Targets, group_scans
 from trainer.errors import DatasetError
@@ -62,12 +62,12 @@ def list_site(source: Path, card: Card) -> list[SiteScan]:
         card: whose label and negative decision the labels are; upper and lower case are alike.
 
     Raises:
-        DatasetError: nothing is labelled so.
+        DatasetError: nothing is labelled so, or a scan has two labels.
     """
     check_card(card)
     known = (card.labels[0], card.negative_decision)
     scans = []
-    for row in read_labels(source):
+    for row in refuse_contradictions(source, read_labels(source)):
         label = match_label(row.label, known)
         if label is not None:
             scans.append(SiteScan(Path(row.path), label, row.patient or row.path))

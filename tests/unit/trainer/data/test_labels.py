@@ -7,7 +7,7 @@ import pytest
 
 from nightread.scan.files import encode_path
 from trainer.data.dataset import Choices
-from trainer.data.labels import read_labels
+from trainer.data.labels import read_labels, refuse_contradictions
 from trainer.data.own import list_own
 from trainer.errors import DatasetError
 
@@ -94,6 +94,14 @@ def test_a_path_is_found_as_the_database_writes_it(tmp_path, name):
         ("path,label\na.png,uncertain\nb.png,x\n", "'uncertain' cannot be a label"),
         ("path,finding\na.png,x\n", "has no column label; it has: path, finding"),
         ("path,label\n", "holds no labelled scans"),
+        ("path,label\na,b.png,x\n", "row 1: it has more cells than the header; write a text with a comma in quotes"),
+        ("path,label,label\na.png,x,y\n", "has the column label twice"),
+        ("path,label\na\0.png,x\n", "row 1: the path contains a null byte"),
+        ("path,label\na.png,TB\nb.png,tb\n", "'TB' and 'tb' differ in small and capital letters alone"),
+        (
+            "path,label\na.png,x\na.png,y\nb.png,y\n",
+            "needed. 1 files have two labels and were left out",
+        ),
     ],
 )
 def test_wrong_labels_are_refused_with_their_place(write, content, message):
@@ -105,3 +113,21 @@ def test_a_fifo_is_refused_rather_than_waited_for(tmp_path):
     os.mkfifo(tmp_path / "labels.csv")
     with pytest.raises(DatasetError, match=r"labels\.csv cannot be read: not a regular file"):
         read_labels(tmp_path / "labels.csv")
+
+
+def test_a_header_in_capitals_keeps_patients_and_splits(write):
+    (row,) = read_labels(write("Path; LABEL ;Patient;Split\na.png;x;p1;test\n"))
+    assert (row.label, row.patient, row.part) == ("x", "p1", "hold-out")
+
+
+def test_blank_lines_and_rows_of_empty_cells_are_passed_over(write):
+    rows = read_labels(write("\n\npath,label\n\n , \na.png,x\n,,,\n"))
+    assert [row.place for row in rows] == ["row 1"]
+
+
+def test_a_scan_with_two_labels_is_refused_where_each_counts(write):
+    source = write("path,label\na.png,x\na.png,x\nb.png,y\n")
+    assert len(refuse_contradictions(source, read_labels(source))) == 2
+    source = write("path,label\na.png,x\nb.png,y\na.png,y\n")
+    with pytest.raises(DatasetError, match="row 3: the scan has the label 'y', and 'x' in row 1"):
+        refuse_contradictions(source, read_labels(source))
