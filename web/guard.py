@@ -144,16 +144,14 @@ class Guard:
             _Refused: what is wrong with it.
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme:
-            user = self._access.find_by_token(token.strip()) if scheme.lower() == "bearer" else None
-        else:
-            user = self._identify(request, known)
+        has_token = scheme.lower() == "bearer"  # a proxy may pass on what its users show to it, such as `Basic`
+        user = self._access.find_by_token(token.strip()) if has_token else self._identify(request, known)
         if user is None:
             raise _Refused(401, "No user", "No user has this token; send Authorization: Bearer TOKEN.")
         request.state.visitor = Visitor(user, known or self._sessions.begin(), is_kept=False)
         if request.method in {"GET", "HEAD"}:
             return
-        if not scheme and not self._is_own(request):
+        if not has_token and not self._is_own(request):
             raise _Refused(403, "Foreign request", "This request was sent by another site, so nothing was done.")
         if _read_kind(request) != "application/json":
             raise _Refused(415, "No JSON", "Send Content-Type: application/json.")
@@ -202,7 +200,7 @@ class Guard:
         peer = request.client.host if request.client else None
         named = request.headers.getlist(access.header)
         if named and access.trusts(peer):
-            if (user := access.find_named(named[0])) and len(named) == 1:
+            if len(named) == 1 and (user := access.find_named(_read_utf8(named[0]))):
                 return user
             raise _Refused(403, "No role", "Nobody has given you a role here: ask who runs this page.")
         if access.local is None:
@@ -269,6 +267,14 @@ def _lead_to_login(request: Request, path: str) -> Response:
     query = request.scope["query_string"].decode("latin-1")
     following = quote(path + (f"?{query}" if query else ""), safe="")
     return RedirectResponse(f"{request.scope.get('root_path', '')}/login?next={following}", 303)
+
+
+def _read_utf8(value: str) -> str:
+    """Return the value of a header, which was read as Latin-1, as the UTF-8 that it is if it can be that."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _read_kind(request: Request) -> str:

@@ -51,6 +51,7 @@ class WorkerProcess:
         decoder: threads that read and decode, and sandboxes for dangerous scans.
         progress: times of the last steps, for `nightread worker --health`.
         is_stopping: set when this process must end soon: its job is cut short, and the rest is given back.
+        unknown_jobs: messages that named a job that this process knows nothing of.
         name: HOST:PID, as stored with leases and predictions.
     """
 
@@ -73,6 +74,7 @@ class WorkerProcess:
         self.name = self.name_of(os.getpid())
         self.progress = find_progress()
         self.is_stopping = False
+        self.unknown_jobs = 0
         self._scorers: dict[str, Scorer] = {}
         self._ahead = ahead
         self._opening = threading.Lock()  # two jobs of one process may need the same model at once

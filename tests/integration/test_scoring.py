@@ -527,6 +527,12 @@ class TestCrashes:
             claim(engine, job_id, "worker-2")
             assert [job_module.attend_job(process, each) for each in (job_id, "0" * 32)] == [True, False]
 
+    def test_many_messages_that_name_no_job_fill_no_log(self, engine, caplog):
+        with run_process(engine, embedded=False) as process:
+            assert not any(job_module.attend_job(process, f"{number:032}") for number in range(9))
+        told = [line.rpartition("; ")[2] for line in caplog.messages if "names job" in line]
+        assert told == [f"{count} so far by this process" for count in (1, 2, 4, 8)]
+
     def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(self, process, tmp_path, session_runs):
         """Faults at the claim, at the results and at the end of the run."""
         run_id = add_run_of(process, write_scans(tmp_path / "night", 2))

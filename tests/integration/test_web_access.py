@@ -210,16 +210,24 @@ class TestProxy:
     @pytest.fixture
     def behind(self, engine):
         with open_page(
-            engine.url.render_as_string(hide_password=False), web_proxy="127.0.0.1", web_users="cem operate\n* view",
+            engine.url.render_as_string(hide_password=False), web_proxy="127.0.0.1",
+            web_users="cem operate\njürgen operate\n* view",
             web_address="https://pacs.example/night",
         ) as client:  # fmt: skip
             yield client
 
-    @pytest.mark.parametrize(("name", "code"), [("cem", 200), ("dora", 403), ("*", 403)])
+    @pytest.mark.parametrize(("name", "code"), [("cem", 200), ("jürgen", 200), ("dora", 403), ("*", 403)])
     def test_names_the_user(self, behind, name, code):
-        headers = {"X-Remote-User": name, "Host": "pacs.example"}
+        headers = {"X-Remote-User": name.encode(), "Host": "pacs.example"}
         assert behind.get("/", headers=headers).status_code == 200
         assert behind.get("/actions", headers=headers).status_code == code
+
+    def test_may_pass_on_what_a_program_showed_to_it(self, behind):
+        headers = {"X-Remote-User": "dora", "Host": "pacs.example", "Authorization": "Basic ZG9yYTp4"}
+        assert behind.get("/api/v1/runs", headers=headers).status_code == 200
+        foreign = headers | {"Origin": "https://evil.example"}
+        assert behind.post("/api/v1/runs", json={}, headers=foreign).status_code == 403
+        assert behind.get("/api/v1/runs", headers=headers | {"Authorization": "Bearer x"}).status_code == 401
 
     def test_that_names_nobody_or_two_users_is_refused(self, behind):
         for headers in ([], [("X-Remote-User", "")], [("X-Remote-User", "cem"), ("X-Remote-User", "dora")]):

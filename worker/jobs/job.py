@@ -81,7 +81,12 @@ def _attend(process: WorkerProcess, job_id: str) -> bool:
     try:
         report = score_job(process, job_id)
         if report is None and not _is_known(process, job_id):
-            _log.warning("a message names job %s, for which nobody has sent one: refused", job_id)
+            process.unknown_jobs += 1
+            if process.unknown_jobs.bit_count() == 1:  # 1, 2, 4, 8: many messages must not write as many lines
+                _log.warning(
+                    "a message names job %s, for which nobody has sent one: refused; %d so far by this process",
+                    job_id, process.unknown_jobs,
+                )  # fmt: skip
             return False
     except NightreadError as error:
         _log.error("job %s: %s", job_id, error)
