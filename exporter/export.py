@@ -20,7 +20,7 @@ from exporter.parity import Parity, Scorer, check_independence, check_parity, ch
 from exporter.precision import LIMITS, change_precision
 from exporter.same_pixels import compare_ways
 from nightread.errors import ExportError
-from nightread.model.bundle import Bundle, write_bundle
+from nightread.model.bundle import Bundle, find_new_folder, write_bundle
 from nightread.model.card import Conversion, Gate, Precision
 from nightread.model.floor import CHANCE_AUC
 from nightread.model.training_folder import TrainingFolder, read_training_folder
@@ -81,11 +81,7 @@ def export(
         CardMismatch: the card is invalid, or the bundle exists already.
     """
     name = name if precision is Precision.FLOAT32 else f"{name}-{precision}"
-    folder = models_dir / name / version
-    if folder.exists() and any(folder.iterdir()):  # checked before the work
-        raise ExportError(
-            f"{models_dir} holds a model bundle {name}@{version} already; bundles never change: name another --version"
-        )
+    folder = find_new_folder(models_dir, name, version)  # checked before the work
     trained = read_training_folder(training_folder)
     _check_precision(trained, precision)
     report("open the checkpoint")

@@ -7,8 +7,7 @@ import typer
 
 from cli.options import Json
 from cli.output.console import print_json, progress_bar
-from nightread.errors import NightreadError
-from nightread.model.bundle import Bundle, find_bundle
+from nightread.model.bundle import Bundle, find_bundle, find_new_folder
 from nightread.settings import read_settings
 from trainer.calibrate import calibrate_bundle, open_bundle, shift_bundle
 from trainer.evaluation.site_scores import list_site, score_site
@@ -39,12 +38,7 @@ def calibrate(
         raise typer.BadParameter("name labelled scans with --labels, or a share with --prevalence")
     models_dir = out or read_settings().models_dir
     bundle = open_bundle(find_bundle(model, read_settings().models_dir))
-    folder = models_dir / bundle.card.name / version
-    if folder.exists() and any(folder.iterdir()):
-        raise NightreadError(
-            f"there is a model bundle {bundle.card.name}@{version} already; bundles never change: name another "
-            "--version"
-        )
+    folder = find_new_folder(models_dir, bundle.card.name, version)
     if labels is None:
         new, unreadable = shift_bundle(bundle, folder, version=version, prevalence=prevalence or 0.0), 0
     else:

@@ -25,7 +25,7 @@ from pydantic_core import PydanticSerializationError
 
 from nightread.errors import CardMismatch, NightreadError
 from nightread.field_faults import list_faults
-from nightread.model.card import Card
+from nightread.model.card import NAME_PATTERN, Card
 from nightread.regular_file import read_regular_file
 from nightread.scan.preprocessing import KNOWN_VERSIONS, SHOWN_VERSIONS, Tensor
 
@@ -42,6 +42,8 @@ DEFAULT_MODEL = "pneumonia-lite0@5"
 MOST_BYTES: Final = {MODEL_FILE: 2**31, PARITY_FILE: 2**30, CARD_FILE: 2**24}
 
 _NO_DIGEST = "0" * 64
+#: Characters of a wrong name that are shown.
+_SHOWN: Final = 60
 _DIGEST_FIELD = re.compile(rb'("digest": ")[0-9a-f]{64}(")')
 
 
@@ -101,6 +103,26 @@ def copy_bundle(source: Path, models_dir: Path) -> tuple[Bundle, Path]:
         return bundle, known[0]
     _write_parts(folder, dict(zip((CARD_FILE, MODEL_FILE, PARITY_FILE), parts, strict=True)))
     return load_bundle(folder), folder
+
+
+def find_new_folder(models_dir: Path, name: str, version: str) -> Path:
+    """Return the folder of a bundle that does not exist yet.
+
+    Raises:
+        CardMismatch: a card takes no such name or version, or the bundle is there.
+    """
+    for field, value in (("name", name), ("version", version)):
+        if not re.fullmatch(NAME_PATTERN, value):
+            raise CardMismatch(
+                f"{value[:_SHOWN]!r} cannot be the {field} of a model bundle; allowed are 1 to 64 small letters, "
+                "digits, '.', '_' and '-', a letter or digit first"
+            )
+    folder = models_dir / name / version
+    if folder.exists() and any(folder.iterdir()):
+        raise CardMismatch(
+            f"{models_dir} holds a model bundle {name}@{version} already; bundles never change: name another --version"
+        )
+    return folder
 
 
 def write_bundle(

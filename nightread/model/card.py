@@ -21,7 +21,9 @@ from nightread.model.floor import CHANCE_AUC
 from nightread.scan.preprocessing import InputSpec, complete_input
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+#: Of the name and the version of a bundle, which are folders, too.
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,64}$")]
 
 #: The decision between a label's two thresholds.

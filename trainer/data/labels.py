@@ -40,9 +40,9 @@ class LabelRow:
 def read_labels(source: Path) -> list[LabelRow]:
     r"""Read labels from a folder with a folder for each label, or from a CSV file.
 
-    The file has the columns `path` and `label`, and perhaps `patient` and `split`, in small or capital letters. A path
-    is absolute or relative to the file, and may be written as the database writes it (`\xNN` for a byte that is not
-    UTF-8, `\\` for a backslash).
+    The file is UTF-8 and has the columns `path` and `label`, and perhaps `patient` and `split`, in small or capital
+    letters. A path is absolute or relative to the file, and may be written as the database writes it (`\xNN` for a
+    byte that is not UTF-8, `\\` for a backslash).
 
     Raises:
         DatasetError: the source is neither, holds no label, or a row has no path, no label or an unknown part.
@@ -67,7 +67,9 @@ def _list_folder(source: Path) -> list[LabelRow]:
 
 def _read_rows(source: Path) -> list[LabelRow]:
     rows = []
-    for number, row in enumerate(read_table(source, ("path", "label"), ignore_case=True), start=1):
+    # UTF-8 alone: nearly any text of another encoding is valid GB18030, and would become other labels in silence.
+    table = read_table(source, ("path", "label"), ignore_case=True, encodings=("utf-8-sig",))
+    for number, row in enumerate(table, start=1):
         place, part = f"row {number}", row.get("split", "").lower()
         if not row["path"] or not row["label"]:
             raise DatasetError(f"{source}, {place}: it has no {'path' if not row['path'] else 'label'}; add it")

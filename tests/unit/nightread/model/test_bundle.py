@@ -15,6 +15,7 @@ from nightread.model.bundle import (
     PARITY_FILE,
     copy_bundle,
     find_bundle,
+    find_new_folder,
     list_bundles,
     list_card_faults,
     load_bundle,
@@ -340,6 +341,19 @@ def test_a_card_with_half_of_a_character_is_refused(tmp_path):
     assert "a lone surrogate" in list_card_faults(factories.make_card(description="a\ud800"))[0]
     with pytest.raises(CardMismatch, match=r"the card is not valid: .*a lone surrogate"):
         write_tiny_bundle(tmp_path, description="a\ud800")
+
+
+@pytest.mark.parametrize("version", ["", ".", "../x", "X", "a b", "a\n", "a\0", "a" * 65])
+def test_a_version_that_no_card_takes_is_refused_before_the_work(tmp_path, version):
+    with pytest.raises(CardMismatch, match="cannot be the version of a model bundle; allowed are 1 to 64"):
+        find_new_folder(tmp_path, "tiny", version)
+
+
+def test_a_version_that_is_taken_is_refused_before_the_work(tmp_path):
+    assert find_new_folder(tmp_path, "tiny", "1") == tmp_path / "tiny" / "1"
+    write_tiny_bundle(tmp_path)
+    with pytest.raises(CardMismatch, match="holds a model bundle tiny@1 already"):
+        find_new_folder(tmp_path, "tiny", "1")
 
 
 def test_workers_of_other_users_may_read_a_bundle(tmp_path):

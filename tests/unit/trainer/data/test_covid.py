@@ -174,7 +174,7 @@ def test_tables_are_read_in_the_encodings_that_they_come_in(tmp_path, encoding):
 
 def test_mixed_encodings_are_refused_with_the_line(tmp_path):
     (tmp_path / "table.csv").write_bytes("finding\nSARS\n北京\n".encode() + b"\xff\xff\n")
-    with pytest.raises(DatasetError, match=r"neither UTF-8 nor GB18030 throughout \(line 4\)"):
+    with pytest.raises(DatasetError, match=r"is not UTF-8 or GB18030 throughout \(line 4\)"):
         read_table(tmp_path / "table.csv", ("finding",))
 
 

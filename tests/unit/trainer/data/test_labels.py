@@ -131,3 +131,10 @@ def test_a_scan_with_two_labels_is_refused_where_each_counts(write):
     source = write("path,label\na.png,x\nb.png,y\na.png,y\n")
     with pytest.raises(DatasetError, match="row 3: the scan has the label 'y', and 'x' in row 1"):
         refuse_contradictions(source, read_labels(source))
+
+
+def test_labels_in_another_encoding_are_refused_rather_than_read_as_other_labels(write):
+    source = write("path,label\na.png,x\n")
+    source.write_bytes("path,label\na.png,gr\u00fcn\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"is not UTF-8 throughout \(line 2\); save it as UTF-8"):
+        read_labels(source)
