@@ -154,7 +154,7 @@ class Listener:
             self.counts[what] += 1
 
     def _has_room(self, *_: object) -> bool:
-        return threading.active_count() < 2 * (self._options.associations + _MORE_CONNECTIONS)
+        return len(self._ae.active_associations) < self._options.associations + _MORE_CONNECTIONS
 
     def _guard(self, event: evt.Event) -> None:
         connection = event.assoc.dul.socket

@@ -1,6 +1,7 @@
 """Exposition of the ledger's metrics in Prometheus' text format, over HTTP or as text."""
 
 import logging
+import sys
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -14,6 +15,9 @@ from db.schema import check_schema
 from nightread.errors import DatabaseError, SettingsError
 
 _log = logging.getLogger(__name__)
+
+#: Seconds for which a connection may send nothing; each has a thread of a process that may have other work.
+READ_S = 10.0
 
 
 class LedgerCollector(Collector):
@@ -73,4 +77,10 @@ def serve_metrics(collector: Collector, host: str, port: int, option: str = "--l
             f"metrics cannot be served at {host}:{port}: {error.strerror or error}; name a free address of this host "
             f"with {option}"
         ) from None
+    server.RequestHandlerClass.timeout = READ_S  # type: ignore[attr-defined]  # of every handler of a connection
+    server.handle_error = _note_error  # type: ignore[assignment]  # the base class prints a traceback
     return int(server.server_port)
+
+
+def _note_error(*_: object) -> None:
+    _log.debug("a request for metrics ended by %s", type(sys.exception()).__name__)

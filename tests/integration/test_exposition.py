@@ -1,6 +1,7 @@
 """Metrics add up to the rows, and Prometheus can read them."""
 
 import re
+import socket
 import urllib.request
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +21,7 @@ from nightread.errors import SettingsError
 from tests.db_factories import add_run, claim, expire_lease, job_ids, shift_time
 from tests.factories import ROOT
 from tests.web_page import add_night
+from worker import exposition
 from worker.exposition import LedgerCollector, serve_metrics, write_metrics
 
 
@@ -50,6 +52,17 @@ def test_scans_by_status_and_reason_add_up_to_the_rows(engine, has_tally):
     told = {key[1:]: value for key, value in found.items() if key[0] == "scans" and value}
     with_reason_first = {(reason, status): count for (status, reason), count in count_rows(engine).items()}
     assert told == with_reason_first
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics", b"\xff\r\n\r\n"])
+def test_a_connection_that_asks_for_nothing_is_ended_without_a_word(sqlite_engine, monkeypatch, capfd, sent):
+    monkeypatch.setattr(exposition, "READ_S", 0.1)
+    port = serve_metrics(LedgerCollector(sqlite_engine), "127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(sent)
+        while connection.recv(65_536):
+            pass
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_jobs_are_told_by_what_they_wait_for(engine):

@@ -80,6 +80,21 @@ def test_refuses_more_associations_than_allowed_for_now(tmp_path):
             assert second.is_rejected
 
 
+def test_other_threads_of_the_process_take_no_room(tmp_path):
+    """Such as those of connections to its metrics."""
+    done = threading.Event()
+    others = [threading.Thread(target=done.wait) for _ in range(100)]
+    for other in others:
+        other.start()
+    try:
+        with listening(tmp_path / "spool") as (listener, _), associated(listener.port, Verification) as peer:
+            assert peer.is_established
+    finally:
+        done.set()
+        for other in others:
+            other.join()
+
+
 def test_refuses_associations_while_the_spool_is_full(tmp_path, caplog):
     with listening(tmp_path / "spool", min_free_bytes=2**62) as (listener, filed):
         said = storescu(listener.port, *write_study(tmp_path / "in", 0), expect=None).stderr
