@@ -85,11 +85,11 @@ class WebArchive:
 
     def bring(self, found: FoundInstance) -> None:
         """Bring an instance into the spool; see `Archive`."""
-        written = self._spool.incoming / f"{found.instance}.dcm"
+        written = self._spool.incoming / "fetched.dcm"  # what the archive says names no file
         try:
             dataset = self._client.retrieve_instance(found.study, found.series, found.instance)
             dataset.save_as(written, enforce_file_format=True)
-        except (requests.RequestException, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # any answer may come, and pydicom raises whatever it leads to
             raise ArchiveFailed(f"the archive does not give an instance ({type(error).__name__})") from None
         self._on_filed(self._spool.file(written, found.instance))
 
@@ -100,19 +100,26 @@ class WebArchive:
     def _list(
         self, search: Callable[..., Any], wanted: dict[str, str], fields: Sequence[str], *uids: str
     ) -> Iterator[Dataset]:
-        offset = 0
+        offset, before = 0, list[Any]()
         while True:
             try:
                 page = search(*uids, search_filters=wanted, fields=fields, limit=_PAGE, offset=offset)
+                listed = [Dataset.from_json(one) for one in page]
             except requests.HTTPError as error:
                 code = error.response.status_code if error.response is not None else 0
                 raise ArchiveFailed(f"the archive answered a search with HTTP status {code}") from None
-            except (requests.RequestException, OSError, ValueError) as error:
+            except (requests.RequestException, OSError) as error:
                 raise ArchiveFailed(f"the archive does not answer ({type(error).__name__})") from None
-            yield from (Dataset.from_json(one) for one in page)
+            except Exception as error:  # noqa: BLE001  # as in `bring`
+                raise ArchiveFailed(
+                    f"the archive's answer to a search cannot be read ({type(error).__name__})"
+                ) from None
+            if page and page == before:  # it knows no `offset`, and gave everything at once
+                return
+            yield from listed
             if len(page) < _PAGE:
                 return
-            offset += len(page)
+            offset, before = offset + len(page), page
 
 
 class PeerArchive:

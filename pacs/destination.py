@@ -192,8 +192,20 @@ def check_url(url: str, service: str) -> str:
 
 
 class TimedSession(requests.Session):
-    """A session whose requests end."""
+    """A session whose requests end, and that sends an object nowhere else than it was told to."""
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         """Send a request with a time limit."""
         return super().request(*args, **{"timeout": TIMEOUT_S} | options)
+
+    def post(self, *args: Any, **options: Any) -> requests.Response:
+        """Send an object.
+
+        Raises:
+            requests.HTTPError: it was redirected: it would arrive as a request without content, and count as stored, or
+                go to another host.
+        """
+        answer = super().post(*args, **options, allow_redirects=False)
+        if answer.is_redirect:
+            raise requests.HTTPError(response=answer)
+        return answer

@@ -17,7 +17,7 @@ from pacs.archive import Archive, PeerArchive, WebArchive
 from pacs.destination import check_url, is_url, refuse_tls_files
 from pacs.intake import Intake, RunMaker
 from pacs.listener import Listener, ListenerOptions
-from pacs.spool import Spool, WrongInstance
+from pacs.spool import Spool, WrongInstance, is_uid
 from pacs.tls import NO_TLS, TlsFiles
 from worker.runs.request import Request
 
@@ -189,6 +189,9 @@ def fetch_night(
     for found in archive.find(day, modalities):
         counts.found += 1
         on_instance()
+        if not all(map(is_uid, (found.study, found.series, found.instance))):
+            counts.refused += 1
+            continue
         if spool.has(found.study_date, found.study, found.instance):
             counts.present += 1
             continue
