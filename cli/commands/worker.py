@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.cluster import prepare_cluster_process, report_health
+from cli.database import open_database
 from cli.exits import Exit
 from cli.options import Device, Json, Model
 from db.types import Priority
@@ -53,6 +54,7 @@ def worker(
     app = make_app(settings)
     app.priorities = tuple(priority or ())
     Publisher(app, settings).count_waiting()  # one clear line now rather than endless retries later
+    open_database(settings).dispose()
     scoring = app.Worker(
         concurrency=concurrency, pool_cls="prefork", without_gossip=True, without_mingle=True, without_heartbeat=True,
         hostname=f"nightread-{os.getpid()}@{socket.gethostname()}", loglevel=settings.log_level,

@@ -189,10 +189,11 @@ def test_a_run_enqueued_while_redis_is_away_is_scored_when_it_is_back(env, night
 
 
 def test_a_worker_refuses_to_start_without_tables_model_or_roots(env, tmp_path, sqlite_url):
-    def start(**settings):
+    def start(expect=1, **settings):
         given = env | {f"NIGHTREAD_{name.upper()}": value for name, value in settings.items()}
-        return run("worker", env=given, cwd=tmp_path, expect=1).stderr
+        return run("worker", env=given, cwd=tmp_path, expect=expect).stderr
 
+    assert "NIGHTREAD_DATABASE_URL" in start(expect=5, database_url="postgresql://u@127.0.0.1:1/x")
     assert "no such folder: /not/here" in start(scan_roots="/not/here")
     assert "no model bundle none" in start(model="none")
     assert "NIGHTREAD_DEVICE=cpu" in start(device="cuda")

@@ -153,7 +153,9 @@ def describe_drift(measured: MeasuredDrift) -> str:
     drifted, rejections = measured.drift, measured.drift.rejections
     what = "the training data" if measured.against is None else f"run {measured.against.id[:8]}"
     if drifted.looks_alike is None:
-        return f"{measured.night.measured:,} scans are too few to compare this run with {what}"
+        count = measured.night.measured
+        few = "1 scan is too few" if count == 1 else f"{count:,} scans are too few"
+        return f"{few} to compare this run with {what}"
     if drifted.looks_alike:
         return f"this run looks like {what}: no measurement differs by more than chance explains"
     moved = sorted((shift for shift in drifted.shifts if shift.is_alarm), key=lambda shift: -shift.ks)
