@@ -16,7 +16,7 @@ from nightread.errors import NoticeFailed, SettingsError
 from nightread.settings import read_settings
 from tests.db_factories import add_run, at_once, fetch_run
 from tests.factories import ROOT
-from tests.services import run_webhook
+from tests.services import find_free_port, run_webhook
 from tests.web_page import add_night
 from worker.report.notice import notify_ended, notify_run
 
@@ -225,6 +225,13 @@ def test_webhook_whose_reply_never_ends_has_not_taken_a_notice(engine, night, se
     assert notify_ended(engine, settings) == 0
     assert "address 1 of 1 of NIGHTREAD_NOTIFY_URLS: its reply did not end within 1 s" in caplog.text
     assert read_deliveries(engine)[0].status is DeliveryStatus.WAITING
+
+
+def test_log_has_the_cause_of_a_lost_connection_and_not_the_address(engine, night, caplog):
+    with pytest.raises(NoticeFailed, match="the log has the cause"):
+        notify_run(engine, read_settings(notify_urls=f"json://u:hunter2@127.0.0.1:{find_free_port()}/hunter2"), night)
+    assert "cause: [Errno 111] Connection refused" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_a_cancelled_run_is_told_too(engine, night, settings, webhook):

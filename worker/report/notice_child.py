@@ -8,6 +8,7 @@ what apprise says of one that did not is on stdout.
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -17,6 +18,8 @@ from typing import Any, Final
 from nightread.errors import SettingsError
 
 _MEMORY_BYTES: Final = 2 * 2**30
+#: What OpenSSL, the system or urllib3 names as the cause of a lost connection.
+_CAUSE: Final = re.compile(r"\[SSL: \w+\]|\[Errno -?\d+\] [A-Za-z ]+|timed out")
 
 
 def import_apprise() -> Any:
@@ -46,14 +49,28 @@ def open_address(url: str) -> Any | None:
     return service if is_read else None
 
 
+def _keep_causes(record: logging.LogRecord) -> bool:
+    """Keep warnings, and of the error behind a lost connection its cause; the rest of it holds the address."""
+    if record.levelno >= logging.WARNING:
+        return True
+    said = record.getMessage()
+    cause = _CAUSE.search(said) if said.startswith("Socket Exception") else None
+    if cause is not None:
+        record.msg, record.args = f"cause: {cause[0]}", None
+    return cause is not None
+
+
 def main() -> None:
     """Bring one notice; only `worker.report.notice` calls it."""
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold the address
     notice = json.load(sys.stdin)
-    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s")
     apprise, service = import_apprise(), open_address(notice["url"])
+    said = logging.StreamHandler(sys.stdout)
+    said.addFilter(_keep_causes)
+    logging.basicConfig(handlers=[said], format="%(message)s")
+    logging.getLogger("apprise").setLevel(logging.DEBUG)
     signal.alarm(int(sys.argv[1]))  # ends this process, whether or not the one that started it lives
     is_taken = service is not None and service.notify(
         title=notice["title"], body=notice["body"], notify_type=notice["kind"], body_format=apprise.NotifyFormat.TEXT
