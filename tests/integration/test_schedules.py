@@ -42,6 +42,7 @@ def clock(monkeypatch):
     """The time that schedules see."""
     now = [ADDED]
     monkeypatch.setattr(schedules, "read_clock", lambda _: now[0])
+    monkeypatch.setattr(schedules, "_AHEAD", timedelta.max)  # rows have the time of the database
 
     def go_to(text):
         now[0] = datetime.fromisoformat(text).replace(tzinfo=UTC)
@@ -102,6 +103,24 @@ def test_schedule_that_is_added_again_over_another_folder_gets_a_run_of_its_own(
         assert nights(engine) == {"2026-11-27": "started"}
         assert write(engine, lambda connection: remove_schedule(connection, "ward-a"))
     assert {run.key for run in runs(engine)} == {"ward-a/2026-11-27", "ward-a/2026-11-27/20261127T120000Z"}
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["empty", "missing"])
+def test_night_that_a_clock_ahead_has_looked_for_is_started_when_it_is_due(
+    engine, settings, clock, tmp_path, monkeypatch, is_there
+):
+    if is_there:
+        (tmp_path / "2026-11-27").mkdir()
+    add(engine, tmp_path)
+    clock("2026-11-28T01:00:05")
+    assert start_due_nights(engine, settings) == 0
+    write_scans(tmp_path / "2026-11-27", 1)
+    assert start_due_nights(engine, settings) == 0
+    monkeypatch.setattr(schedules, "_AHEAD", timedelta(hours=1))
+    later = update(schedule_nights).values(changed_at=datetime(2026, 11, 29, tzinfo=UTC))
+    write(engine, lambda connection: connection.execute(later))
+    assert start_due_nights(engine, settings) == 1
+    assert nights(engine) == {"2026-11-27": "started"}
 
 
 def test_of_many_that_look_at_once_one_starts_a_night(engine, settings, clock, tmp_path):

@@ -53,6 +53,8 @@ _LOOK_BACK: Final = timedelta(days=62)
 #: Longer than listing a large folder on a slow share takes.
 _LEASE_S: Final = 900.0
 _RETRY_S: Final = 300.0
+#: A night whose row was changed later than this from now was looked at by a clock that has been put back since.
+_AHEAD: Final = timedelta(hours=1)
 _LOOK_S: Final = 15.0
 
 
@@ -159,7 +161,10 @@ def _find_due(engine: Engine, schedule: Schedule, now: datetime) -> list[DueNigh
     to_start = []
     for due in nights:
         before = known.get(due.night)
-        if before is not None and before.status not in {NightStatus.STARTING, NightStatus.FAILED}:
+        if before is not None and before.run_id is None and before.changed_at - now > _AHEAD:
+            # A clock that was ahead looked for the night before its scans could be there.
+            write(engine, partial(reopen_night, schedule=schedule.name, night=due.night))
+        elif before is not None and before.status not in {NightStatus.STARTING, NightStatus.FAILED}:
             continue
         if now - due.due_at <= catch_up:
             to_start.append(due)
