@@ -1,5 +1,7 @@
 """Exit codes, which are frozen, and the exit code of each error."""
 
+import errno
+import os
 from enum import IntEnum
 from typing import Final
 
@@ -58,8 +60,19 @@ MEANINGS: Final[dict[Exit, tuple[str, str]]] = {
 }
 
 
+#: What a file system refuses whatever a command does with the path.
+_OF_THE_SYSTEM: Final = {
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
+#: Characters of such a path: one may be too long.
+_SHOWN: Final = 300
+
+
 def explain(error: BaseException) -> tuple[str, Exit] | None:
     """Return (message, exit code) of a known error, else None."""
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_SYSTEM:
+        code = Exit.USAGE if error.errno in {errno.ENAMETOOLONG, errno.ENOTDIR} else Exit.ERROR
+        return f"{show_text(os.fsdecode(error.filename)[:_SHOWN])} cannot be used: {error.strerror}", code
     if not isinstance(error, NightreadError):
         return None
     message = show_text(" ".join(str(error).split()))

@@ -109,10 +109,10 @@ def _check_version(version: SchemaVersion | None, source: Path) -> str:
 @contextlib.contextmanager
 def _new_file(target: Path) -> Iterator[Path]:
     """Yield a file beside `target` that takes its name at the end, once it is whole and on disk."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         if target.exists():
             raise BackupFailed(f"there is a file {target} already: name another, or delete it first")
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
         raise BackupFailed(

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -47,6 +48,17 @@ def end_in_order() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
+
+
+def stop_at_signals(stop: Callable[[], None]) -> None:
+    """Let Ctrl-C, SIGTERM and SIGHUP stop a service; in a container it is process 1, which no signal ends by itself.
+
+    A signal that is ignored, as under `nohup`, stays so. Only the main thread may call it.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop())
 
 
 def end_at_once() -> None:

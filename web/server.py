@@ -1,7 +1,6 @@
 """Serves the page over HTTP with Uvicorn: limits of size, time and number, and no log of addresses, which name runs."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nightread.errors import SettingsError
+from nightread.machine import stop_at_signals
 from nightread.settings import Settings
 from web.access import check_listening
 from web.app import make_app
@@ -99,8 +99,10 @@ def serve(
     name = f"[{host}]" if ":" in host else host
     scheme = "https" if certificate else "http"
     on_start(f"{scheme}://{name}:{listening.getsockname()[1]}{app.state.access.prefix}/")
-    with listening, contextlib.suppress(KeyboardInterrupt):  # raised again once the page has ended in order
-        uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    stop_at_signals(lambda: setattr(server, "should_exit", True))
+    with listening:
+        server.run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:

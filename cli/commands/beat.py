@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from cli.exits import Exit
 from cli.options import Json
 from db.engine import reading
 from db.schedules import list_schedules
+from nightread.machine import stop_at_signals
 from nightread.settings import Settings
 from worker.health import check_sweeping
 
@@ -43,8 +43,7 @@ def beat(
     engine = open_database(settings)
     start_scheduler(engine, settings, fetch_night, _send_due_nights)
     sweeper = Sweeper(publisher, engine, settings.sweep_s)
-    for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
-        signal.signal(number, lambda *_: sweeper.stop())
+    stop_at_signals(sweeper.stop)
     sweeper.run()
     # The thread of an association would hold the process for as long as a night is fetched. Another beat goes on with
     # it, as with that of a beat that was killed.

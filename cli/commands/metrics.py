@@ -1,6 +1,5 @@
 """`metrics`: serves metrics for Prometheus."""
 
-import signal
 import sys
 import threading
 from typing import Annotated
@@ -11,6 +10,7 @@ from cli.options import Listen, read_listen
 from cli.output.console import say
 from db.engine import make_engine
 from nightread.logs import configure_logging
+from nightread.machine import stop_at_signals
 from nightread.settings import read_settings
 from worker.exposition import LedgerCollector, serve_metrics, write_metrics
 
@@ -34,8 +34,7 @@ def metrics(
         return
     host, port = read_listen(listen)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
-        signal.signal(number, lambda *_: stop.set())
+    stop_at_signals(stop.set)
     port = serve_metrics(LedgerCollector(engine), host, port)
     say(f"metrics: http://{listen.rpartition(':')[0]}:{port}/metrics")
     stop.wait()

@@ -1,6 +1,5 @@
 """`receive`: takes scans from a PACS or a modality."""
 
-import signal
 import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -18,6 +17,7 @@ from db.engine import make_engine
 from db.schema import check_schema
 from db.types import Priority
 from nightread.logs import configure_logging
+from nightread.machine import stop_at_signals
 from nightread.settings import check_shared_broker, read_settings
 
 _NETWORK, _SPOOL = "Network", "Spool"
@@ -96,8 +96,7 @@ def receive(  # one argument for each option
     at = None if metrics is None else read_listen(metrics)
     engine = open_database(settings)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # in a container this is process 1, which no signal ends by itself
-        signal.signal(number, lambda *_: stop.set())
+    stop_at_signals(stop.set)
     opened = spools.Spool(spool, max_bytes=int(max_spool * GIB), min_free_bytes=int(min_free * GIB))
     try:
         make_run = receiver.RunMaker(engine, settings, opened, request)

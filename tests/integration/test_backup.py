@@ -127,6 +127,8 @@ class TestRefusing:
         with pytest.raises(BackupFailed, match=r"there is a file .*old already: name another, or delete it first"):
             back_up(engine, tmp_path / "old")
         assert (tmp_path / "old").read_text() == "precious"
+        with pytest.raises(BackupFailed, match=r"there is a file \. already"):
+            back_up(engine, Path())
 
     def test_a_folder_that_is_missing_is_named(self, engine, tmp_path):
         with pytest.raises(BackupFailed, match="cannot be written: No such file or directory; name a file in a folder"):
