@@ -70,9 +70,10 @@ _SHOWN: Final = 300
 
 def explain(error: BaseException) -> tuple[str, Exit] | None:
     """Return (message, exit code) of a known error, else None."""
-    if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_SYSTEM:
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+        path = "a file" if error.filename is None else os.fsdecode(error.filename)[:_SHOWN]  # None: of an open file
         code = Exit.USAGE if error.errno in {errno.ENAMETOOLONG, errno.ENOTDIR} else Exit.ERROR
-        return f"{show_text(os.fsdecode(error.filename)[:_SHOWN])} cannot be used: {error.strerror}", code
+        return f"{show_text(path)} cannot be used: {error.strerror}", code
     if not isinstance(error, NightreadError):
         return None
     message = show_text(" ".join(str(error).split()))

@@ -133,6 +133,7 @@ def test_a_wrong_value_of_an_option_is_wrong_usage(read):
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5_000), f"{'x' * 300} cannot", Exit.USAGE),
         (OSError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b cannot be used: Not a directory", Exit.USAGE),
         (OSError(errno.EROFS, "Read-only file system", "a"), "a cannot be used: Read-only file system", Exit.ERROR),
+        (OSError(errno.ENOSPC, "No space left"), "a file cannot be used: No space left", Exit.ERROR),
         (OSError(errno.ENOSPC, "No space left", b"a\xff"), "a\\udcff cannot be used: No space left", Exit.ERROR),
     ],
     ids=lambda value: getattr(value, "strerror", ""),
@@ -145,7 +146,6 @@ def test_what_a_file_system_refuses_is_one_line(error, said, code):
 
 def test_an_unforeseen_error_of_the_system_is_a_fault_of_the_program():
     assert explain(OSError(errno.ENOENT, "No such file", "a")) is None
-    assert explain(OSError(errno.ENOSPC, "No space left")) is None
 
 
 def test_a_wrong_setting_is_no_wrong_usage(monkeypatch):
