@@ -46,8 +46,8 @@ MEANINGS: Final[dict[Exit, tuple[str, str]]] = {
         "`nightread status` says which and why",
     ),
     Exit.UNAVAILABLE: (
-        "a service is unavailable",
-        "try again later, with the same `--key`; an enqueued run is safe in the database",
+        "a service is unavailable, or the database cannot be used",
+        "follow the line; try again later, with the same `--key`; an enqueued run is safe in the database",
     ),
     Exit.EMPTY: (
         "there was no scan",

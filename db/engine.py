@@ -274,8 +274,13 @@ def explain_unavailable(error: DBAPIError, engine: Engine) -> DatabaseUnavailabl
 
 
 def _find_sqlite_remedy(error: DBAPIError, engine: Engine) -> str:
-    """Return what can be done where a file cannot be opened or written, as the end of a sentence; "" otherwise."""
-    if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+    """Return what can be done where a file is damaged or cannot be opened or written, as the end of a sentence."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_CORRUPT:
+        return "; keep the file aside, and fill a new one from a backup with `nightread db restore`"
+    if code == sqlite3.SQLITE_NOTADB:
+        return "; it is no SQLite file, or its beginning is damaged: name another one, or restore a backup"
+    if code not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
         return ""
     file = Path(engine.url.database or "")
     if file.is_dir():

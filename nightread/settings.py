@@ -129,7 +129,9 @@ class Settings(PageSettings):
         le=100,
         description="crashes or transient faults of one job before it is split or fails",
     )
-    queue_high_water: int = Field(64, ge=1, description="waiting messages above which no more are published")
+    queue_high_water: int = Field(
+        64, ge=1, le=1_000_000, description="waiting messages above which no more are published"
+    )
     max_pixels: int = Field(40_000_000, ge=1, description="largest width x height of a scan that is decoded")
     decode_limit_s: float = Field(
         60.0, ge=1.0, le=600.0, description="time limit for decoding one scan, in seconds; beyond it that scan fails"
@@ -151,7 +153,7 @@ class Settings(PageSettings):
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="largest file that is read, in bytes")
     threads: int = Field(0, ge=0, le=256, description="threads of a worker, or forks of `score`; 0: one per core")
     notify_urls: SecretStr = Field(SecretStr(""), description="addresses of notices, as apprise writes them, by blanks")
-    notify_on: str = Field("end", pattern="^(end|guard)$", description="end: each run; guard: those that tripped one")
+    notify_on: Literal["end", "guard"] = Field("end", description="end: each run; guard: those that tripped one")
     notify_details: bool = Field(False, description="whether notices hold names of runs and paths of folders")
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
     log_level: LogLevel = Field(LogLevel.INFO, description="DEBUG, INFO, WARNING or ERROR")
@@ -211,8 +213,10 @@ class Settings(PageSettings):
     @model_validator(mode="after")
     def _check_times(self) -> Self:
         if self.sweep_s > self.lease_s * 10:
-            msg = f"sweep_s ({self.sweep_s:g}) is over ten times lease_s ({self.lease_s:g}): lost jobs wait too long"
-            raise ValueError(msg)
+            raise ValueError(
+                f"NIGHTREAD_SWEEP_S ({self.sweep_s:g}) is over ten times NIGHTREAD_LEASE_S ({self.lease_s:g}): lost "
+                "jobs wait too long"
+            )
         return self
 
     @property

@@ -26,7 +26,7 @@ def explain_faults(
 
 def _explain(fault: Any, visible: Mapping[str, FieldInfo], found: Mapping[str, FoundSetting]) -> str:
     if not fault["loc"]:  # of several settings together
-        return f"{PREFIX}SETTINGS: {fault['ctx']['error']}"
+        return str(fault["ctx"]["error"])
     name = str(fault["loc"][0])
     source = found[name].source if name in found else ENVIRONMENT
     start = f"{PREFIX}{name.upper()}{'' if source == ENVIRONMENT else f' (in {source})'}: "

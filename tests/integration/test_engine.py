@@ -303,7 +303,7 @@ class TestUnavailable:
     def test_a_file_that_is_no_database(self, tmp_path):
         (tmp_path / "scan.jpg").write_bytes(b"\xff\xd8\xff\xe0" * 1000)
         engine = make_engine(f"sqlite:///{tmp_path}/scan.jpg")
-        assert "not a database" in unavailable(lambda: write(engine, count_up))
+        assert "not a database; it is no SQLite file" in unavailable(lambda: write(engine, count_up))
         assert "not a database" in unavailable(lambda: reading(engine).__enter__())
 
     def test_a_damaged_file(self, sqlite_engine):
@@ -312,7 +312,7 @@ class TestUnavailable:
         file = Path(sqlite_engine.url.database)
         content = file.read_bytes()
         file.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
-        assert "malformed" in unavailable(lambda: write(sqlite_engine, count_up))
+        assert "malformed; keep the file aside" in unavailable(lambda: write(sqlite_engine, count_up))
 
     @pytest.mark.parametrize("url", ["", "nonsense", f"post gresql://{PASSWORD}", "postgresql://u:p@h:port/x"])
     def test_a_url_that_cannot_be_read(self, url):

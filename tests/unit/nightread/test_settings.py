@@ -204,7 +204,8 @@ def test_allowed_broker_urls(url, is_shared):
 
 
 def test_a_sweep_much_longer_than_the_lease_is_refused():
-    assert "ten times lease_s" in faults(SWEEP_S="3000", LEASE_S="10")
+    said = faults(SWEEP_S="3000", LEASE_S="10")
+    assert said.endswith(": NIGHTREAD_SWEEP_S (3000) is over ten times NIGHTREAD_LEASE_S (10): lost jobs wait too long")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
@@ -448,3 +449,8 @@ def test_a_file_that_is_a_fifo_is_refused_rather_than_waited_for(variable, tmp_p
 def test_the_null_device_stands_for_a_file_without_settings(monkeypatch):
     monkeypatch.setenv("NIGHTREAD_ENV_FILE", os.devnull)
     assert read_settings() == Settings()
+
+
+def test_choices_and_limits_are_told():
+    assert faults(NOTIFY_ON="both").endswith("'both' is not known; allowed are end, guard")
+    assert faults(QUEUE_HIGH_WATER="9" * 30).endswith("is too large; allowed are 1 to 1000000")
