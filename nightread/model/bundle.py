@@ -189,14 +189,16 @@ def find_bundle(reference: str, models_dir: Path) -> Path:
         models_dir: the operator's bundles, which take precedence over shipped ones.
 
     Raises:
-        CardMismatch: there is no such bundle; the message lists the available ones.
+        CardMismatch: there is no such bundle, and the message lists the available ones; or its card has another name.
     """
     name, _, version = (reference or DEFAULT_MODEL).partition("@")
     folders = [folder for folder in list_bundles(models_dir) if folder.parent.name == name]
     if version:
         folders = [folder for folder in folders if folder.name == version]
     if folders:
-        return folders[0] if version else max(folders, key=_read_created_at)
+        folder = folders[0] if version else max(folders, key=_read_created_at)
+        _refuse_renamed(folder)
+        return folder
     known = ", ".join(sorted(f"{folder.parent.name}@{folder.name}" for folder in list_bundles(models_dir))) or "none"
     raise CardMismatch(
         f"there is no model bundle {reference or DEFAULT_MODEL}; there are: {known} (NIGHTREAD_MODEL, "
@@ -315,13 +317,31 @@ def _unpack(parity: bytes) -> tuple[Any, Any]:
         return arrays["inputs"], arrays["scores"]
 
 
+def _refuse_renamed(folder: Path) -> None:
+    """Check that the folder's name is the card's: a copy under another version would be served as that version."""
+    fields = _read_fields(folder)
+    said = f"{fields.get('name')}/{fields.get('version')}"
+    if {"name", "version"} <= fields.keys() and said != _shown(folder):
+        raise CardMismatch(
+            f"the card of the model bundle {_shown(folder)} says {said}: rename the folder to that, or import it again"
+        )
+
+
 def _read_created_at(folder: Path) -> datetime:
     try:
-        card = json.loads(read_regular_file(folder / CARD_FILE, MOST_BYTES[CARD_FILE]))
-        created_at = datetime.fromisoformat(card["created_at"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        created_at = datetime.fromisoformat(_read_fields(folder)["created_at"])
+    except (ValueError, KeyError, TypeError):
         return datetime.min.replace(tzinfo=UTC)  # loading this bundle reports its fault
     return created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
+
+
+def _read_fields(folder: Path) -> dict[str, Any]:
+    """Return the fields of a card that is not checked; none of one that cannot be read, whose fault loading reports."""
+    try:
+        fields = json.loads(read_regular_file(folder / CARD_FILE, MOST_BYTES[CARD_FILE]))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _read_digest(folder: Path) -> str:

@@ -231,16 +231,17 @@ def test_a_damaged_bundle_is_refused_before_anything_is_written(env, tmp_path):
     from nightread.model.bundle import SHIPPED_DIR
 
     shipped = next(SHIPPED_DIR.glob("*/*/model.onnx")).parent
-    copy = tmp_path / "models" / "copy" / "1"
+    name, version = shipped.parts[-2:]
+    copy = tmp_path / "models" / name / version
     shutil.copytree(shipped, copy)
     model = bytearray((copy / "model.onnx").read_bytes())
     model[len(model) // 2] ^= 1
     (copy / "model.onnx").write_bytes(model)
-    env |= {"NIGHTREAD_MODELS_DIR": str(tmp_path / "models"), "NIGHTREAD_MODEL": "copy"}
+    env |= {"NIGHTREAD_MODELS_DIR": str(tmp_path / "models"), "NIGHTREAD_MODEL": f"{name}@{version}"}
 
     done = run("score", copy, env=env, cwd=tmp_path, expect=1)
 
-    assert "model.onnx of the model bundle copy/1 is not the file that its card describes" in done.stderr
+    assert f"model.onnx of the model bundle {name}/{version} is not the file that its card describes" in done.stderr
     assert last_json(run("runs", "--json", env=env, cwd=tmp_path)) == []
 
 

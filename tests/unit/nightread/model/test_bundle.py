@@ -356,6 +356,14 @@ def test_a_version_that_is_taken_is_refused_before_the_work(tmp_path):
         find_new_folder(tmp_path, "tiny", "1")
 
 
+def test_a_folder_that_was_renamed_is_not_found_as_that_version(tmp_path):
+    write_tiny_bundle(tmp_path)
+    (tmp_path / "tiny" / "1").rename(tmp_path / "tiny" / "2")
+    for reference in ("tiny", "tiny@2"):
+        with pytest.raises(CardMismatch, match="the card of the model bundle tiny/2 says tiny/1"):
+            find_bundle(reference, tmp_path)
+
+
 def test_workers_of_other_users_may_read_a_bundle(tmp_path):
     before = os.umask(0o077)
     try:
