@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from io import BytesIO
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -74,7 +73,7 @@ _IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _LAST_COEFFICIENT: Final = 63
 _RESTART_INTERVAL: Final = 0xDD
 _BLOCK_PX: Final = 8
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_FIRST_RESTART: Final = 0xD0
 _END_OF_IMAGE: Final = b"\xff\xd9"
 #: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
 _TAIL: Final = 2**16
@@ -315,7 +314,11 @@ def _count_restarts(data: bytes, header: FrameHeader) -> Iterator[tuple[int, int
     """Yield the restart markers of each scan of a JPEG, as found and as wanted (ISO/IEC 10918-1, A.2 and B.2.4.4)."""
     interval = 0
     factors: dict[int, tuple[int, int]] = {}  # of sampling, by component: horizontal and vertical
+    scan: tuple[int, int] | None = None  # that the next segment ends: its place, and the markers that it wants
     for marker, place in _find_segments(data):
+        if scan is not None:
+            yield _count_codes(data[scan[0] : place]), scan[1]
+            scan = None
         if marker in _SOF_CODECS:
             components = range(place + 10, place + 10 + 3 * header.components, 3)
             factors = {data[at]: divmod(data[at + 1], 16) for at in components}
@@ -329,10 +332,15 @@ def _count_restarts(data: bytes, header: FrameHeader) -> Iterator[tuple[int, int
             for axis, side_px in enumerate((header.width_px, header.height_px)):
                 own = factors[component][axis] if count == 1 else 1  # several components share a unit
                 units *= -(-side_px * own // (_BLOCK_PX * max(pair[axis] for pair in factors.values())))
-            end = _IN_SCAN.search(data, place + 2)
-            wanted = -(-units // interval) - 1
-            found = _RESTART.finditer(data, place, len(data) if end is None else end.start())
-            yield sum(1 for _ in islice(found, wanted)), wanted
+            scan = place, -(-units // interval) - 1
+    if scan is not None:
+        yield _count_codes(data[scan[0] :]), scan[1]
+
+
+def _count_codes(data: bytes) -> int:
+    """Return the restart markers in entropy-coded data; NumPy counts them in half the time of a regular expression."""
+    codes = np.frombuffer(data, np.uint8)
+    return int(np.count_nonzero((codes[:-1] == 0xFF) & (codes[1:] & 0xF8 == _FIRST_RESTART)))
 
 
 def _read_jpeg_2000(data: bytes) -> FrameHeader:

@@ -117,7 +117,8 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
                 check_jpeg_end(image, data, header)
             if kind is Format.PNG:
                 _check_png_rows(image, data)
-            colors = _sample_colors(image, data, kind) if with_colors else None
+            is_gray = header is not None and header.components == 1
+            colors = _sample_colors(image, data, kind) if with_colors and not is_gray else None
             pixels, black, white = _to_gray(image)
     except Image.DecompressionBombError:
         raise UnreadableScan(
