@@ -16,7 +16,8 @@ decode: turns the bytes of one file into a Scan.
 raster: decodes JPEG, PNG, TIFF, BMP and lossless WebP.
 tiff: decodes TIFF pages that Pillow cannot decode.
 lzw: checks LZW data of TIFF before it is decoded.
-frames: headers and decoders of compressed frames.
+frame_header: headers of compressed frames.
+frames: decoders of compressed frames, and whether a JPEG is whole.
 dicom: decodes DICOM.
 acquisition: identifiers, view, device and time of a DICOM instance.
 dicom_file: parses the attributes and the frame of a DICOM file.

@@ -24,7 +24,8 @@ from nightread.scan.dicom_file import (
     read_frame,
 )
 from nightread.scan.dicom_gray import read_table
-from nightread.scan.frames import Codec, FrameHeader, close_jpeg, decode, read_header, sample_colors, to_luma
+from nightread.scan.frame_header import Codec, FrameHeader, read_header
+from nightread.scan.frames import close_jpeg, decode, sample_colors, to_luma
 from nightread.scan.raster import check_jpeg_end, sample_jpeg_colors
 from nightread.scan.scan import Colors, Contradiction, Pixels
 

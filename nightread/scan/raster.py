@@ -16,16 +16,8 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
-from nightread.scan.frames import (
-    Codec,
-    FrameHeader,
-    check_last_pixel,
-    close_jpeg,
-    decode,
-    read_header,
-    sample_colors,
-    to_luma,
-)
+from nightread.scan.frame_header import Codec, FrameHeader, read_header
+from nightread.scan.frames import check_last_pixel, close_jpeg, decode, sample_colors, to_luma
 from nightread.scan.scan import (
     COLORS_SIDE_PX,
     DECODER_ERRORS,

@@ -17,7 +17,8 @@ from nightread.reasons import Reason
 from nightread.scan import lzw
 from nightread.scan.brightness import find_extremes, find_white
 from nightread.scan.formats import Format
-from nightread.scan.frames import read_header, sample_colors, to_luma
+from nightread.scan.frame_header import read_header
+from nightread.scan.frames import sample_colors, to_luma
 from nightread.scan.scan import DECODER_ERRORS, LARGEST_GRAY, BrightnessRule, Pixels, Scan, check_size
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it quotes tags

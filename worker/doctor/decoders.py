@@ -7,7 +7,8 @@ import imagecodecs
 import numpy as np
 
 from nightread.errors import ScanError
-from nightread.scan.frames import decode, read_header
+from nightread.scan.frame_header import read_header
+from nightread.scan.frames import decode
 from worker.doctor.finding import Finding, Level
 from worker.doctor.machine import Machine
 
