@@ -182,8 +182,8 @@ def test_an_onnx_file_from_elsewhere_becomes_a_model(call, night, tmp_path, inpu
     ("arguments", "code", "words"),
     [
         (["import", "none.onnx"], 2, ["there is no none.onnx"]),
-        (["import", "model.onnx"], 1, ["--card card.json", "models show --json"]),
-        (["import", "elsewhere/tiny/1", "--card", "card.json"], 1, ["is a folder", "leave out"]),
+        (["import", "model.onnx"], 2, ["--card card.json", "models show --json"]),
+        (["import", "elsewhere/tiny/1", "--card", "card.json"], 2, ["is a folder", "leave out"]),
         (["import", "model.onnx", "--card", "card.json", "--inputs", "none"], 2, ["no file in none"]),
         (["import", "model.onnx", "--card", "wrong.json"], 1, ["card: labels", "batches of 1 only"]),
         (["promote", "none@1"], 1, ["no model bundle none@1", "NIGHTREAD_MODELS_DIR"]),

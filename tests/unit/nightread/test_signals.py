@@ -11,7 +11,8 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def _kept():
-    kept = {number: signal.getsignal(number) for number in _NUMBERS}
+    # A shell starts what runs in the background with SIGINT ignored.
+    kept = {number: signal.signal(number, signal.SIG_DFL) for number in _NUMBERS}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
