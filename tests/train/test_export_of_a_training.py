@@ -175,7 +175,7 @@ def test_a_model_that_the_runtime_cannot_open_is_refused():
 
 
 def test_a_bundle_is_never_written_over(trained, exported):
-    with pytest.raises(ExportError, match="name another --version"):
+    with pytest.raises(CardMismatch, match="name another --version"):
         export(trained.request.out, exported.folder.parent.parent, "tiny", "1", report=ignore)
 
 
