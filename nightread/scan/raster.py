@@ -100,18 +100,19 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
                 raise UnsupportedScan(Reason.MULTI_FRAME, "the file has several frames; a scan has one")
             if kind is Format.JPEG and at_least_px and _find_turn(image) is None:
                 wanted = find_scale(width_px, height_px, at_least_px)
-                image.draft("L", (width_px // wanted, height_px // wanted))
+                mode = "YCbCr" if with_colors and _is_ycbcr(image) else "L"
+                image.draft(mode, (width_px // wanted, height_px // wanted))
             image.load()
             if kind is Format.PNG and data[_PNG_DEPTH_AND_COLOR] in _DEEP_PNGS:
                 return _read_deep_png(data, _find_turn(image), with_colors=with_colors)
             scale = round(width_px / image.width)
             if header is not None:
-                check_jpeg_end(image, data, header)
+                check_jpeg_end(_find_luma(image, kind), data, header)
             if kind is Format.PNG:
                 _check_png_rows(image, data)
             is_gray = header is not None and header.components == 1
-            colors = _sample_colors(image, data, kind) if with_colors and not is_gray else None
-            pixels, black, white = _to_gray(image)
+            colors = _sample_colors(image, data, kind, scale) if with_colors and not is_gray else None
+            pixels, black, white = _to_gray(_find_luma(image, kind))
     except Image.DecompressionBombError:
         raise UnreadableScan(
             Reason.TOO_LARGE, f"far more pixels than the allowed {max_pixels:,} (NIGHTREAD_MAX_PIXELS)"
@@ -200,10 +201,25 @@ def _read_deep_jpeg(data: bytes, header: FrameHeader, *, with_colors: bool) -> S
     return Scan(pixels, 0.0, white, Format.JPEG, *size, colors=colors, rule=rule)
 
 
-def _sample_colors(image: Image.Image, data: bytes, kind: Format) -> Colors | None:
-    """Return a sample of the colors of a loaded image; None if its file stores gray."""
+def _is_ycbcr(image: Image.Image) -> bool:
+    """Return whether a JPEG is known to store luma and chroma, so that one decode yields gray and colors.
+
+    The decoder cannot make them of RGB, which the Adobe marker declares, or the names of components without a marker.
+    """
+    transform = image.info.get("adobe_transform")
+    return transform == 1 or (transform is None and "jfif_density" in image.info)
+
+
+def _find_luma(image: Image.Image, kind: Format) -> Image.Image:
+    """Return the gray of a JPEG that was decoded to luma and chroma, and any other image as it is."""
+    return image.getchannel(0) if kind is Format.JPEG and image.mode == "YCbCr" else image
+
+
+def _sample_colors(image: Image.Image, data: bytes, kind: Format, scale: int) -> Colors | None:
+    """Return a sample of the colors of an image that was loaded at 1/scale; None if its file stores gray."""
     if kind is Format.JPEG:
-        return sample_jpeg_colors(data)
+        # The means of blocks, as the second decode would have them.
+        return _to_colors(image.reduce(8 // scale)) if image.mode == "YCbCr" else sample_jpeg_colors(data)
     if image.mode not in {"P", "PA", "RGB", "RGBA", "RGBX"}:
         return None
     return _to_colors(image)

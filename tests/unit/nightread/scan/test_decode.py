@@ -12,8 +12,10 @@ from PIL import Image, ImageFile
 
 from nightread.errors import ScanError, UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
+from nightread.scan import raster
 from nightread.scan.decode import read_scan
 from nightread.scan.formats import Format
+from nightread.scan.raster import sample_jpeg_colors
 from nightread.scan.scan import MIN_SIDE_PX, Scan
 from tests import factories
 
@@ -460,3 +462,27 @@ class TestColors:
         colors = self.read_both(factories.encode_jpeg(red), at_least_px=100)
         assert (colors[40:, :, 2] > 180).all()
         assert (np.abs(colors[:24, :, 1:].astype(int) - 128) <= 2).all()
+
+    @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}])
+    @pytest.mark.parametrize("at_least_px", [60, 110, 220, 800])
+    def test_a_jpeg_with_luma_and_chroma_is_decoded_once(self, options, at_least_px, monkeypatch):
+        data = factories.encode_jpeg(_draw_colored(), **options)
+        wanted = sample_jpeg_colors(data)
+        monkeypatch.setattr(raster, "sample_jpeg_colors", None)
+        colors = self.read_both(data, at_least_px=at_least_px)
+        assert np.abs(colors.astype(int) - wanted).mean() < 1.5
+
+    @pytest.mark.parametrize("options", [{"keep_rgb": True}, {"exif": b"Exif\0\0"}])
+    def test_a_jpeg_in_rgb_or_without_a_marker_of_its_colors_is_read_as_well(self, options):
+        data = factories.encode_jpeg(_draw_colored(), **options)
+        data = data if options.get("keep_rgb") else data[:2] + data[data.index(b"\xff\xe1") :]
+        colors = self.read_both(data, at_least_px=100)
+        np.testing.assert_array_equal(colors, sample_jpeg_colors(data))
+
+
+def _draw_colored():
+    """Return (800, 900, 3): a chest, of which one quarter is red and one is blue."""
+    pixels = np.repeat(factories.draw_chest(3, 800, 900)[:, :, np.newaxis], 3, axis=2)
+    pixels[:400, :450, 1:] //= 2
+    pixels[400:, 450:, :2] //= 2
+    return pixels
