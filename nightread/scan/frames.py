@@ -1,5 +1,6 @@
 """Decoders of compressed pictures in JPEG, TIFF and DICOM files, and whether a JPEG is whole."""
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,11 +20,13 @@ _LAST_COEFFICIENT: Final = 63
 _RESTART_INTERVAL: Final = 0xDD
 _BLOCK_PX: Final = 8
 _FIRST_RESTART: Final = 0xD0
+#: With the fill bytes before it; it begins once in a long run of them.
+_RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")
 _END_OF_IMAGE: Final = b"\xff\xd9"
 #: The end marker of an intact file is searched in this many bytes at its end, since writers may append trailers.
 _TAIL: Final = 2**16
-#: Arbitrary data in place of missing data.
-_OTHER_BITS: Final = b"\xaa" * 64
+#: Arbitrary data in place of missing data: at the end of a scan, and before each of its restart markers.
+_OTHER_BITS, _OTHER_FEW_BITS = b"\xaa" * 64, b"\xaa" * 8
 #: Maximum depth of a JPEG that Pillow decodes.
 _PILLOW_BITS: Final = 8
 
@@ -120,15 +123,29 @@ def _find_end(data: bytes) -> int:
 def _check_whole(data: bytes, header: FrameHeader) -> bytes:
     """Return a JPEG with its end marker; refuse one whose data ended early.
 
-    The picture is decoded twice, with and without arbitrary data before the end marker: if the results differ, data is
-    missing.
+    The picture is decoded twice, with and without arbitrary data at the end of each scan and of each restart interval:
+    if the results differ, data is missing.
     """
     end = _find_end(data)
     scans = (data if end < 0 else data[:end]).rstrip(b"\xff")  # fill bytes, with which some writers pad a frame
     closed = scans + _END_OF_IMAGE
-    if _decode_whole(closed, header) != _decode_whole(scans + _OTHER_BITS + _END_OF_IMAGE, header):
+    if _decode_whole(closed, header) != _decode_whole(_lengthen(closed), header):
         raise UnreadableScan(Reason.DAMAGED, f"the {header.codec} data is cut short")
     return closed
+
+
+def _lengthen(data: bytes) -> bytes:
+    """Return a JPEG with arbitrary data before each marker that ends a scan or a restart interval."""
+    parts, begun = [], 0
+    is_scan = False
+    for marker, place in [*find_segments(data), (0xD9, len(data))]:
+        part = data[begun:place]
+        if is_scan:
+            filled = part.rstrip(b"\xff")  # as above
+            part = _RESTART.sub(lambda found: _OTHER_FEW_BITS + found[0], filled) + _OTHER_BITS
+        parts.append(part)
+        begun, is_scan = place, marker == 0xDA
+    return b"".join(parts)
 
 
 def _decode_whole(data: bytes, header: FrameHeader) -> bytes:
@@ -149,12 +166,12 @@ def _check_progressive(data: bytes, header: FrameHeader) -> None:
         header: its header.
 
     Raises:
-        UnreadableScan: a coefficient of the first component is incomplete.
+        UnreadableScan: a coefficient of the first component is incomplete, or a scan refines one that is not there.
     """
     if not header.is_progressive:
         return
-    left: dict[int, set[int]] = {}  # incomplete coefficients by component
-    first = None
+    left: dict[int, list[int]] = {}  # bits that each coefficient of a component lacks; -1 if it has none
+    first, is_whole = None, True
     for marker, place in find_segments(data):
         if marker == 0xD9:
             break
@@ -167,10 +184,10 @@ def _check_progressive(data: bytes, header: FrameHeader) -> None:
             start, end, bits = data[end_of_ids : end_of_ids + 3]
             first = ids[0] if first is None and ids else first
             for component in ids:
-                missing = left.setdefault(component, set(range(_LAST_COEFFICIENT + 1)))
-                if not bits & 0x0F:
-                    missing -= set(range(start, end + 1))
-    if first is None or left[first]:
+                lacking = left.setdefault(component, [-1] * (_LAST_COEFFICIENT + 1))
+                is_whole &= {max(0, lack) for lack in lacking[start : end + 1]} <= {bits >> 4}
+                lacking[start : end + 1] = [bits & 0x0F] * len(lacking[start : end + 1])
+    if first is None or any(left[first]) or not is_whole:
         raise UnreadableScan(
             Reason.DAMAGED, "the JPEG data is cut short: some scans of the progressive picture are missing"
         )
@@ -187,9 +204,7 @@ def _check_restarts(data: bytes, header: FrameHeader) -> None:
         UnreadableScan: a scan has fewer markers than its restart interval demands.
     """
     try:
-        is_whole = header.codec is not Codec.JPEG or all(
-            found >= wanted for found, wanted in _count_restarts(data, header)
-        )
+        is_whole = all(found >= wanted for found, wanted in _count_restarts(data, header))
     except (struct.error, IndexError, KeyError, ValueError, ZeroDivisionError):
         return  # a damaged header, which decoders refuse
     if not is_whole:
@@ -199,6 +214,7 @@ def _check_restarts(data: bytes, header: FrameHeader) -> None:
 def _count_restarts(data: bytes, header: FrameHeader) -> Iterator[tuple[int, int]]:
     """Yield the restart markers of each scan of a JPEG, as found and as wanted (ISO/IEC 10918-1, A.2 and B.2.4.4)."""
     interval = 0
+    block_px = 1 if header.codec is Codec.JPEG_LOSSLESS else _BLOCK_PX
     factors: dict[int, tuple[int, int]] = {}  # of sampling, by component: horizontal and vertical
     scan: tuple[int, int] | None = None  # that the next segment ends: its place, and the markers that it wants
     for marker, place in find_segments(data):
@@ -217,7 +233,7 @@ def _count_restarts(data: bytes, header: FrameHeader) -> Iterator[tuple[int, int
             units = 1
             for axis, side_px in enumerate((header.width_px, header.height_px)):
                 own = factors[component][axis] if count == 1 else 1  # several components share a unit
-                units *= -(-side_px * own // (_BLOCK_PX * max(pair[axis] for pair in factors.values())))
+                units *= -(-side_px * own // (block_px * max(pair[axis] for pair in factors.values())))
             scan = place, -(-units // interval) - 1
     if scan is not None:
         yield _count_codes(data[scan[0] :]), scan[1]

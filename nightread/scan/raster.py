@@ -16,7 +16,7 @@ from nightread.errors import UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.brightness import find_white
 from nightread.scan.formats import Format
-from nightread.scan.frame_header import Codec, FrameHeader, read_header
+from nightread.scan.frame_header import Codec, FrameHeader, find_segments, read_header
 from nightread.scan.frames import check_last_pixel, close_jpeg, decode, sample_colors, to_luma
 from nightread.scan.scan import (
     COLORS_SIDE_PX,
@@ -47,6 +47,8 @@ _BMP_MASKS = {
 }  # fmt: skip
 _BMP_HEADER_OF_ALPHA = 56
 
+_APPLICATION_1, _START_OF_SCAN = 0xE1, 0xDA
+_EXIF = b"Exif\0\0"
 #: By EXIF orientation (EXIF 2.32, tag 274).
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -139,10 +141,14 @@ def _read_deep_png(data: bytes, turn: Image.Transpose | None, *, with_colors: bo
     is_color = pixels.shape[2] > 2
     gray = np.rint(to_luma(pixels)).astype(np.uint16) if is_color else pixels[..., 0]
     colors = sample_colors(pixels, 16) if is_color and with_colors else None
-    upright = gray if turn is None else np.asarray(Image.fromarray(gray).transpose(turn))
+    upright = _turn(gray, turn)
     height_px, width_px = upright.shape
     rule = BrightnessRule.BITS_IN_USE
     return Scan(upright, 0.0, find_white(gray), Format.PNG, width_px, height_px, colors=colors, rule=rule)
+
+
+def _turn(pixels: Pixels, turn: Image.Transpose | None) -> Pixels:
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def _check_bmp(data: bytes) -> None:
@@ -197,8 +203,9 @@ def _read_deep_jpeg(data: bytes, header: FrameHeader, *, with_colors: bool) -> S
     else:
         colors = sample_colors(pixels, header.bits) if with_colors else None
         pixels, white = to_luma(pixels), float(2**header.bits - 1)
-    size = header.width_px, header.height_px
-    return Scan(pixels, 0.0, white, Format.JPEG, *size, colors=colors, rule=rule)
+    upright = _turn(pixels, _find_turn_of_jpeg(data))
+    height_px, width_px = upright.shape
+    return Scan(upright, 0.0, white, Format.JPEG, width_px, height_px, colors=colors, rule=rule)
 
 
 def _is_ycbcr(image: Image.Image) -> bool:
@@ -290,6 +297,20 @@ def _find_turn(image: Image.Image) -> Image.Transpose | None:
     """Return what turns an image upright by its EXIF orientation; None if nothing does, or if that cannot be read."""
     with contextlib.suppress(*DECODER_ERRORS):
         return _TURNS.get(image.getexif().get(Base.Orientation, 1))
+    return None
+
+
+def _find_turn_of_jpeg(data: bytes) -> Image.Transpose | None:
+    """Return what `_find_turn` does, of a JPEG that Pillow does not open."""
+    for marker, place in find_segments(data):
+        content = data[place + 4 : place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")]
+        if marker == _APPLICATION_1 and content.startswith(_EXIF):
+            exif = Image.Exif()
+            with contextlib.suppress(*DECODER_ERRORS):
+                exif.load(content)
+                return _TURNS.get(exif.get(Base.Orientation, 1))
+        if marker == _START_OF_SCAN:
+            break
     return None
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import itertools
+import re
 import struct
 import zlib
 
@@ -216,6 +218,40 @@ class TestJpeg:
         assert refuse(data[: len(data) * percent // 100] + b"\xff\xd9")[0] is Reason.DAMAGED
 
 
+def encode_lossless_rows(pixels):
+    """Return a lossless JPEG (ISO/IEC 10918-1, H) whose rows are restart intervals; its codes have four bits."""
+    height, width = pixels.shape
+    frame = struct.pack(">HBHHB3B", 11, 8, height, width, 1, 1, 0x11, 0)
+    table = struct.pack(">HB", 28, 0) + bytes((0, 0, 0, 9, *[0] * 12, *range(9)))
+    segments = [(0xC3, frame), (0xC4, table), (0xDD, struct.pack(">HH", 4, width)), (0xDA, b"\0\x08\1\1\0\1\0\0")]
+    data = b"\xff\xd8" + b"".join(bytes((0xFF, marker)) + content for marker, content in segments)
+    for number, row in enumerate(pixels.astype(int)):
+        bits = ""
+        for change in np.diff(row, prepend=128).tolist():
+            size = abs(change).bit_length()
+            code = change if change > 0 else change + (1 << size) - 1
+            bits += f"{size:04b}" + (f"{code:0{size}b}" if size else "")
+        bits += "1" * (-len(bits) % 8)
+        coded = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+        data += (bytes((0xFF, 0xD0 + (number - 1) % 8)) if number else b"") + coded
+    return data + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["lossless", "JPEG-LS", "JPEG-LS RGB"])
+def test_a_jpeg_of_any_kind_is_turned_upright(kind, orientation):
+    pixels = DEEP if kind != "JPEG-LS RGB" else np.repeat(CHEST[..., None], 3, axis=2)
+    data = bytes(imagecodecs.ljpeg_encode(pixels) if kind == "lossless" else imagecodecs.jpegls_encode(pixels))
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = exif.tobytes()
+    turned = data[:2] + struct.pack(">HH", 0xFFE1, len(content) + 2) + content + data[2:]
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(factories.encode_jpeg(CHEST, quality=100, exif=exif))))
+    scan = read(turned)
+    assert (scan.width_px, scan.height_px) == upright.size
+    np.testing.assert_allclose(shown(turned), np.asarray(upright) / 255, atol=0.02)
+
+
 class TestRestartMarkers:
     LARGE = np.kron(CHEST, np.ones((4, 4), np.uint8))
 
@@ -237,6 +273,25 @@ class TestRestartMarkers:
         first, last = (data.index(bytes((0xFF, 0xD0 + number)), len(data) // 3) for number in (2, 4))
         first, last = sorted((first, last))
         assert refuse(data[:first] + fill * (last - first) + data[last:])[0] is Reason.DAMAGED
+
+    def test_a_gap_of_whole_scans_or_within_one_is_damage(self, progressive_scans):
+        data, scans = progressive_scans
+        for first, second in itertools.pairwise(scans[:4]):
+            middle = (first + second) // 2
+            assert refuse(data[:middle] + data[middle + 200 :])[0] is Reason.DAMAGED  # within a scan
+            assert refuse(data[:middle] + data[second + 200 :])[0] is Reason.DAMAGED  # with the header of the next
+
+    @pytest.fixture(params=[{}, {"restart_marker_rows": 1}])
+    def progressive_scans(self, request):
+        data = factories.encode_jpeg(self.LARGE, progressive=True, **request.param)
+        assert read(data).pixels.shape == self.LARGE.shape
+        return data, [found.start() for found in re.finditer(b"\xff\xda", data)]
+
+    def test_a_gap_in_a_lossless_jpeg_is_damage(self):
+        data = encode_lossless_rows(CHEST)
+        np.testing.assert_array_equal(read(data).pixels, CHEST)
+        first, last = data.index(b"\xff\xd3", len(data) // 3), data.index(b"\xff\xd3", len(data) // 2)
+        assert refuse(data[:first] + data[last:])[0] is Reason.DAMAGED
 
     def test_wrong_numbers_do_no_harm(self):
         data = factories.encode_jpeg(self.LARGE, restart_marker_rows=1)
