@@ -8,6 +8,7 @@ object_store: reads one object below the allowed roots, whole or in parts.
 path_map: folders that have other names on other hosts.
 files: opens and reads one file below the allowed roots.
 archives: lists and reads the scans in zip and tar archives.
+zip_names: decodes the names of the members of a zip archive.
 archive_source: reads an archive from any place, within a budget.
 archive_entries: what a walk finds in an archive.
 formats: recognises a file's format by its first bytes.

@@ -12,7 +12,8 @@ from nightread.scan.archives import SEPARATOR, Archive, Member, list_archive, re
 from nightread.scan.entry import FoundScan, Skip, find_skip_reason
 from nightread.scan.formats import NoScan, name_other, sniff
 
-_PARTS = re.compile(r"[/\\]")
+#: A backslash after a letter that is not ASCII is no separator but the second byte of one of Shift-JIS.
+_PARTS = re.compile(r"/|(?<![^\0-\x7f])\\")
 #: Holds copies of what Finder shows of each file.
 _APPLE_FOLDER = "__MACOSX"
 #: The largest size that the database holds.

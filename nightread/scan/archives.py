@@ -23,10 +23,12 @@ from typing import Any, Final
 from nightread.errors import StorageError, UnreadableScan, UnsupportedScan
 from nightread.reasons import Reason
 from nightread.scan.archive_source import ArchiveOverLimit, FileSource, GzipSource, Source, check_ratio
+from nightread.scan.entry import is_zip_name
 from nightread.scan.files import check_settled, check_size_bytes, open_file
 from nightread.scan.formats import SNIFF_BYTES, SUPPORTED, NoScan, sniff
 from nightread.scan.object_address import is_address
 from nightread.scan.object_store import open_object
+from nightread.scan.zip_names import BYTES, ZipSource
 
 SEPARATOR: Final = "!"
 #: The most members of one archive.
@@ -106,10 +108,15 @@ def split_path(path: str) -> tuple[str, str] | None:
     return None
 
 
-def can_list(head: bytes) -> bool:
-    """Return whether a file that begins like this may be a zip or tar archive that is read."""
+def can_list(path: str, head: bytes) -> bool:
+    """Return whether a file that begins like this may be a zip or tar archive that is read.
+
+    A zip archive may begin anywhere: something stands before it if it was made to extract itself, or by mistake. It is
+    looked for where the name promises it; other programs hold archives that are no scans.
+    """
+    kind = sniff(head)
     is_read = head.startswith((b"PK", b"\x1f\x8b")) or head.startswith(b"ustar", _USTAR_AT)
-    return is_read and sniff(head) is NoScan.ARCHIVE
+    return (is_read and kind is NoScan.ARCHIVE) or (bool(head) and kind is NoScan.UNKNOWN and is_zip_name(path))
 
 
 def read_head(archive: Archive, member: Member) -> bytes:
@@ -191,11 +198,11 @@ def list_archive(source: Source) -> Archive:
     """
     head = source.read_at(0, SNIFF_BYTES)
     try:
-        if head.startswith(b"PK"):
-            return _list_zip(source)
         if head.startswith(b"\x1f\x8b"):
             return _list_tar(GzipSource(source), None)
-        return _list_tar(source, source.size_bytes)
+        if head.startswith(b"ustar", _USTAR_AT):
+            return _list_tar(source, source.size_bytes)
+        return _list_zip(source)
     except ArchiveOverLimit as error:
         raise UnreadableScan(Reason.TOO_LARGE, f"the archive is not read: {error}") from None
     except _ARCHIVE_ERRORS:
@@ -206,9 +213,12 @@ def list_archive(source: Source) -> Archive:
 
 def _list_zip(source: Source) -> Archive:
     source.budget_bytes = _DIRECTORY_BYTES
-    file = zipfile.ZipFile(source)
-    infos = [info for info in file.infolist() if not info.is_dir()]
-    if any(info.filename == _OFFICE for info in infos):
+    unflagged = ZipSource(source)
+    file = zipfile.ZipFile(unflagged, metadata_encoding=BYTES)
+    named = [(info, name) for info, name in zip(file.infolist(), unflagged.names, strict=True) if not info.is_dir()]
+    infos = [info for info, _ in named]
+    unflagged.headers = frozenset(info.header_offset for info in infos)
+    if any(name == _OFFICE for _, name in named):
         raise UnsupportedScan(Reason.UNSUPPORTED_FORMAT, f"an Office document; supported are {SUPPORTED}")
     _check_count(len(infos))
     check_ratio(sum(info.file_size for info in infos), source.size_bytes)
@@ -220,12 +230,12 @@ def _list_zip(source: Source) -> Archive:
         with source.holding(info.header_offset, stored_bytes), file.open(info) as content:
             return _read_at_most(content.read, most)
 
-    return Archive(_name_apart([_to_zip_member(info) for info in infos]), read)
+    return Archive(_name_apart([_to_zip_member(info, name) for info, name in named]), read)
 
 
-def _to_zip_member(info: zipfile.ZipInfo) -> Member:
+def _to_zip_member(info: zipfile.ZipInfo, name: str) -> Member:
     is_link = stat.S_ISLNK(info.external_attr >> 16)
-    member = Member(info.filename, info.file_size, info, is_special=is_link)
+    member = Member(name, info.file_size, info, is_special=is_link)
     if info.flag_bits & _ENCRYPTED:
         return _refuse(member, "the member is encrypted; unpack the archive with its password")
     if info.compress_type not in _ZIP_METHODS:

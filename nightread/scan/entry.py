@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from nightread.reasons import Reason
-from nightread.scan.formats import Format, NoScan, sniff
+from nightread.scan.formats import SNIFF_BYTES, Format, NoScan, sniff
 
 
 class Skip(StrEnum):
@@ -46,18 +46,32 @@ _SCAN_SUFFIXES: Final = frozenset(
     }
 )  # fmt: skip
 
+# Those of archives, which may hold scans: such a file gets a row, too.
+_ARCHIVE_SUFFIXES: Final = frozenset({".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"})
+
 
 def claims_scan(path: str) -> bool:
     """Return whether a file's name says that it is a scan."""
     return os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES
 
 
+def is_zip_name(path: str) -> bool:
+    """Return whether a file's name says that it is a zip archive."""
+    return os.path.splitext(path)[1].lower() == ".zip"
+
+
 def find_skip_reason(path: str, head: bytes) -> Skip | None:
-    """Return why a regular file is skipped; None if it is a scan or has the suffix of one."""
+    """Return why a regular file is skipped; None if it is a scan, or has the suffix of one or of an archive."""
     kind = sniff(head)
     if isinstance(kind, Format):
         # DICOMDIR is an index of other files; it is not followed.
         return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
-    if kind is not NoScan.UNKNOWN or claims_scan(path):
+    if kind is not NoScan.UNKNOWN or claims_scan(path) or _claims_archive(path, head):
         return None  # an image in another format, or an archive of scans, gets a row with a reason
     return Skip.NOT_A_SCAN
+
+
+def _claims_archive(path: str, head: bytes) -> bool:
+    suffix = os.path.splitext(path)[1].lower()
+    is_empty_tar = suffix == ".tar" and head == bytes(SNIFF_BYTES)  # it holds nothing but zeros
+    return suffix in _ARCHIVE_SUFFIXES and not is_empty_tar

@@ -164,7 +164,7 @@ class _Listing:
             elif self._archives and SEPARATOR in key:
                 text = f"its key holds {SEPARATOR}, which parts an archive from its member; copy it to another one"
                 yield FoundScan(address, size_bytes, Reason.UNSUPPORTED_FORMAT, text, find_modified_ns(meta))
-            elif self._archives and can_list(head):
+            elif self._archives and can_list(key, head):
                 found = FoundScan(address, size_bytes, modified_ns=find_modified_ns(meta))
                 open_source = functools.partial(ObjectSource, start._replace(key=key), meta)
                 yield from find_members(found, open_source, self.skipped, lambda _: False)  # no other key holds "!"

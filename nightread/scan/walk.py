@@ -108,7 +108,7 @@ class _Search:
             self._skipped[Skip.SPECIAL] += 1
             return (), False
         head, found = _read_head(path), FoundScan(path, status.st_size, modified_ns=status.st_mtime_ns)
-        if self._archives and can_list(head):
+        if self._archives and can_list(path, head):
             open_source = lambda: FileSource(open_file(path, self._roots))  # noqa: E731  # it is asked for with care
             return find_members(found, open_source, self._skipped, os.path.lexists), False
         skip = find_skip_reason(path, head)

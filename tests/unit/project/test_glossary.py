@@ -9,7 +9,7 @@ from tests.project import read, read_packages
 #: Names of projects, formats and data sets.
 PROPER = """
     celery chest cnn covid csv dicom efficientnetlite gzip inception inceptionresnetv keras lenet nightread onnx
-    openapi pediatric platt postgresql qos tiff torch utc web
+    openapi pediatric platt postgresql qos tiff torch utc web zip
 """
 #: Nouns with the same meaning in the code as everywhere.
 PLAIN = """
@@ -17,7 +17,7 @@ PLAIN = """
     api app array auc bar bench cause change channel chart child choice cli clock cluster column command config console
     count curve data database dataset date db device dialect engine entry env error exit fact fault feature field file
     filter format header history host hyperparameter index info input line list listing log machine main memory metric
-    mistake monitor optimizer option output page pair part path plot pool position process progress rate
+    mistake monitor name optimizer option output page pair part path plot pool position process progress rate
     reader record report request response result round row schema search server setting share skip source spec statistic
     storage summary table text thread time trainer transport tuner type uid variation view walk way weight
     backup call processor protocol rule system

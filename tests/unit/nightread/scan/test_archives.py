@@ -20,6 +20,7 @@ from nightread.reasons import Reason
 from nightread.scan import archive_source, archives
 from nightread.scan.archives import read_member, split_path
 from nightread.scan.entry import Skip
+from nightread.scan.files import decode_path, encode_path
 from nightread.scan.walk import Walk, find_scans
 from tests import factories
 from tests.archives import write_tar, write_zip
@@ -131,6 +132,62 @@ class TestPaths:
             assert reason is Reason.UNSUPPORTED_FORMAT
         assert len(path) < 250
         assert "\0" not in path
+
+
+class TestNamesInZip:
+    """Names are bytes; `zipfile` writes what it reads, so the bytes are put in afterwards."""
+
+    @pytest.mark.parametrize(("stored", "is_flagged", "shown"), [
+        (b"R\xf6ntgen.jpg", True, "R\udcf6ntgen.jpg"),  # as a file of this name
+        ("R\xf6ntgen.jpg".encode(), True, "R\xf6ntgen.jpg"),
+        ("R\xf6ntgen.jpg".encode(), False, "R\xf6ntgen.jpg"),  # as of the Finder
+        ("R\xf6ntgen.jpg".encode("cp437"), False, "R\xf6ntgen.jpg"),
+        ("\u8868.jpg".encode("shift-jis"), False, "\xf2\\.jpg"),  # its second byte is a backslash
+    ])  # fmt: skip
+    def test_a_name_of_any_encoding_is_read_beside_the_others(self, tmp_path, stored, is_flagged, shown):
+        path = write_zip(tmp_path / "night.zip", [("1.jpg", JPEG), ("N" * len(stored), DICOM)])
+        data = bytearray(path.read_bytes().replace(b"N" * len(stored), stored))
+        for magic, name_at, flags_at in ((b"PK\1\2", 46, 9), (b"PK\3\4", 30, 7)):
+            data[data.index(stored, data.rindex(magic)) - name_at + flags_at] |= is_flagged << 3
+        path.write_bytes(data)
+        assert reasons(tmp_path) == {"night.zip!1.jpg": None, f"night.zip!{shown}": None}
+        assert (read(path, "1.jpg"), read(path, shown)) == (JPEG, DICOM)
+        (found,) = (
+            found for found in find_scans([path], Walk(), roots=[path], archives=True) if "1.jpg" not in found.path
+        )
+        assert decode_path(encode_path(found.path)) == found.path
+
+    def test_a_member_that_holds_a_header_is_read_as_it_is(self, tmp_path):
+        inner = write_zip(tmp_path / "night.zip", [("R\xf6n", b"")]).read_bytes()
+        headers = [inner, inner[:30], inner[inner.index(b"PK\1\2") :]]
+        path = write_zip(
+            tmp_path / "night.zip", [(f"{n}.jpg", one) for n, one in enumerate(headers)], zipfile.ZIP_STORED
+        )
+        assert [read(path, f"{n}.jpg") for n in range(3)] == headers
+
+
+class TestNamedArchives:
+    @pytest.mark.parametrize("before", [b"MZ" + b"\x90\0" * 5000, b"\r\n", b"PK00"])
+    def test_a_zip_archive_may_begin_anywhere(self, tmp_path, before):
+        path = tmp_path / "night.zip"
+        path.write_bytes(before + write_zip(path, WARD).read_bytes())
+        assert set(reasons(tmp_path)) == {"night.zip!ward/1.dcm", "night.zip!ward/2.jpg"}
+        assert read(path, "ward/2.jpg") == JPEG
+
+    def test_a_program_is_not_looked_into(self, tmp_path):
+        path = tmp_path / "viewer.exe"
+        path.write_bytes(b"MZ" + write_zip(path, WARD).read_bytes())
+        walk = Walk()
+        assert listed(tmp_path, walk) == {}
+        assert walk.skipped == {Skip.NOT_A_SCAN: 1}
+
+    @pytest.mark.parametrize("suffix", ["zip", "ZIP", "tar", "tgz", "tar.gz", "7z", "rar"])
+    @pytest.mark.parametrize("content", [b"", b"text" * 200, b"\0" * 99 + b"text" * 200])
+    def test_a_damaged_archive_is_a_row(self, tmp_path, suffix, content):
+        (tmp_path / f"night.{suffix}").write_bytes(content)
+        assert set(reasons(tmp_path)) == {f"night.{suffix}"}
+        (found,) = find_scans([tmp_path], Walk(), roots=[tmp_path])
+        assert found.size_bytes == len(content)
 
 
 class TestRefusedMembers:

@@ -1,0 +1,65 @@
+"""Names of the members of a zip archive: `zipfile` refuses a whole archive for one name that it cannot decode."""
+
+import struct
+from typing import Final
+
+from nightread.scan.archive_source import Source
+
+#: Encoding in which every name can be decoded: a character for each byte.
+BYTES: Final = "latin-1"
+_ENTRY: Final = b"PK\1\2"
+_ENTRY_BYTES: Final = 46
+_HEADER_BYTES: Final = 30
+#: Of the entry of a directory and of the header before a member: where the upper byte of the flags is.
+_ENTRY_FLAGS_AT, _HEADER_FLAGS_AT = 9, 7
+_LENGTHS_AT: Final = 28
+_UTF_8: Final = 0x08
+
+
+class ZipSource:
+    """A zip archive of which no name is flagged as UTF-8, for `zipfile` with the encoding `BYTES`.
+
+    Attributes:
+        names: of the members, in the order of the directory, once it was read.
+        headers: places of the headers before the members, to be set then.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Begin at the start of `source`."""
+        self._source = source
+        self.names: list[str] = []
+        self.headers: frozenset[int] | None = None
+        self.seek, self.tell, self.seekable, self.close = source.seek, source.tell, source.seekable, source.close
+
+    def read(self, count: int = -1) -> bytes:
+        """Return the next `count` bytes, fewer at the end, as `Source` does; those of flags are changed."""
+        place = self._source.tell()
+        data = self._source.read(count)
+        if self.headers is None:
+            return self._read_directory(data) if data.startswith(_ENTRY) else data
+        if count == _HEADER_BYTES == len(data) and place in self.headers:
+            return _clear_flag(bytearray(data), _HEADER_FLAGS_AT)
+        return data
+
+    def _read_directory(self, directory: bytes) -> bytes:
+        data, place, self.names = bytearray(directory), 0, []
+        while data.startswith(_ENTRY, place) and place + _ENTRY_BYTES <= len(data):
+            name_bytes, *others = struct.unpack_from("<3H", data, place + _LENGTHS_AT)
+            name = directory[place + _ENTRY_BYTES : place + _ENTRY_BYTES + name_bytes]
+            self.names.append(_decode(name, is_flagged=bool(data[place + _ENTRY_FLAGS_AT] & _UTF_8)))
+            _clear_flag(data, place + _ENTRY_FLAGS_AT)
+            place += _ENTRY_BYTES + name_bytes + sum(others)
+        return bytes(data)
+
+
+def _clear_flag(data: bytearray, place: int) -> bytes:
+    data[place] &= ~_UTF_8
+    return bytes(data)
+
+
+def _decode(name: bytes, *, is_flagged: bool) -> str:
+    """Return a name as UTF-8, which some writers do not flag; else as it is flagged: CP437, or like that of a file."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("utf-8", "surrogateescape") if is_flagged else name.decode("cp437")
