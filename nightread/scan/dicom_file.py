@@ -244,8 +244,11 @@ def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
     source = BytesIO(data)
     source.seek(start)
     elements, is_cut, pixels_at = {}, False, None
+    ended = 0  # where the last element ends
 
-    def is_at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+    def is_at_pixels(tag: int, _vr: str | None, length: int) -> bool:
+        nonlocal ended
+        ended = source.tell() + (length if length != _UNDEFINED else 0)
         return (tag >> 16, tag & 0xFFFF) >= _PIXEL_DATA
 
     try:
@@ -259,7 +262,7 @@ def _parse_elements(data: bytes, start: int, syntax: str) -> DicomFile:
     if place + 4 <= len(data):
         group, number = struct.unpack_from("<HH" if is_little else ">HH", data, place)
         pixels_at = place if (group, number) == _PIXEL_DATA else None
-    is_cut |= place > len(data) or (pixels_at is None and 0 < len(data) - place < 8)  # part of an element's header
+    is_cut |= place > len(data) or (pixels_at is None and 0 < len(data) - ended < 8)  # part of an element's header
     dataset = pydicom.Dataset(elements)
     dataset.set_original_encoding(is_implicit, is_little, "iso8859")
     return DicomFile(Attributes(dataset, is_little), syntax, data, pixels_at, is_cut, is_implicit)

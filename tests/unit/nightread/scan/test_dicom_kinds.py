@@ -11,6 +11,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     MPEG2MPML,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -222,6 +223,12 @@ class TestFileStructure:
     def test_a_file_that_is_cut_before_its_rows_is_damaged(self):
         data = factories.encode_dicom(DEEP)
         assert refuse(data[: data.index(b"\x28\x00\x10\x00US")])[0] is Reason.DAMAGED
+
+    @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+    def test_a_file_that_is_cut_in_the_head_of_an_attribute_is_damaged(self, syntax):
+        data = factories.encode_dicom(DEEP, syntax=syntax)
+        place = data.rindex(b"CR") + 2  # of Modality, a whole attribute
+        assert {refuse(data[: place + more])[0] for more in range(1, 8)} == {Reason.DAMAGED}
 
     def test_a_cut_frame_is_damaged(self):
         data = factories.encode_dicom(CHEST, syntax=JPEGBaseline8Bit, frame=factories.encode_jpeg(CHEST))
