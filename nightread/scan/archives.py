@@ -115,7 +115,7 @@ def can_list(path: str, head: bytes) -> bool:
     looked for where the name promises it; other programs hold archives that are no scans.
     """
     kind = sniff(head)
-    is_read = head.startswith((b"PK", b"\x1f\x8b")) or head.startswith(b"ustar", _USTAR_AT)
+    is_read = head.startswith((b"PK\3\4", b"PK\5\6", b"\x1f\x8b")) or head.startswith(b"ustar", _USTAR_AT)
     return (is_read and kind is NoScan.ARCHIVE) or (bool(head) and kind is NoScan.UNKNOWN and is_zip_name(path))
 
 

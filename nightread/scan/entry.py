@@ -46,8 +46,14 @@ _SCAN_SUFFIXES: Final = frozenset(
     }
 )  # fmt: skip
 
-# Those of archives, which may hold scans: such a file gets a row, too.
-_ARCHIVE_SUFFIXES: Final = frozenset({".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"})
+# Those of archives and of pictures in other formats: such a file gets a row, too.
+_OTHER_SUFFIXES: Final = frozenset(
+    {
+        ".zip", ".tar", ".tgz", ".gz", ".7z", ".rar",
+        ".jp2", ".j2k", ".j2c", ".jpx", ".jph", ".jxl", ".jxr", ".heic", ".heif", ".avif", ".gif", ".pgm", ".nii",
+        ".nrrd", ".mha",
+    }
+)  # fmt: skip
 
 
 def claims_scan(path: str) -> bool:
@@ -61,17 +67,17 @@ def is_zip_name(path: str) -> bool:
 
 
 def find_skip_reason(path: str, head: bytes) -> Skip | None:
-    """Return why a regular file is skipped; None if it is a scan, or has the suffix of one or of an archive."""
+    """Return why a regular file is skipped; None if it is a scan, or its suffix says that it may be."""
     kind = sniff(head)
     if isinstance(kind, Format):
         # DICOMDIR is an index of other files; it is not followed.
         return Skip.NOT_A_SCAN if os.path.basename(path).upper() == "DICOMDIR" else None
-    if kind is not NoScan.UNKNOWN or claims_scan(path) or _claims_archive(path, head):
+    if kind is not NoScan.UNKNOWN or claims_scan(path) or _claims_other(path, head):
         return None  # an image in another format, or an archive of scans, gets a row with a reason
     return Skip.NOT_A_SCAN
 
 
-def _claims_archive(path: str, head: bytes) -> bool:
+def _claims_other(path: str, head: bytes) -> bool:
     suffix = os.path.splitext(path)[1].lower()
     is_empty_tar = suffix == ".tar" and head == bytes(SNIFF_BYTES)  # it holds nothing but zeros
-    return suffix in _ARCHIVE_SUFFIXES and not is_empty_tar
+    return suffix in _OTHER_SUFFIXES and not is_empty_tar

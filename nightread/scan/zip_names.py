@@ -1,4 +1,4 @@
-"""Names of the members of a zip archive: `zipfile` refuses a whole archive for one name that it cannot decode."""
+"""Names of zip members: `zipfile` refuses a whole archive for one name or extra field that it cannot read."""
 
 import struct
 from typing import Final
@@ -14,6 +14,8 @@ _HEADER_BYTES: Final = 30
 _ENTRY_FLAGS_AT, _HEADER_FLAGS_AT = 9, 7
 _LENGTHS_AT: Final = 28
 _UTF_8: Final = 0x08
+#: The one extra field that is needed: sizes of 64 bits.
+_ZIP64: Final = 1
 
 
 class ZipSource:
@@ -32,7 +34,7 @@ class ZipSource:
         self.seek, self.tell, self.seekable, self.close = source.seek, source.tell, source.seekable, source.close
 
     def read(self, count: int = -1) -> bytes:
-        """Return the next `count` bytes, fewer at the end, as `Source` does; those of flags are changed."""
+        """Return the next `count` bytes, fewer at the end, as `Source` does; flags and extra fields are changed."""
         place = self._source.tell()
         data = self._source.read(count)
         if self.headers is None:
@@ -44,17 +46,31 @@ class ZipSource:
     def _read_directory(self, directory: bytes) -> bytes:
         data, place, self.names = bytearray(directory), 0, []
         while data.startswith(_ENTRY, place) and place + _ENTRY_BYTES <= len(data):
-            name_bytes, *others = struct.unpack_from("<3H", data, place + _LENGTHS_AT)
-            name = directory[place + _ENTRY_BYTES : place + _ENTRY_BYTES + name_bytes]
-            self.names.append(_decode(name, is_flagged=bool(data[place + _ENTRY_FLAGS_AT] & _UTF_8)))
+            name_bytes, extra_bytes, comment_bytes = struct.unpack_from("<3H", data, place + _LENGTHS_AT)
+            is_flagged = bool(data[place + _ENTRY_FLAGS_AT] & _UTF_8)
             _clear_flag(data, place + _ENTRY_FLAGS_AT)
-            place += _ENTRY_BYTES + name_bytes + sum(others)
+            place += _ENTRY_BYTES
+            self.names.append(_decode(directory[place : place + name_bytes], is_flagged=is_flagged))
+            place += name_bytes
+            _clear_extra(data, place, min(len(data), place + extra_bytes))
+            place += extra_bytes + comment_bytes
         return bytes(data)
 
 
 def _clear_flag(data: bytearray, place: int) -> bytes:
     data[place] &= ~_UTF_8
     return bytes(data)
+
+
+def _clear_extra(data: bytearray, place: int, end: int) -> None:
+    """Overwrite the extra fields of an entry with zeros, which are empty fields, except ZIP64."""
+    while place + 4 <= end:
+        kind, size = struct.unpack_from("<2H", data, place)
+        following = min(end, place + 4 + size)
+        if kind != _ZIP64 or place + 4 + size > end:
+            data[place:following] = bytes(following - place)
+        place = following
+    data[place:end] = bytes(end - place)
 
 
 def _decode(name: bytes, *, is_flagged: bool) -> str:

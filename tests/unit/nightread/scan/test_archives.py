@@ -157,6 +157,21 @@ class TestNamesInZip:
         )
         assert decode_path(encode_path(found.path)) == found.path
 
+    @pytest.mark.parametrize("extra", [
+        struct.pack("<HH", 0x7777, 50) + b"xx", b"xyz", struct.pack("<HHBL", 0x7075, 7, 1, 0) + b"\xff\xff",
+        struct.pack("<HHQQ", 1, 16, 2**20, 2**20),
+    ])  # fmt: skip
+    def test_an_extra_field_that_cannot_be_read_has_no_say(self, tmp_path, extra):
+        path = write_zip(tmp_path / "night.zip", [("1.jpg", JPEG), ("2.jpg", DICOM)])
+        data = bytearray(path.read_bytes())
+        entry, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+        data[entry + 30 : entry + 32] = struct.pack("<H", len(extra))
+        data[entry + 51 : entry + 51] = extra
+        data[end + len(extra) + 12 : end + len(extra) + 16] = struct.pack("<L", end + len(extra) - entry)
+        path.write_bytes(data)
+        assert reasons(tmp_path) == {"night.zip!1.jpg": None, "night.zip!2.jpg": None}
+        assert (read(path, "1.jpg"), read(path, "2.jpg")) == (JPEG, DICOM)
+
     def test_a_member_that_holds_a_header_is_read_as_it_is(self, tmp_path):
         inner = write_zip(tmp_path / "night.zip", [("R\xf6n", b"")]).read_bytes()
         headers = [inner, inner[:30], inner[inner.index(b"PK\1\2") :]]
@@ -181,9 +196,9 @@ class TestNamedArchives:
         assert listed(tmp_path, walk) == {}
         assert walk.skipped == {Skip.NOT_A_SCAN: 1}
 
-    @pytest.mark.parametrize("suffix", ["zip", "ZIP", "tar", "tgz", "tar.gz", "7z", "rar"])
+    @pytest.mark.parametrize("suffix", ["zip", "ZIP", "tar", "tgz", "tar.gz", "7z", "rar", "jp2", "JXL"])
     @pytest.mark.parametrize("content", [b"", b"text" * 200, b"\0" * 99 + b"text" * 200])
-    def test_a_damaged_archive_is_a_row(self, tmp_path, suffix, content):
+    def test_a_damaged_archive_or_picture_is_a_row(self, tmp_path, suffix, content):
         (tmp_path / f"night.{suffix}").write_bytes(content)
         assert set(reasons(tmp_path)) == {f"night.{suffix}"}
         (found,) = find_scans([tmp_path], Walk(), roots=[tmp_path])
