@@ -344,6 +344,9 @@ def _find_asked(schedule: Schedule, night: str | None, now: datetime) -> DueNigh
         due_at = find_moment(following, moment, zone)
     except (ValueError, OverflowError):  # OverflowError: the first or the last days of all
         raise WrongValue(f"--night {night!r} is no date; write it such as 2026-11-28") from None
+    if day > (today := now.astimezone(zone).date()):
+        # Its run would hold none of its scans, and would keep the night from starting when it is due.
+        raise WrongValue(f"--night {day} is in the future; allowed are nights up to {today} ({schedule.timezone})")
     return DueNight(day.isoformat(), due_at)
 
 

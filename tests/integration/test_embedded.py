@@ -253,13 +253,15 @@ class TestOrphans:
         add(os.getpid(), started="1")  # process 1 of the container before this one, say
         assert close_orphans(engine) == 1
 
-    @pytest.mark.parametrize("machine", ["0123456789ab.4026531836", "name_machine.4026532999"])
-    def test_a_live_run_of_another_boot_or_namespace_is_left_alone_until_it_does_nothing(
+    @pytest.mark.parametrize(
+        "machine", ["here/0123456789ab.4026531836", "here/boot.4026532999", "far/0123456789ab.4026531836", "far/boot.1"]
+    )
+    def test_a_live_run_of_another_host_boot_or_namespace_is_left_alone_until_it_does_nothing(
         self, engine, dead_pid, machine
     ):
-        """Two containers or cloned machines have one host name, and each other's process ids mean nothing."""
+        """Containers and cloned machines may share a host's name or change it; their process ids mean nothing here."""
         boot = name_machine().partition("/")[2].partition(".")[0]
-        host = f"{os.uname().nodename}/{machine.replace('name_machine', boot)}"
+        host = machine.replace("here", os.uname().nodename).replace("boot", boot)
         run_id = add_run(engine, 2, embedded=True, owner=Owner(host, dead_pid, "1"))
         assert close_orphans(engine) == 0
         (job_id,) = job_ids(engine, run_id)

@@ -224,7 +224,9 @@ def _cancel_rest(engine: Engine, run_id: str, *, crashed: bool = False) -> int:
 
 
 def close_orphans(engine: Engine) -> int:
-    """Cancel the open embedded runs whose process was killed on this host; returns how many.
+    """Cancel the open embedded runs whose process was killed; returns how many.
+
+    On this host that is seen at once; elsewhere, once nothing has been done for ten minutes.
 
     Their predictions stay, so a new run over the same folder continues there. Scans of the jobs that were running are
     decoded in a sandbox from then on.
@@ -239,11 +241,14 @@ def close_orphans(engine: Engine) -> int:
 
 def _is_orphan(connection: Connection, run: RunInfo) -> bool:
     owner = run.owner
-    if owner is None or owner.host.partition("/")[0] != os.uname().nodename:
+    if owner is None:
         return False
     if "/" in owner.host and owner.host != name_machine():
-        # Before a reboot of this host, in another container, or on another host of its name: only leases tell.
+        # Before a reboot of this host or a change of its name, in another container, or on another host: only leases
+        # tell. The host's name is no criterion: each container has a new one.
         return find_idle_time(connection, run.id) > _ABANDONED_S
+    if owner.host.partition("/")[0] != os.uname().nodename:
+        return False
     started = read_start(owner.pid)
     if owner.started is not None and started is not None:
         return started != owner.started
