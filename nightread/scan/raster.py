@@ -49,6 +49,7 @@ _BMP_HEADER_OF_ALPHA = 56
 
 _APPLICATION_1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = b"Exif\0\0"
+_FEWEST_LINE_ENDS = 16
 #: By EXIF orientation (EXIF 2.32, tag 274).
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -81,6 +82,7 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
     header = read_header(data) if kind is Format.JPEG else None
     if header is not None:
         check_size(header.width_px, header.height_px, max_pixels)
+        _check_transfer(data)
         if header.codec is not Codec.JPEG or header.bits != 8:
             return _read_deep_jpeg(data, header, with_colors=with_colors)
         data = close_jpeg(data, header)
@@ -125,6 +127,20 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
     # Turned by 90 degrees, it has other sides than stored.
     height_px, width_px = pixels.shape if scale == 1 else (height_px, width_px)
     return Scan(pixels, black, white, kind, width_px, height_px, scale=scale, colors=colors, rule=rule)
+
+
+def _check_transfer(data: bytes) -> None:
+    """Refuse a JPEG that was transferred as text: decoders show some picture of its bytes.
+
+    Raises:
+        UnreadableScan: each line feed of its pixels follows a carriage return; of a sound file one of 256 does.
+    """
+    start = next((place for marker, place in find_segments(data) if marker == _START_OF_SCAN), len(data))
+    line_ends = data.count(b"\n", start)
+    if line_ends >= _FEWEST_LINE_ENDS and data.count(b"\r\n", start) == line_ends:
+        raise UnreadableScan(
+            Reason.DAMAGED, "the JPEG was transferred as text, which adds bytes; send it as binary data"
+        )
 
 
 def _read_deep_png(data: bytes, turn: Image.Transpose | None, *, with_colors: bool) -> Scan:

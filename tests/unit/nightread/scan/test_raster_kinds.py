@@ -367,6 +367,13 @@ class TestCutJpeg:
         assert read(bytes(data))
         assert refuse(bytes(data[: len(data) * percent // 100]) + b"\xff\xd9")[0] is Reason.DAMAGED
 
+    @pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 97, "progressive": True}])
+    def test_one_that_was_transferred_as_text_is_damaged(self, options):
+        data = factories.encode_jpeg(np.kron(CHEST, np.ones((3, 3), np.uint8)), **options)
+        reason, text = refuse(data.replace(b"\n", b"\r\n"))
+        assert reason is Reason.DAMAGED
+        assert "as text" in text
+
     @pytest.mark.parametrize("progressive", [False, True])
     def test_fill_bytes_before_the_end_marker_are_no_missing_data(self, progressive):
         data = factories.encode_jpeg(CHEST, progressive=progressive)
