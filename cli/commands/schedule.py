@@ -42,7 +42,7 @@ from db.schedules import (
     remove_schedule,
 )
 from db.tables import SCHEDULE_NAME_LENGTH
-from db.types import Priority
+from db.types import NightStatus, Priority
 from nightread.errors import NightreadError, UnknownRun, WrongValue
 from nightread.machine import name_user
 from nightread.scan.object_address import read_address, spell_address
@@ -278,7 +278,12 @@ def run(
         typer.echo(run_id)
         if due.due_at > now:
             say(f"the night is due at {show_time(due.due_at)} only: scans that come later are in no run of it")
-    if run_id is None and became.status.value != "started":
+    if run_id is None and became.status is NightStatus.STARTING:
+        raise NightreadError(
+            f"another process is starting the night {due.night} of {name}: `nightread schedule list` shows what "
+            "becomes of it; the night of a process that was killed is free after 15 minutes"
+        )
+    if run_id is None and became.status is not NightStatus.STARTED:
         raise NightreadError(f"the night {due.night} of {name} is {became.status.value}: {became.message}")
 
 

@@ -3,10 +3,12 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import kombu
 import pytest
 
+import db.cancellation
 from db.engine import reading
 from db.runs import list_runs
 from db.tallies import RunCounts
@@ -20,6 +22,7 @@ from tests.worker_factories import add_run_of, run_process, write_scans
 from worker.errors import BrokerUnavailable, WrongPaths
 from worker.queue.celery_app import make_app
 from worker.queue.publisher import Publisher
+from worker.runs import enqueue
 from worker.runs.enqueue import cancel_run, enqueue_run, retry_run
 
 
@@ -115,6 +118,18 @@ def test_cancel_run_ends_open_scans_and_retry_run_queues_them_again(sqlite_engin
 def test_retry_run_of_a_run_without_failed_scans_publishes_nothing(sqlite_engine):
     add_run(sqlite_engine, 2)
     assert retry_run(sqlite_engine, settings_of("redis://127.0.0.1:1/0"), None)[1] == 0
+
+
+def test_cancel_run_tells_what_another_process_made_of_the_run_meanwhile(sqlite_engine, monkeypatch):
+    run_id = add_run(sqlite_engine, 3)
+
+    def come_second(*given):
+        assert db.cancellation.cancel_run(*given) == 3
+        return db.cancellation.cancel_run(*given)
+
+    monkeypatch.setattr(enqueue, "db", SimpleNamespace(cancellation=SimpleNamespace(cancel_run=come_second)))
+    run, ended = cancel_run(sqlite_engine, run_id)
+    assert (run.status, ended) == (RunStatus.CANCELLED, 0)
 
 
 @pytest.mark.parametrize("call", [cancel_run, lambda engine, name: retry_run(engine, read_settings(), name)])

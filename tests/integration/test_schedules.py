@@ -9,13 +9,14 @@ from sqlalchemy import select, update
 
 from db.engine import reading, write
 from db.runs import list_runs
-from db.schedules import Schedule, add_schedule, find_nights, list_schedules, remove_schedule
+from db.schedules import Schedule, add_schedule, claim_night, find_nights, list_schedules, remove_schedule
 from db.tables import schedule_nights
 from db.tables import schedules as table
 from db.types import NightStatus, Priority
 from nightread.errors import DatabaseError
 from nightread.settings import read_settings
 from tests.db_factories import at_once
+from tests.program import make_environment, run
 from tests.worker_factories import write_scans
 from worker.errors import NothingToScore
 from worker.runs import schedules
@@ -311,3 +312,12 @@ def test_night_that_is_empty_before_it_is_due_is_started_when_it_is(engine, sett
     clock("2026-11-28T01:00:05")
     assert start_due_nights(engine, settings) == 1
     assert nights(engine) == {"2026-11-27": "started"}
+
+
+def test_run_of_a_night_that_another_process_starts_says_so(sqlite_engine, sqlite_url, redis_url, tmp_path):
+    add(sqlite_engine, tmp_path)
+    claimed = {"schedule": "ward-a", "night": "2026-11-28", "due_at": ADDED + timedelta(days=2)}
+    assert write(sqlite_engine, lambda connection: claim_night(connection, **claimed, holder="icu:7", lease_s=60))
+    env = make_environment(tmp_path, database_url=sqlite_url, broker_url=redis_url)
+    said = run("schedule", "run", "ward-a", "--night", "2026-11-28", env=env, cwd=tmp_path, expect=1).stderr
+    assert "another process is starting the night 2026-11-28 of ward-a" in said

@@ -58,7 +58,7 @@ class Heartbeat:
     def check(self) -> None:
         """Raise LeaseLost where another worker has the job."""
         if self._lost.is_set():
-            raise LeaseLost(f"job {self._claim.job_id} was taken over by another worker")
+            raise LeaseLost(f"job {self._claim.job_id}: another worker has taken it over or its run was cancelled")
 
     def _renew(self) -> None:
         while not self._stop.wait(self._lease_s / _RENEWALS):

@@ -285,7 +285,9 @@ def _store(
     if is_last_job:
         end_runs(process.engine)
     if not ours:
-        _log.warning("job %s was taken over by another worker; its predictions were kept", claim.job_id)
+        _log.warning(
+            "job %s: another worker has taken it over or its run was cancelled; its predictions are kept", claim.job_id
+        )
         return JobReport()
     return JobReport(ended=len(outcomes), put_off=0 if is_last else len(result.put_off))
 

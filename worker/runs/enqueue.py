@@ -123,7 +123,8 @@ def cancel_run(engine: Engine, reference: str | None) -> tuple[RunInfo, int]:
         reference: the run's id, a unique prefix of it, or its name; None: the newest run.
 
     Returns:
-        The run as it was, and how many of its scans were still open; `retry_run` queues them again.
+        The run as it was, and how many of its scans were still open; `retry_run` queues them again. If none was, the
+        run as it is now: another process may have ended it meanwhile.
 
     Raises:
         UnknownRun: there is no such run.
@@ -131,7 +132,11 @@ def cancel_run(engine: Engine, reference: str | None) -> tuple[RunInfo, int]:
     with reading(engine) as connection:
         run = find_run(connection, reference)
     code, text = Reason.CANCELLED.value, "the run was cancelled before this scan"
-    return run, db.cancellation.cancel_run(engine, run.id, code, text)
+    ended = db.cancellation.cancel_run(engine, run.id, code, text)
+    if not ended:
+        with reading(engine) as connection:
+            run = find_run(connection, run.id)
+    return run, ended
 
 
 def requeue_failed(engine: Engine, settings: Settings, run: RunInfo, *, embedded: bool) -> int:
