@@ -38,7 +38,7 @@ def print_drift(measured: MeasuredDrift, first: MeasuredDrift | None, console: C
     for histogram in make_histograms(shown):
         console.print()
         _print_histogram(histogram, console, blocks)
-    if (found := measured.drift.rejections) is not None:
+    if (found := shown.drift.rejections) is not None:
         console.print(
             f"\nThe input gate rejects {found.rejected:,} of {found.judged:,} scans "
             f"({found.rejected / found.judged:.1%}), reference {found.reference_share:.1%}"

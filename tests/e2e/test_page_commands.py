@@ -32,7 +32,7 @@ from tests.services import run_webhook
 WORDS = {
     "/media/new/pneumonia-cnn75/2": "new/tiny/2", "build/bundles/pneumonia-lite0/5": "new/tiny/5",
     "pneumonia-cnn75": "tiny", "pneumonia-lite0": "tiny", "our-scans": "site", "/srv/results": "objects",
-    "RUN": "ward-a", "2026-11-20": "ward-a",
+    "RUN": "ward-a", "2026-11-20": "ward-a", "ward-a 2026-11-28": "ward-a",
     "2026-11-28": (datetime.now().astimezone() - timedelta(hours=12)).date().isoformat(),
 }  # fmt: skip
 

@@ -244,6 +244,14 @@ def test_a_night_of_another_kind_is_also_compared_with_the_first_one_like_it(eng
     assert "PSI" not in shown
 
 
+def test_the_line_about_rejections_has_the_reference_of_the_histograms_above_it(engine, call):
+    """It told the training data's share below the name of the first night, whose share was another one."""
+    for seed in (3, 4):
+        add_night(engine, rejected=30, darker=0.5, seed=seed)
+    write(engine, close_finished_runs)
+    assert "The input gate rejects 30 of 60 scans (50.0%), reference 50.0%" in " ".join(call().stdout.split())
+
+
 def test_all_numbers_are_shown_where_they_are_asked_for(engine, call):
     add_night(engine)
     assert "PSI" in call("--verbose").stdout

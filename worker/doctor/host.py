@@ -115,9 +115,10 @@ def _measure_disk(folder: Path) -> tuple[float, float]:
 
 def check_encoding(machine: Machine) -> Finding:
     """Check that names with any letters can be shown and opened."""
+    output = sys.__stdout__ or sys.stdout  # in place of sys.stdout Rich's spinner has an object without an encoding
     encodings = {
         "file names": sys.getfilesystemencoding(),
-        "output": sys.stdout.encoding,
+        "output": output.encoding,
         "locale": locale.getencoding(),
     }
     said = ", ".join(f"{what} {encoding}" for what, encoding in encodings.items())
