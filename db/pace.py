@@ -11,7 +11,7 @@ from db.engine import read_clock
 from db.runs import RunInfo, is_open
 from db.tables import jobs, runs, scans
 from db.tallies import read_tallies
-from db.types import JobStatus, Priority, database_now
+from db.types import JobStatus, Priority, UtcDateTime, database_now
 
 #: The rate is that of jobs that ended in this time, in seconds.
 PACE_WINDOW_S: Final = 60
@@ -54,7 +54,7 @@ def find_pace(connection: Connection, run: RunInfo) -> Pace:
     ahead = order[:place] if place is not None else []
     tallies = read_tallies(connection, [run.id, *ahead])
     before = sum(tallies[each].counts.queued for each in ahead)
-    age_s = max(1.0, (now - run.created_at).total_seconds())
+    age_s = max(1.0, (now - (_find_beginning(connection, run.id) or run.created_at)).total_seconds())
     rate = count_recent(connection, PACE_WINDOW_S, [run.id]) / min(PACE_WINDOW_S, age_s)
     scans_left, rate_of_them = tallies[run.id].counts.queued, rate
     if not rate and place is not None:
@@ -70,6 +70,15 @@ def find_pace(connection: Connection, run: RunInfo) -> Pace:
         ends_at=None if left_s is None else now + timedelta(seconds=left_s),
         workers=_list_workers(connection, run.id),
     )
+
+
+def _find_beginning(connection: Connection, run_id: str) -> datetime | None:
+    """Return when the jobs that ended lately were made: `retry` makes new ones, long after their run."""
+    recent = select(func.min(jobs.c.created_at, type_=UtcDateTime())).where(
+        jobs.c.run_id == run_id, jobs.c.status == JobStatus.DONE, jobs.c.finished_at > database_now(-PACE_WINDOW_S)
+    )
+    made_at: datetime | None = connection.execute(recent).scalar_one()
+    return made_at
 
 
 def count_recent(connection: Connection, window_s: float, run_ids: Sequence[str] | None = None) -> int:

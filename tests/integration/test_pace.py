@@ -1,13 +1,18 @@
 """What `status` says of an open run: rate, place in the queue, workers and an estimate of the end."""
 
 import os
+from datetime import UTC, datetime
+from functools import partial
 
 import pytest
+from sqlalchemy import select, update
 
+from db.cancellation import cancel_run
 from db.engine import reading, write
 from db.job_results import store_results
 from db.pace import PACE_WINDOW_S, find_pace
-from db.runs import find_run
+from db.runs import find_run, retry_run
+from db.tables import jobs, runs
 from db.types import Priority
 from tests.db_factories import add_run, claim, job_ids, new_prediction, open_scans, scored
 from tests.program import last_json, make_environment, run
@@ -48,6 +53,21 @@ def test_the_end_follows_from_the_rate_of_the_last_minute(engine):
     behind = pace_of(engine, waiting)
     assert (behind.rate, behind.before, behind.workers) == (0.0, 20, [])
     assert behind.left_s == pytest.approx((20 + 12) / (10 / PACE_WINDOW_S))
+
+
+def test_the_minute_of_a_run_that_is_retried_begins_with_the_retry(engine):
+    run_id = add_run(engine, 30, job_size=10)
+    cancel_run(engine, run_id, "cancelled", "by hand")
+    with engine.begin() as connection:
+        for table in (runs, jobs):
+            connection.execute(update(table).values(created_at=datetime(2020, 1, 1, tzinfo=UTC)))
+        connection.execute(update(jobs).values(finished_at=datetime(2020, 1, 2, tzinfo=UTC)))
+    write(engine, partial(retry_run, run_id=run_id, job_size=10, embedded=False, settings={}, owner=None))
+    with reading(engine) as connection:
+        queued = connection.execute(select(jobs.c.id).where(jobs.c.run_id == run_id, jobs.c.status == "queued"))
+        first, *_ = queued.scalars()
+    end_job(engine, first)
+    assert 10 / PACE_WINDOW_S < pace_of(engine, run_id).rate <= 10
 
 
 def test_an_embedded_run_waits_in_no_queue(engine):
