@@ -10,7 +10,7 @@ BYTES: Final = "latin-1"
 _ENTRY: Final = b"PK\1\2"
 _ENTRY_BYTES: Final = 46
 _HEADER_BYTES: Final = 30
-#: Of the entry of a directory and of the header before a member: where the upper byte of the flags is.
+#: Places of the upper byte of the flags: in an entry of the directory, and in the header before a member.
 _ENTRY_FLAGS_AT, _HEADER_FLAGS_AT = 9, 7
 _LENGTHS_AT: Final = 28
 _UTF_8: Final = 0x08
@@ -41,7 +41,9 @@ class ZipSource:
         if self.headers is None:
             return self._read_directory(data) if data.startswith(_ENTRY) else data
         if count == _HEADER_BYTES == len(data) and place in self.headers:
-            return _clear_flag(bytearray(data), _HEADER_FLAGS_AT)
+            header = bytearray(data)
+            header[_HEADER_FLAGS_AT] &= ~_UTF_8
+            return bytes(header)
         return data
 
     def _read_directory(self, directory: bytes) -> bytes:
@@ -49,18 +51,13 @@ class ZipSource:
         while data.startswith(_ENTRY, place) and place + _ENTRY_BYTES <= len(data):
             name_bytes, extra_bytes, comment_bytes = struct.unpack_from("<3H", data, place + _LENGTHS_AT)
             is_flagged = bool(data[place + _ENTRY_FLAGS_AT] & _UTF_8)
-            _clear_flag(data, place + _ENTRY_FLAGS_AT)
+            data[place + _ENTRY_FLAGS_AT] &= ~_UTF_8
             place += _ENTRY_BYTES
             self.names.append(_decode(directory[place : place + name_bytes], is_flagged=is_flagged))
             place += name_bytes
             _clear_extra(data, place, min(len(data), place + extra_bytes))
             place += extra_bytes + comment_bytes
         return bytes(data)
-
-
-def _clear_flag(data: bytearray, place: int) -> bytes:
-    data[place] &= ~_UTF_8
-    return bytes(data)
 
 
 def _clear_extra(data: bytearray, place: int, end: int) -> None:
