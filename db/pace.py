@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, Select, func, or_, select
 
 from db.engine import read_clock
 from db.runs import RunInfo, is_open
@@ -74,10 +74,8 @@ def find_pace(connection: Connection, run: RunInfo) -> Pace:
 
 def _find_beginning(connection: Connection, run_id: str) -> datetime | None:
     """Return when the jobs that ended lately were made: `retry` makes new ones, long after their run."""
-    recent = select(func.min(jobs.c.created_at, type_=UtcDateTime())).where(
-        jobs.c.run_id == run_id, jobs.c.status == JobStatus.DONE, jobs.c.finished_at > database_now(-PACE_WINDOW_S)
-    )
-    made_at: datetime | None = connection.execute(recent).scalar_one()
+    made = select(func.min(jobs.c.created_at, type_=UtcDateTime()))
+    made_at: datetime | None = connection.execute(_only_ended(made, [run_id], PACE_WINDOW_S)).scalar_one()
     return made_at
 
 
@@ -93,11 +91,15 @@ def count_recent(connection: Connection, window_s: float, run_ids: Sequence[str]
     if run_ids is None:
         latest = select(runs.c.id).where(or_(is_open(), runs.c.finished_at > since)).order_by(runs.c.created_at.desc())
         run_ids = connection.execute(latest.limit(_RUNS_LOOKED_AT)).scalars().all()
-    ended = select(jobs.c.id).where(
-        jobs.c.run_id.in_(run_ids), jobs.c.status == JobStatus.DONE, jobs.c.finished_at > since
-    )
+    ended = _only_ended(select(jobs.c.id), run_ids, window_s)
     recent = select(func.count()).select_from(scans).where(scans.c.job_id.in_(ended), scans.c.finished_at > since)
     return int(connection.execute(recent).scalar_one()) if run_ids else 0
+
+
+def _only_ended(query: Select[Any], run_ids: Sequence[str], window_s: float) -> Select[Any]:
+    """Return a query over jobs for those of some runs that ended lately."""
+    is_recent = jobs.c.finished_at > database_now(-window_s)
+    return query.where(jobs.c.run_id.in_(run_ids), jobs.c.status == JobStatus.DONE, is_recent)
 
 
 def _list_queue(connection: Connection) -> list[str]:

@@ -281,7 +281,7 @@ def run(
     if run_id is None and became.status is NightStatus.STARTING:
         raise NightreadError(
             f"another process is starting the night {due.night} of {name}: `nightread schedule list` shows what "
-            "becomes of it; the night of a process that was killed is free after 15 minutes"
+            f"becomes of it; the night of a process that was killed is free after {schedules.LEASE_S / 60:g} minutes"
         )
     if run_id is None and became.status is not NightStatus.STARTED:
         raise NightreadError(f"the night {due.night} of {name} is {became.status.value}: {became.message}")

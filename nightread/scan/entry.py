@@ -58,12 +58,12 @@ _OTHER_SUFFIXES: Final = frozenset(
 
 def claims_scan(path: str) -> bool:
     """Return whether a file's name says that it is a scan."""
-    return os.path.splitext(path)[1].lower() in _SCAN_SUFFIXES
+    return _find_suffix(path) in _SCAN_SUFFIXES
 
 
 def is_zip_name(path: str) -> bool:
     """Return whether a file's name says that it is a zip archive."""
-    return os.path.splitext(path)[1].lower() == ".zip"
+    return _find_suffix(path) == ".zip"
 
 
 def find_skip_reason(path: str, head: bytes) -> Skip | None:
@@ -77,7 +77,11 @@ def find_skip_reason(path: str, head: bytes) -> Skip | None:
     return Skip.NOT_A_SCAN
 
 
+def _find_suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
 def _claims_other(path: str, head: bytes) -> bool:
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = _find_suffix(path)
     is_empty_tar = suffix == ".tar" and head == bytes(SNIFF_BYTES)  # it holds nothing but zeros
     return suffix in _OTHER_SUFFIXES and not is_empty_tar

@@ -110,13 +110,14 @@ def read_raster(data: bytes, kind: Format, max_pixels: int, at_least_px: int, *,
             if kind is Format.PNG and data[_PNG_DEPTH_AND_COLOR] in _DEEP_PNGS:
                 return _read_deep_png(data, _find_turn(image), with_colors=with_colors)
             scale = round(width_px / image.width)
+            # A JPEG may have been decoded to luma and chroma; Pillow has that mode of other files, too.
+            luma = image.getchannel(0) if header is not None and image.mode == "YCbCr" else image
             if header is not None:
-                check_jpeg_end(_find_luma(image, kind), data, header)
+                check_jpeg_end(luma, data, header)
             if kind is Format.PNG:
                 _check_png_rows(image, data)
-            is_gray = header is not None and header.components == 1
-            colors = _sample_colors(image, data, kind, scale) if with_colors and not is_gray else None
-            pixels, black, white = _to_gray(_find_luma(image, kind))
+            colors = _sample_colors(image, data, header, scale) if with_colors else None
+            pixels, black, white = _to_gray(luma)
     except Image.DecompressionBombError:
         raise UnreadableScan(
             Reason.TOO_LARGE, f"far more pixels than the allowed {max_pixels:,} (NIGHTREAD_MAX_PIXELS)"
@@ -233,14 +234,18 @@ def _is_ycbcr(image: Image.Image) -> bool:
     return transform == 1 or (transform is None and "jfif_density" in image.info)
 
 
-def _find_luma(image: Image.Image, kind: Format) -> Image.Image:
-    """Return the gray of a JPEG that was decoded to luma and chroma, and any other image as it is."""
-    return image.getchannel(0) if kind is Format.JPEG and image.mode == "YCbCr" else image
+def _sample_colors(image: Image.Image, data: bytes, header: FrameHeader | None, scale: int) -> Colors | None:
+    """Return a sample of the colors of an image that was loaded at 1/scale; None if its file stores gray.
 
-
-def _sample_colors(image: Image.Image, data: bytes, kind: Format, scale: int) -> Colors | None:
-    """Return a sample of the colors of an image that was loaded at 1/scale; None if its file stores gray."""
-    if kind is Format.JPEG:
+    Args:
+        image: of any format.
+        data: its file.
+        header: of a JPEG.
+        scale: at which it was loaded.
+    """
+    if header is not None:
+        if header.components == 1:
+            return None
         # The means of blocks, as the second decode would have them.
         return _to_colors(image.reduce(8 // scale)) if image.mode == "YCbCr" else sample_jpeg_colors(data)
     if image.mode not in {"P", "PA", "RGB", "RGBA", "RGBX"}:

@@ -138,7 +138,7 @@ def test_a_process_that_dies_while_it_lists_is_replaced_and_the_night_has_one_ru
     write_scans(tmp_path / "2026-11-27", 1)
     add(engine, tmp_path)
     clock("2026-11-28T01:00:05")
-    monkeypatch.setattr(schedules, "_LEASE_S", 0.0)
+    monkeypatch.setattr(schedules, "LEASE_S", 0.0)
 
     def die(*_, **__):
         raise KeyboardInterrupt
@@ -256,9 +256,9 @@ def test_claim_of_a_night_that_takes_long_is_renewed(engine, settings, clock, tm
 
     def fetch(_engine, _settings, _schedule, _request, renew):
         write(engine, lambda connection: connection.execute(update(schedule_nights).values(not_before=ADDED)))
-        monkeypatch.setattr(schedules, "_LEASE_S", 0.0)  # so that it is due to be renewed
+        monkeypatch.setattr(schedules, "LEASE_S", 0.0)  # so that it is due to be renewed
         renew()
-        monkeypatch.setattr(schedules, "_LEASE_S", 900.0)
+        monkeypatch.setattr(schedules, "LEASE_S", 900.0)
         renew()
         with reading(engine) as connection:
             renewed.append(connection.execute(select(schedule_nights.c.not_before)).scalar())

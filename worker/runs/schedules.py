@@ -51,7 +51,7 @@ CATCH_UP_S: Final = 7 * 86_400.0
 #: Nights that were due longer ago than this are not even told.
 _LOOK_BACK: Final = timedelta(days=62)
 #: Longer than listing a large folder on a slow share takes.
-_LEASE_S: Final = 900.0
+LEASE_S: Final = 900.0
 _RETRY_S: Final = 300.0
 #: A night whose row was changed later than this from now was looked at by a clock that has been put back since.
 _AHEAD: Final = timedelta(hours=1)
@@ -209,7 +209,7 @@ def start_night(
         with reading(engine) as connection:
             early_s = (due.due_at - read_clock(connection)).total_seconds()
     try:
-        claim = partial(claim_night, schedule=name, night=night, due_at=due.due_at, holder=holder, lease_s=_LEASE_S)
+        claim = partial(claim_night, schedule=name, night=night, due_at=due.due_at, holder=holder, lease_s=LEASE_S)
         if not write(engine, claim):
             return False
     except IntegrityError:  # the schedule has been removed since it was read
@@ -242,13 +242,13 @@ class _NightClaim:
         self._renewed = time.monotonic()
 
     def __call__(self) -> None:
-        if time.monotonic() - self._renewed < _LEASE_S / 10:
+        if time.monotonic() - self._renewed < LEASE_S / 10:
             return
         self._renewed = time.monotonic()
         try:
             write(
                 self._engine,
-                lambda connection: renew_night(connection, self._schedule, self._night, self._holder, lease_s=_LEASE_S),
+                lambda connection: renew_night(connection, self._schedule, self._night, self._holder, lease_s=LEASE_S),
             )
         except DatabaseError as error:  # the night is fetched all the same: its spool belongs to this process
             _log.warning("the claim of a night was not renewed: %s", error)
