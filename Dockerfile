@@ -56,4 +56,4 @@ STOPSIGNAL SIGTERM
 # Checks that the worker makes progress: that it commits while jobs wait. The restart policy restarts a dead worker,
 # because it is the container's first process.
 HEALTHCHECK --interval=60s --timeout=30s --start-period=120s --retries=3 CMD ["nightread", "worker", "--health"]
-CMD ["nightread", "worker", "--no-beat"]
+CMD ["nightread", "worker"]

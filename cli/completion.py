@@ -8,6 +8,7 @@ from importlib import import_module
 
 from cli.exits import MEANINGS as EXIT_MEANINGS
 from nightread.reasons import MEANINGS as REASON_MEANINGS
+from worker.guard_codes import MEANINGS as GUARD_MEANINGS
 
 
 def _offer(name: str) -> Callable[[str], list[tuple[str, str]]]:
@@ -27,8 +28,10 @@ complete_schedules = _offer("offer_schedules")
 
 
 def complete_codes(incomplete: str) -> list[tuple[str, str]]:
-    """Return the reason codes and exit codes that begin with what is typed."""
+    """Return the codes that begin with what is typed: reasons, marks of runs, and exit codes."""
     meanings = {
-        str(code.value): meaning for codes in (REASON_MEANINGS, EXIT_MEANINGS) for code, (meaning, _) in codes.items()
+        str(code.value): meaning
+        for codes in (REASON_MEANINGS, GUARD_MEANINGS, EXIT_MEANINGS)
+        for code, (meaning, _) in codes.items()
     }
     return [(code, meaning) for code, meaning in meanings.items() if code.startswith(incomplete)]

@@ -57,7 +57,12 @@ COMMANDS: Final = (
     Command("web", "web:web", "Serve the worklist page, on which people look at runs and scans.", "Results"),
     Command("marks export", "marks:export", "Write the marks of users as labels: a CSV file of path and label."),
     Command("verify", "verify:verify", "Score a run's files again and compare with what is stored.", "Results"),
-    Command("explain", "explain:explain", "Say what a reason code or an exit code means, and what to do.", "Results"),
+    Command(
+        "explain",
+        "explain:explain",
+        "Say what a reason code, a mark of a run or an exit code means, and what to do.",
+        "Results",
+    ),
     Command("worker", "worker:worker", "Score jobs until stopped; SIGTERM gives unfinished jobs back.", "Workers"),
     Command("beat", "beat:beat", "Sweep on time, and start the nights of schedules; workers do so too.", "Workers"),
     Command("sweep", "sweep:sweep", "Republish unfinished jobs that no worker holds.", "Workers"),

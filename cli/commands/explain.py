@@ -1,4 +1,4 @@
-"""`explain`: what a reason code or an exit code means."""
+"""`explain`: what a reason code, a mark of a run or an exit code means."""
 
 from difflib import get_close_matches
 from typing import Annotated
@@ -11,6 +11,8 @@ from cli.options import Json
 from cli.output.console import print_json
 from nightread import reasons
 from nightread.reasons import Reason
+from worker import guard_codes
+from worker.guard_codes import GuardCode
 
 _KINDS = {True: "rejected: the file is at fault", False: "failed: the system is at fault"}
 
@@ -19,12 +21,12 @@ def explain(
     code: Annotated[
         str,
         typer.Argument(
-            metavar="CODE", help="Reason code of a scan, or exit code of a command.", autocompletion=complete_codes
+            metavar="CODE", help="Reason code of a scan, mark of a run, or exit code.", autocompletion=complete_codes
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Say what a reason code or an exit code means, and what to do.
+    """Say what a reason code, a mark of a run or an exit code means, and what to do.
 
     Example: nightread explain damaged
     """
@@ -40,9 +42,12 @@ def _find(code: str) -> tuple[str, str, str]:
     if code in set(Reason):
         reason = Reason(code)
         return (_KINDS[reason.is_rejection], *reasons.MEANINGS[reason])
+    if code in set(GuardCode):
+        return ("mark of a run", *guard_codes.MEANINGS[GuardCode(code)])
     codes = {str(exit_code.value): exit_code for exit_code in exits.Exit}
     if code in codes:
         return ("exit code", *exits.MEANINGS[codes[code]])
-    near = get_close_matches(code, [*Reason, *codes], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join([*Reason, *codes])}"
+    known = [*Reason, *GuardCode, *codes]
+    near = get_close_matches(code, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     raise typer.BadParameter(f"there is no code {code[:40]!r}; {hint}")

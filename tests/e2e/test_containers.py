@@ -96,12 +96,12 @@ def test_a_night_survives_upgrade_scaling_kill_and_restore(stack, previous, tmp_
     second = stack.cli("enqueue", "/scans/2026-11-23", "--name", "second").split()[-1]
     wait_until(lambda: count(stack, second)["scored"] > 0, "workers score", 300)
     stack.compose("kill", "--signal", "KILL", "worker")
-    stack.set(WORKERS=3)
+    stack.set(WORKERS=4)
     stack.compose("up", "--detach", "--no-build")
     wait_until(lambda: is_finished(stack, second), "other workers take the jobs of the killed ones", 300)
     assert count(stack, second)["scored"] == _SCANS
-    assert len(stack.compose("ps", "--quiet", "worker").split()) == 3
-    stack.compose("exec", "-T", "--index", "3", "worker", "nightread", "worker", "--health")
+    assert len(stack.compose("ps", "--quiet", "worker").split()) == 4
+    stack.compose("exec", "-T", "--index", "4", "worker", "nightread", "worker", "--health")
 
     ask = "import urllib.request as u; print(u.urlopen('http://metrics:9464/metrics').read().decode())"
     assert "nightread_database_up 1.0" in stack.compose("exec", "-T", "beat", "python", "-c", ask)

@@ -81,7 +81,7 @@ def test_jobs_that_nobody_publishes_are_the_beat_s_fault(env, night, tmp_path, r
     redis_server.connect().flushall()
     with (
         started([PROGRAM, "beat"], env, tmp_path, tmp_path / "beat.log"),
-        worker(env, tmp_path, tmp_path / "worker.log", "--no-beat"),
+        worker(env, tmp_path, tmp_path / "worker.log"),
     ):
         followed = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))
         assert followed["scored"] == 40

@@ -62,7 +62,7 @@ def test_the_users_that_are_shipped_are_denied_nothing_in_a_night_with_all_its_t
             return connection.execute(leased).scalar()
 
     with server.connect() as admin:
-        with worker(slow, tmp_path, tmp_path / "killed.log", "--no-beat") as first:
+        with worker(slow, tmp_path, tmp_path / "killed.log") as first:
             run("enqueue", night, env=env, cwd=tmp_path)
             wait_until(lambda: is_working() and admin.hlen("nightread:unacked"), "a job under way")
             os.killpg(first.pid, signal.SIGKILL)

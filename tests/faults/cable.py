@@ -18,11 +18,14 @@ class Cable:
     """
 
     def __init__(self) -> None:
-        tag = uuid.uuid4().hex[:6]
-        # A network of four addresses, of a range that is kept for trying networks (RFC 2544).
-        network = f"198.18.{int(tag[:2], 16)}.{{}}".format
-        first = int(tag[2:4], 16) & 0xFC
-        self.here, self._there_at = network(first + 1), network(first + 2)
+        taken = _ip("-brief", "address")
+        self.here = ""
+        while not self.here or f" {self.here}/" in taken:
+            tag = uuid.uuid4().hex[:6]
+            # A network of four addresses, of a range that is kept for trying networks (RFC 2544).
+            network = f"198.18.{int(tag[:2], 16)}.{{}}".format
+            first = int(tag[2:4], 16) & 0xFC
+            self.here, self._there_at = network(first + 1), network(first + 2)
         self.network = f"nightread-{tag}"
         self._here, self._there = f"nr{tag}a", f"nr{tag}b"
 
@@ -47,8 +50,8 @@ class Cable:
                 _ip(*command)
 
 
-def _ip(*command: str) -> None:
-    subprocess.run(["ip", *command], check=True, capture_output=True)
+def _ip(*command: str) -> str:
+    return subprocess.run(["ip", *command], check=True, capture_output=True, text=True).stdout
 
 
 @contextlib.contextmanager

@@ -90,6 +90,16 @@ class Case:
         self._log_from: dict[str, int] = {}
         self._restarts_before = 0
 
+    @contextlib.contextmanager
+    def within(self, rig: Rig) -> Iterator["Case"]:
+        """Yield a case over services of its own that counts and notes here."""
+        inner = Case(rig, self.seed, self.folder, self.without, is_long=self._is_long)
+        inner.choose, inner.counts, inner.timeline = self.choose, self.counts, self.timeline
+        try:
+            yield inner
+        finally:
+            inner.engine.dispose()
+
     def note(self, what: str) -> None:
         """Add an event to the timeline, which helps to analyse a failure."""
         self.timeline.append(f"{time.monotonic() - self._began:6.2f} s {what}")

@@ -35,6 +35,7 @@ class Worker:
         self.env = dict(env)
         self.restarts = -1
         self._options = options
+        self._host = env.get("FAULTS_HOST")
         self._read_from = 0
         self.start()
 
@@ -43,6 +44,9 @@ class Worker:
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
         # `ip netns exec` replaces itself with the program, so the process id stays.
         inside = ["ip", "netns", "exec", self.env["FAULTS_NETWORK"]] if "FAULTS_NETWORK" in self.env else []
+        if self._host:  # process ids and a host name of its own: the program has id 1 there, as in a container
+            inside += ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            inside += ["sh", "-c", 'hostname "$0" && exec "$@"', self._host]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*inside, PROGRAM, "worker", *self._options], env=self.env, cwd=self.log.parent, stdout=log, stderr=log,
@@ -104,7 +108,7 @@ class Worker:
         """Return the monotonic time of its last claim or commit; 0 if there was none."""
         folder = Path(self.env["TMPDIR"]) / f"nightread-{os.getuid()}"
         steps = [0.0]
-        for file in folder.glob(f"{self.pid}.*.progress"):
+        for file in folder.glob("*.progress" if self._host else f"{self.pid}.*.progress"):  # a host has its own folder
             with contextlib.suppress(OSError, ValueError):
                 noted = json.loads(file.read_text())
                 steps += [at for step, at in noted.items() if step in {"claimed", "committed"}]

@@ -81,6 +81,11 @@ class Proxy:
 
         self._call(refuse)
 
+    def lead_to(self, target_port: int) -> None:
+        """Lead to another service from now on, as an address that moves; every connection is reset."""
+        self._target_port = target_port
+        self.reset()
+
     def slow(self, *, latency_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
         """Add latency, or limit the rate of each connection; 0 means no limit."""
         self._latency_s, self._bytes_per_s = latency_s, bytes_per_s

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that can be killed and restarted with its data."""
+"""PostgreSQL servers that can be killed and restarted with their data, alone or as a pair."""
 
 import contextlib
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from tests.faults.proxy import Proxy, run_proxy
 from tests.services import find_free_port
 
 _ROOT_IS = "nobody"  # PostgreSQL never runs as root
@@ -135,3 +136,47 @@ def run_postgres_server() -> Iterator[PostgresServer]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.stop(signal.SIGINT)  # a killed server leaves its shared memory behind
             server.kill()
+
+
+class PostgresPair:
+    """A primary and its synchronous standby behind one address, which moves to the standby when it is promoted.
+
+    Args:
+        primary: a running server.
+        standby: its running standby.
+        address: leads to the primary.
+    """
+
+    def __init__(self, primary: PostgresServer, standby: PostgresServer, address: Proxy) -> None:
+        self.primary, self.standby, self.address = primary, standby, address
+
+    @property
+    def port(self) -> int:
+        """Port of the address on 127.0.0.1."""
+        return self.address.port
+
+    def url(self, database: str, port: int | None = None) -> str:
+        """Return the URL of a database of the server that writes, optionally through a proxy's port."""
+        return self.primary.url(database, port or self.port)
+
+    def fail_over(self) -> None:
+        """Kill the primary (SIGKILL), promote the standby, and move the address."""
+        self.primary.kill()
+        self.standby.promote()
+        self.address.lead_to(self.standby.port)
+
+
+@contextlib.contextmanager
+def run_postgres_pair() -> Iterator[PostgresPair]:
+    """Yield a running pair; a commit is confirmed when the standby has it, too."""
+    with run_postgres_server() as primary, tempfile.TemporaryDirectory(prefix="nightread-standby-") as name:
+        standby = PostgresServer(Path(name), of=primary)
+        standby.start()
+        try:
+            with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                connection.execute("SELECT pg_reload_conf()")
+            with run_proxy(primary.port) as address:
+                yield PostgresPair(primary, standby, address)
+        finally:
+            standby.kill()

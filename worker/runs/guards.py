@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from statistics import median
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
@@ -20,13 +20,10 @@ from db.guards import find_night_sizes, find_unjudged, store_guard
 from db.runs import RunInfo, close_finished_runs, find_run
 from db.tallies import RunTally, read_tallies
 from nightread.errors import NightreadError, WrongValue
+from worker.guard_codes import GuardCode
 
 _log = logging.getLogger(__name__)
 
-#: The mark of a run that every guard lets pass.
-PASSED: Final = "passed"
-#: The mark of a run without any scan.
-EMPTY: Final = "empty"
 #: A schedule's usual size is learned from so many of its last nights, and from no fewer than the second number.
 _NIGHTS, _LEAST_NIGHTS = 14, 5
 #: A night is unusual if it is so many times smaller or larger than the median of the last ones.
@@ -128,16 +125,21 @@ def judge_run(engine: Engine, run_id: str) -> RunInfo:
         usual = _find_usual(connection, run, guards)
     tripped = find_tripped(guards, run, tally, usual)
     if guards.drift_alarm and (drifted := _find_drift(engine, run)):
-        tripped.append(("drift", drifted))
-    guard = tripped[0][0] if tripped else PASSED
+        tripped.append((GuardCode.DRIFT, drifted))
+    guard = tripped[0][0] if tripped else GuardCode.PASSED
     text = "; ".join(sentence for _, sentence in tripped)
-    if write(engine, lambda connection: store_guard(connection, run_id, guard, text)) and guard not in {PASSED, EMPTY}:
+    if write(engine, lambda connection: store_guard(connection, run_id, guard, text)) and guard not in {
+        GuardCode.PASSED,
+        GuardCode.EMPTY,
+    }:
         _log.warning("run %s does not look like a night: %s", run_id[:8], text)
     with reading(engine) as connection:
         return find_run(connection, run_id)
 
 
-def find_tripped(guards: Guards, run: RunInfo, tally: RunTally, usual: Sequence[int] = ()) -> list[tuple[str, str]]:
+def find_tripped(
+    guards: Guards, run: RunInfo, tally: RunTally, usual: Sequence[int] = ()
+) -> list[tuple[GuardCode, str]]:
     """Return the guards that trip, each with its code and a sentence, in the order of what to look at first.
 
     Args:
@@ -148,36 +150,36 @@ def find_tripped(guards: Guards, run: RunInfo, tally: RunTally, usual: Sequence[
     """
     found, counts = run.found, tally.counts
     if not found:
-        return [] if guards.allow_empty else [(EMPTY, "no scan was found")]
-    tripped: list[tuple[str, str]] = []
+        return [] if guards.allow_empty else [(GuardCode.EMPTY, "no scan was found")]
+    tripped: list[tuple[GuardCode, str]] = []
     if guards.empty_sources:
         which = ", ".join(map(str, guards.empty_sources))
-        tripped.append(("empty-source", f"of {len(run.sources)} sources, number {which} held no scan"))
+        tripped.append((GuardCode.EMPTY_SOURCE, f"of {len(run.sources)} sources, number {which} held no scan"))
     tripped += _judge_size(guards, found, usual)
     reasons = tally.reasons["rejected"]
     if len(reasons) == 1 and counts.rejected == found:
         every = "the only scan is" if found == 1 else f"all {found:,} scans are"
-        tripped.append(("one-reason", f"{every} rejected for one reason, {next(iter(reasons))}"))
+        tripped.append((GuardCode.ONE_REASON, f"{every} rejected for one reason, {next(iter(reasons))}"))
     elif _exceeds(counts.rejected, guards.max_rejected, found):
         most = max(reasons, key=lambda reason: reasons[reason])
-        tripped.append(("rejected", _say_share(counts.rejected, found, "rejected", guards.max_rejected, most)))
+        tripped.append((GuardCode.REJECTED, _say_share(counts.rejected, found, "rejected", guards.max_rejected, most)))
     if guards.max_failed is not None and _exceeds(counts.failed, guards.max_failed, found):
         reasons = tally.reasons["failed"]
         most = max(reasons, key=lambda reason: reasons[reason])
-        tripped.append(("failed", _say_share(counts.failed, found, "failed", guards.max_failed, most)))
+        tripped.append((GuardCode.FAILED, _say_share(counts.failed, found, "failed", guards.max_failed, most)))
     return tripped
 
 
-def _judge_size(guards: Guards, found: int, usual: Sequence[int]) -> list[tuple[str, str]]:
+def _judge_size(guards: Guards, found: int, usual: Sequence[int]) -> list[tuple[GuardCode, str]]:
     least, most, why = guards.least, guards.most, "expected"
     if least is None and most is None and len(usual) >= _LEAST_NIGHTS:
         middle = median(usual)
         least, most = round(middle / _UNUSUAL), round(middle * _UNUSUAL)
         why = f"usual by the last {len(usual)} nights"
     if least is not None and found < least:
-        return [("too-few", f"{_count_scans(found)} found; {least:,} or more are {why}")]
+        return [(GuardCode.TOO_FEW, f"{_count_scans(found)} found; {least:,} or more are {why}")]
     if most is not None and found > most:
-        return [("too-many", f"{_count_scans(found)} found; {most:,} or fewer are {why}")]
+        return [(GuardCode.TOO_MANY, f"{_count_scans(found)} found; {most:,} or fewer are {why}")]
     return []
 
 

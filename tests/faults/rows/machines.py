@@ -1,8 +1,6 @@
 """Rows 26 to 29: clocks, devices, models and releases that differ between workers."""
 
 import datetime as dt
-import importlib.util
-import os
 import re
 import shutil
 import signal
@@ -13,6 +11,7 @@ from tests.factories import UNGATED_MODEL
 from tests.faults.case import Case
 from tests.faults.checker import Violation
 from tests.faults.fleet import Worker
+from tests.faults.hosts import clock_options, clock_variables, find_libfaketime
 from tests.faults.rows.table import row
 from tests.onnx_factories import write_tiny_bundle
 
@@ -29,28 +28,16 @@ _MODEL = Path(*UNGATED_MODEL.split("@"))
 )
 def clock_skew(case: Case) -> list[Violation]:
     hours = case.choose.choice([-2, 2])
-    library = _find_libfaketime()
-    skewed = case.env(CLOCK_S=None if library else hours * 3600)
-    if library:
-        skewed |= {"LD_PRELOAD": library, "FAKETIME": f"{hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    skewed = case.env(**clock_options(hours)) | clock_variables(hours)
     fleet = case.start_workers(2, case.env(), skewed)
     case.enqueue_here(case.make_night(60))
-    if library:
+    if find_libfaketime():
         case.wait(lambda: _find_offset_h(fleet.workers[1]) == hours, "a worker that tells another time")
     case.inject(f"clock {hours:+} h")
     case.wait_share(0.2)
     case.choose.choice(case.fleet.workers).kill()
     case.inject("worker killed")
     return case.finish()
-
-
-def _find_libfaketime() -> str | None:
-    """Return the library that FAULTS_LIBFAKETIME names, or that of the package `libfaketime`; None without either."""
-    if named := os.environ.get("FAULTS_LIBFAKETIME"):
-        return named
-    found = importlib.util.find_spec("libfaketime")
-    folders = found.submodule_search_locations if found else None
-    return str(Path(folders[0], "vendor/libfaketime/src/libfaketime.so.1")) if folders else None
 
 
 def _find_offset_h(worker: Worker) -> int | None:

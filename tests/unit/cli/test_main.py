@@ -24,6 +24,7 @@ from nightread.model.bundle import DEFAULT_MODEL
 from nightread.reasons import Reason
 from nightread.settings import read_settings
 from tests.program import PROGRAM, make_environment
+from worker.guard_codes import GuardCode
 from worker.runs.schedule_times import check_folder, find_timezone, read_time
 
 
@@ -210,7 +211,7 @@ def test_global_options_stand_before_or_after_the_command(arguments, variables, 
 
 
 def test_explain_knows_every_code(capsys, monkeypatch):
-    for code in [*Reason, *(str(one.value) for one in Exit)]:
+    for code in [*Reason, *GuardCode, *(str(one.value) for one in Exit)]:
         assert call(["explain", str(code), "--json"], monkeypatch) == 0
         told = json.loads(capsys.readouterr().out)
         assert told["code"] == code

@@ -16,6 +16,7 @@ from nightread.reasons import Reason
 from nightread.settings import SECRETS, Settings
 from nightread.settings_sources import ENV_FILE_VARIABLE, SETTINGS_FILE_VARIABLE
 from tests.project import COMMANDS, PAGES, find_command_lines, find_table_cells, read
+from worker.guard_codes import GuardCode
 
 
 def test_settings_page_names_every_setting_and_no_other():
@@ -118,6 +119,12 @@ def test_reason_codes_page_explains_every_reason_on_its_side():
 def test_exit_codes_page_explains_every_exit_code():
     codes = re.findall(r"^\| (\d+) \|", read("docs/reference/exit-codes.md"), re.MULTILINE)
     assert codes == [str(code.value) for code in Exit]
+
+
+def test_guards_page_lists_every_mark():
+    rows = read("docs/reference/guards.md").partition("## Guards")[2]
+    marks = [mark for cell in re.findall(r"(?m)^\| (`[^|]*) \|", rows) for mark in re.findall(r"`([a-z-]+)`", cell)]
+    assert sorted(marks) == sorted(GuardCode)
 
 
 def read_meanings(page, code):
