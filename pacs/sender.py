@@ -33,8 +33,9 @@ from nightread.failpoints import Point, failpoint
 from pacs.destination import Destination, Refused
 from pacs.study_reports import Kind, Planned, StudyReports
 from worker.errors import GuardTripped
+from worker.guard_codes import QUIET
 from worker.process import WorkerProcess
-from worker.runs.guards import PASSED, judge_run
+from worker.runs.guards import judge_run
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def send_run(
 
 
 def _refuse_tripped(run: RunInfo) -> None:
-    if run.guard not in {None, PASSED}:
+    if run.guard not in QUIET:
         raise GuardTripped(
             f"run {run.id[:8]} does not look like a night ({run.guard}: {run.guard_text}), so nothing of it was sent: "
             "look at it, and send it with --despite-guard if it is in order"

@@ -18,6 +18,9 @@ class GuardCode(StrEnum):
     PASSED = "passed"
 
 
+#: Of a run that no guard has told of: none tripped, or it was not judged yet.
+QUIET: Final = frozenset({None, GuardCode.PASSED})
+
 #: What each code means, and what to do about it.
 MEANINGS: Final[dict[GuardCode, tuple[str, str]]] = {
     GuardCode.EMPTY: (

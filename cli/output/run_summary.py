@@ -13,7 +13,7 @@ from db.pace import Pace
 from db.runs import RunInfo
 from db.tallies import RunTally, count_scans, read_tallies, reconcile
 from nightread.text import show_duration, show_text
-from worker.guard_codes import GuardCode
+from worker.guard_codes import QUIET, GuardCode
 from worker.runs.guards import judge_run
 
 _WORKERS_NAMED: Final = 8
@@ -63,7 +63,7 @@ def exit_code(summary: dict[str, Any]) -> int:
     """Return the exit code of a finished run."""
     if summary["found"] != summary["scored"] + summary["rejected"] + summary["failed"]:
         return Exit.ERROR
-    if summary["guard"] not in {None, GuardCode.PASSED}:
+    if summary["guard"] not in QUIET:
         return Exit.EMPTY if summary["guard"] == GuardCode.EMPTY else Exit.GUARD
     return Exit.SOME_FAILED if summary["failed"] else Exit.OK
 
@@ -112,7 +112,7 @@ def print_summary(run: RunInfo, tally: RunTally, summary: dict[str, Any], pace: 
         out.print(f"{show_duration(summary['seconds'])}, {summary['scans_per_second']:,.0f} scans/s")
     if pace is not None:
         out.print("\n".join(_tell_pace(pace)))
-    if run.guard not in {None, GuardCode.PASSED}:
+    if run.guard not in QUIET:
         out.print(paint(f"guard {run.guard}: {run.guard_text}", of="failed"))
     hint(f"See the results: nightread results {run.id[:8]}")
 

@@ -25,11 +25,11 @@ from nightread.errors import NoticeFailed, SettingsError
 from nightread.failpoints import Point, failpoint
 from nightread.settings import Settings
 from nightread.text import show_text
+from worker.guard_codes import QUIET
 from worker.report.notice_child import open_address
 
 _log = logging.getLogger(__name__)
 
-_PASSED = {None, "passed"}
 #: What one address may take for all of its reply.
 _LIMIT_S: Final = 30
 #: Longer than that.
@@ -113,7 +113,7 @@ def _tell(engine: Engine, settings: Settings, run_id: str, addresses: Sequence[_
     run, tally = _read_run(engine, run_id)
     if run.finished_at is None:
         return 0  # `retry` has opened it again
-    if settings.notify_on == "guard" and run.guard in _PASSED:
+    if settings.notify_on == "guard" and run.guard in QUIET:
         addresses = []
     told = 0
     for address in addresses:
@@ -148,7 +148,7 @@ def write_notice(run: RunInfo, tally: RunTally, *, with_details: bool) -> tuple[
         tally: its counts.
         with_details: whether names and paths may be in it.
     """
-    is_alarm = run.guard not in _PASSED
+    is_alarm = run.guard not in QUIET
     title = f"Nightread: a night looks wrong ({run.guard})" if is_alarm else f"Nightread: run {run.status.value}"
     lines = [f"Run {run.id[:8]} of {run.created_at:%Y-%m-%d %H:%M} UTC {run.status.value}: {run.model}"]
     if is_alarm:
@@ -183,7 +183,7 @@ def _open_addresses(settings: Settings) -> list[_Address]:
 def _send(address: _Address, settings: Settings, run: RunInfo, tally: RunTally) -> bool:
     """Tell one address of a run; returns whether it has taken the notice."""
     title, body = write_notice(run, tally, with_details=settings.notify_details)
-    kind = "info" if run.guard in _PASSED else "warning"
+    kind = "info" if run.guard in QUIET else "warning"
     child = subprocess.run(  # noqa: S603  # this very program
         [sys.executable, "-P", "-m", "worker.report.notice_child", str(_LIMIT_S)],
         input=json.dumps({"url": address.url, "title": title, "body": body, "kind": kind}),
