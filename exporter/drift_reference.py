@@ -55,5 +55,5 @@ def measure_scans(
         values["distance"] = computed[DISTANCE].reshape(-1)
     for place, component in enumerate(computed.get(COMPONENTS, np.empty((0, 0))).T):
         values[name_component(place)] = component
-    statistics = [asdict(measure(scan, spec)) for scan in scans]
+    statistics = [asdict(told) for told in measure(scans, spec)]
     return values | {name: np.array([told[name] for told in statistics]) for name in statistics[0]}

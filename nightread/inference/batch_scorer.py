@@ -1,4 +1,4 @@
-"""Scores and verdicts of decoded contents, in batches that suit the device.
+"""Measurements, scores and verdicts of decoded contents, in batches that suit the device.
 
 On a CPU each thread scores the few contents that it has decoded. A GPU gets batches as large as they may be. A batch
 that does not fit into the device's memory is scored again in halves.
@@ -18,6 +18,7 @@ from nightread.inference.content import Content
 from nightread.inference.scorer import Scorer
 from nightread.model.gate import Finding, choose_variants, judge_scans
 from nightread.reasons import Reason
+from nightread.scan.pixel_statistics import measure
 from nightread.scan.preprocessing import Tensor
 
 _log = logging.getLogger(__name__)
@@ -88,11 +89,27 @@ class BatchScorer:
         _log.warning("%s; going on with %d", error, self._most)
 
     def _select(self, contents: Sequence[Content]) -> list[Content]:
-        """Return the decoded contents that are to be scored; those that a rule of the gate rejects end here."""
+        """Return the decoded contents that are to be scored; those that a rule of the gate rejects end here.
+
+        All of them are measured, the rejected ones too.
+        """
+        self._measure([one for one in contents if one.tensor is not None and one.statistics is None])
         for content in contents:
             if self._gated and content.finding is not None:
                 content.reject(content.finding)
         return [content for content in contents if content.tensor is not None]
+
+    def _measure(self, contents: Sequence[Content]) -> None:
+        """Fill in what the pixels measure, where the model has a gate."""
+        if not contents or self._scorer.card.gate is None:
+            return
+        began = time.perf_counter()
+        tensors = [content.tensor for content in contents if content.tensor is not None]
+        measured = measure(tensors, self._scorer.card.input)
+        share_s = (time.perf_counter() - began) / len(contents)
+        for content, statistics in zip(contents, measured, strict=True):
+            content.statistics = statistics
+            content.stage_s["prepare"] = content.stage_s.get("prepare", 0.0) + share_s
 
     def _score(self, contents: Sequence[Content]) -> None:
         failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)

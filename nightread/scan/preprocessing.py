@@ -116,7 +116,8 @@ def prepare(scan: Scan, spec: InputSpec) -> Tensor:
     low, high = spec.value_range
     prepared = gray * np.float32(high - low) + np.float32(low)
     np.clip(prepared, low, high, out=prepared)  # rounding may leave the range by the last bit
-    return np.repeat(prepared[:, :, np.newaxis], spec.channels, axis=2)
+    gray = prepared[:, :, np.newaxis]
+    return gray if spec.channels == 1 else np.repeat(gray, spec.channels, axis=2)
 
 
 def _is_full_range(scan: Scan) -> bool:

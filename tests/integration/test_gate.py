@@ -201,13 +201,13 @@ def test_a_model_without_a_gate_rejects_and_measures_nothing(process, folder, tm
     assert verdicts(process) == []
 
 
-def test_decoder_processes_find_the_same_faults_and_measure_the_same(folder):
+def test_decoder_processes_find_the_same_faults_and_pixels(folder):
     gate = load_gate(folder)
     decoders = IsolatedDecoders(IsolationLimits(60, 10**6, 10**7))
     for name in FILES:
         data = (folder / name).read_bytes()
         apart, here = decoders.decode(data, SPEC, gate), decode_content(data, SPEC, 10**6, gate)
-        assert (apart.finding, apart.statistics) == (here.finding, here.statistics)
+        assert apart.finding == here.finding
         np.testing.assert_array_equal(apart.tensor, here.tensor)
     decoders.close()
 

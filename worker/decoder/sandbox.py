@@ -7,7 +7,6 @@ numbers are read as numbers, and nothing is unpickled.
 import contextlib
 import json
 import logging
-import math
 import signal
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from nightread.model.gate import Finding
 from nightread.process_limits import hide_memory, make_child_environment
 from nightread.reasons import Reason
 from nightread.scan.acquisition import RADIOGRAPHS, Accepted, Acquisition, make_acquisition
-from nightread.scan.pixel_statistics import Statistics
 from nightread.scan.preprocessing import InputSpec
 from nightread.scan.scan import BrightnessRule, Contradiction
 from worker.decoder.sandbox_child import LENGTH, read_exactly
@@ -184,10 +182,7 @@ class _DecoderProcess:
         self._requests.write(data)
         self._requests.flush()
         answer = _read_header(self._answers)
-        decoded = _to_content(answer, read_exactly(self._answers, _check_size(answer, spec)), spec)
-        if decoded.tensor is not None and (decoded.statistics is None) != (request["gate"] is None):
-            raise ValueError("statistics that nobody asked for, or none")
-        return decoded
+        return _to_content(answer, read_exactly(self._answers, _check_size(answer, spec)), spec)
 
     def _explain_end(self, code: int) -> _DecoderEnded:
         limit = f"{self._limits.limit_s:g} s (NIGHTREAD_DECODE_LIMIT_S)"
@@ -237,27 +232,20 @@ def _to_content(answer: dict[str, Any], body: bytes, spec: InputSpec) -> Content
             text=str(answer["text"])[:REASON_TEXT_LENGTH],
             acquisition=_to_acquisition(answer["acquisition"]),
         )
+    tensor, (low, high) = np.frombuffer(body, np.float32).reshape(spec.shape), spec.value_range
+    if not (low <= tensor.min() and tensor.max() <= high):  # also where one is not a number
+        raise ValueError("a tensor beyond the network's range")
     return Content(
-        tensor=np.frombuffer(body, np.float32).reshape(spec.shape),
+        tensor=tensor,
         acquisition=_to_acquisition(answer["acquisition"]),
         rule=None if answer["rule"] is None else BrightnessRule(answer["rule"]),
         contradictions=frozenset(map(Contradiction, answer["contradictions"])),
-        statistics=_to_statistics(answer["statistics"]),
         finding=_to_finding(answer["finding"]),
     )
 
 
 def _to_acquisition(values: Any) -> Acquisition | None:
     return None if values is None else make_acquisition(dict(values))
-
-
-def _to_statistics(values: Any) -> Statistics | None:
-    if values is None:
-        return None
-    numbers = [float(value) for value in values]
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("statistics that are no numbers")
-    return Statistics(*numbers)
 
 
 def _to_finding(finding: Any) -> Finding | None:

@@ -10,7 +10,7 @@ import os
 import resource
 import struct
 import sys
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from typing import IO, Any
 
 from nightread.inference.content import Content, decode_content
@@ -77,7 +77,6 @@ def _answer(answers: IO[bytes], decoded: Content) -> None:
         "acquisition": None if decoded.acquisition is None else asdict(decoded.acquisition),
         "rule": decoded.rule,
         "contradictions": sorted(decoded.contradictions),
-        "statistics": None if decoded.statistics is None else astuple(decoded.statistics),
         "finding": None if decoded.finding is None else [decoded.finding.reason, decoded.finding.text],
         "size": len(tensor),
     }

@@ -18,12 +18,12 @@ def measure_gray(gray, **spec):
     wanted = InputSpec(height_px=64, width_px=64, **{"channels": 1, **spec})
     low, high = wanted.value_range
     tensor = np.repeat((np.asarray(gray, np.float32) * (high - low) + low)[:, :, np.newaxis], wanted.channels, axis=2)
-    return measure(tensor, wanted)
+    return measure([tensor], wanted)[0]
 
 
 def measure_file(data, spec=SPEC):
     tensor, _ = read_and_prepare(data, spec, max_pixels=10_000_000)
-    return measure(tensor, spec)
+    return measure([tensor], spec)[0]
 
 
 @pytest.fixture
@@ -85,3 +85,19 @@ def test_full_resolution_and_224_pixel_files_of_real_scans_measure_the_same(real
         for large, other in pairs
     ]
     assert np.abs(differences).max() < 0.02
+
+
+@pytest.mark.parametrize(("height_px", "width_px"), [(64, 64), (112, 96), (75, 75), (33, 200), (32, 8), (20, 31)])
+def test_cells_are_those_of_pillows_box_filter(height_px, width_px):
+    spec = InputSpec(height_px=height_px, width_px=width_px, channels=1)
+    gray = np.random.default_rng(0).random((height_px, width_px), dtype=np.float32)
+    cells = np.asarray(Image.fromarray(gray).resize((32, 32), Image.Resampling.BOX), np.float64)
+    found = measure([gray[:, :, np.newaxis]], spec)[0]
+    assert found.contrast == pytest.approx(cells.std(), abs=1e-6)
+    ordered = np.sort(cells, axis=None)
+    assert (found.darkest, found.brightest) == pytest.approx((ordered[51], ordered[-52]), abs=1e-6)
+
+
+def test_a_scan_measures_the_same_alone_and_among_others():
+    scans = np.random.default_rng(1).random((7, 64, 64, 1), dtype=np.float32)
+    assert measure(scans, SPEC) == [measure([scan], SPEC)[0] for scan in scans]
