@@ -17,12 +17,13 @@ RunReference = Annotated[
     str | None,
     typer.Argument(
         metavar="RUN",
-        help="Run id, unique prefix of it, or name; default: the newest run.",
+        help="Run id, unique prefix of it, name, or schedule; default: the newest run.",
         autocompletion=complete_runs,
     ),
 ]
 NamedRun = Annotated[
-    str, typer.Argument(metavar="RUN", help="Run id, unique prefix of it, or name.", autocompletion=complete_runs)
+    str,
+    typer.Argument(metavar="RUN", help="Run id, unique prefix of it, name, or schedule.", autocompletion=complete_runs),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run; default: the folder's name.")]

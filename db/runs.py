@@ -189,7 +189,7 @@ def new_job(job_id: str, run_id: str, now: datetime, *, crashes: int = 0) -> dic
 
 
 def find_run(connection: Connection, reference: str | None) -> RunInfo:
-    """Return a run by id, by a unique prefix of it, or by name (the newest of that name); None for the newest run.
+    """Return a run by id, by a unique prefix of it, by name or by schedule (the newest of it); None for the newest run.
 
     Raises:
         UnknownRun: no run matches, or the prefix matches several.
@@ -204,8 +204,9 @@ def find_run(connection: Connection, reference: str | None) -> RunInfo:
         return _to_info(rows[0])
     # The full id comes first, so that workers find their run even if another run has that id as its name.
     row = connection.execute(_select_run(connection), {"of_run": reference}).first()
-    if row is None:
-        row = connection.execute(query.where(runs.c.name == reference[:RUN_NAME_LENGTH])).first()
+    for column in (runs.c.name, runs.c.schedule):
+        if row is None:
+            row = connection.execute(query.where(column == reference[:RUN_NAME_LENGTH])).first()
     if row is not None:
         return _to_info(row)
     rows = connection.execute(query.where(runs.c.id.startswith(reference.lower(), autoescape=True))).all()

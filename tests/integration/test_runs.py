@@ -256,6 +256,14 @@ class TestFinding:
         add_run(engine, name="ward-b")
         assert find(engine, "ward-a").id == newest
 
+    def test_the_newest_run_of_a_schedule_is_found_by_the_schedule_unless_a_run_has_that_name(self, engine):
+        add_run(engine, name="ward-a 2026-11-28", schedule="ward-a", night="2026-11-28")
+        newest = add_run(engine, name="ward-a 2026-11-29", schedule="ward-a", night="2026-11-29")
+        assert find(engine, "ward-a").id == newest
+        named = add_run(engine, name="ward-a")
+        add_run(engine, name="ward-a 2026-11-30", schedule="ward-a", night="2026-11-30")
+        assert find(engine, "ward-a").id == named
+
     def test_a_whole_id_is_found_even_where_another_run_has_it_as_its_name(self, engine):
         run_id = add_run(engine)
         add_run(engine, name=run_id)
