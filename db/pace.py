@@ -11,7 +11,7 @@ from db.engine import read_clock
 from db.runs import RunInfo, is_open
 from db.tables import jobs, runs, scans
 from db.tallies import read_tallies
-from db.types import JobStatus, Priority, UtcDateTime, database_now
+from db.types import JobStatus, Priority, ScanStatus, UtcDateTime, database_now
 
 #: The rate is that of jobs that ended in this time, in seconds.
 PACE_WINDOW_S: Final = 60
@@ -31,6 +31,8 @@ class Pace:
         left_s: seconds to its end, if the rates stay as they are; None: nothing was scored in the last minute.
         ends_at: the end by the database's clock.
         workers: names of the workers that hold a lease on it.
+        waiting: open scans whose next try is put off: after a fault that may pass, or until their files have settled.
+        next_try_at: when the first of them is tried, by the database's clock; None where there are none.
     """
 
     rate: float
@@ -40,6 +42,8 @@ class Pace:
     left_s: float | None
     ends_at: datetime | None
     workers: list[str]
+    waiting: int
+    next_try_at: datetime | None
 
 
 def find_pace(connection: Connection, run: RunInfo) -> Pace:
@@ -61,6 +65,7 @@ def find_pace(connection: Connection, run: RunInfo) -> Pace:
         scans_left += before
         rate_of_them = count_recent(connection, PACE_WINDOW_S) / PACE_WINDOW_S
     left_s = scans_left / rate_of_them if rate_of_them else None
+    waiting, next_try_at = _find_waiting(connection, run.id)
     return Pace(
         rate=rate,
         place=None if place is None else place + 1,
@@ -69,7 +74,21 @@ def find_pace(connection: Connection, run: RunInfo) -> Pace:
         left_s=left_s,
         ends_at=None if left_s is None else now + timedelta(seconds=left_s),
         workers=_list_workers(connection, run.id),
+        waiting=waiting,
+        next_try_at=next_try_at,
     )
+
+
+def _find_waiting(connection: Connection, run_id: str) -> tuple[int, datetime | None]:
+    """Return how many open scans of a run wait for their next try, and when the first of them is tried."""
+    query = (
+        select(func.count(), func.min(jobs.c.not_before, type_=UtcDateTime()))
+        .select_from(jobs.join(scans, scans.c.job_id == jobs.c.id))
+        .where(jobs.c.run_id == run_id, jobs.c.status == JobStatus.QUEUED, jobs.c.not_before > database_now())
+        .where(scans.c.status == ScanStatus.QUEUED)
+    )
+    count, first = connection.execute(query).one()
+    return int(count), first
 
 
 def _find_beginning(connection: Connection, run_id: str) -> datetime | None:

@@ -24,8 +24,9 @@ def status(
 ) -> None:
     """Show a run's counts, and the pace of an open one.
 
-    The pace is the rate of the last minute, the place in the queue, the workers, and an estimate of the end: what is
-    left at that rate, or for a run that no worker has begun what goes before it, too.
+    The pace is the rate of the last minute, the place in the queue, the scans that wait for their next try, the
+    workers, and an estimate of the end: what is left at that rate, or for a run that no worker has begun what goes
+    before it, too.
 
     Example: nightread status ward-a --follow
     """
@@ -55,4 +56,5 @@ def _describe(pace: Pace | None) -> dict[str, Any]:
         "queue_runs": pace.runs, "queue_scans_before": pace.before,
         "scans_per_second_last_minute": round(pace.rate, 2),
         "seconds_left": None if pace.left_s is None else round(pace.left_s, 1), "ends_at": pace.ends_at,
+        "scans_waiting": pace.waiting, "next_try_at": pace.next_try_at,
     }  # fmt: skip

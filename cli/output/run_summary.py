@@ -126,6 +126,9 @@ def _tell_pace(pace: Pace) -> Iterator[str]:
     yield f"last minute: {end}"
     if pace.place is not None:
         yield f"place {pace.place:,} of {pace.runs:,} in the queue, after {pace.before:,} scans of other runs"
+    if pace.waiting:
+        scans = "1 scan waits" if pace.waiting == 1 else f"{pace.waiting:,} scans wait"
+        yield f"{scans} for the next try, at {show_time(pace.next_try_at)} or later"
     names = ", ".join(pace.workers[:_WORKERS_NAMED])
     more = f" and {len(pace.workers) - _WORKERS_NAMED:,} more" if len(pace.workers) > _WORKERS_NAMED else ""
     count = "worker" if len(pace.workers) == 1 else f"{len(pace.workers):,} workers:"

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import select, update
 
 from db.cancellation import cancel_run
-from db.engine import reading, write
+from db.engine import read_clock, reading, write
 from db.job_results import store_results
+from db.jobs import release_job
 from db.pace import PACE_WINDOW_S, find_pace
 from db.runs import find_run, retry_run
 from db.tables import jobs, runs
@@ -70,6 +71,19 @@ def test_the_minute_of_a_run_that_is_retried_begins_with_the_retry(engine):
     assert 10 / PACE_WINDOW_S < pace_of(engine, run_id).rate <= 10
 
 
+def test_scans_that_are_put_off_are_told_with_the_time_of_the_next_try(engine):
+    run_id = add_run(engine, 30, job_size=10)
+    first, second, _ = job_ids(engine, run_id)
+    assert (pace_of(engine, run_id).waiting, pace_of(engine, run_id).next_try_at) == (0, None)
+    for job, wait_s in ((first, 300), (second, 60)):
+        held = claim(engine, job)
+        write(engine, partial(release_job, claim=held, retry_in_s=wait_s, is_crash=False))
+    pace = pace_of(engine, run_id)
+    assert pace.waiting == 20
+    with reading(engine) as connection:
+        assert 50 < (pace.next_try_at - read_clock(connection)).total_seconds() <= 60
+
+
 def test_an_embedded_run_waits_in_no_queue(engine):
     add_run(engine, 5)
     pace = pace_of(engine, add_run(engine, 2, embedded=True))
@@ -83,9 +97,12 @@ def test_status_says_it_to_people_and_programs(sqlite_engine, sqlite_url, tmp_pa
     done, held, *_ = job_ids(sqlite_engine, begun)
     end_job(sqlite_engine, done)
     claim(sqlite_engine, held, f"icu-{os.getpid()}:7")
+    put_off = claim(sqlite_engine, job_ids(sqlite_engine, begun)[2])
+    write(sqlite_engine, partial(release_job, claim=put_off, retry_in_s=90, is_crash=False))
     text = run("status", begun, env=env, cwd=tmp_path).stdout
     assert "scans/s; may end at 20" in text
     assert "place 1 of 2 in the queue, after 0 scans of other runs" in text
+    assert "20 scans wait for the next try, at 20" in text
     assert f"worker icu-{os.getpid()}:7" in text
     waiting = run("status", "ward-b", env=env, cwd=tmp_path).stdout
     assert "last minute: none of its scans was scored; may end at" in waiting
@@ -94,4 +111,5 @@ def test_status_says_it_to_people_and_programs(sqlite_engine, sqlite_url, tmp_pa
     assert (told["queue_place"], told["queue_runs"], told["queue_scans_before"]) == (2, 2, 180)
     assert (told["workers"], told["worker_names"], told["scans_per_second_last_minute"]) == (0, [], 0.0)
     assert told["seconds_left"] > 0
+    assert (told["scans_waiting"], told["next_try_at"]) == (0, None)
     assert told["ends_at"].endswith("+00:00")
