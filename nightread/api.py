@@ -190,9 +190,10 @@ class Model:
         return [pool.submit(self._decode, part, batches) for part in parts]
 
     def _decode(self, scans: Sequence[ScanInput], batches: BatchScorer) -> "_Part":
-        """Read and decode scans; a CPU scores them here too, a GPU waits for a whole batch."""
+        """Read, decode and measure scans; a CPU scores them here too, a GPU waits for a whole batch."""
         contents = [self._decode_one(scan) for scan in scans]
-        full = batches.score_part(contents) if self._scorer.device == "cpu" else None
+        finish = batches.score_part if self._scorer.device == "cpu" else batches.measure
+        full = finish(contents)
         return list(zip(scans, contents, strict=True)), full
 
     def _decode_one(self, scan: ScanInput) -> Content:

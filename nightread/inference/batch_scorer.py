@@ -42,6 +42,22 @@ class BatchScorer:
         self._gated = gated
         self._most = batch_size  # fewer once the device was found full
 
+    def measure(self, contents: Sequence[Content]) -> None:
+        """Measure the pixels of decoded contents, where the model has a gate.
+
+        A thread does so with what it has decoded, also where a device scores the whole batch.
+        """
+        unmeasured = [one for one in contents if one.tensor is not None and one.statistics is None]
+        if not unmeasured or self._scorer.card.gate is None:
+            return
+        began = time.perf_counter()
+        tensors = [content.tensor for content in unmeasured if content.tensor is not None]
+        measured = measure(tensors, self._scorer.card.input)
+        share_s = (time.perf_counter() - began) / len(unmeasured)
+        for content, statistics in zip(unmeasured, measured, strict=True):
+            content.statistics = statistics
+            content.stage_s["prepare"] = content.stage_s.get("prepare", 0.0) + share_s
+
     def score_part(self, contents: Sequence[Content]) -> DeviceFull | None:
         """Score the contents that this thread has decoded, in as many batches as is fastest on this CPU.
 
@@ -93,23 +109,11 @@ class BatchScorer:
 
         All of them are measured, the rejected ones too.
         """
-        self._measure([one for one in contents if one.tensor is not None and one.statistics is None])
+        self.measure(contents)
         for content in contents:
             if self._gated and content.finding is not None:
                 content.reject(content.finding)
         return [content for content in contents if content.tensor is not None]
-
-    def _measure(self, contents: Sequence[Content]) -> None:
-        """Fill in what the pixels measure, where the model has a gate."""
-        if not contents or self._scorer.card.gate is None:
-            return
-        began = time.perf_counter()
-        tensors = [content.tensor for content in contents if content.tensor is not None]
-        measured = measure(tensors, self._scorer.card.input)
-        share_s = (time.perf_counter() - began) / len(contents)
-        for content, statistics in zip(contents, measured, strict=True):
-            content.statistics = statistics
-            content.stage_s["prepare"] = content.stage_s.get("prepare", 0.0) + share_s
 
     def _score(self, contents: Sequence[Content]) -> None:
         failpoint(Point.WORKER_BEFORE_SCORING, DeviceFull)

@@ -236,7 +236,7 @@ class _Pipeline:
                 new.append(content)
             else:
                 scored.append(content)
-        finish = self._batches.score_part if self._limits.scored_by_threads else _leave
+        finish = self._batches.score_part if self._limits.scored_by_threads else self._batches.measure
         parts = [
             self._decoder.start(part, card.input, card.gate, finish, isolated=self._isolated)
             for part in self._divide(new)
@@ -351,10 +351,6 @@ def _read_one(scan: OpenScan, limits: Limits, expected_bytes: int) -> Content:
         )
         content.is_lasting = True
     return content
-
-
-def _leave(_: Sequence[Content]) -> None:
-    """Score nothing on the thread that has decoded: the device wants a whole batch."""
 
 
 def split_windows(open_scans: Sequence[OpenScan], batch_size: int, max_bytes: int) -> Iterator[list[OpenScan]]:
