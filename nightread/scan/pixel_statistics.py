@@ -51,7 +51,8 @@ def measure(tensors: Iterable[Tensor], spec: InputSpec) -> list[Statistics]:
         spec: input for which they were prepared.
     """
     low, high = spec.value_range
-    gray = np.stack([tensor[:, :, 0] for tensor in tensors])
+    # In float64 sums of equal pixels are exact, so that the cells of a scan of one gray are equal, too.
+    gray = np.stack([tensor[:, :, 0] for tensor in tensors], dtype=np.float64)
     (rows, heights_px), (columns, widths_px) = _find_cells(gray.shape[1]), _find_cells(gray.shape[2])
     sums = np.add.reduceat(np.add.reduceat(gray, rows, axis=1), columns, axis=2)
     cells = (sums / np.outer(heights_px, widths_px) - low) / (high - low)

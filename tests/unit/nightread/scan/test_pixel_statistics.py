@@ -40,9 +40,11 @@ def test_a_half_black_half_white_scan_measures_as_it_looks():
     assert found.detail == pytest.approx(1 / 31 / 2)
 
 
-def test_a_scan_of_one_gray_has_no_contrast_and_no_symmetry():
-    found = measure_gray(np.full((64, 64), 0.25))
-    assert astuple(found) == pytest.approx((0.25, 0, 0.25, 0.25, 0, 0))
+@pytest.mark.parametrize("gray", [0.25, 0.3, 0.999])
+def test_a_scan_of_one_gray_has_no_contrast_and_no_symmetry(gray):
+    tensor = np.full((75, 112, 1), gray, np.float32)
+    found = measure([tensor], InputSpec(height_px=75, width_px=112, channels=1))[0]
+    assert astuple(found) == pytest.approx((gray, 0, gray, gray, 0, 0))
 
 
 def test_value_range_and_channels_of_the_network_change_nothing(chest):
