@@ -18,7 +18,7 @@ class GuardCode(StrEnum):
     PASSED = "passed"
 
 
-#: Of a run that no guard has told of: none tripped, or it was not judged yet.
+#: Marks of a run that is no alarm: no guard tripped, or nobody has judged the run yet.
 QUIET: Final = frozenset({None, GuardCode.PASSED})
 
 #: What each code means, and what to do about it.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.faults.cable import Cable, lay_cable
 from tests.faults.case import Case
@@ -14,7 +15,7 @@ from tests.faults.proxy import Proxy, run_proxy
 from tests.faults.rig import DATABASE
 
 
-@dataclass
+@dataclass(frozen=True)
 class Host:
     """A host with one worker, which is started again when it ends.
 
@@ -22,20 +23,35 @@ class Host:
         name: its host name.
         cable: leads to the servers.
         links: proxies at the servers' end of the cable: to Redis, and to the database or its pooler.
-        env: environment of its worker.
-        worker: its worker, once the fleet has started.
+        worker: its worker.
     """
 
     name: str
     cable: Cable
     links: tuple[Proxy, Proxy]
-    env: dict[str, str]
-    worker: Worker | None = None
+    worker: Worker
+
+
+@contextlib.contextmanager
+def lay_links(case: Case, database_port: int) -> Iterator[tuple[Cable, tuple[Proxy, Proxy], dict[str, Any]]]:
+    """Yield a cable, proxies at this end of it, and the options of `Case.env` for a worker at the other end.
+
+    The proxies lead to Redis, and to the database or its pooler. Skips the test where no cable can be laid.
+    """
+    with (
+        lay_cable() as cable,
+        run_proxy(case.rig.redis.port, cable.here) as to_redis,
+        run_proxy(database_port, cable.here) as to_database,
+    ):
+        yield cable, (to_redis, to_database), {
+            "NETWORK": cable.network, "broker_url": f"redis://{cable.here}:{to_redis.port}/0",
+            "database_url": case.rig.postgres.url(DATABASE, to_database.port).replace("127.0.0.1", cable.here),
+        }  # fmt: skip
 
 
 @contextlib.contextmanager
 def run_hosts(case: Case, clocks_h: list[float], database_port: int) -> Iterator[list[Host]]:
-    """Yield hosts whose workers are ready; skips the test where this process may not lay a cable.
+    """Yield hosts whose workers are ready; skips the test where no cable can be laid.
 
     Args:
         case: enqueues the night, and checks it.
@@ -43,26 +59,18 @@ def run_hosts(case: Case, clocks_h: list[float], database_port: int) -> Iterator
         database_port: port of the database, or of a pooler in front of it.
     """
     with contextlib.ExitStack() as held:
-        hosts = []
+        laid, envs = [], []
         for number, hours in enumerate(clocks_h):
-            cable = held.enter_context(lay_cable())
-            to_redis = held.enter_context(run_proxy(case.rig.redis.port, cable.here))
-            to_database = held.enter_context(run_proxy(database_port, cable.here))
+            cable, links, options = held.enter_context(lay_links(case, database_port))
             name = f"ward-host-{number}"
             folder = case.rig.folder / name  # the folder /tmp of that host
             folder.mkdir()
-            url = case.rig.postgres.url(DATABASE, to_database.port).replace("127.0.0.1", cable.here)
-            env = case.env(
-                broker_url=f"redis://{cable.here}:{to_redis.port}/0", database_url=url, NETWORK=cable.network,
-                HOST=name, READ_S=0.2, **clock_options(hours),
-            )  # fmt: skip
-            env |= {"TMPDIR": str(folder)} | clock_variables(hours)
-            hosts.append(Host(name, cable, (to_redis, to_database), env))
-        fleet = case.start_workers(len(hosts), *[host.env for host in hosts])
-        for host, worker in zip(hosts, fleet.workers, strict=True):
-            host.worker = worker
+            env = case.env(**options, HOST=name, READ_S=0.2, **clock_options(hours))
+            envs.append(env | {"TMPDIR": str(folder)} | clock_variables(hours))
+            laid.append((name, cable, links))
+        fleet = case.start_workers(len(envs), *envs)
         try:
-            yield hosts
+            yield [Host(*one, worker) for one, worker in zip(laid, fleet.workers, strict=True)]
         finally:
             case.rig.stop_fleet()
 

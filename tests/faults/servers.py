@@ -150,14 +150,9 @@ class PostgresPair:
     def __init__(self, primary: PostgresServer, standby: PostgresServer, address: Proxy) -> None:
         self.primary, self.standby, self.address = primary, standby, address
 
-    @property
-    def port(self) -> int:
-        """Port of the address on 127.0.0.1."""
-        return self.address.port
-
     def url(self, database: str, port: int | None = None) -> str:
         """Return the URL of a database of the server that writes, optionally through a proxy's port."""
-        return self.primary.url(database, port or self.port)
+        return self.primary.url(database, port or self.address.port)
 
     def fail_over(self) -> None:
         """Kill the primary (SIGKILL), promote the standby, and move the address."""

@@ -128,10 +128,8 @@ def judge_run(engine: Engine, run_id: str) -> RunInfo:
         tripped.append((GuardCode.DRIFT, drifted))
     guard = tripped[0][0] if tripped else GuardCode.PASSED
     text = "; ".join(sentence for _, sentence in tripped)
-    if write(engine, lambda connection: store_guard(connection, run_id, guard, text)) and guard not in {
-        GuardCode.PASSED,
-        GuardCode.EMPTY,
-    }:
+    is_first = write(engine, lambda connection: store_guard(connection, run_id, guard, text))
+    if is_first and guard not in {GuardCode.PASSED, GuardCode.EMPTY}:
         _log.warning("run %s does not look like a night: %s", run_id[:8], text)
     with reading(engine) as connection:
         return find_run(connection, run_id)

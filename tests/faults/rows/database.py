@@ -17,11 +17,10 @@ from db.engine import make_engine, reading
 from db.runs import find_run
 from db.types import ScanStatus
 from nightread.errors import DatabaseUnavailable
-from tests.faults.cable import lay_cable
 from tests.faults.case import Case
 from tests.faults.checker import Evidence, Outcome, Violation, check
+from tests.faults.hosts import lay_links
 from tests.faults.nights import CANARIES, make_night
-from tests.faults.proxy import run_proxy
 from tests.faults.rig import DATABASE
 from tests.faults.rows.redis import disturb
 from tests.faults.rows.table import row
@@ -33,16 +32,8 @@ from worker.runs.forks import WORTH_A_FORK
 @contextlib.contextmanager
 def start_afar(case: Case) -> Iterator[tuple[Any, Any, Any]]:
     """Start a worker in a network of its own, and one here; yields its cable, its proxy to PostgreSQL, and itself."""
-    with (
-        lay_cable() as cable,
-        run_proxy(case.rig.redis.port, cable.here) as to_redis,
-        run_proxy(case.rig.postgres.port, cable.here) as to_postgres,
-    ):
-        afar = case.env(
-            broker_url=f"redis://{cable.here}:{to_redis.port}/0", NETWORK=cable.network,
-            database_url=case.rig.postgres.url(DATABASE, to_postgres.port).replace("127.0.0.1", cable.here),
-        )  # fmt: skip
-        case.start_workers(2, afar, case.env())
+    with lay_links(case, case.rig.postgres.port) as (cable, (_, to_postgres), options):
+        case.start_workers(2, case.env(**options), case.env())
         case.awake_s = 60.0
         yield cable, to_postgres, case.fleet.workers[0]
 

@@ -2,6 +2,8 @@
 
 import contextlib
 
+from sqlalchemy import make_url
+
 from tests.faults.case import Case
 from tests.faults.checker import Violation
 from tests.faults.hosts import Host, run_hosts
@@ -49,7 +51,7 @@ def _play(case: Case, count: int) -> list[Violation]:
         rig = Rig(folder, case.rig.redis, pair, case.rig.redis_proxy, pair.address, case.rig.pool)
         rig.make_database()
         pooled = run_pgbouncer(folder, pair.url(DATABASE), server_login_retry=1, query_wait_timeout=5)
-        port = int(held.enter_context(pooled).rpartition("@")[2].partition(":")[2].partition("/")[0])
+        port = make_url(held.enter_context(pooled)).port
         clocks_h = [case.choose.choice([-2, 0, 2]) for _ in range(count)]
         with case.within(rig) as inner, run_hosts(inner, clocks_h, port) as hosts:
             inner.enqueue_here(inner.make_night(30 * count))
