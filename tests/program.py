@@ -15,6 +15,8 @@ from typing import Any
 from tests.factories import UNGATED_MODEL
 
 PROGRAM = Path(sys.executable).with_name("nightread")
+#: For what must happen at all, in seconds: a busy machine stands still for half a minute at times.
+PATIENCE_S = 100.0
 
 
 def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
@@ -29,7 +31,7 @@ def make_environment(folder: Path, **settings: Any) -> dict[str, str]:
 
 
 def run(
-    *arguments: Any, env: dict[str, str], cwd: Path, expect: int | None = 0, limit_s: float = 100
+    *arguments: Any, env: dict[str, str], cwd: Path, expect: int | None = 0, limit_s: float = PATIENCE_S
 ) -> subprocess.CompletedProcess[str]:
     """Run `nightread`, and check its exit code and that it prints no traceback."""
     done = subprocess.run(
@@ -120,7 +122,7 @@ def slow_reading(folder: Path) -> dict[str, str]:
     return hook_reading(folder, "time.sleep(0.1)")
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
     """Poll `condition` ten times a second; returns its first true value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):

@@ -3,7 +3,6 @@
 import time
 
 import psutil
-import pytest
 import sqlalchemy as sa
 
 from db.engine import make_engine
@@ -13,7 +12,6 @@ from tests.program import hold_reading, last_json, make_environment, run, wait_u
 HIGH_WATER = 6
 
 
-@pytest.mark.timeout(300)
 def test_what_is_in_flight_is_bounded_while_the_database_stands_still(postgres_url, redis_url, redis_server, tmp_path):
     env = make_environment(
         tmp_path, database_url=postgres_url, broker_url=redis_url, lease_s=60, sweep_s=0.5, job_size=2, threads=1,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until
+from tests.program import PATIENCE_S, PROGRAM, last_json, make_environment, run, started, wait_until
 from tests.worker_factories import write_scans
 
 
@@ -65,7 +65,7 @@ def test_what_it_has_started_ends_with_it(tmp_path, env):
     with started(command, env, tmp_path, tmp_path / "log") as process:
         wait_until(lambda: len(_find_programs(tmp_path)) > 1, "the servers")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE_S) == 130
     assert not _find_programs(tmp_path)
     assert not list(tmp_path.glob("nightread-bench-*"))
 

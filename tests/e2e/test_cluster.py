@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from db.engine import make_engine
 from tests.program import (
+    PATIENCE_S,
     PROGRAM,
     hook_reading,
     last_json,
@@ -96,7 +97,7 @@ def test_an_interrupted_enqueue_says_what_becomes_of_the_run(env, database, nigh
         reached = lambda: any(struck.iterdir()) if failpoint else query(database, count)  # noqa: E731
         wait_until(reached, "the middle of the command")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(PATIENCE_S) == 130
     said = log.read_text()
     assert "Traceback" not in said
     if failpoint:
@@ -231,7 +232,7 @@ def test_a_worker_told_to_stop_finishes_its_job_and_leaves_the_rest(env, databas
         run_id = run("enqueue", night, env=env, cwd=tmp_path).stdout.strip()
         wait_until(lambda: query(database, "SELECT count(*) FROM jobs WHERE status = 'done'"), "the first job")
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert query(database, "SELECT count(*) FROM jobs WHERE status = 'leased'") == 0
     assert query(database, "SELECT max(crashes) FROM jobs") == 0
     with worker(env, tmp_path, tmp_path / "next.log"):

@@ -5,7 +5,17 @@ import time
 
 import pytest
 
-from tests.program import PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until, worker
+from tests.program import (
+    PATIENCE_S,
+    PROGRAM,
+    last_json,
+    make_environment,
+    run,
+    slow_reading,
+    started,
+    wait_until,
+    worker,
+)
 from tests.services import run_redis
 
 
@@ -52,5 +62,5 @@ def test_a_worker_that_cannot_start_exits_with_an_error(env, tmp_path):
     log = tmp_path / "worker.log"
     broken = env | {"NIGHTREAD_MODEL": "missing@1"}
     with started([PROGRAM, "worker"], broken, tmp_path, log) as process:
-        assert process.wait(60) == 1
+        assert process.wait(PATIENCE_S) == 1
     assert "[config]" not in log.read_text()  # Celery's banner is no JSON

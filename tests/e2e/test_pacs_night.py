@@ -10,7 +10,7 @@ from db.engine import make_engine, reading, write
 from db.tables import runs, scans, schedule_nights, schedules
 from tests.dicom_peers import ask_orthanc, orthanc, storescu, write_study
 from tests.onnx_factories import write_tiny_bundle
-from tests.program import PROGRAM, last_json, make_environment, run, started, wait_until, worker
+from tests.program import PATIENCE_S, PROGRAM, last_json, make_environment, run, started, wait_until, worker
 from tests.services import find_free_port
 
 AT = "02:00"
@@ -55,7 +55,7 @@ def test_night_is_fetched_scored_and_sent_by_one_schedule(tmp_path, redis_url, p
         with started([PROGRAM, "beat"], env, tmp_path, log) as beat:
             wait_until(lambda: list(spool.rglob("*.dcm")), "the first instance")
             beat.terminate()
-            assert beat.wait(60) == 0
+            assert beat.wait(PATIENCE_S) == 0
         assert len(list(spool.rglob("*.dcm"))) < 2 * studies, "a beat that must end waits for no night"
         write(engine, end_lease_and_limit)
         with worker(env, tmp_path, log), started([PROGRAM, "beat"], env, tmp_path, log):

@@ -161,7 +161,6 @@ PAGES = (
 )  # fmt: skip
 
 
-@pytest.mark.timeout(300)  # axe-core reads each page four times
 def test_pages_fit_each_width_and_are_read_by_everybody_in_both_themes(browser, night):
     with serve(night, web_role="operate", web_name="TEST", web_color="red") as address, open_tab(browser) as tab:
         for page in PAGES:

@@ -121,7 +121,6 @@ def fit(words, night):
     return words
 
 
-@pytest.mark.timeout(300)
 def test_the_commands_of_the_pages_run(page_lines, forker, webhook, tmp_path):
     database_url = f"sqlite:///{tmp_path / 'night.db'}"
     told = f"json://127.0.0.1:{webhook.server_port}/"

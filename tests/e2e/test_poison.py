@@ -8,7 +8,17 @@ import sqlalchemy as sa
 
 from db.engine import make_engine
 from tests.factories import encode_jpeg, small_chest
-from tests.program import PROGRAM, hook_decoding, last_json, make_environment, run, started, wait_until, worker
+from tests.program import (
+    PATIENCE_S,
+    PROGRAM,
+    hook_decoding,
+    last_json,
+    make_environment,
+    run,
+    started,
+    wait_until,
+    worker,
+)
 
 POISONS = {
     b"POISON-SEGV": "ctypes.string_at(0)",
@@ -59,7 +69,6 @@ def reasons_of(database):
     return {re.search("POISON-....", path)[0]: code for path, code in rows}
 
 
-@pytest.mark.timeout(300)
 def test_one_death_is_enough_to_find_all_poison_of_a_job(env, database, night, tmp_path):
     add_poison(night, *POISONS)
     log = tmp_path / "worker.log"
@@ -73,7 +82,6 @@ def test_one_death_is_enough_to_find_all_poison_of_a_job(env, database, night, t
     assert query(database, "SELECT status, crashes FROM jobs") == [("done", 1)]  # neither split nor tried for long
 
 
-@pytest.mark.timeout(300)
 def test_an_endless_decode_costs_no_lease_and_its_process_is_replaced(env, database, night, tmp_path):
     add_poison(night, b"POISON-SPIN")
     env |= {"NIGHTREAD_JOB_SIZE": "13"}
@@ -93,7 +101,6 @@ def test_an_endless_decode_costs_no_lease_and_its_process_is_replaced(env, datab
     assert len(workers) == 2
 
 
-@pytest.mark.timeout(300)
 def test_a_retry_of_what_killed_a_worker_kills_no_other(env, database, night, tmp_path):
     add_poison(night, b"POISON-SEGV")
     with worker(env, tmp_path, tmp_path / "worker.log"):
@@ -106,13 +113,12 @@ def test_a_retry_of_what_killed_a_worker_kills_no_other(env, database, night, tm
     assert sorted(query(database, "SELECT attempts, crashes FROM jobs")) == [(1, 1), (2, 1)]
 
 
-@pytest.mark.timeout(300)
 def test_score_dies_of_a_scan_once_and_the_same_command_again_goes_on(night, tmp_path):
     add_poison(night, b"POISON-SEGV")
     env = make_environment(tmp_path) | hook_decoding(tmp_path, POISONS)
     log = tmp_path / "first.log"
     with started([PROGRAM, "score", night, "--json"], env, tmp_path, log) as first:
-        assert first.wait(100) < 0
+        assert first.wait(PATIENCE_S) < 0
     for _ in range(2):  # and so does every repetition
         done = run("score", night, "--json", env=env, cwd=tmp_path, expect=3)
         assert (last_json(done)["scored"], last_json(done)["failed"]) == (24, 1)
@@ -120,7 +126,6 @@ def test_score_dies_of_a_scan_once_and_the_same_command_again_goes_on(night, tmp
     assert [row["reason"] for row in rows] == ["decoder-crash"]
 
 
-@pytest.mark.timeout(300)
 def test_score_comes_to_its_end_where_a_decoder_does_not(night, tmp_path):
     add_poison(night, b"POISON-SPIN")
     env = make_environment(tmp_path, decode_limit_s=2, threads=1) | hook_decoding(tmp_path, POISONS)

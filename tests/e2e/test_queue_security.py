@@ -11,7 +11,17 @@ import sqlalchemy as sa
 from db.engine import make_engine
 from tests.compose_redis import run_compose_redis
 from tests.garbage import make_garbage, make_message
-from tests.program import PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until, worker
+from tests.program import (
+    PATIENCE_S,
+    PROGRAM,
+    last_json,
+    make_environment,
+    run,
+    slow_reading,
+    started,
+    wait_until,
+    worker,
+)
 
 QUEUE = "nightread:nightread"
 
@@ -49,7 +59,6 @@ def night(ward, tmp_path):
     return folder
 
 
-@pytest.mark.timeout(300)
 def test_the_users_that_are_shipped_are_denied_nothing_in_a_night_with_all_its_troubles(
     env, worker_env, server, night, tmp_path
 ):
@@ -83,7 +92,7 @@ def test_the_users_that_are_shipped_are_denied_nothing_in_a_night_with_all_its_t
             run("doctor", env=worker_env, cwd=tmp_path)
             run("enqueue", night, "--wait", env=env, cwd=tmp_path)
             second.terminate()
-            assert second.wait(60) == 0
+            assert second.wait(PATIENCE_S) == 0
         denied = [(entry["username"], entry["object"], entry["reason"]) for entry in admin.acl_log()]
     database.dispose()
     assert (followed["scored"], followed["queued"]) == (20, 0)
@@ -91,7 +100,6 @@ def test_the_users_that_are_shipped_are_denied_nothing_in_a_night_with_all_its_t
     assert "Traceback" not in (tmp_path / "worker.log").read_text() + (tmp_path / "beat.log").read_text()
 
 
-@pytest.mark.timeout(300)
 def test_whatever_lies_in_the_queue_runs_nothing_ends_no_worker_and_is_counted(
     env, worker_env, server, night, tmp_path
 ):

@@ -5,14 +5,13 @@ import subprocess
 import threading
 import urllib.request
 
-import pytest
 from sqlalchemy import select
 
 from db.engine import make_engine, reading
 from db.tables import runs, scans
 from tests.dicom_peers import storescu, write_study
 from tests.factories import CANARY
-from tests.program import PROGRAM, make_environment, run, started, wait_until, worker
+from tests.program import PATIENCE_S, PROGRAM, make_environment, run, started, wait_until, worker
 from tests.services import find_free_port
 
 POINTS = (
@@ -29,7 +28,6 @@ def receive(env, folder, port, log, *options):
     return started(command, env, folder, log)
 
 
-@pytest.mark.timeout(300)
 def test_receiver_that_is_killed_at_each_step_loses_and_doubles_nothing(tmp_path, redis_url, sqlite_url):
     for number in range(3):
         write_study(tmp_path / "in", number)
@@ -65,7 +63,7 @@ def test_receiver_that_is_killed_at_each_step_loses_and_doubles_nothing(tmp_path
                 with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=30) as answer:
                     assert b"nightread_spool_waiting_instances 0.0" in answer.read()
                 process.terminate()
-                assert process.wait(20) == 0
+                assert process.wait(PATIENCE_S) == 0
                 assert "no process has the spool open" in run(*health, env=env, cwd=tmp_path, expect=1).stderr
                 storescu(port, "+sd", tmp_path / "in", expect=None)
     assert sorted(file.name for file in (tmp_path / "struck").iterdir()) == sorted(f"{one}-kill-1" for one in POINTS)

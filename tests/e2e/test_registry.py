@@ -61,7 +61,6 @@ def imported(call, tmp_path):
     call("models", "promote", "tiny@1", "--yes")
 
 
-@pytest.mark.timeout(300)
 def test_promotion_needs_no_restart_of_a_worker_and_a_run_keeps_its_model(
     env, call, night, tmp_path, postgres_url, redis_url, count
 ):

@@ -15,7 +15,7 @@ from nightread.scan.drawn_chest import write_demo_night
 from nightread.scan.files import encode_path
 from tests.factories import make_nasty_folder, make_operating_points
 from tests.onnx_factories import write_tiny_bundle
-from tests.program import PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until
+from tests.program import PATIENCE_S, PROGRAM, last_json, make_environment, run, slow_reading, started, wait_until
 
 FIELDS = {
     "run", "found", "skipped", "scored", "rejected", "failed", "reused", "seconds", "scans_per_second", "model",
@@ -154,7 +154,7 @@ def test_an_interrupted_run_is_accounted_for_and_gone_on_with(env, tmp_path, war
     with started([PROGRAM, "score", ward], slow, tmp_path, log) as process:
         wait_until(lambda: database.exists() and _count_scored(database), "the first scored scans")
         process.send_signal(number)
-        assert process.wait(30) == 130
+        assert process.wait(PATIENCE_S) == 130
     assert b"Traceback" not in log.read_bytes()
     assert re.search(
         rb"^Interrupted: storing.*\n\d+ of 60 scans are stored. Run the command again", log.read_bytes(), re.MULTILINE

@@ -118,7 +118,6 @@ def read_samples(text):
     }
 
 
-@pytest.mark.timeout(300)
 def test_three_nights_run_themselves(cluster, webhook, tmp_path):
     scans = tmp_path / "scans"
     for number, day in enumerate(("2026-11-27", "2026-11-28", "2026-11-29")):

@@ -37,7 +37,6 @@ def find_socket(url):
     return Path(make_url(url).query["host"]) / ".s.PGSQL.5432"
 
 
-@pytest.mark.timeout(300)
 def test_a_night_goes_through_with_both_verified(authority, postgres_url, redis_url, redis_server, night, tmp_path):
     context = authority.make_context("localhost")
     with (

@@ -77,7 +77,6 @@ def make_first_release(engine):
     write(engine, migrate)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("begins_with", ["nothing", "the first release"])
 def test_a_migration_that_is_killed_at_any_point_is_done_or_not(engine, forkers, tmp_path, begins_with):
     def start():

@@ -13,7 +13,7 @@ import trustme
 import uvicorn
 
 from nightread.settings import Settings
-from tests.program import PROGRAM, make_environment, run
+from tests.program import PATIENCE_S, PROGRAM, make_environment, run
 from web import server
 from web.app import make_app
 
@@ -107,7 +107,7 @@ def test_program_serves_tls_and_stops_at_a_signal(tmp_path, number):
             connection.sendall(HEAD + b"Connection: close\r\n\r\n")
             assert read_all(connection).startswith(b"HTTP/1.1 200")
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert process.stderr.read() == ""
 
 

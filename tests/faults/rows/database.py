@@ -24,7 +24,7 @@ from tests.faults.nights import CANARIES, make_night
 from tests.faults.rig import DATABASE
 from tests.faults.rows.redis import disturb
 from tests.faults.rows.table import row
-from tests.program import PROGRAM, hook_reading, last_json, make_environment, run, started, wait_until
+from tests.program import PATIENCE_S, PROGRAM, hook_reading, last_json, make_environment, run, started, wait_until
 from tests.services import run_small_disk
 from worker.runs.forks import WORTH_A_FORK
 
@@ -280,7 +280,7 @@ def sqlite_writers(case: Case) -> list[Violation]:
             process.kill()
             case.inject("writer killed")
         for process in processes:
-            process.wait(60)
+            process.wait(PATIENCE_S)
     ended = [last_json(run("score", night.folder, "--json", env=env, cwd=case.folder)) for night in nights]
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -324,7 +324,7 @@ def killed_forks(case: Case) -> list[Violation]:
             case.nap(0, 0.3)
             fork.kill()
             case.inject("fork killed")
-        assert program.wait(100) in {Exit.OK, Exit.SOME_FAILED}
+        assert program.wait(PATIENCE_S) in {Exit.OK, Exit.SOME_FAILED}
     case.counts.scans += len(night)
     engine = make_engine(f"sqlite:///{file}")
     said = _without_paths(log.read_text(), [night])
