@@ -1,11 +1,13 @@
 """Pages about a whole night: failures, models, workers and queue, drift; on both databases."""
 
 import re
+from functools import partial
 
 import pytest
 
 from db.engine import write
 from db.job_results import store_predictions
+from db.jobs import release_job
 from db.registry import Request, promote_model, register_model
 from db.types import ScanStatus
 from nightread.model.bundle import SHIPPED_DIR, load_bundle
@@ -54,6 +56,13 @@ class TestQueue:
         assert "40 of 40" in text
         assert re.search(r"normal 2 \d", text)  # two jobs wait
         assert "unknown: nothing was scored" in text
+
+    def test_tells_what_waits_for_the_next_try(self, engine, client):
+        run_id = add_run(engine, 30, job_size=10)
+        held = claim(engine, job_ids(engine, run_id)[0])
+        write(engine, partial(release_job, claim=held, retry_in_s=300, is_crash=False))
+        text = read_text(client.get("/queue"))
+        assert re.search(r"30 of 30 \(10 wait for the next try, at .*\d\d:\d\d.* or later\)", text)
 
     def test_of_a_quiet_night_says_so(self, client):
         text = read_text(client.get("/queue"))

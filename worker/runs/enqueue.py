@@ -99,7 +99,7 @@ def retry_run(engine: Engine, settings: Settings, reference: str | None) -> tupl
     Args:
         engine: the database, its schema checked.
         settings: job size and broker.
-        reference: the run's id, a unique prefix of it, or its name; None: the newest run.
+        reference: the run's id, a unique prefix of it, its name or its schedule's; None: the newest run.
 
     Returns:
         The run as it was, and how many scans are queued again.
@@ -120,7 +120,7 @@ def cancel_run(engine: Engine, reference: str | None) -> tuple[RunInfo, int]:
 
     Args:
         engine: the database, its schema checked.
-        reference: the run's id, a unique prefix of it, or its name; None: the newest run.
+        reference: the run's id, a unique prefix of it, its name or its schedule's; None: the newest run.
 
     Returns:
         The run as it was, and how many of its scans were still open; `retry_run` queues them again. If none was, the
