@@ -97,19 +97,13 @@ def find_link(text, rel):
     return html.unescape(found[1]) if found else None
 
 
-def find_last_page(client, address):
-    while following := find_link(client.get(address).text, "next"):
-        address = following
-    return address
-
-
 def follow(client, address, rel="next"):
-    """Return the rows of all pages from an address on, and the number of pages."""
-    rows, count = [], 0
+    """Return the rows of all pages from an address on, and the addresses of these pages."""
+    rows, addresses = [], []
     while address:
         response = client.get(address)
         assert response.status_code == 200
         rows += read_rows(response.text)
-        count += 1
+        addresses.append(address)
         address = find_link(response.text, rel)
-    return rows, count
+    return rows, addresses

@@ -11,7 +11,7 @@ from tests.factories import make_card, small_chest, write_jpeg
 from tests.onnx_factories import make_onnx, write_tiny_bundle
 from tests.program import hold_reading, last_json, make_environment, run, wait_until, worker
 
-SCANS = 60
+SCANS = 32  # as many as an import takes at most for its parity
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from tests.faults.rows import ROWS
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_nothing_is_lost_doubled_or_wrong(row, seed, is_long, case):
+    if row.is_long and not is_long:
+        pytest.skip("takes minutes: --long")
     violations = row.play(case)
     print(*case.timeline, sep="\n")  # noqa: T201  # shown where it fails
     again = f"again with: pytest tests/faults {'--long ' * is_long}--seed {seed} -k {row}"

@@ -37,6 +37,7 @@ def two_hosts(case: Case) -> list[Violation]:
     injection=_INJECTION.format(hosts="four hosts", more=", a third loses its power"),
     outcome=_OUTCOME,
     own_workers=True,
+    is_long=True,
 )
 def four_hosts(case: Case) -> list[Violation]:
     return _play(case, 4)

@@ -20,6 +20,7 @@ class Row:
         outcome: expected outcome, besides the invariants.
         play: injects the fault, and returns the violations.
         own_workers: whether it needs other workers than other rows.
+        is_long: whether it is left to a long night.
     """
 
     number: str
@@ -28,6 +29,7 @@ class Row:
     outcome: str
     play: Play
     own_workers: bool
+    is_long: bool
 
     def __str__(self) -> str:
         return f"{self.number}-{self.play.__name__.replace('_', '-')}"
@@ -36,11 +38,13 @@ class Row:
 ROWS: list[Row] = []
 
 
-def row(number: str, fault: str, *, injection: str, outcome: str, own_workers: bool = False) -> Callable[[Play], Play]:
+def row(
+    number: str, fault: str, *, injection: str, outcome: str, own_workers: bool = False, is_long: bool = False
+) -> Callable[[Play], Play]:
     """Add a function to the table."""
 
     def add(play: Play) -> Play:
-        ROWS.append(Row(number, fault, injection, outcome, play, own_workers))
+        ROWS.append(Row(number, fault, injection, outcome, play, own_workers, is_long))
         return play
 
     return add

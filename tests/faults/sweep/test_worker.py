@@ -38,7 +38,6 @@ def enqueued(place, ward_of_four, is_long):
     return place.save(), {run_id: expected}
 
 
-@pytest.mark.parametrize("places", ["sqlite", "postgresql"], indirect=True)
 def test_worker_that_is_killed_at_any_point(places, enqueued, struck):
     points = sweep_worker(places, *enqueued, "any:kill:{}")
     struck += points
