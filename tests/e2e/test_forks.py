@@ -114,7 +114,7 @@ def test_at_a_terminal_the_bar_is_drawn_and_forks_score(env, night, tmp_path):
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run([PROGRAM, "score", night], env=env | {"TERM": "xterm"}, cwd=tmp_path, stderr=theirs,
-                              stdout=subprocess.PIPE, timeout=100, check=False)  # fmt: skip
+                              stdout=subprocess.PIPE, timeout=PATIENCE_S, check=False)  # fmt: skip
         assert b"scoring" in os.read(ours, 1_000_000)
     finally:
         os.close(ours)

@@ -89,7 +89,7 @@ def test_the_page_leads_from_nothing_to_a_night(page_lines, tmp_path, postgres, 
     def run(beginning):
         done = subprocess.run(
             ["bash", "-c", page.take(beginning)], env=of_beat, cwd=tmp_path, capture_output=True, text=True,
-            timeout=100, check=False,
+            timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{page.run_here[-1]}\n{done.stdout}\n{done.stderr}"
         return done.stdout

@@ -9,7 +9,7 @@ from db.engine import make_engine, reading
 from db.runs import find_run
 from db.tallies import count_scans
 from tests.factories import ROOT, small_chest, write_jpeg
-from tests.program import last_json, make_environment, run, started, wait_until
+from tests.program import PATIENCE_S, last_json, make_environment, run, started, wait_until
 
 #: The last commit whose schema is `db.schema.OLDEST_SERVED`.
 COMMIT = "ada3807"
@@ -38,8 +38,8 @@ def env(tmp_path, postgres_url, redis_url):
 def test_its_worker_commands_and_health_check_go_on_while_the_new_schema_is_in_place(env, previous, tmp_path):
     def ask(*arguments):
         done = subprocess.run(
-            [*previous, *map(str, arguments)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100,
-            check=False,
+            [*previous, *map(str, arguments)], env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
+            timeout=PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done

@@ -36,7 +36,7 @@ def test_a_killed_primary_and_a_promoted_standby_lose_and_double_nothing(redis_u
             before = count()
             standby.promote()
             assert before < _SCANS
-            done = wait_until(lambda: count() == _SCANS, "workers continue on the promoted standby", 100)
+            done = wait_until(lambda: count() == _SCANS, "workers continue on the promoted standby")
             assert done
             assert (first.poll(), second.poll()) == (None, None)
             ended = last_json(run("status", "--follow", "--json", env=env, cwd=tmp_path))

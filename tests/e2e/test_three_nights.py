@@ -56,13 +56,13 @@ class Cluster:
     def wait_for_night(self, night):
         """Wait until the run of a night has ended and was told; returns it as (id, status, guard)."""
         ended = "SELECT id, status, guard FROM runs WHERE night = :night AND notified_at IS NOT NULL"
-        (found,) = wait_until(lambda: self.query(ended, night=night), f"the end of the night {night}", 100)
+        (found,) = wait_until(lambda: self.query(ended, night=night), f"the end of the night {night}")
         self.wait_for_notice(found[0])  # a process that is killed before would say nothing
         return found
 
     def wait_for_notice(self, run_id):
         """Wait until the webhook has heard of a run: it is marked before."""
-        wait_until(lambda: any(run_id[:8] in told["message"] for told in self.webhook.told), "the notice", 100)
+        wait_until(lambda: any(run_id[:8] in told["message"] for told in self.webhook.told), "the notice")
 
     @contextlib.contextmanager
     def processes(self):
